@@ -1,0 +1,113 @@
+"""What eager PyTorch really allocates on the CPU while named ranges of code run.
+
+The figures come from torch.profiler's memory events, one for each call of torch's CPU allocator, read from the exported
+Chrome trace (the public form). A range is a `torch.profiler.record_function`. Memory that a library takes with malloc
+(MKL, std::vector inside a kernel) and what a worker thread allocates while it runs a kernel's loop is not seen there.
+
+Example::
+
+    >>> import torch
+    >>> x = torch.ones(1000, 1000)
+    >>> def work():
+    ...     with record_function("double then add"):
+    ...         return x * 2 + 1
+    >>> measure(work)
+    [Range(name='double then add', peak=8000000, kept=4000000)]
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+__all__ = ["Range", "RecordedInterpreter", "measure", "measure_calls", "record_function"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """One run of a named range.
+
+    Attributes:
+        name: of its record_function.
+        peak: the most bytes that the range had allocated and not yet freed at one time. What was allocated before the
+            range began and is freed in it does not count, neither up nor down.
+        kept: of these, the bytes still allocated when the range ended: its outputs.
+    """
+
+    name: str
+    peak: int
+    kept: int
+
+
+def measure(function: Callable[[], Any]) -> list[Range]:
+    """Call ``function`` once under the profiler; the record_function ranges that it entered, in order of their start.
+
+    The caller warms up: the first call of an operator may build and keep what later ones reuse.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = function()  # kept alive to the end, so that the outputs of the last range count as kept
+        del result
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    memory = sorted(
+        (
+            (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
+            for event in events
+            if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+        ),
+    )
+    spans = sorted(
+        (event["ts"], event["ts"] + event["dur"], event["name"])
+        for event in events
+        if event.get("cat") == "user_annotation"
+    )
+    return [_replay(name, [m[2:] for m in memory if start <= m[0] <= end]) for start, end, name in spans]
+
+
+def _replay(name: str, events: list[tuple[int, int]]) -> Range:
+    live: dict[int, int] = {}
+    total = peak = 0
+    for address, size in events:
+        if size >= 0:
+            live[address] = size
+            total += size
+            peak = max(peak, total)
+        else:
+            total -= live.pop(address, 0)
+    return Range(name, peak, total)
+
+
+def measure_calls(calls: list[tuple[str, Callable[[], Any]]]) -> list[Range]:
+    """Each call once for warming up and once measured, all in one run of the profiler; grad mode is off."""
+
+    def run() -> None:
+        for name, call in calls:
+            with record_function(name):
+                result = call()
+            del result
+
+    with torch.no_grad():
+        for _, call in calls:
+            call()
+        return measure(run)
+
+
+class RecordedInterpreter(torch.fx.Interpreter):
+    """Runs a graph with each node in a record_function range of the node's name.
+
+    Values are freed after their last use, as in the compiled graph. ``measure(lambda: RecordedInterpreter(gm).run(x))``
+    gives one `Range` a node.
+    """
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        with record_function(n.name):
+            return super().run_node(n)

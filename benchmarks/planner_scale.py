@@ -1,0 +1,146 @@
+"""How the exact planner scales: time and peak memory of `dp` on generated chains of five shapes.
+
+    python benchmarks/planner_scale.py --sizes 10000 100000 1000000
+
+Each row is a process of its own, so that its peak memory is its own: the resident set after generating the chain
+(`input`), and the most that planning added to it (`planning`). `k` is the number of partitions; each shape is planned
+for two budgets, one that gives a few partitions and one that gives about one for 50 atoms. Atoms are one step each;
+sizes are drawn with a fixed seed, so that no two atoms are equal and the bisection has work to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from fx_partition.passes.chain import Chain
+from fx_partition.passes.contraction import contract, whole_footprint
+from fx_partition.passes.dp import dp
+
+IntArray = npt.NDArray[np.int64]
+Uses = list[tuple[IntArray, IntArray]]  # (step that reads, step whose value it reads), one pair of arrays a pattern
+
+
+def assemble(n: int, uses: Uses, value_scale: int, weight_scale: int, tied: IntArray | None = None) -> Chain:
+    """A chain in which step t defines value t, reads weight t (or ``tied[t]``) and the values that ``uses`` names."""
+    rng = np.random.default_rng(n)
+    reader = np.concatenate([np.arange(n), *(reader for reader, _ in uses)])
+    source = np.concatenate([np.arange(n), *(source for _, source in uses)])
+    valid = (source >= 0) & (reader < n)
+    pairs = np.unique(reader[valid] * n + source[valid])
+    weight = np.arange(n) if tied is None else tied
+    weight_bytes = rng.integers(0, weight_scale, n)
+    returned = np.zeros(n, dtype=np.int64)
+    returned[-1] = 1
+    return Chain(
+        atom_start=np.arange(n + 1),
+        workspace=rng.integers(0, value_scale // 2, n),
+        value_bytes=rng.integers(1, value_scale, n),
+        value_def=np.arange(n),
+        value_returned=returned,
+        touch_start=np.searchsorted(pairs // n, np.arange(n + 1)),
+        touch_value=pairs % n,
+        weight_bytes=weight_bytes,
+        weight_start=np.arange(n + 1),
+        weight_id=weight,
+        weight_touch_bytes=weight_bytes[weight],
+    )
+
+
+def transformer(n: int) -> Chain:
+    """Blocks of ten: a residual around four steps and one around six, and three readers of the normed input."""
+    t = np.arange(n)
+    ends = t[(t % 10 == 4) | (t % 10 == 9)]
+    heads = t[(t % 10 == 2) | (t % 10 == 3)]
+    uses = [(t, t - 1), (ends, ends - np.where(ends % 10 == 4, 5, 5)), (heads, heads - heads % 10)]
+    return assemble(n, uses, 1 << 20, 1 << 24)
+
+
+def residual(n: int) -> Chain:
+    """Convolutions whose activations outweigh the weights, a skip over every three."""
+    t = np.arange(n)
+    adds = t[t % 4 == 3]
+    return assemble(n, [(t, t - 1), (adds, adds - 4)], 1 << 24, 1 << 20)
+
+
+def unet(n: int) -> Chain:
+    """Nested skips: step n - 1 - t reads what step t made, for every fourth t."""
+    t = np.arange(n)
+    down = t[: n // 2 : 4]
+    return assemble(n, [(t, t - 1), (n - 1 - down, down)], 1 << 14, 1 << 24)
+
+
+def mixture(n: int) -> Chain:
+    """Layers of 32 experts that read the router's output and are summed at the end."""
+    t = np.arange(n)
+    place = t % 34
+    expert = t[(place >= 1) & (place <= 32)]
+    router = t[place == 0]
+    start, end = expert - expert % 34, expert - expert % 34 + 33
+    return assemble(n, [(router, router - 1), (expert, start), (end, expert)], 1 << 18, 1 << 24)
+
+
+def tied(n: int) -> Chain:
+    """A transformer's order whose blocks of ten share their weights in groups of four blocks."""
+    t = np.arange(n)
+    ends = t[t % 5 == 4]
+    return assemble(n, [(t, t - 1), (ends, ends - 5)], 1 << 20, 1 << 24, t % 10 + t // 40 * 40)
+
+
+SHAPES: dict[str, Callable[[int], Chain]] = {
+    "transformer": transformer,
+    "residual": residual,
+    "unet": unet,
+    "mixture": mixture,
+    "tied": tied,
+}
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(shape: str, n: int, parts: int) -> str:
+    """Plan one chain for about ``parts`` partitions, and say what it took."""
+    chain = SHAPES[shape](n)
+    contraction = contract(chain)
+    # What is always there (skips over the whole) does not shrink with more partitions.
+    budget = whole_footprint(contraction) // parts + 4 * int(contraction.alone.max())
+    links = contraction.num_inner_links
+    del contraction
+    before = peak_mib()
+    start = time.perf_counter()
+    plan = dp(chain, budget)
+    seconds = time.perf_counter() - start
+    added = peak_mib() - before
+    return f"{shape:12} {n:9} {links:9} {len(plan) - 1:7} {seconds:9.3f} {before:9.0f} {added:9.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--one", nargs=3, metavar=("SHAPE", "ATOMS", "PARTS"), help="one row, in this process")
+    arguments = parser.parse_args()
+    if arguments.one:
+        shape, atoms, parts = arguments.one
+        print(measure(shape, int(atoms), int(parts)))
+        return
+    print(f"{'shape':12} {'atoms':>9} {'links':>9} {'k':>7} {'seconds':>9} {'input MiB':>9} {'added MiB':>9}")
+    for n in arguments.sizes:
+        for shape in arguments.shapes:
+            for parts in (5, n // 50):
+                row = [sys.executable, __file__, "--one", shape, str(n), str(parts)]
+                print(subprocess.run(row, check=True, capture_output=True, text=True).stdout, end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""From what a user has to what the passes read: a graph, a fake value for every node, the tensors that are weights.
+
+Three roads: a GraphModule that carries shapes (Dynamo's ``example_value``, torch.export's ``val``) is taken as it is;
+one without shapes is run on fake tensors made from ``example_inputs``; an ``nn.Module`` goes through torch.export.
+The model and its graph are never changed.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.fx
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+from torch.utils import _pytree as pytree
+
+from .errors import PartitionError
+from .fake import FakeTensor, FakeTensorMode, ShapeEnv, new_fake_mode
+
+Model: TypeAlias = "torch.fx.GraphModule | ExportedProgram | torch.nn.Module"
+ExampleInputs: TypeAlias = "Sequence[Any] | Mapping[str, Any] | torch.Tensor"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph with what the passes need to know of it.
+
+    Attributes:
+        gm: the graph module; nothing writes to it.
+        values: the fake value of each node that has one.
+        weights: the tensor of each node (``get_attr`` or placeholder) that holds a weight.
+        names: what the user calls an input or a weight: ``"input_ids"``, ``"layers.0.weight"``.
+    """
+
+    gm: torch.fx.GraphModule
+    values: Mapping[torch.fx.Node, Any]
+    weights: Mapping[torch.fx.Node, torch.Tensor]
+    names: Mapping[torch.fx.Node, str]
+
+    @property
+    def dims(self) -> dict[str, torch.SymInt]:
+        """The symbolic sizes of the inputs by the names that a user knows: ``{"input_ids.1": s33}``."""
+        return {
+            f"{self.names[node]}.{i}": size
+            for node, value in self.values.items()
+            if node.op == "placeholder" and node in self.names and isinstance(value, torch.Tensor)
+            for i, size in enumerate(value.shape)
+            if isinstance(size, torch.SymInt)
+        }
+
+
+def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None) -> Captured:
+    """The graph of ``model`` with shapes.
+
+    Args:
+        model: a GraphModule, an ExportedProgram, or a module that torch.export can trace.
+        example_inputs: positional inputs as a sequence (or one tensor), or keyword inputs as a mapping. Needed unless
+            the graph carries shapes.
+        dynamic_shapes: as for ``torch.export.export``: which dimensions of the inputs are symbolic.
+
+    Raises:
+        PartitionError: there is no graph, or it carries no shapes and there are no ``example_inputs``.
+        TypeError: ``model`` is none of these.
+    """
+    args, kwargs = _split_inputs(example_inputs)
+    if isinstance(model, ExportedProgram):
+        return from_graph(_unguarded(model))
+    if isinstance(model, torch.fx.GraphModule):
+        if _carries_shapes(model):
+            return from_graph(model)
+        if example_inputs is None:
+            raise PartitionError(
+                "the graph carries no shapes, so nothing says how large its tensors are: pass example_inputs= "
+                "(and dynamic_shapes= for symbolic dimensions), or a graph from torch.export or Dynamo"
+            )
+        return from_graph(model, _propagate(model, args, kwargs, dynamic_shapes))
+    if isinstance(model, torch.nn.Module):
+        if example_inputs is None:
+            raise PartitionError(f"{type(model).__name__} must be traced first: pass example_inputs=")
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+        return from_graph(_unguarded(program))
+    raise TypeError(f"expected a GraphModule, an ExportedProgram or an nn.Module, not {type(model).__name__}")
+
+
+def _unguarded(program: ExportedProgram) -> torch.fx.GraphModule:
+    module = program.module(check_guards=False)
+    assert isinstance(module, torch.fx.GraphModule)
+    return module
+
+
+def _split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example_inputs is None:
+        return (), {}
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return tuple(example_inputs), {}
+
+
+def value_of(node: torch.fx.Node) -> Any:
+    """The fake value that a tracer left on a node, or None."""
+    return node.meta.get("val", node.meta.get("example_value"))
+
+
+def _carries_shapes(gm: torch.fx.GraphModule) -> bool:
+    """Whether a tracer left values: an input of the graph has one, or a call does where there are no inputs."""
+    inputs = [n for n in gm.graph.nodes if n.op == "placeholder" and n.users]
+    calls = [n for n in gm.graph.nodes if n.op.startswith("call_")]
+    return any(value_of(n) is not None for n in inputs or calls)
+
+
+def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | None = None) -> Captured:
+    """A graph whose nodes carry values, or whose ``values`` are given; weights are its ``get_attr`` tensors."""
+    weights: dict[torch.fx.Node, torch.Tensor] = {}
+    names: dict[torch.fx.Node, str] = {}
+    found: dict[torch.fx.Node, Any] = {}
+    for node in gm.graph.nodes:
+        value = value_of(node) if values is None else values.get(node)
+        if node.op == "get_attr":
+            attribute = operator.attrgetter(node.target)(gm)
+            if isinstance(attribute, torch.Tensor):
+                weights[node] = attribute
+                names[node] = node.target
+                value = attribute if value is None else value
+        elif node.op == "placeholder":
+            names[node] = str(node.target)
+        if value is not None:
+            found[node] = value
+    return Captured(gm, found, weights, names)
+
+
+class _ShapeInterpreter(torch.fx.Interpreter):
+    """Runs a graph on fake tensors and keeps every node's value."""
+
+    def __init__(self, gm: torch.fx.GraphModule) -> None:
+        super().__init__(gm, garbage_collect_values=False)
+        self.values: dict[torch.fx.Node, Any] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op != "output" and not (n.op == "get_attr" and isinstance(result, torch.nn.Module)):
+            self.values[n] = result
+        return result
+
+
+def _propagate(
+    gm: torch.fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> dict[torch.fx.Node, Any]:
+    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    by_name = dict(zip((str(n.target) for n in placeholders), args, strict=False)) | kwargs
+    missing = [str(n.target) for n in placeholders if str(n.target) not in by_name and not n.args]
+    if missing or len(args) > len(placeholders):
+        raise PartitionError(
+            f"example_inputs do not fit the graph: it takes {', '.join(str(n.target) for n in placeholders)}"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+        )
+    dynamic = _dynamic_dims([str(n.target) for n in placeholders], dynamic_shapes)
+    mode = new_fake_mode(ShapeEnv())
+    inputs = []
+    for node in placeholders:
+        name = str(node.target)
+        value = by_name[name] if name in by_name else node.args[0]
+        inputs.append(pytree.tree_map(lambda leaf, name=name: _fakify(mode, leaf, dynamic.get(name, ())), value))
+    interpreter = _ShapeInterpreter(gm)
+    with mode, torch.no_grad():
+        interpreter.run(*inputs)
+    return interpreter.values
+
+
+def _dynamic_dims(names: list[str], dynamic_shapes: Any) -> dict[str, tuple[int, ...]]:
+    """The symbolic dimensions of each input from torch.export's forms: {"x": {0: Dim}} or ({0: Dim}, None)."""
+    if dynamic_shapes is None:
+        return {}
+    if not isinstance(dynamic_shapes, Mapping):
+        dynamic_shapes = dict(zip(names, dynamic_shapes, strict=False))
+    unknown = set(dynamic_shapes) - set(names)
+    if unknown:
+        raise PartitionError(
+            f"dynamic_shapes names {', '.join(sorted(unknown))}; the graph's inputs are {', '.join(names)}"
+        )
+    result = {}
+    for name, spec in dynamic_shapes.items():
+        if spec is None:
+            continue
+        items = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
+        result[name] = tuple(dim for dim, size in items if size is not None and not isinstance(size, int))
+    return result
+
+
+def _fakify(mode: FakeTensorMode, value: Any, dynamic: tuple[int, ...]) -> Any:
+    if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+        return value
+    sizes = [DimDynamic.DYNAMIC if d in dynamic else DimDynamic.STATIC for d in range(value.dim())]
+    return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+
+
+_MODULE_KEY = re.compile(r"_modules\['([^']*)'\]|_(?:parameters|buffers)\['([^']*)'\]")
+
+
+def user_name(source: str) -> str:
+    """The name that a user knows for a Dynamo source.
+
+    Example::
+
+        >>> user_name("L['self']._modules['layers']._modules['0']._parameters['weight']")
+        'layers.0.weight'
+        >>> user_name("L['kwargs']['input_ids']")
+        'input_ids'
+    """
+    keys = ["".join(match) for match in _MODULE_KEY.findall(source)]
+    if keys:
+        return ".".join(keys)
+    brackets = re.findall(r"\['([^']*)'\]|\[(\d+)\]", source)
+    if not brackets:
+        return source
+    text, number = brackets[-1]
+    return text or f"{brackets[0][0]}.{number}"
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """The module that a node comes from, as a path that a user knows; "" where the tracer left none."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return str(node.target) if node.op == "call_module" else ""
+    path, _ = list(stack.values())[-1]
+    match = re.match(r"L\['[^']*'\](?:\.(.*))?$", path)
+    path = (match[1] or "") if match else path
+    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
+    return "" if path.startswith("_") else path

@@ -1,0 +1,112 @@
+"""From a graph to facts: what every node reads, writes, allocates and keeps, in symbolic bytes.
+
+Terms
+-----
+step
+    A node that runs: neither a placeholder, nor a ``get_attr``, nor the output, nor *free*.
+free
+    A node that costs nothing and may be repeated in every partition that needs it: a view of a weight (``w.t()``), a
+    Python scalar that Dynamo passes as a 0-d tensor (``eps.item()``), arithmetic on such scalars.
+weight
+    Bytes that exist before the graph runs: overlapping parts of one storage (tied and viewed parameters) are one.
+state
+    A weight in this sense that the graph writes: a KV cache that is passed in, a running mean.
+value
+    A storage that is made by a step or passed in by the caller, and is neither weight nor state.
+
+Before (a Dynamo graph of ``F.relu_(F.linear(x, w)) + x``)::
+
+    x, w = placeholders;  linear = F.linear(x, w);  relu_ = linear.relu_();  add = relu_ + x
+
+After::
+
+    weights: w (16 KiB);  values: x, linear, add
+    steps:   linear (touches x, linear; reads w), relu_ (touches linear, writes it), add (touches linear, x, add)
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import sympy
+
+from .symbols import Size, Symbols, to_expr
+
+
+class Role(enum.Enum):
+    INPUT = "input"
+    ACTIVATION = "activation"
+
+
+@dataclass
+class Value:
+    """An activation storage: its bytes, the index of the step that makes it (-1: the caller), whether it is returned."""
+
+    name: str
+    bytes: Size
+    role: Role
+    made_at: int
+    returned: bool = False
+
+
+@dataclass
+class Step:
+    """One running node.
+
+    Attributes:
+        node: its name in the graph.
+        path: the module it comes from, ``"encoder.layer.0.attention"``, or "".
+        values: the values it touches (defines, reads or writes), each once.
+        weights: bytes that it touches of each weight, ``{weight: bytes}``.
+        workspace: bytes that it allocates beyond its outputs, at the moments that can be the highest.
+        writes: values that it writes after they were made.
+        weight_writes: weights that it writes.
+        unknown: operators inside without a workspace rule.
+    """
+
+    node: str
+    path: str
+    values: tuple[int, ...] = ()
+    weights: dict[int, Size] = field(default_factory=dict)
+    workspace: tuple[Size, ...] = (0,)
+    writes: frozenset[int] = frozenset()
+    weight_writes: frozenset[int] = frozenset()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass
+class Facts:
+    """Everything the planner and the report know of a graph.
+
+    Attributes:
+        steps, values: as above, in execution order.
+        weight_bytes, weight_names: of each weight.
+        state: the weights that the graph writes and that are no parameters.
+        free: names of the free nodes.
+        symbols: the shape symbols.
+    """
+
+    steps: list[Step]
+    values: list[Value]
+    weight_bytes: list[Size]
+    weight_names: list[str]
+    state: frozenset[int]
+    free: frozenset[str]
+    symbols: Symbols
+
+    def weight_size(self, first: int, end: int, *, state: bool) -> Size:
+        """Symbolic bytes of the weights (or of the state) that steps [first, end) touch: each at most once whole."""
+        touched: dict[int, Size] = {}
+        whole: set[int] = set()
+        for step in self.steps[first:end]:
+            for weight, size in step.weights.items():
+                if (weight in self.state) is not state or weight in whole:
+                    continue
+                if size == self.weight_bytes[weight]:
+                    whole.add(weight)
+                touched[weight] = size if weight in whole else touched.get(weight, 0) + size
+        total: Size = 0
+        for weight, size in touched.items():
+            total = total + (size if weight in whole else sympy.Min(self.weight_bytes[weight], size))
+        return to_expr(total)

@@ -1,0 +1,66 @@
+"""The only door to torch's fake tensors, which torch keeps in modules with private names.
+
+Tried on torch 2.13.0. A fake tensor has a shape, strides, a dtype and a device, but no memory: running an operator on
+fakes answers "what would it allocate" without allocating it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sympy
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy import functions as torch_functions
+
+__all__ = [
+    "FakeTensor",
+    "FakeTensorMode",
+    "ShapeEnv",
+    "hint_of",
+    "new_fake_mode",
+    "no_new_guards",
+    "shape_env_of",
+    "torch_functions",
+]
+
+
+def shape_env_of(values: Iterable[Any]) -> ShapeEnv | None:
+    """The shape environment of the first symbolic size among fake tensors and SymInts, None if all is static."""
+    for value in values:
+        if isinstance(value, torch.SymInt):
+            return _env(value)
+        if isinstance(value, FakeTensor):
+            if value.fake_mode.shape_env is not None:
+                return value.fake_mode.shape_env
+    return None
+
+
+def _env(value: torch.SymInt) -> ShapeEnv | None:
+    env = value.node.shape_env
+    assert env is None or isinstance(env, ShapeEnv)
+    return env
+
+
+def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
+    """A fake mode of our own over the graph's symbols: running nodes in it never touches the graph's own mode."""
+    return FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
+
+
+@contextlib.contextmanager
+def no_new_guards(shape_env: ShapeEnv | None) -> Iterator[None]:
+    """While planning, no comparison of sizes may become a guard: each would recompile the model for a new shape."""
+    if shape_env is None:
+        yield
+        return
+    with shape_env.suppress_guards(), shape_env.ignore_fresh_unbacked_symbols():
+        yield
+
+
+def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
+    """The value that a backed symbol had when the graph was traced."""
+    read = getattr(shape_env, "guarding_hint_or_throw", None) or shape_env.size_hint  # the second until torch 2.12
+    return int(read(symbol))

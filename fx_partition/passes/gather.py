@@ -1,0 +1,384 @@
+"""Walks a graph once and gathers its facts; `facts` defines the terms."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+
+from .capture import Captured, module_path
+from .effects import Alias, Effect, distinct_tensors, observe
+from .facts import Facts, Role, Step, Value
+from .fake import new_fake_mode, shape_env_of
+from .symbols import Size, symbols_of, to_expr, undominated
+from .weights import Weights, find_weights
+
+# A place says where a tensor lives: ("v", value) or ("w", weight).
+_Place = tuple[str, int]
+
+
+class _Reader:
+    """Walks the graph once and gathers facts."""
+
+    def __init__(self, captured: Captured) -> None:
+        self._captured = captured
+        self._graph = captured.gm.graph
+        self._modules = dict(captured.gm.named_modules())
+        shape_env = shape_env_of(
+            leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value)
+        )
+        self._mode = new_fake_mode(shape_env)
+        self.symbols = symbols_of(_sized(captured.values.values()), captured.dims, shape_env)
+        self._memo: dict[Any, Effect | None] = {}
+        self._autocast: list[tuple[torch.fx.Node, tuple[Any, ...]]] = []
+        tensors = {node.name: (captured.names[node], tensor) for node, tensor in captured.weights.items()}
+        for node in self._graph.nodes:
+            if node.op == "call_module":
+                tensors |= {name: (name, tensor) for name, tensor in self._module_tensors(node).items()}
+        self._weights: Weights = find_weights(tensors)
+        self._places: dict[torch.fx.Node, Any] = {}  # like the node's value, with places for tensors
+        self._values: list[Value] = []
+        self._steps: list[Step] = []
+        self._free: set[torch.fx.Node] = set()
+        self._written_inputs: set[int] = set()
+
+    def _module_tensors(self, node: torch.fx.Node) -> dict[str, torch.Tensor]:
+        module = self._modules[str(node.target)]
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return {f"{node.target}.{name}": tensor for name, tensor in named}
+
+    def read(self) -> Facts:
+        for node in self._graph.nodes:
+            match node.op:
+                case "placeholder":
+                    self._read_input(node)
+                case "get_attr":
+                    if node in self._captured.weights:
+                        self._places[node] = ("w", self._weights.of[node.name])
+                    self._free.add(node)
+                case "output":
+                    self._read_output(node)
+                case _:
+                    self._read_call(node)
+        return self._with_state()
+
+    def _read_input(self, node: torch.fx.Node) -> None:
+        self._free.add(node)
+        if node in self._captured.weights:
+            self._places[node] = ("w", self._weights.of[node.name])
+            return
+        value = self._captured.values.get(node)
+        self._places[node] = self._new_places(node, value, Role.INPUT, {})
+
+    def _new_places(self, node: torch.fx.Node, value: Any, role: Role, slots: dict[int, int]) -> Any:
+        """A value for each tensor that the caller or an operator that we cannot run hands us; views share one."""
+
+        def place(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return None
+            storage = leaf.untyped_storage()
+            if id(storage) not in slots:
+                size = storage.nbytes() if role is Role.INPUT else leaf.numel() * leaf.element_size()
+                slots[id(storage)] = self._new_value(node, to_expr(size), role)
+            return ("v", slots[id(storage)])
+
+        return pytree.tree_map(place, value)
+
+    def _new_value(self, node: torch.fx.Node, size: Size, role: Role) -> int:
+        made_at = -1 if role is Role.INPUT else len(self._steps)
+        name = self._captured.names.get(node, node.name)
+        self._values.append(Value(name, size, role, made_at))
+        return len(self._values) - 1
+
+    def _read_output(self, node: torch.fx.Node) -> None:
+        for source in node.all_input_nodes:
+            for place in _leaf_places(self._places.get(source)):
+                if place[0] == "v":
+                    self._values[place[1]].returned = True
+
+    # ---- calls
+
+    def _read_call(self, node: torch.fx.Node) -> None:
+        if node.target is operator.getitem and self._pick(node):
+            return
+        if self._is_free_scalar(node):
+            self._free.add(node)
+            return
+        step = Step(node.name, module_path(node))
+        touched: dict[int, None] = {}
+        reads: dict[int, None] = {}
+        for source in node.all_input_nodes:
+            for kind, number in _leaf_places(self._places.get(source)):
+                (touched if kind == "v" else reads)[number] = None
+        value = self._captured.values.get(node)
+        region = self._enter_or_exit(node)
+        if not region and (touched or reads or _tensors(value) or node.op == "call_module"):
+            self._apply(node, value, step, touched, reads)
+            if self._is_free_view(node, step):
+                self._free.add(node)
+                return
+        step.values = tuple(touched)
+        self._steps.append(step)
+
+    def _pick(self, node: torch.fx.Node) -> bool:
+        """``getitem`` of a tuple: its value lives where the tuple's element does."""
+        source, key = node.args
+        if not isinstance(source, torch.fx.Node) or isinstance(self._captured.values.get(source), torch.Tensor):
+            return False
+        places = self._places.get(source)
+        try:
+            self._places[node] = places[key] if places is not None else None
+        except (TypeError, KeyError, IndexError):
+            return False
+        if source in self._free:
+            self._free.add(node)
+            return True
+        step = Step(node.name, module_path(node))
+        step.values = tuple(dict.fromkeys(n for kind, n in _leaf_places(self._places[node]) if kind == "v"))
+        self._steps.append(step)
+        return True
+
+    def _is_free_scalar(self, node: torch.fx.Node) -> bool:
+        """A Python number made from free nodes alone. A size read from a tensor is none: it would carry the tensor."""
+        value = self._captured.values.get(node)
+        if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return False
+        if isinstance(value, torch.SymInt) and free_unbacked_symbols(value):
+            return False
+        for source in node.all_input_nodes:
+            if source not in self._free:
+                return False
+            tensor = self._captured.values.get(source)
+            if isinstance(tensor, torch.Tensor) and (source in self._captured.weights or tensor.dim() > 0):
+                return False
+        return True
+
+    def _is_free_view(self, node: torch.fx.Node, step: Step) -> bool:
+        places = list(_leaf_places(self._places.get(node)))
+        return (
+            bool(places)
+            and all(kind == "w" for kind, _ in places)
+            and not step.weights
+            and not step.weight_writes
+            and all(source in self._free for source in node.all_input_nodes)
+        )
+
+    def _enter_or_exit(self, node: torch.fx.Node) -> bool:
+        """Autocast regions are entered and left by nodes; what lies inside runs in other dtypes."""
+        name = getattr(node.target, "__name__", "")
+        if name == "_enter_autocast":
+            self._autocast.append((node, tuple(node.args)))
+            return True
+        if name == "_exit_autocast":
+            self._autocast = [entry for entry in self._autocast if entry[0] is not node.args[0]]
+            return True
+        return False
+
+    def _apply(
+        self, node: torch.fx.Node, value: Any, step: Step, touched: dict[int, None], reads: dict[int, None]
+    ) -> None:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
+        module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
+        effect = self._effect(node, args, kwargs, module_tensors)
+        if effect is None:
+            step.unknown = (_target_name(node),)
+            self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
+            step.weights = {number: self._weights.bytes[number] for number in reads}
+            touched |= {number: None for _, number in _leaf_places(self._places[node])}
+            return
+        places = self._argument_places(node, args, kwargs, module_tensors)
+        self._places[node], made = self._output_places(node, value, effect, places)
+        for number in effect.reads | effect.writes:
+            self._touch_weight(step, places[number], None)
+        for number, size in effect.gathers:
+            self._touch_weight(step, places[number], size)
+        written = [places[number] for number in effect.writes]
+        step.writes = frozenset(place[1] for place in written if place[0] == "v")
+        step.weight_writes = frozenset(place[1] for place in written if place[0] == "w")
+        step.unknown = effect.unknown
+        own: Size = 0
+        for number in made:
+            own = own + self._values[number].bytes
+        step.workspace = undominated(to_expr(sympy.expand(peak - own)) for peak in effect.peaks)
+        touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
+        touched |= dict.fromkeys(made)
+
+    def _touch_weight(self, step: Step, place: _Place, gathered: Size | None) -> None:
+        kind, number = place
+        if kind != "w":
+            return
+        whole = self._weights.bytes[number]
+        if gathered is None or step.weights.get(number) == whole:
+            step.weights[number] = whole
+        else:
+            step.weights[number] = step.weights.get(number, 0) + gathered
+
+    def _argument_places(
+        self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
+    ) -> list[_Place]:
+        """The place of every distinct tensor argument, numbered as `observe` numbers them."""
+        place_of: dict[int, _Place] = {
+            id(tensor): ("w", self._weights.of[name]) for name, tensor in module_tensors.items()
+        }
+        for source in node.all_input_nodes:
+            leaves = pytree.tree_leaves(self._captured.values.get(source))
+            places = pytree.tree_leaves(self._places.get(source), is_leaf=_is_place)
+            for leaf, place in zip(leaves, places, strict=False):
+                if isinstance(leaf, torch.Tensor):
+                    place_of[id(leaf)] = place
+        return [place_of[id(tensor)] for tensor in distinct_tensors((module_tensors, args, kwargs))]
+
+    def _output_places(
+        self, node: torch.fx.Node, value: Any, effect: Effect, places: list[_Place]
+    ) -> tuple[Any, list[int]]:
+        """Places for the node's result, and the values that it makes."""
+        made: dict[int, int] = {}
+        leaves, spec = pytree.tree_flatten(value)
+        outputs = iter(effect.outputs)
+        result: list[Any] = []
+        for leaf in leaves:
+            output = next(outputs, None) if isinstance(leaf, torch.Tensor) else None
+            if output is None:
+                result.append(None)
+            elif isinstance(output, Alias):
+                result.append(places[output.argument])
+            else:
+                if output.slot not in made:
+                    made[output.slot] = self._new_value(node, output.bytes, Role.ACTIVATION)
+                result.append(("v", made[output.slot]))
+        return pytree.tree_unflatten(result, spec), list(made.values())
+
+    # ---- running a node on fakes, once for all that are alike
+
+    def _effect(
+        self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
+    ) -> Effect | None:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return None
+        if node.op == "call_module":
+            return self._observe(node, (module_tensors, *args), kwargs)
+        key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))
+        try:
+            known = key in self._memo
+        except TypeError:  # an argument that does not hash
+            return self._observe(node, args, kwargs)
+        if not known:
+            self._memo[key] = self._observe(node, args, kwargs)
+        return self._memo[key]
+
+    def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> Effect | None:
+        with contextlib.ExitStack() as stack:
+            for _, arguments in self._autocast:
+                stack.enter_context(torch.amp.autocast(*arguments))
+            try:
+                effect = observe(self._callable(node), args, kwargs, self._mode)
+            except Exception:  # any operator may refuse fake tensors, in a way of its own
+                return None
+        return self._without_fresh_symbols(node, effect)
+
+    def _callable(self, node: torch.fx.Node) -> Any:
+        if node.op == "call_method":
+            return lambda self_arg, *args, **kwargs: getattr(self_arg, str(node.target))(*args, **kwargs)
+        if node.op == "call_function":
+            return node.target
+        module = self._modules[str(node.target)]
+        prefix = f"{node.target}."
+
+        def call(tensors: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return torch.func.functional_call(module, named, args, kwargs)
+
+        return call
+
+    def _without_fresh_symbols(self, node: torch.fx.Node, effect: Effect) -> Effect | None:
+        """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
+        known = set(self.symbols.hints) | self.symbols.unbacked
+        sizes = [*effect.peaks, *(o.bytes for o in effect.outputs if not isinstance(o, Alias))]
+        if all(isinstance(size, int) or size.free_symbols <= known for size in sizes):
+            return effect
+        return None
+
+    def _with_state(self) -> Facts:
+        """Inputs that the graph writes become weights: they are resident wherever they are touched."""
+        written = {n for step in self._steps for n in step.writes if self._values[n].role is Role.INPUT}
+        sizes, names = list(self._weights.bytes), list(self._weights.names)
+        weight_of = {}
+        for number in sorted(written):
+            weight_of[number] = len(sizes)
+            sizes.append(self._values[number].bytes)
+            names.append(self._values[number].name)
+        kept = [n for n in range(len(self._values)) if n not in written]
+        renumbered = {old: new for new, old in enumerate(kept)}
+        for step in self._steps:
+            for number in step.values:
+                if number in written:
+                    step.weights[weight_of[number]] = sizes[weight_of[number]]
+            step.weight_writes |= {weight_of[n] for n in step.writes if n in written}
+            step.writes = frozenset(renumbered[n] for n in step.writes if n not in written)
+            step.values = tuple(renumbered[n] for n in step.values if n not in written)
+        writes = {n for step in self._steps for n in step.weight_writes}
+        return Facts(
+            steps=self._steps,
+            values=[self._values[n] for n in kept],
+            weight_bytes=sizes,
+            weight_names=names,
+            state=frozenset(writes - self._weights.parameters),
+            free=frozenset(node.name for node in self._free),
+            symbols=self.symbols,
+        )
+
+
+def gather_facts(captured: Captured) -> Facts:
+    """The facts of a captured graph; one run on fake tensors for each distinct (operator, argument shapes)."""
+    return _Reader(captured).read()
+
+
+def _is_place(leaf: Any) -> bool:
+    return isinstance(leaf, tuple) and len(leaf) == 2 and leaf[0] in ("v", "w")
+
+
+def _leaf_places(places: Any) -> Iterator[_Place]:
+    for leaf in pytree.tree_leaves(places, is_leaf=_is_place):
+        if leaf is not None:
+            yield leaf
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _sized(values: Any) -> Iterator[Any]:
+    for value in values:
+        for leaf in pytree.tree_leaves(value):
+            if isinstance(leaf, (torch.Tensor, torch.SymInt)):
+                yield leaf
+
+
+def _target_name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _key(tree: Any) -> tuple[Any, ...]:
+    """Equal for calls that do the same to memory: shapes, strides and dtypes of tensors, values of the rest."""
+    leaves, spec = pytree.tree_flatten(tree)
+    seen: dict[int, int] = {}
+    parts: list[Any] = [spec]
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            number = seen.setdefault(id(leaf), len(seen))
+            shape = tuple(map(to_expr, leaf.shape))
+            parts.append((number, shape, tuple(map(to_expr, leaf.stride())), leaf.dtype, leaf.device))
+        elif isinstance(leaf, torch.SymInt):
+            parts.append(to_expr(leaf))
+        elif isinstance(leaf, (torch.SymFloat, torch.SymBool)):
+            parts.append(leaf.node.expr)
+        else:
+            parts.append((type(leaf), leaf))
+    return tuple(parts)

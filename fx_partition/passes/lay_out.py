@@ -1,0 +1,51 @@
+"""From facts and a binding to the planner's input: every symbolic size becomes a number, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import sympy
+
+from .atoms import Atoms
+from .chain import Chain
+from .facts import Facts
+from .symbols import Evaluator, Size
+
+
+def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> Chain:
+    """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them."""
+    sizes: list[Size] = [value.bytes for value in facts.values]
+    sizes += facts.weight_bytes
+    for step in facts.steps:
+        sizes += step.weights.values()
+        sizes += step.workspace
+    evaluated = iter(Evaluator(sizes)(numbers))
+    value_bytes = [next(evaluated) for _ in facts.values]
+    weight_bytes = [next(evaluated) for _ in facts.weight_bytes]
+    touch_start, touch_value, weight_start, weight_id, weight_touch = [0], [], [0], [], []
+    workspace = []
+    for step in facts.steps:
+        touch_value += step.values
+        touch_start.append(len(touch_value))
+        weight_id += step.weights
+        weight_touch += [next(evaluated) for _ in step.weights]
+        weight_start.append(len(weight_id))
+        workspace.append(max(0, *(next(evaluated) for _ in step.workspace)))
+
+    def array(numbers: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.asarray(numbers, dtype=np.int64)
+
+    return Chain(
+        atom_start=array(list(atoms.starts)),
+        workspace=array(workspace),
+        value_bytes=array(value_bytes),
+        value_def=array([value.made_at for value in facts.values]),
+        value_returned=array([int(value.returned) for value in facts.values]),
+        touch_start=array(touch_start),
+        touch_value=array(touch_value),
+        weight_bytes=array(weight_bytes),
+        weight_start=array(weight_start),
+        weight_id=array(weight_id),
+        weight_touch_bytes=array(weight_touch),
+    )

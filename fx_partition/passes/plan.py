@@ -1,0 +1,356 @@
+"""The plan: which nodes make which partition, what each holds, and why no plan is better.
+
+A plan is plain data. It is immutable, it is the same for the same graph and options, and it goes to JSON and back
+without loss: sizes stay symbolic, so a plan answers for other batches than the one it was made for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import sympy
+
+from .errors import PartitionError
+from .symbols import Size, Symbols, evaluate, from_text, to_text
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step at which a partition can be fullest: bytes resident and allocated there, symbolic."""
+
+    node: str
+    activation: Size
+    workspace: Size
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One contiguous run of nodes; every ``*_bytes`` is a number of bytes under the plan's binding.
+
+    Attributes:
+        index: its place in the plan, from 0.
+        device: where it is to run, or "" where no devices were named.
+        nodes: names of its nodes, in the order in which they run.
+        first, last: module path (else name) of its first and last node.
+        weight_bytes: weights that it reads, without state.
+        state_bytes: inputs and buffers that it writes (a KV cache).
+        activation_bytes, workspace_bytes: what is resident and allocated at its peak step.
+        total_bytes: weight + state + activation + workspace: its footprint.
+        spill_bytes: what of that exceeds the budget of its device.
+        peak_node: the step at which it is fullest.
+        resident: (value, bytes) at that step, largest first.
+        recv_bytes: distinct tensors that it takes from other partitions.
+        send_bytes: distinct tensors that it makes and others take.
+        inputs, outputs: names of the values that it receives (graph inputs too) and hands on or returns.
+        weight, state: symbolic bytes of both.
+        moments: the steps that can be its peak for some binding.
+    """
+
+    index: int
+    device: str
+    nodes: tuple[str, ...]
+    first: str
+    last: str
+    weight_bytes: int
+    state_bytes: int
+    activation_bytes: int
+    workspace_bytes: int
+    total_bytes: int
+    spill_bytes: int
+    peak_node: str
+    resident: tuple[tuple[str, int], ...]
+    recv_bytes: int
+    send_bytes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight: Size
+    state: Size
+    moments: tuple[Moment, ...]
+
+    def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
+        """Its bytes under another binding."""
+        peak = max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
+        return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + peak
+
+    @property
+    def total_text(self) -> str:
+        """The symbolic footprint, as text: the maximum stays unevaluated, as it would take sympy long to build."""
+        totals = [to_text(self.weight + self.state + m.activation + m.workspace) for m in self.moments]
+        distinct = list(dict.fromkeys(totals))
+        return distinct[0] if len(distinct) == 1 else f"Max({', '.join(distinct)})"
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Nodes ``first`` to ``rejected`` hold ``bytes`` together: too many for one partition."""
+
+    first: str
+    rejected: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Why a plan is best (see `certificate`), in the names of the graph.
+
+    Attributes:
+        min_partitions, witnesses: no plan has fewer partitions; no boundary can cut two witnesses.
+        max_bytes_lower_bound, max_witnesses: no plan of as many partitions has a smaller maximum.
+        orders_tried: how many topological orders were searched; 1 means trace order alone.
+    """
+
+    min_partitions: int
+    witnesses: tuple[Witness, ...]
+    max_bytes_lower_bound: int
+    max_witnesses: tuple[Witness, ...]
+    orders_tried: int = 1
+
+
+@dataclass(frozen=True)
+class Oversize:
+    """An atom that exceeds the budget by itself, and of what it is made."""
+
+    nodes: tuple[str, ...]
+    weight_bytes: int
+    input_bytes: int
+    output_bytes: int
+    workspace_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the boundaries of a graph are.
+
+    Attributes:
+        graph: fingerprint of the graph it was made for.
+        algorithm: "dp" or "greedy".
+        objective: "balanced": fewest partitions, then smallest maximum, then fewest cut bytes.
+        footprint: "peak": weights + the most that is resident and allocated at any step, for inference.
+        budget_bytes: usable on-chip bytes of one device.
+        symbols: the shape symbols, with hints and names.
+        bindings: the number that stood for each symbol.
+        partitions: in execution order.
+        certificate: why no plan has fewer or smaller partitions.
+        oversize: atoms that no budget of this size can hold.
+        unknown_workspace: operators whose scratch memory no rule describes; they count as none.
+        devices: the devices asked for, in order; empty if none were named.
+
+    Example::
+
+        >>> plan = fx_partition.plan(model, cache_bytes="6MiB", example_inputs=(x,))   # doctest: +SKIP
+        >>> plan.num_partitions, plan.max_bytes, plan.cut_bytes                          # doctest: +SKIP
+        >>> Plan.from_json(plan.to_json()) == plan                                       # doctest: +SKIP
+    """
+
+    graph: str
+    algorithm: str
+    objective: str
+    footprint: str
+    budget_bytes: int
+    symbols: Symbols
+    bindings: Mapping[str, int]
+    partitions: tuple[Partition, ...]
+    certificate: Proof
+    oversize: tuple[Oversize, ...] = ()
+    unknown_workspace: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    @property
+    def num_partitions(self) -> int:
+        return len(self.partitions)
+
+    @property
+    def max_bytes(self) -> int:
+        return max((p.total_bytes for p in self.partitions), default=0)
+
+    @property
+    def cut_bytes(self) -> int:
+        """Over all partitions, the bytes of the distinct tensors received from other partitions."""
+        return sum(p.recv_bytes for p in self.partitions)
+
+    @property
+    def spill_bytes(self) -> int:
+        return sum(p.spill_bytes for p in self.partitions)
+
+    def fits(self, bind: Mapping[str, int] | None = None) -> bool:
+        """Whether every partition stays within the budget under a binding.
+
+        Raises:
+            ValueError: ``bind`` names no symbol of the graph.
+        """
+        numbers = self.symbols.bind(bind)
+        return all(p.footprint(numbers) <= self.budget_bytes for p in self.partitions)
+
+    def largest(self, dim: str, bind: Mapping[str, int] | None = None, limit: int = 2**31) -> int:
+        """Up to which size of ``dim`` ("input_ids.0" or a symbol) this plan still fits; 0 if it fits for none.
+
+        Footprints do not fall when a size grows, so a bisection finds it; ``limit`` stands for "any".
+        """
+        low, high = 0, 1
+        while high < limit and self.fits({**(bind or {}), dim: high}):
+            low, high = high, high * 2
+        if high >= limit:
+            return limit
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.fits({**(bind or {}), dim: middle}) else (low, middle)
+        return low
+
+    # ---- JSON
+
+    def to_json(self, indent: int | None = 1) -> str:
+        """The plan as JSON text; DESIGN: the schema's ``version`` is 1."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "graph": self.graph,
+            "algorithm": self.algorithm,
+            "objective": self.objective,
+            "footprint": self.footprint,
+            "budget_bytes": self.budget_bytes,
+            "symbols": _symbols_to_dict(self.symbols),
+            "bindings": dict(self.bindings),
+            "num_partitions": self.num_partitions,
+            "max_bytes": self.max_bytes,
+            "cut_bytes": self.cut_bytes,
+            "certificate": {
+                "min_partitions": self.certificate.min_partitions,
+                "witnesses": [[w.first, w.rejected, w.bytes] for w in self.certificate.witnesses],
+                "max_bytes_lower_bound": self.certificate.max_bytes_lower_bound,
+                "max_witnesses": [[w.first, w.rejected, w.bytes] for w in self.certificate.max_witnesses],
+                "orders_tried": self.certificate.orders_tried,
+            },
+            "partitions": [_partition_to_dict(p) for p in self.partitions],
+            "oversize": [_shallow(o) for o in self.oversize],
+            "unknown_workspace": list(self.unknown_workspace),
+            "devices": list(self.devices),
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            PartitionError: the text is no plan, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+            if not isinstance(data, dict) or "version" not in data:
+                raise PartitionError("this JSON is no plan: it has no version")
+            if data["version"] != VERSION:
+                raise PartitionError(f"this is a plan of version {data['version']}; this release reads {VERSION}")
+            return _plan_from_dict(cls, data)
+        except PartitionError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise PartitionError(f"this text is no plan: {type(error).__name__}: {error}") from error
+
+    def with_devices(self, devices: tuple[str, ...]) -> Plan:
+        """The same plan with partition i on device i mod len(devices)."""
+        partitions = tuple(replace(p, device=devices[p.index % len(devices)]) for p in self.partitions)
+        return replace(self, partitions=partitions, devices=devices)
+
+
+def _shallow(record: Any) -> dict[str, Any]:
+    result = {f.name: getattr(record, f.name) for f in fields(record)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in result.items()}
+
+
+_SYMBOLIC = ("weight", "state", "moments")
+
+
+def _partition_to_dict(partition: Partition) -> dict[str, Any]:
+    data = {name: value for name, value in _shallow(partition).items() if name not in _SYMBOLIC}
+    data["resident"] = [list(pair) for pair in partition.resident]
+    peak = next((m for m in partition.moments if m.node == partition.peak_node), partition.moments[0])
+    data["symbolic"] = {
+        "weight": to_text(partition.weight),
+        "state": to_text(partition.state),
+        "activation": to_text(peak.activation),
+        "workspace": to_text(peak.workspace),
+        "total": partition.total_text,
+        "moments": [[m.node, to_text(m.activation), to_text(m.workspace)] for m in partition.moments],
+    }
+    return data
+
+
+def _symbols_to_dict(symbols: Symbols) -> dict[str, Any]:
+    names: dict[str, list[str]] = {}
+    for name, symbol in symbols.dims.items():
+        names.setdefault(symbol.name, []).append(name)
+    return {
+        symbol.name: {
+            "hint": symbols.hints.get(symbol),
+            "names": names.get(symbol.name, []),
+            "assumptions": {k: v for k, v in sorted(symbol._assumptions_orig.items())},
+        }
+        for symbol in [*symbols.hints, *sorted(symbols.unbacked, key=str)]
+    }
+
+
+def _symbols_from_dict(data: dict[str, Any]) -> Symbols:
+    hints, dims, unbacked = {}, {}, set()
+    for name, entry in data.items():
+        symbol = sympy.Symbol(name, **entry["assumptions"])
+        if entry["hint"] is None:
+            unbacked.add(symbol)
+        else:
+            hints[symbol] = int(entry["hint"])
+        dims |= {dim: symbol for dim in entry["names"]}
+    return Symbols(hints, dims, frozenset(unbacked))
+
+
+def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:
+    return tuple(Witness(str(first), str(rejected), int(size)) for first, rejected, size in rows)
+
+
+def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
+    symbols = _symbols_from_dict(data["symbols"])
+    known = [*symbols.hints, *symbols.unbacked]
+
+    def partition(entry: dict[str, Any]) -> Partition:
+        symbolic = entry["symbolic"]
+        plain = {
+            f.name: tuple(entry[f.name]) if isinstance(entry[f.name], list) else entry[f.name]
+            for f in fields(Partition)
+            if f.name not in _SYMBOLIC
+        }
+        plain["resident"] = tuple((str(name), int(size)) for name, size in entry["resident"])
+        moments = tuple(
+            Moment(str(node), from_text(activation, known), from_text(workspace, known))
+            for node, activation, workspace in symbolic["moments"]
+        )
+        weight, state = from_text(symbolic["weight"], known), from_text(symbolic["state"], known)
+        return Partition(**plain, weight=weight, state=state, moments=moments)
+
+    proof = data["certificate"]
+    return cls(
+        graph=data["graph"],
+        algorithm=data["algorithm"],
+        objective=data["objective"],
+        footprint=data["footprint"],
+        budget_bytes=int(data["budget_bytes"]),
+        symbols=symbols,
+        bindings={str(k): int(v) for k, v in data["bindings"].items()},
+        partitions=tuple(map(partition, data["partitions"])),
+        certificate=Proof(
+            min_partitions=int(proof["min_partitions"]),
+            witnesses=_witnesses(proof["witnesses"]),
+            max_bytes_lower_bound=int(proof["max_bytes_lower_bound"]),
+            max_witnesses=_witnesses(proof["max_witnesses"]),
+            orders_tried=int(proof["orders_tried"]),
+        ),
+        oversize=tuple(
+            Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]
+        ),
+        unknown_workspace=tuple(data["unknown_workspace"]),
+        devices=tuple(data["devices"]),
+    )

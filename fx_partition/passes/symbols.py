@@ -1,0 +1,246 @@
+"""Symbolic sizes: from SymInts to sympy, from sympy to numbers, to text and back.
+
+A size is a Python ``int`` where a graph is static and a sympy expression over the graph's shape symbols where it is
+not. Nothing here compares a SymInt: a comparison is a guard, and a guard is a recompile.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+import sympy
+import torch
+from sympy.printing.str import StrPrinter
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from .fake import ShapeEnv, hint_of, torch_functions
+
+Size: TypeAlias = "int | sympy.Expr"
+
+# torch's sympy functions as Python on ints, so that a lambdified size agrees with the graph's own arithmetic.
+_NUMERIC: dict[str, Any] = {
+    "FloorDiv": lambda a, b: a // b,
+    "CleanDiv": lambda a, b: a // b,
+    "CeilDiv": lambda a, b: -(-a // b),
+    "CeilToInt": lambda a: -int(-a // 1),
+    "FloorToInt": lambda a: int(a // 1),
+    "TruncToInt": int,
+    "IntTrueDiv": lambda a, b: a / b,
+    "FloatTrueDiv": lambda a, b: a / b,
+    "ToFloat": float,
+    "PythonMod": lambda a, b: a % b,
+    "Mod": lambda a, b: a % b,
+    "ModularIndexing": lambda a, b, c: (a // b) % c,
+    "PowByNatural": lambda a, b: a**b,
+    "Where": lambda c, a, b: a if c else b,
+    "Max": lambda *a: max(a),
+    "Min": lambda *a: min(a),
+    "RoundToInt": round,
+    "Identity": lambda a: a,
+}
+
+
+def to_expr(size: int | torch.SymInt | sympy.Expr) -> Size:
+    """The size as an ``int`` if it is a number, else as a sympy expression; adds no guard."""
+    if isinstance(size, torch.SymInt):
+        size = size.node.expr
+    if isinstance(size, sympy.Expr):
+        return int(size) if size.is_Integer else size
+    return int(size)
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The shape symbols of a graph.
+
+    Attributes:
+        hints: the value that each symbol had when the graph was traced; a symbol without one is absent.
+        dims: names that a user knows, ``"input_ids.1"``, to the symbol of that dimension.
+        unbacked: symbols whose value is known only when the graph runs.
+    """
+
+    hints: Mapping[sympy.Symbol, int] = field(default_factory=dict)
+    dims: Mapping[str, sympy.Symbol] = field(default_factory=dict)
+    unbacked: frozenset[sympy.Symbol] = frozenset()
+
+    def bind(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
+        """A number for every symbol: from ``bind``, by symbol (``"s33"``) or by input (``"input_ids.1"``), else the hint.
+
+        Raises:
+            ValueError: a name in ``bind`` is no symbol and no dimension of this graph, or its value is not positive.
+        """
+        by_name = {symbol.name: symbol for symbol in [*self.hints, *self.unbacked]}
+        by_name.update(self.dims)
+        numbers = dict(self.hints)
+        for name, value in (bind or {}).items():
+            if name not in by_name:
+                known = ", ".join(sorted(by_name)) or "none: the graph is static"
+                raise ValueError(f"bind: {name!r} is no symbol of this graph; its symbols are: {known}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"bind: {name!r} must be a positive whole number, not {value!r}")
+            numbers[by_name[name]] = value
+        return numbers
+
+
+# What inductor assumes for a size that is known only at run time (torch._inductor.config.unbacked_symint_fallback).
+UNBACKED_FALLBACK = 8192
+
+
+class Evaluator:
+    """Numbers for many sizes at once: every distinct expression is lambdified once.
+
+    Example::
+
+        >>> s = sympy.Symbol("s0", positive=True, integer=True)
+        >>> Evaluator([4, 8 * s])({s: 3})
+        [4, 24]
+    """
+
+    def __init__(self, sizes: Sequence[Size]) -> None:
+        self._sizes = list(sizes)
+        distinct = dict.fromkeys(size for size in sizes if not isinstance(size, int))
+        self._expressions = list(distinct)
+        self._symbols = sorted({s for e in self._expressions for s in e.free_symbols}, key=lambda s: cast(str, s.name))
+        self._function = (
+            sympy.lambdify(self._symbols, self._expressions, modules=[_NUMERIC, "math"], cse=True)
+            if self._expressions
+            else None
+        )
+
+    def __call__(self, numbers: Mapping[sympy.Symbol, int]) -> list[int]:
+        if self._function is None:
+            return [cast(int, size) for size in self._sizes]
+        values = self._function(*(numbers.get(s, UNBACKED_FALLBACK) for s in self._symbols))
+        value_of = dict(zip(self._expressions, values, strict=True))
+        return [size if isinstance(size, int) else int(value_of[size]) for size in self._sizes]
+
+
+def evaluate(size: Size, numbers: Mapping[sympy.Symbol, int]) -> int:
+    """One size as a number; for many, build one `Evaluator`."""
+    return Evaluator([size])(numbers)[0]
+
+
+Terms: TypeAlias = "dict[sympy.Expr, int]"
+
+
+def terms(size: Size) -> Terms:
+    """The size as a polynomial: {monomial: integer coefficient}; what is no monomial is a generator of its own."""
+    if isinstance(size, int):
+        return {sympy.S.One: size} if size else {}
+    result: Terms = {}
+    for term in sympy.Add.make_args(sympy.expand(size)):
+        coefficient, monomial = term.as_coeff_Mul()
+        if not coefficient.is_Integer:  # FloorDiv-free fractions do not occur in byte counts; keep the term whole
+            coefficient, monomial = sympy.S.One, term
+        result[monomial] = result.get(monomial, 0) + int(coefficient)
+    return result
+
+
+def from_terms(parts: Terms) -> Size:
+    return to_expr(sympy.Add(*(coefficient * monomial for monomial, coefficient in parts.items())))
+
+
+def dominates(a: Terms, b: Terms) -> bool:
+    """Whether a >= b for all positive values of the symbols, shown coefficient by coefficient."""
+    return all(a.get(m, 0) >= c for m, c in b.items()) and all(c >= 0 or b.get(m, 0) <= c for m, c in a.items())
+
+
+def undominated(sizes: Iterable[Size]) -> tuple[Size, ...]:
+    """The sizes that can be the largest for some values of the symbols, without building a `sympy.Max`."""
+    kept: list[tuple[Size, Terms]] = []
+    largest_int = 0
+    for size in dict.fromkeys(sizes):
+        if isinstance(size, int):
+            largest_int = max(largest_int, size)
+            continue
+        parts = terms(size)
+        if any(dominates(other, parts) for _, other in kept):
+            continue
+        kept = [(s, p) for s, p in kept if not dominates(parts, p)]
+        kept.append((size, parts))
+    constant = terms(largest_int)
+    if not any(dominates(parts, constant) for _, parts in kept):
+        kept.append((largest_int, constant))
+    return tuple(size for size, _ in kept)
+
+
+def symbols_of(values: Iterable[Any], dims: Mapping[str, Any], shape_env: ShapeEnv | None) -> Symbols:
+    """The symbols that occur in the sizes of ``values`` (tensors and SymInts), with their hints.
+
+    Args:
+        values: fake tensors and SymInts of the graph.
+        dims: ``{"input_ids.1": SymInt}``, the sizes of the graph's inputs.
+        shape_env: where the symbols live; None for a static graph.
+    """
+    if shape_env is None:
+        return Symbols()
+    found: set[sympy.Symbol] = set()
+    unbacked: set[sympy.Symbol] = set()
+    for value in values:
+        sizes = [value] if isinstance(value, torch.SymInt) else value.shape
+        for size in sizes:
+            if isinstance(size, torch.SymInt):
+                found |= size.node.expr.free_symbols
+                unbacked |= free_unbacked_symbols(size)
+    ordered = sorted(found, key=lambda s: cast(str, s.name))
+    hints = {s: hint_of(shape_env, s) for s in ordered if s not in unbacked}
+    named = {name: to_expr(size) for name, size in dims.items() if isinstance(size, torch.SymInt)}
+    return Symbols(
+        hints=hints,
+        dims={name: expr for name, expr in named.items() if isinstance(expr, sympy.Symbol)},
+        unbacked=frozenset(unbacked),
+    )
+
+
+class _Printer(StrPrinter):
+    printmethod = "_no_print_method_of_its_own"  # torch's FloorDiv would print as a//b, which reads back as floor(a/b)
+
+
+def to_text(size: Size) -> str:
+    return str(size) if isinstance(size, int) else cast(str, _Printer().doprint(size))
+
+
+_OPERATORS: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
+def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
+    """Read back what `to_text` wrote; ``symbols`` carry the assumptions (positive, integer) that text loses.
+
+    The text is parsed and not evaluated, so that a plan read from a file can do nothing but name a size.
+
+    Raises:
+        ValueError: the text is no expression over these symbols.
+    """
+    known: dict[str, Any] = {name: getattr(torch_functions, name) for name in _NUMERIC if hasattr(torch_functions, name)}
+    known |= {"Max": sympy.Max, "Min": sympy.Min, "floor": sympy.floor, "Mod": torch_functions.Mod}
+    by_name = {s.name: s for s in symbols}
+
+    def read(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=int() as value):
+                return sympy.Integer(value)
+            case ast.Name(id=name) if name in by_name:
+                return by_name[name]
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -read(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                return _OPERATORS[type(op)](read(left), read(right))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in known:
+                return known[name](*map(read, args))
+        raise ValueError(f"{text!r} is no size over the symbols {', '.join(sorted(by_name)) or '(none)'}")
+
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is no size") from error
+    return to_expr(read(tree.body))

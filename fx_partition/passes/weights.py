@@ -1,0 +1,79 @@
+"""Which bytes of which storages are weights: tied and viewed parameters count once, disjoint views count apart.
+
+Before: tensors ``a = flat[:100]``, ``b = flat[100:]``, ``c = a.t()`` over one storage ``flat``.
+After: two weights, ``a`` (shared by a and c) and ``b``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+
+from .symbols import Size, to_expr
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a graph.
+
+    Attributes:
+        of: for each node that holds a tensor, the number of its weight.
+        bytes, names: of each weight.
+        parameters: the weights that hold a parameter.
+    """
+
+    of: Mapping[str, int]
+    bytes: list[Size]
+    names: list[str]
+    parameters: frozenset[int]
+
+
+def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
+    """Number the weights of ``tensors``: {key: (name, tensor)}; overlapping extents of a storage are one weight.
+
+    Linear in the number of tensors, but for the sort by offset.
+    """
+    by_storage: dict[int, list[tuple[int, int, str]]] = {}
+    storages = []  # an id is only good while the object lives
+    for key, (_, tensor) in tensors.items():
+        storage = tensor.untyped_storage()
+        storages.append(storage)
+        first, last = _extent(tensor)
+        by_storage.setdefault(id(storage), []).append((first, last, key))
+    of: dict[str, int] = {}
+    sizes: list[Size] = []
+    names: list[str] = []
+    parameters: set[int] = set()
+    for extents in by_storage.values():
+        end = -1
+        for first, last, key in sorted(extents):
+            name, tensor = tensors[key]
+            if first >= end or end < 0:
+                sizes.append(0)
+                names.append(name)
+                start, end = first, first
+            end = max(end, last)
+            sizes[-1] = end - start
+            of[key] = len(sizes) - 1
+            if isinstance(tensor, torch.nn.Parameter):
+                parameters.add(len(sizes) - 1)
+    return Weights(of, sizes, names, frozenset(parameters))
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """First byte and end byte of a tensor in its storage; a sparse or opaque tensor counts from 0 to its size."""
+    item = tensor.element_size()
+    sizes = [int(n) for n in tensor.shape]  # weights are real: their sizes are numbers
+    if tensor.numel() == 0:
+        return 0, 0
+    reach = sum((n - 1) * int(s) for n, s in zip(sizes, tensor.stride(), strict=True))
+    first = int(tensor.storage_offset()) * item
+    return first, first + (reach + 1) * item
+
+
+def state_size(tensor: torch.Tensor) -> Size:
+    """Bytes of a mutated input: its whole storage, symbolic where the graph is."""
+    return to_expr(tensor.untyped_storage().nbytes())

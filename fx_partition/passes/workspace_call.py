@@ -1,0 +1,130 @@
+"""What the rules of `workspace_rules` are written in: one call of a leaf operator, and sizes without guards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+# An int, or a SymInt where the graph is symbolic. Arithmetic only: a comparison would be a guard.
+Bytes: TypeAlias = "int | torch.SymInt"
+
+
+@dataclass(frozen=True)
+class LeafCall:
+    """One call of an ATen operator: its arguments are fake tensors, its result is in ``out``."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    threads: int
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument that the schema calls ``name``, its default if the call does not give it."""
+        for position, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                if not argument.kwarg_only and position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(name, argument.default_value)
+        return None  # another overload has it
+
+    @property
+    def first(self) -> torch.Tensor:
+        value = self.args[0] if self.args else next(iter(self.kwargs.values()))
+        tensor = value if isinstance(value, torch.Tensor) else value[0]
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+
+    @property
+    def result(self) -> torch.Tensor:
+        tensor = self.out if isinstance(self.out, torch.Tensor) else self.out[0]
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+
+
+@dataclass(frozen=True)
+class WorkspaceRule:
+    """What the CPU kernel of one operator allocates beyond its outputs.
+
+    Attributes:
+        bytes: from the call to the bytes at the kernel's peak, beyond its outputs (never less than zero).
+        source: the file of PyTorch or oneDNN, and what is allocated there.
+    """
+
+    bytes: Callable[[LeafCall], Bytes]
+    source: str
+
+
+def nbytes(tensor: torch.Tensor | None) -> Bytes:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+
+
+def largest(*sizes: Bytes) -> Bytes:
+    result: Bytes = 0
+    for size in sizes:
+        result = torch.sym_max(result, size)
+    return result
+
+
+def smallest(first: Bytes, *sizes: Bytes) -> Bytes:
+    for size in sizes:
+        first = torch.sym_min(first, size)
+    return first
+
+
+def product(sizes: Iterable[Bytes]) -> Bytes:
+    result: Bytes = 1
+    for size in sizes:
+        result = result * size
+    return result
+
+
+def round_up(size: Bytes, multiple: int) -> Bytes:
+    return (size + (multiple - 1)) // multiple * multiple
+
+
+def likely(condition: Any) -> bool:
+    """The condition at the sizes the graph was traced with, where a kernel chooses its path by size.
+
+    Called while guards are suppressed. A condition on a size known only at run time is taken as false.
+    """
+    try:
+        return bool(condition)
+    except GuardOnDataDependentSymNode:
+        return False
+
+
+def copy_unless(ready: bool, tensor: torch.Tensor | None) -> Bytes:
+    """The bytes of ``tensor.contiguous(...)``, which is a copy unless the tensor is laid out so already."""
+    return 0 if ready else nbytes(tensor)
+
+
+def densified(tensor: torch.Tensor | None) -> Bytes:
+    """The bytes that ``tensor.contiguous()`` allocates."""
+    return 0 if tensor is None else copy_unless(tensor.is_contiguous(), tensor)
+
+
+def channels_last(tensor: torch.Tensor) -> bool:
+    """Whether ``suggest_memory_format()`` is ChannelsLast or ChannelsLast3d."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    memory_format = formats.get(tensor.dim())
+    return (
+        memory_format is not None
+        and tensor.is_contiguous(memory_format=memory_format)
+        and not tensor.is_contiguous()
+    )
+
+
+def as_suggested(tensor: torch.Tensor) -> Bytes:
+    """The bytes that ``tensor.contiguous(tensor.suggest_memory_format())`` allocates."""
+    return 0 if channels_last(tensor) else densified(tensor)
+
+
+def dim_of(call: LeafCall, name: str = "dim") -> int:
+    """A dimension argument, made positive."""
+    dim: int = call[name]
+    return dim % max(call.first.dim(), 1)

@@ -1,0 +1,2 @@
+from .workspace_call import *
+CONV_RULES={}
