@@ -45,13 +45,12 @@ class Captured:
     @property
     def dims(self) -> dict[str, torch.SymInt]:
         """The symbolic sizes of the inputs by the names that a user knows: ``{"input_ids.1": s33}``."""
-        return {
-            f"{self.names[node]}.{i}": size
-            for node, value in self.values.items()
-            if node.op == "placeholder" and node in self.names and isinstance(value, torch.Tensor)
-            for i, size in enumerate(value.shape)
-            if isinstance(size, torch.SymInt)
-        }
+        found: dict[str, torch.SymInt] = {}
+        for node, value in self.values.items():
+            if node.op == "placeholder" and node in self.names and isinstance(value, torch.Tensor):
+                sizes: tuple[Any, ...] = tuple(value.shape)
+                found |= {f"{self.names[node]}.{i}": s for i, s in enumerate(sizes) if isinstance(s, torch.SymInt)}
+        return found
 
 
 def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None) -> Captured:

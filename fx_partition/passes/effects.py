@@ -82,11 +82,11 @@ _SILENT_WRITES = {
 }
 
 
-class _Tracker(TorchDispatchMode):
+class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Follows every storage that a node allocates while it runs."""
 
     def __init__(self, arguments: list[torch.Tensor], threads: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._argument = {id(t.untyped_storage()): i for i, t in enumerate(arguments)}
         self._kept = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
         self._threads = threads

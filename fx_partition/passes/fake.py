@@ -63,4 +63,6 @@ def no_new_guards(shape_env: ShapeEnv | None) -> Iterator[None]:
 def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
     """The value that a backed symbol had when the graph was traced."""
     read = getattr(shape_env, "guarding_hint_or_throw", None) or shape_env.size_hint  # the second until torch 2.12
-    return int(read(symbol))
+    hint = read(symbol)
+    assert hint is not None, f"{symbol} has no hint"
+    return int(hint)

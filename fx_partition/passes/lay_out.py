@@ -23,8 +23,11 @@ def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> 
     evaluated = iter(Evaluator(sizes)(numbers))
     value_bytes = [next(evaluated) for _ in facts.values]
     weight_bytes = [next(evaluated) for _ in facts.weight_bytes]
-    touch_start, touch_value, weight_start, weight_id, weight_touch = [0], [], [0], [], []
-    workspace = []
+    touch_start, weight_start = [0], [0]
+    touch_value: list[int] = []
+    weight_id: list[int] = []
+    weight_touch: list[int] = []
+    workspace: list[int] = []
     for step in facts.steps:
         touch_value += step.values
         touch_start.append(len(touch_value))

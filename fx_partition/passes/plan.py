@@ -297,7 +297,9 @@ def _symbols_to_dict(symbols: Symbols) -> dict[str, Any]:
 
 
 def _symbols_from_dict(data: dict[str, Any]) -> Symbols:
-    hints, dims, unbacked = {}, {}, set()
+    hints: dict[sympy.Symbol, int] = {}
+    dims: dict[str, sympy.Symbol] = {}
+    unbacked: set[sympy.Symbol] = set()
     for name, entry in data.items():
         symbol = sympy.Symbol(name, **entry["assumptions"])
         if entry["hint"] is None:
@@ -318,7 +320,7 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
 
     def partition(entry: dict[str, Any]) -> Partition:
         symbolic = entry["symbolic"]
-        plain = {
+        plain: dict[str, Any] = {
             f.name: tuple(entry[f.name]) if isinstance(entry[f.name], list) else entry[f.name]
             for f in fields(Partition)
             if f.name not in _SYMBOLIC

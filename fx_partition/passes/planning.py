@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .atoms import Atoms, KeepTogether, find_atoms
-from .capture import Captured, ExampleInputs, Model, capture
+from .capture import Captured
 from .certificate import Certificate, certify
 from .chain import Chain
 from .dp import balance, dp
 from .errors import OversizeError, PartitionError
 from .facts import Facts
 from .fingerprint import fingerprint
-from .gather import gather_facts
 from .greedy import greedy, oversize_atoms
 from .lay_out import lay_out
 from .moments import find_moments
@@ -64,6 +63,12 @@ class Request:
         Raises:
             ValueError: a size that is none, or an option or a choice that does not exist; it names those that do.
         """
+        known_options = {field.name for field in fields(cls)} - {"budget", "devices"}
+        unknown = set(options) - known_options
+        if unknown:
+            raise PartitionError(
+                f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(known_options))}"
+            )
         request = cls(parse_bytes(cache_bytes), devices=tuple(devices or ()), **options)
         choices = {
             "algorithm": tuple(ALGORITHMS),
@@ -76,24 +81,6 @@ class Request:
             if getattr(request, name) not in known:
                 raise PartitionError(f"{name}={getattr(request, name)!r} is not known; choose from {', '.join(known)}")
         return request
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan and what it was made from."""
-
-    plan: Plan
-    captured: Captured
-    facts: Facts
-
-
-def plan_model(
-    model: Model, request: Request, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None
-) -> Planned:
-    """Capture a model and plan it; see `capture` and `Request` for what may be wrong."""
-    captured = capture(model, example_inputs, dynamic_shapes)
-    facts = gather_facts(captured)
-    return Planned(make_plan(captured, facts, request), captured, facts)
 
 
 def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:

@@ -196,7 +196,7 @@ def symbols_of(values: Iterable[Any], dims: Mapping[str, Any], shape_env: ShapeE
     )
 
 
-class _Printer(StrPrinter):
+class _Printer(StrPrinter):  # type: ignore[misc]  # sympy is untyped
     printmethod = "_no_print_method_of_its_own"  # torch's FloorDiv would print as a//b, which reads back as floor(a/b)
 
 

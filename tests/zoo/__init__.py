@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 from . import hf, plain
-from .family import Family, Inputs
+from .family import Family, Inputs, mark_batch
 
 FAMILIES: dict[str, Family] = {family.name: family for family in [*hf.FAMILIES, *plain.FAMILIES]}
 
-__all__ = ["FAMILIES", "Family", "Inputs"]
+__all__ = ["FAMILIES", "Family", "Inputs", "mark_batch"]

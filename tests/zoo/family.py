@@ -7,14 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def first(result: Any) -> list[Tensor]:
-    """The tensor to compare: the result itself, or the first field of a transformers output."""
-    return [result if isinstance(result, Tensor) else result[0]]
+def tensors(result: Any) -> list[Tensor]:
+    """The tensors to compare: the result itself, or the tensor fields of a transformers output."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [value for value in result.values() if isinstance(value, Tensor)]
+
+
+def mark_batch(inputs: Inputs) -> Inputs:
+    """The inputs, their batch marked dynamic: ``torch.compile(dynamic=None)`` then keeps the other
+    sizes static, where ``dynamic=True`` makes symbols of them too. Batches of 1 are compiled apart."""
+    args, kwargs = inputs
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            torch._dynamo.mark_dynamic(value, 0)
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Family:
     name: str
     make: Callable[[], nn.Module]
     example: Callable[[int, torch.Generator], tuple[Any, ...] | dict[str, Any]]
-    output: Callable[[Any], list[Tensor]] = first
+    output: Callable[[Any], list[Tensor]] = tensors
     #: one ``torch.compile(dynamic=True)`` serves every batch size from 2 up
     dynamic: bool = True
     #: a backward pass through the compiled model works
@@ -42,10 +55,18 @@ class Family:
     why: str = ""
 
     def build(self) -> nn.Module:
-        """The model, in eval mode. Leaves the global random state as it was."""
+        """The model, in eval mode. Leaves the global random state as it was.
+
+        Parameters that start constant (biases, scales of norms) are moved off it, or losing one would not
+        show in the output.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return self.make().eval()
+            model = self.make().eval()
+            for parameter in model.parameters():
+                if parameter.numel() > 1 and parameter.std() == 0:
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+        return model
 
     def inputs(self, batch: int, seed: int = 0) -> Inputs:
         """Positional and keyword arguments for one call with ``batch`` examples."""

@@ -12,6 +12,8 @@ from .family import Family
 VOCAB = 256
 WIDTH = 128
 TOKENS = 16
+#: standard deviation of the weights; the usual 0.02 suits far wider layers, and leaves attention uniform
+STD = 0.1
 
 
 def no_dropout(*names: str) -> dict[str, float]:
@@ -42,6 +44,7 @@ def gpt2() -> nn.Module:
     config = GPT2Config(
         vocab_size=VOCAB, n_positions=64, n_embd=WIDTH, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=1,
         **no_dropout("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        initializer_range=STD,
     )
     return GPT2LMHeadModel(config)
 
@@ -52,7 +55,7 @@ def llama() -> nn.Module:
 
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=STD,
     )
     return LlamaForCausalLM(config)
 
@@ -64,7 +67,7 @@ def mixtral() -> nn.Module:
     config = MixtralConfig(
         vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
-        max_position_embeddings=64, experts_implementation="batched_mm",
+        max_position_embeddings=64, experts_implementation="batched_mm", initializer_range=STD,
     )
     return MixtralForCausalLM(config)
 
@@ -75,7 +78,7 @@ def mamba() -> nn.Module:
 
     config = MambaConfig(
         vocab_size=VOCAB, hidden_size=WIDTH, state_size=8, num_hidden_layers=4, use_associative_scan=False,
-        bos_token_id=1, eos_token_id=1,
+        bos_token_id=1, eos_token_id=1, initializer_range=STD,
     )
     return MambaForCausalLM(config)
 
@@ -105,6 +108,7 @@ def whisper() -> nn.Module:
         max_source_positions=32, max_target_positions=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
         **no_dropout("dropout", "attention_dropout", "activation_dropout"),
+        init_std=STD,
     )
     return WhisperForConditionalGeneration(config)
 
@@ -122,6 +126,7 @@ def bert() -> nn.Module:
         vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=256, max_position_embeddings=64,
         **no_dropout("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        initializer_range=STD,
     )
     return BertModel(config)
 
@@ -134,6 +139,7 @@ def vit() -> nn.Module:
         image_size=32, patch_size=8, hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=256, num_labels=10,
         **no_dropout("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        initializer_range=STD,
     )
     return ViTForImageClassification(config)
 
@@ -146,6 +152,7 @@ def swin() -> nn.Module:
         image_size=32, patch_size=2, embed_dim=32, depths=[2, 2, 4], num_heads=[2, 4, 8], window_size=4,
         mlp_ratio=2.0, num_labels=10, drop_path_rate=0.0,
         **no_dropout("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        initializer_range=STD,
     )
     return SwinForImageClassification(config)
 
@@ -162,7 +169,7 @@ def wav2vec2() -> nn.Module:
         vocab_size=32, hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256,
         conv_dim=(32, 32, 32), conv_stride=(5, 4, 2), conv_kernel=(10, 8, 4), num_feat_extract_layers=3,
         num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, apply_spec_augment=False, layerdrop=0.0,
-        **no_dropout("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout"),
+        **no_dropout("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout"), initializer_range=STD,
     )
     return Wav2Vec2Model(config)
 

@@ -14,6 +14,25 @@ VOCAB = 256
 WIDTH = 128
 
 
+def lively(model: nn.Module) -> nn.Module:
+    """The model with weights and statistics that let a change anywhere reach the output at a size to see.
+
+    The default initialisation shrinks the signal layer by layer, and the batch norms of an untrained
+    model are the identity: an error in an early layer would drown in the last bias.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.LSTM):
+            for weights in module.all_weights:
+                for weight in weights:
+                    nn.init.normal_(weight, std=0.2)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 1.0, 3.0)
+    return model
+
+
 def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A "same" convolution and its batch norm."""
     conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -41,7 +60,7 @@ def resnet18(width: int = 16, classes: int = 10) -> nn.Module:
         cout = width * 2**stage
         layers += [BasicBlock(cin, cout, 1 if stage == 0 else 2), BasicBlock(cout, cout, 1)]
         cin = cout
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, classes))
+    return lively(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, classes)))
 
 
 class InvertedResidual(nn.Module):
@@ -70,7 +89,7 @@ def mobilenetv2(classes: int = 10) -> nn.Module:
             layers.append(InvertedResidual(cin, cout, stride if i == 0 else 1, expand))
             cin = cout
     layers += [*conv_bn(cin, 256, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(256, classes))
+    return lively(nn.Sequential(*layers, nn.Linear(256, classes)))
 
 
 def double_conv(cin: int, cout: int) -> nn.Module:
@@ -135,7 +154,7 @@ class LSTM(nn.Module):
 def mlp(width: int = 256, depth: int = 6) -> nn.Module:
     """Equal linear layers with a GELU between them."""
     layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.GELU())]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
+    return lively(nn.Sequential(*layers, nn.Linear(width, 10)))
 
 
 def images(batch: int, rng: Generator) -> tuple[Tensor]:
@@ -154,10 +173,10 @@ FAMILIES = [
     Family("mlp", mlp, vectors),
     Family("resnet18", resnet18, images),
     Family("mobilenetv2", mobilenetv2, images),
-    Family("unet", UNet, images),
+    Family("unet", lambda: lively(UNet()), images),
     Family("transformer_encoder", Encoder, tokens),
     Family(
-        "lstm", LSTM, tokens, dynamo_config={"allow_rnn": True},
+        "lstm", lambda: lively(LSTM()), tokens, dynamo_config={"allow_rnn": True},
         why="without allow_rnn Dynamo skips the frame that reads self.lstm, and compiles nothing",
     ),
 ]

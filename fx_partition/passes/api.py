@@ -1,0 +1,96 @@
+"""The two verbs that need no runtime: `plan` a model, `split` a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .atoms import KeepTogether
+from .capture import ExampleInputs, Model, capture
+from .gather import gather_facts
+from .plan import Plan
+from .planning import Request, make_plan
+from .split import SplitModule, split_graph
+
+
+def plan(
+    model: Model,
+    cache_bytes: int | str,
+    *,
+    example_inputs: ExampleInputs | None = None,
+    dynamic_shapes: Any = None,
+    bind: Mapping[str, int] | None = None,
+    algorithm: str = "dp",
+    objective: str = "balanced",
+    footprint: str = "peak",
+    oversize: str = "stream",
+    keep_together: KeepTogether = (),
+    devices: Sequence[str] | None = None,
+    on_shortage: str = "balance",
+) -> Plan:
+    """Say where a model would be cut so that every partition fits ``cache_bytes``; nothing is cut or compiled.
+
+    Args:
+        model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
+        cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB" or "6MB".
+        example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
+            nn.Module and for a graph without shapes.
+        dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
+        bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
+        algorithm, objective, footprint, oversize, keep_together, devices, on_shortage: see `planning.Request`.
+
+    Raises:
+        PartitionError (a ValueError): what cannot be planned, with the way out.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
+        >>> fx_partition.plan(model, "1MiB", example_inputs=torch.randn(4, 256)).num_partitions
+        3
+    """
+    request = Request.check(
+        cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, footprint=footprint,
+        oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
+    )  # fmt: skip
+    captured = capture(model, example_inputs, dynamic_shapes)
+    return make_plan(captured, gather_facts(captured), request)
+
+
+def split(
+    model: Model,
+    cache_bytes: int | str | None = None,
+    *,
+    plan: Plan | None = None,
+    example_inputs: ExampleInputs | None = None,
+    dynamic_shapes: Any = None,
+    **options: Any,
+) -> SplitModule:
+    """Cut a model into ``partition_0 .. partition_{k-1}``, each within ``cache_bytes``; equal to the model bit by bit.
+
+    Args:
+        model, cache_bytes, example_inputs, dynamic_shapes, options: as for `plan`.
+        plan: a plan made before for the same graph, instead of ``cache_bytes`` and options.
+
+    Returns:
+        A GraphModule called like the model, with ``.plan``. It shares parameters and buffers with the model, and its
+        ``state_dict()`` has the model's keys.
+
+    Raises:
+        PartitionError (a ValueError): what cannot be planned or cut, with the way out.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
+        >>> x = torch.randn(4, 256)
+        >>> cut = fx_partition.split(model, "1MiB", example_inputs=x)
+        >>> torch.equal(cut(x), model(x)), cut.plan.num_partitions
+        (True, 3)
+    """
+    if (plan is None) == (cache_bytes is None) or (plan is not None and options):
+        raise ValueError("split takes either cache_bytes= (with options) or plan=, a plan made before")
+    request = Request.check(cache_bytes, **options) if cache_bytes is not None else None
+    captured = capture(model, example_inputs, dynamic_shapes)
+    if plan is None:
+        assert request is not None
+        plan = make_plan(captured, gather_facts(captured), request)
+    return split_graph(captured, plan)

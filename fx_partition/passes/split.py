@@ -1,0 +1,257 @@
+"""Cut a graph where a plan says: a module whose children are the partitions.
+
+Before::
+
+    def forward(self, x):
+        weight = self.up.weight; weight_1 = self.down.weight
+        linear = F.linear(x, weight); relu = torch.relu(linear); add = relu + x
+        return F.linear(add, weight_1)
+
+After (boundary behind relu)::
+
+    def forward(self, x):
+        weight = self.up.weight; weight_1 = self.down.weight
+        partition_0 = self.partition_0(x, weight);        relu = partition_0[0]
+        partition_1 = self.partition_1(relu, x, weight_1); linear_1 = partition_1[0]
+        return linear_1
+
+Values go straight from the partition that makes them to each that uses them. Parameters stay where they were, so that
+``state_dict()`` has the original's keys, and go into a partition as inputs, so that equal partitions are equal code.
+Free nodes (views of weights, scalars) are repeated in every partition that needs them.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+
+from .capture import Captured
+from .errors import PartitionError, PlanMismatchError
+from .fingerprint import fingerprint
+from .plan import Plan
+from .regions import Regions
+
+PREFIX = "partition_"
+
+
+class PartitionModule(torch.fx.GraphModule):
+    """One partition. Its leaf modules belong to the split module, which is the one to save them."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("destination") is not None:  # a part of the split module's own state_dict()
+            return kwargs["destination"]
+        return super().state_dict(*args, **kwargs)
+
+
+class SplitModule(torch.fx.GraphModule):
+    """A graph cut into ``partition_0 .. partition_{k-1}``; called like the original, and equal to it bit by bit.
+
+    It shares parameters, buffers and submodules with the original.
+
+    Attributes:
+        plan: the `Plan` that it was cut by.
+    """
+
+    plan: Plan
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SplitModule:
+        result = super().__deepcopy__(memo)
+        assert isinstance(result, SplitModule)
+        _adopt(result, self, memo)
+        return result
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A partition cut out of its graph.
+
+    Attributes:
+        module: its graph, returning a tuple.
+        inputs: nodes of the original graph that its placeholders stand for, in order.
+        outputs: nodes of the original graph that it returns, in order.
+    """
+
+    module: PartitionModule
+    inputs: tuple[torch.fx.Node, ...]
+    outputs: tuple[torch.fx.Node, ...]
+
+
+def cut(captured: Captured, plan: Plan) -> list[Stub]:
+    """The partitions of a graph, each with what it takes and gives, in nodes of the original; linear in nodes.
+
+    Raises:
+        PlanMismatchError: the plan was made for another graph.
+    """
+    graph = captured.gm.graph
+    if plan.graph != fingerprint(graph):
+        raise PlanMismatchError(
+            f"this plan was made for another graph (its fingerprint is {plan.graph}, this graph's is "
+            f"{fingerprint(graph)}); make one with fx_partition.plan(...)"
+        )
+    by_name = {node.name: node for node in graph.nodes}
+    owner = {by_name[name]: p.index for p in plan.partitions for name in p.nodes}
+    regions = Regions()
+    stubs = []
+    for partition in plan.partitions:
+        cutter = _Cutter(captured, owner, partition.index)
+        stubs.append(cutter.run([by_name[name] for name in partition.nodes], regions))
+    return stubs
+
+
+class _Cutter:
+    """Writes the graph of one partition."""
+
+    def __init__(self, captured: Captured, owner: Mapping[torch.fx.Node, int], index: int) -> None:
+        self._gm, self._weights = captured.gm, captured.weights
+        self._owner, self._index = owner, index
+        self._graph = torch.fx.Graph()
+        self._copy: dict[torch.fx.Node, torch.fx.Node] = {}
+        self._inputs: list[torch.fx.Node] = []
+        self._modules: dict[str, torch.nn.Module] = {}
+
+    def run(self, nodes: list[torch.fx.Node], regions: Regions) -> Stub:
+        self._find_inputs(nodes)
+        for node in self._inputs:
+            self._copy[node] = self._placeholder(node)
+        self._copy |= regions.enter(self._graph)
+        for node in nodes:
+            self._copy[node] = self._write(node)
+            regions.pass_node(node)
+        regions.leave(self._graph, self._copy)
+        outputs = tuple(node for node in nodes if self._is_needed_elsewhere(node))
+        self._graph.output(tuple(self._copy[node] for node in outputs))
+        module = PartitionModule(self._modules, self._graph, class_name=f"Partition{self._index}")
+        return Stub(module, tuple(self._inputs), outputs)
+
+    def _find_inputs(self, nodes: list[torch.fx.Node]) -> None:
+        """What comes from outside: activations in the order of first use, then weights."""
+        found: dict[torch.fx.Node, None] = {}
+        stack = [source for node in reversed(nodes) for source in reversed(node.all_input_nodes)]
+        seen: set[torch.fx.Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen or self._owner.get(node) == self._index:
+                continue
+            seen.add(node)
+            if node in self._owner or node.op == "placeholder" or node in self._weights:
+                found[node] = None
+            else:  # free: repeated here, so its own inputs are wanted
+                stack += reversed(node.all_input_nodes)
+        self._inputs = [n for n in found if n not in self._weights] + [n for n in found if n in self._weights]
+
+    def _placeholder(self, node: torch.fx.Node) -> torch.fx.Node:
+        copy = self._graph.placeholder(node.name, type_expr=node.type)
+        copy.meta = dict(node.meta)
+        return copy
+
+    def _write(self, node: torch.fx.Node) -> torch.fx.Node:
+        for source in node.all_input_nodes:
+            self._bring(source)
+        if node.op in ("call_module", "get_attr"):
+            self._modules[str(node.target)] = operator.attrgetter(str(node.target))(self._gm)
+        return self._graph.node_copy(node, lambda n: self._copy[n])
+
+    def _bring(self, node: torch.fx.Node) -> None:
+        """Repeat a free node here, with what it is made of."""
+        stack = [node]
+        while stack:
+            wanted = stack[-1]
+            missing = [source for source in wanted.all_input_nodes if source not in self._copy]
+            if wanted in self._copy or not missing:
+                stack.pop()
+                if wanted not in self._copy:
+                    self._copy[wanted] = self._write(wanted)
+            else:
+                stack += missing
+
+    def _is_needed_elsewhere(self, node: torch.fx.Node) -> bool:
+        return any(self._owner.get(user) != self._index for user in node.users)
+
+
+def split_graph(captured: Captured, plan: Plan) -> SplitModule:
+    """The split module of a captured graph; the original is not changed. See the module's docstring.
+
+    Raises:
+        PlanMismatchError: the plan was made for another graph.
+        PartitionError: the model has a child of a name that a partition needs.
+    """
+    stubs = cut(captured, plan)
+    gm = captured.gm
+    taken = [name for name, _ in gm.named_children() if name.startswith(PREFIX)]
+    if taken:
+        raise PartitionError(f"the model has a child {taken[0]!r}, a name that partitions need; rename it")
+    graph = _stitch(gm.graph, stubs)
+    root = torch.nn.Module()
+    for index, stub in enumerate(stubs):
+        root.add_module(f"{PREFIX}{index}", stub.module)
+    persistent = gm.state_dict().keys()
+    for name, parameter in gm.named_parameters(recurse=False):
+        root.register_parameter(name, parameter)
+    for name, buffer in gm.named_buffers(recurse=False):
+        root.register_buffer(name, buffer, persistent=name in persistent)
+    for name, child in gm.named_children():
+        root.add_module(name, child)
+    result = SplitModule(root, graph, class_name="SplitModule")
+    _adopt(result, root, {id(member): member for _, member in _members(root)})
+    result.meta = dict(gm.meta)
+    result.plan = plan
+    result.register_load_state_dict_post_hook(_forgive_shared_modules)  # type: ignore[no-untyped-call]
+    result.train(gm.training)
+    return result
+
+
+def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -> None:
+    """Give a split module what its graph does not read: GraphModule leaves it out, and state_dict() must not."""
+    persistent = source.state_dict().keys()
+    for name, member in _members(source):
+        twin = copy.deepcopy(member, memo)
+        if isinstance(twin, torch.nn.Module):
+            result.add_module(name, twin)
+        elif isinstance(twin, torch.nn.Parameter):
+            result.register_parameter(name, twin)
+        else:
+            result.register_buffer(name, twin, persistent=name in persistent)
+    if isinstance(source, SplitModule):
+        result.plan = source.plan
+
+
+def _members(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+    yield from module.named_children()
+
+
+def _forgive_shared_modules(module: torch.nn.Module, incompatible: Any) -> None:
+    """Leaf modules are loaded under their own names; under a partition's they are the same objects."""
+    kept = [key for key in incompatible.missing_keys if not key.startswith(PREFIX)]
+    incompatible.missing_keys[:] = kept
+
+
+def _stitch(original: torch.fx.Graph, stubs: list[Stub]) -> torch.fx.Graph:
+    """The graph that calls the partitions; inputs, outputs and their pytrees as in the original."""
+    graph = copy.deepcopy(original)  # with its codegen, which knows the pytrees
+    twin = dict(zip(original.nodes, graph.nodes, strict=True))
+    output = next(iter(reversed(graph.nodes)))
+    made: dict[torch.fx.Node, torch.fx.Node] = {}
+    with graph.inserting_before(output):
+        for index, stub in enumerate(stubs):
+            inputs = tuple(made.get(node, twin[node]) for node in stub.inputs)
+            call = graph.call_module(f"{PREFIX}{index}", inputs)
+            for i, node in enumerate(stub.outputs):
+                made[node] = graph.create_node("call_function", operator.getitem, (call, i), name=node.name)
+                made[node].meta = dict(node.meta)
+    for node, getitem in made.items():
+        output.replace_input_with(twin[node], getitem)
+    kept = set(made.values()) | {output}
+    for node in reversed(graph.nodes):
+        if node.op not in ("placeholder", "output", "call_module") and node not in kept and not node.users:
+            graph.erase_node(node)
+        elif node.op == "call_module" and not str(node.target).startswith(PREFIX):
+            graph.erase_node(node)
+    return graph

@@ -1,0 +1,130 @@
+"""Counts what `dp` does one by one in Python: no walk may be quadratic, whatever the links look like."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from chains import make_chain
+
+from fx_partition.passes.chain import Chain
+from fx_partition.passes.contraction import contract, whole_footprint
+from fx_partition.passes.dp import dp
+from fx_partition.passes.greedy import Sweep, Sweeper
+from fx_partition.passes.segment_tree import SegmentTree
+from fx_partition.passes.window import Window
+
+
+class Counter:
+    """Elementary steps, by kind."""
+
+    def __init__(self) -> None:
+        self.steps = {"sweep atoms": 0, "window moves": 0, "links read": 0, "tree levels": 0}
+
+    @property
+    def total(self) -> int:
+        return sum(self.steps.values())
+
+
+class CountingList(list[int]):
+    """A list that counts how often an element is read."""
+
+    def __init__(self, items: list[int], counter: Counter) -> None:
+        super().__init__(items)
+        self.counter = counter
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        self.counter.steps["links read"] += 1
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    counter = Counter()
+
+    def count_calls(owner: type, name: str, kind: str, weigh: Callable[[object, object], int]) -> None:
+        plain = getattr(owner, name)
+
+        def counted(self: object, *args: object, **kwargs: object) -> object:
+            result = plain(self, *args, **kwargs)
+            counter.steps[kind] += weigh(self, result)
+            return result
+
+        monkeypatch.setattr(owner, name, counted)
+
+    def count_links(owner: type, *names: str) -> None:
+        plain = owner.__init__  # type: ignore[misc]
+
+        def init(self: object, *args: object) -> None:
+            plain(self, *args)
+            for name in names:
+                setattr(self, name, CountingList(getattr(self, name), counter))
+
+        monkeypatch.setattr(owner, "__init__", init)
+
+    def reached(_: object, sweep: object) -> int:
+        assert isinstance(sweep, Sweep)
+        return sweep.boundaries[-1]
+
+    def levels(tree: object, _: object) -> int:
+        assert isinstance(tree, SegmentTree)
+        return tree._leaves.bit_length()
+
+    count_calls(Sweeper, "run", "sweep atoms", reached)
+    count_calls(Window, "extend", "window moves", lambda *_: 1)
+    count_calls(Window, "shrink", "window moves", lambda *_: 1)
+    count_calls(SegmentTree, "add_from", "tree levels", levels)
+    count_calls(SegmentTree, "min_from", "tree levels", levels)
+    count_links(Sweeper, "_link_from")
+    count_links(Window, "_in_from", "_out_to")
+    return counter
+
+
+def from_links(n: int, links: list[tuple[int, int]], weights: list[int]) -> Chain:
+    """Step t defines value t and has weight t; for each link (u, w) step w reads value u."""
+    touched = [{t} for t in range(n)]
+    for u, w in links:
+        touched[w].add(u)
+    steps = [(0, touched[t], [(t, weights[t])]) for t in range(n)]
+    return make_chain(steps, [(1 + t % 7, t, False) for t in range(n)], weights)
+
+
+def nested_skips(n: int) -> Chain:
+    """Step n - 1 - t reads what step t made: every gap spans all layers between them."""
+    weights = [1000 + t * 7919 % 997 for t in range(n)]
+    return from_links(n, [(t, n - 1 - t) for t in range(n // 2)], weights)
+
+
+def fan_out(n: int) -> Chain:
+    """Every tenth step makes a value that hundreds of later ones read, and the last reads everything."""
+    rng = random.Random(n)
+    weights = [1000 + t * 7919 % 997 for t in range(n)]
+    links = [(t, min(n - 1, t + rng.randrange(1, n // 2))) for t in range(0, n, 10) for _ in range(20)]
+    return from_links(n, links + [(t, n - 1) for t in range(n - 1)], weights)
+
+
+def wide_layers(n: int) -> Chain:
+    """Five heavy steps with light ones between: nearly every position is usable, and links cross the layers."""
+    rng = random.Random(n)
+    weights = [10**6 if t % (n // 5) == n // 10 else 0 for t in range(n)]
+    return from_links(n, [(t, min(n - 1, t + rng.randrange(1, n // 3))) for t in range(n)], weights)
+
+
+@pytest.mark.parametrize("shape", [nested_skips, fan_out, wide_layers])
+@pytest.mark.parametrize("parts", ["few", "many"])
+def test_steps_grow_like_n_log_n(counter: Counter, shape: Callable[[int], Chain], parts: str) -> None:
+    for n in (1000, 8000):
+        chain = shape(n)
+        contraction = contract(chain)
+        whole = whole_footprint(contraction)
+        budget = int(contraction.alone.max()) * 3 // 2 + whole // (4 if parts == "few" else n // 50)
+        if shape is wide_layers:
+            budget = whole // 5 + (10**5 if parts == "few" else 4 * 10**5)
+        before = counter.total
+        plan = dp(chain, budget)
+        steps = counter.total - before
+        assert len(plan) > 3
+        size = n + len(chain.touch_value)
+        assert steps <= 2 * size * math.log2(n)
