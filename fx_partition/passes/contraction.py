@@ -5,33 +5,36 @@ A planner that moves boundaries only between atoms need not see the steps. For a
 ``alone[a]``
     The footprint of the atom on its own.
 ``enters[a]``
-    What every step of a window gains when the window is extended by a and has touched none of a's values and weights
-    so far: the values that a touches and does not define, and the weights that it touches.
+    What every step of a window gains when the window is extended by a and has touched none of a's values and
+    weights so far: the values that a touches and does not define, and the weights that it touches.
 ``stays[a]``
-    What is still there after a, when a is the whole window: values that are touched later or returned, and weights.
+    What is still there after a, when a is the whole window: values that are touched later or returned, and
+    weights.
 *link* (u, w, bytes)
-    Atoms u < w share these bytes: a window that holds both counts them once. ``w == num_atoms`` says that nothing
-    after u shares them any more, and that a window which holds u keeps them to its end.
+    Atoms u < w share these bytes: a window that holds both counts them once. ``w == num_atoms`` says that
+    nothing after u shares them any more, and that a window which holds u keeps them to its end.
 
-Then for a window that grows from [i, j) to [i, j + 1), with *inner* = the bytes of the links from [i, j) to j::
+Then for a window that grows from [i, j) to [i, j + 1), with *inner* the bytes of the links from [i, j) to j::
 
     peak   <- max(peak + enters[j] - inner, held - inner + alone[j])
     held   <- held - inner + stays[j]
 
-where *peak* is the footprint and *held* what is still there at the window's end. Dropping atom i of [i, j) changes
-the footprint of every other step by one amount, the bytes of the links from i to j and beyond.
+where *peak* is the footprint and *held* what is still there at the window's end. Dropping atom i of [i, j)
+changes the footprint of every other step by one amount, the bytes of the links from i to j and beyond.
 
-Why this is exact. An atom's own profile of resident bytes does not depend on the window around it: a value that the
-atom touches is there from its definition or the atom's start, up to its last touch or the atom's end. All other
-values of the window cover the atom wholly or not at all. So the atom's own peak plus a constant is its peak.
+Why this is exact. An atom's own profile of resident bytes does not depend on the window around it: a value
+that the atom touches is there from its definition or the atom's start, up to its last touch or the atom's
+end. All other values of the window cover the atom wholly or not at all. So the atom's own peak plus a
+constant is its peak.
 
-A value gives one link for each two consecutive atoms that touch it, and one to ``num_atoms`` if it is returned. A
-weight that is always touched in full behaves like a value that is passed in and returned. A weight of W bytes that is
-touched in part counts min(W, sum of its touches a .. b); the links are this function's mixed differences
+A value gives one link for each two consecutive atoms that touch it, and one to ``num_atoms`` if it is
+returned. A weight that is always touched in full behaves like a value that is passed in and returned. A
+weight of W bytes that is touched in part counts min(W, sum of its touches a .. b); the links are this
+function's mixed differences
 
     link(a, b) = g(a+1, b) - g(a+1, b-1) - g(a, b) + g(a, b-1)    with g(a, b) = min(W, t[a] + ... + t[b])
 
-which are not negative, and of which fewer than two per touch are not zero.
+which are not negative, and of which at most two per touch are not zero.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fx_partition.passes.chain import Chain, IntArray
+from .chain import Chain, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +53,8 @@ class Contraction:
     Attributes:
         alone, enters, stays: ``(num_atoms,)`` bytes.
         link_from, link_to, link_bytes: one entry a link, sorted by ``(link_to, link_from)``, no pair twice.
-        link_cut: the part of ``link_bytes`` that moves between partitions if the partition of ``link_to`` has not
-            touched it before: activations that a node made, and no weights or inputs of the graph.
+        link_cut: the part of ``link_bytes`` that moves between partitions if the partition of ``link_to`` has
+            not touched it before: activations that a node made, and no weights or inputs of the graph.
     """
 
     alone: IntArray
@@ -78,14 +81,17 @@ Links = tuple[IntArray, IntArray, IntArray, IntArray]  # from, to, bytes, cut
 def contract(chain: Chain) -> Contraction:
     """Contract the atoms of ``chain``, in O((n + e) log e) whole-array work.
 
-    Example: two atoms, the first defines a value of 8 bytes and the second reads it. Then ``alone == [8, 8]``,
+    Example: two atoms, the first defines a value of 8 bytes and the second reads it. Then
+    ``alone == [8, 8]``,
     ``enters == [0, 8]``, ``stays == [8, 0]``, and there is one link (0, 1, 8).
     """
     num_atoms = chain.num_atoms
     atom_of_step = np.repeat(np.arange(num_atoms), np.diff(chain.atom_start))
     alone, enters, value_links = _contract_values(chain, atom_of_step)
     weights, weight_links = _contract_weights(chain, atom_of_step)
-    links = _merge([np.concatenate(parts) for parts in zip(value_links, weight_links, strict=True)], num_atoms)
+    links = _merge(
+        [np.concatenate(parts) for parts in zip(value_links, weight_links, strict=True)], num_atoms
+    )
     stays = np.zeros(num_atoms, dtype=np.int64)
     np.add.at(stays, links[0], links[2])
     return Contraction(alone + weights, enters + weights, stays, *links)
@@ -144,8 +150,8 @@ def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, L
     np.add.at(counted, atom, touched)
 
     again = weight[1:] == weight[:-1]
-    # Weights that are touched in part, in more than one atom, need the mixed differences; the others behave like
-    # values that are returned.
+    # Weights that are touched in part, in more than one atom, need the mixed differences; the others behave
+    # like values that are returned.
     in_part = np.zeros(len(chain.weight_bytes), dtype=bool)
     in_part[weight[touched < full]] = True
     tied = np.zeros(len(chain.weight_bytes), dtype=bool)
@@ -165,7 +171,7 @@ def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, L
 def _mixed_links(
     weight: IntArray, atom: IntArray, touched: IntArray, full: IntArray, num_atoms: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Links of weights that several atoms touch in part; each argument has one entry a (weight, atom), by weight."""
+    """Links of weights that several atoms touch in part; one entry a (weight, atom), sorted by weight."""
     links: list[tuple[int, int, int]] = []
     heads = np.flatnonzero(np.diff(weight, prepend=-1)).tolist()
     for head, tail in zip(heads, [*heads[1:], len(weight)], strict=True):
@@ -179,8 +185,8 @@ def _mixed_links(
 
         start = 0
         for b in range(1, len(atoms)):
-            # The links to b begin where the touches after them leave room below W, and end where the touches up to b
-            # do not exceed W: both ends only move right.
+            # The links to b begin where the touches after them leave room below W, and end where the touches
+            # up to b do not exceed W: both ends only move right.
             while start < b - 1 and before[b] - before[start + 1] >= total:
                 start += 1
             a = start
@@ -206,7 +212,7 @@ def _runs(start: IntArray, ids: IntArray, atom_of_step: IntArray) -> tuple[IntAr
 
 
 def _by_atom(start: IntArray, ids: IntArray, atom_of_step: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """The distinct (id, atom) of the touches, sorted: the id, and its first and last touching step in the atom."""
+    """The distinct (id, atom) of the touches, sorted: the id, and its first and last step in the atom."""
     order, heads = _runs(start, ids, atom_of_step)
     step = np.repeat(np.arange(len(atom_of_step)), np.diff(start))[order]
     tails = np.append(heads[1:], len(ids)) - 1 if len(heads) else heads

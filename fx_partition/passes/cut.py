@@ -5,45 +5,49 @@ Terms
 limit
     The largest footprint a partition may have; one single atom is always admitted.
 usable position
-    A place between atoms where some plan of k partitions has a boundary, k being the fewest under the limit. Then
-    (fewest partitions left of it) + (fewest right of it) = k, so the position's index among the boundaries, its
-    *layer*, is the same in all such plans. Layer l is the range ``low[l] .. high[l]`` of positions: ``high`` is where
-    farthest reach from the left ends, ``low`` where it ends from the right. The ranges do not overlap.
+    A place between atoms where some plan of k partitions has a boundary, k being the fewest under the limit.
+    Then (fewest partitions left of it) + (fewest right of it) = k, so the position's index among the
+    boundaries, its *layer*, is the same in all such plans. Layer l is the range ``low[l] .. high[l]`` of
+    positions: ``high`` is where farthest reach from the left ends, ``low`` where it ends from the right. The
+    ranges do not overlap.
 received(q, p)
-    The bytes of the distinct values that an atom before q defines and that [q, p) touches: over the links (u, w) of
-    `contraction.py` with u < q <= w < p, the sum of ``link_cut``.
+    The bytes of the distinct values that an atom before q defines and that [q, p) touches: over the links
+    (u, w) of `contraction.py` with u < q <= w < p, the sum of ``link_cut``.
 
 Algorithm
 ---------
     best(p) = min over q in the layer before p's, from which p can be reached, of best(q) + received(q, p)
 
-p is reachable from q iff q >= ``reach_back[p]``. While p moves right through layer l, a link (u, w) begins to count
-when p passes w, for the q in (u, w]. Three kinds of links to tell apart, each link being of one kind for one layer:
+p is reachable from q iff q >= ``reach_back[p]``. While p moves right through layer l, a link (u, w) begins to
+count when p passes w, for the q in (u, w]. Three kinds of links to tell apart, each link being of one kind
+for one layer:
 
-- w before ``low[l]``: counts for all p, so it belongs to the layer before: a difference array over all positions;
+- w before ``low[l]``: counts for all p, so it belongs to the layer before: a difference array over all
+  positions;
 - w in layer l and u before all q of the layer before: counts for all q, so it is one running sum over p;
 - w in layer l and u among them: a suffix of the q, an addition to a segment tree.
 
-Links whose (u, w] holds no usable q never count. That is O((n + e) log n) in all; a layer without links of the third
-kind needs no tree.
+Links whose (u, w] holds no usable q never count. That is O((n + e) log n) in all; a layer without links of
+the third kind needs no tree.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fx_partition.passes.chain import IntArray
-from fx_partition.passes.contraction import Contraction
-from fx_partition.passes.segment_tree import SegmentTree
+from .chain import IntArray
+from .contraction import Contraction
+from .segment_tree import SegmentTree
 
 
 def fewest_cut(contraction: Contraction, high: list[int], reach_back: IntArray) -> list[int]:
-    """The boundaries with the fewest bytes received, each as far left as that allows, from the last to the first.
+    """The boundaries with the fewest bytes received; among equals the last one is leftmost, and so on.
 
     Args:
         contraction: the chain.
         high: the boundaries of farthest reach from the left, under the limit.
-        reach_back: ``(num_atoms + 1,)`` the least start of a partition that ends at a position, under the limit.
+        reach_back: ``(num_atoms + 1,)`` the least start of a partition that ends at a position, under the
+            limit.
     """
     return _LayeredCut(contraction, high, reach_back).boundaries()
 
@@ -69,7 +73,9 @@ class _LayeredCut:
         """Sort the links into the three kinds."""
         n = contraction.num_atoms
         counts = (contraction.link_cut > 0) & (contraction.link_to < n)
-        source, target, size = (a[counts] for a in (contraction.link_from, contraction.link_to, contraction.link_cut))
+        source, target, size = (
+            a[counts] for a in (contraction.link_from, contraction.link_to, contraction.link_cut)
+        )
         low, high = np.array(self._low), np.array(self._high)
         # The first layer whose successor begins after w: in it and later ones, every p is beyond w.
         layer = np.searchsorted(low[1:], target, side="right")

@@ -1,13 +1,13 @@
 """The exact planner over the linear order.
 
-``dp`` minimises, in this order: the number of partitions, the largest partition, and the bytes that partitions
-receive from one another. A set of atoms is feasible if its footprint is within the budget or it is one single atom;
-an oversize atom (alone over the budget) does not count for the largest partition. How:
+``dp`` minimises, in this order: the number of partitions, the largest partition, and the bytes that
+partitions receive from one another. A set of atoms is feasible if its footprint is within the budget or it is
+one single atom; an oversize atom (alone over the budget) does not count for the largest partition. How:
 
 1. The fewest partitions k: one sweep of farthest reach (`greedy.py`).
-2. The smallest maximum at k: bisection on bytes, with the sweep as probe. A sweep that fails rejected only intervals
-   above its limit, and decides the same under any limit below the smallest of them: the next lower bound. One that
-   succeeds shows that the largest partition that it made suffices: the next upper bound.
+2. The smallest maximum at k: bisection on bytes, with the sweep as probe. A sweep that fails rejected only
+   intervals above its limit, and decides the same under any limit below the smallest of them: the next lower
+   bound. One that succeeds shows that the largest partition that it made suffices: the next upper bound.
 3. The fewest bytes at k and that maximum: the layered dynamic programme of `cut.py`.
 
 The bisection starts from a bound below: a footprint is at most the sum of the footprints of the parts of its
@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from fx_partition.passes.chain import Chain, IntArray
-from fx_partition.passes.contraction import Contraction, contract, whole_footprint
-from fx_partition.passes.cut import fewest_cut
-from fx_partition.passes.greedy import Sweep, Sweeper, check_budget
-from fx_partition.passes.window import Window
+from .chain import Chain, IntArray
+from .contraction import Contraction, contract, whole_footprint
+from .cut import fewest_cut
+from .greedy import Sweep, Sweeper, check_budget
+from .window import Window
 
 
 def dp(chain: Chain, budget: int, max_partitions: int | None = None) -> list[int]:
     """The best plan: boundaries as atom indices ``[0, ..., num_atoms]``.
 
-    Among plans that are equal in all three measures, the last boundary is as far left as possible, then the one
-    before it, and so on.
+    Among plans that are equal in all three measures, the last boundary is as far left as possible, then the
+    one before it, and so on.
 
-    Example: four atoms of 2 bytes that share nothing, budget 6: ``[0, 2, 4]``, where ``greedy`` says ``[0, 3, 4]``.
+    Example: four atoms of 2 bytes that share nothing, budget 6: ``[0, 2, 4]``; ``greedy`` says ``[0, 3, 4]``.
 
     Args:
         chain: the planner's input.
@@ -49,8 +49,12 @@ def dp(chain: Chain, budget: int, max_partitions: int | None = None) -> list[int
     first = sweeper.run(budget)
     k = len(first.footprints)
     if max_partitions is not None and k > max_partitions:
-        raise ValueError(f"{budget} bytes a partition need {k} partitions, more than max_partitions={max_partitions}")
-    best, maximum = smallest_maximum(sweeper, k, least_maximum(contraction, k, budget), first, first.largest(budget))
+        raise ValueError(
+            f"{budget} bytes a partition need {k} partitions, more than max_partitions={max_partitions}"
+        )
+    best, maximum = smallest_maximum(
+        sweeper, k, least_maximum(contraction, k, budget), first, first.largest(budget)
+    )
     del sweeper  # its lists are as large as the window's
     return fewest_cut(contraction, best.boundaries, reach_back(contraction, maximum))
 
@@ -58,9 +62,9 @@ def dp(chain: Chain, budget: int, max_partitions: int | None = None) -> list[int
 def balance(chain: Chain, num_partitions: int) -> list[int]:
     """The plan for a given number of partitions, whatever the budget: boundaries as atom indices.
 
-    The largest partition is as small as ``num_partitions`` partitions allow, all partitions counted; then as few
-    partitions as that maximum needs (fewer than ``num_partitions`` only where more would not make the largest
-    smaller); then the fewest bytes received.
+    The largest partition is as small as ``num_partitions`` partitions allow, all partitions counted; then as
+    few partitions as that maximum needs (fewer than ``num_partitions`` only where more would not make the
+    largest smaller); then the fewest bytes received.
 
     Raises:
         ValueError: if ``num_partitions`` is less than 1.
@@ -89,7 +93,7 @@ def _balanced(chain: Chain, num_partitions: int) -> tuple[Contraction, Sweep, in
 
 
 def least_maximum(contraction: Contraction, num_partitions: int, budget: int) -> int:
-    """A lower bound on the largest partition that is not an oversize atom, for ``num_partitions`` partitions."""
+    """A lower bound on the largest of ``num_partitions`` partitions, oversize atoms left out."""
     alone = contraction.alone
     oversize = alone > budget
     largest_atom = int(alone[~oversize].max(initial=0))

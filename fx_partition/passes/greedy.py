@@ -1,10 +1,11 @@
 """Sequential aggregation: fill a partition until the next atom does not fit, then begin another.
 
-Since a footprint never falls when an interval grows, taking the farthest reach each time gives the fewest partitions
-that any plan over this order can have. It does not balance them and does not look at what crosses; see `dp.py`.
+Since a footprint never falls when an interval grows, taking the farthest reach each time gives the fewest
+partitions that any plan over this order can have. It does not balance them and does not look at what crosses;
+see `dp.py`.
 
-A set [i, j) of atoms is *feasible* if its footprint is within the budget or it is one single atom. An atom whose own
-footprint exceeds the budget is *oversize*: it is a partition of its own.
+A set [i, j) of atoms is *feasible* if its footprint is within the budget or it is one single atom. An atom
+whose own footprint exceeds the budget is *oversize*: it is a partition of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from itertools import islice
 
 import numpy as np
 
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.contraction import Contraction, contract
+from .chain import Chain
+from .contraction import Contraction, contract
 
 
 def greedy(chain: Chain, budget: int) -> list[int]:
@@ -51,7 +52,8 @@ class Sweep:
     """One pass of farthest reach under a limit.
 
     Attributes:
-        boundaries: ``[0, ..., num_atoms]``; where a sweep was stopped, the last partition's start ends the list.
+        boundaries: ``[0, ..., num_atoms]``; where a sweep was stopped, the last partition's start ends the
+        list.
         footprints: bytes of each partition; one that exceeds the limit is a single atom.
         rejected: bytes of partition i with the first atom that did not fit, for each but the last partition.
     """
@@ -80,8 +82,8 @@ class Sweeper:
         self._num_atoms = n
         self._alone: list[int] = contraction.alone.tolist()
         self._stays: list[int] = contraction.stays.tolist()
-        # The recurrence of `contraction.py` for a window that holds the origins of all links to an atom, and the
-        # farthest of these origins, which tells whether it does.
+        # The recurrence of `contraction.py` for a window that holds the origins of all links to an atom, and
+        # the farthest of these origins, which tells whether it does.
         self._gain: list[int] = (contraction.enters - inner).tolist()
         self._own: list[int] = (contraction.alone - inner).tolist()
         self._hold: list[int] = (contraction.stays - inner).tolist()
@@ -94,7 +96,7 @@ class Sweeper:
         self._link_bytes: list[int] = size.tolist()
 
     def run(self, limit: int, most: int | None = None) -> Sweep:
-        """Sweep under ``limit`` bytes; stop at the ``most``-th rejection, which shows that ``most`` partitions fail."""
+        """Sweep under ``limit`` bytes; stop at rejection number ``most``: then ``most`` partitions fail."""
         n = self._num_atoms
         boundaries, footprints, rejected = [0], list[int](), list[int]()
         if n == 0:

@@ -6,8 +6,9 @@ from __future__ import annotations
 class SegmentTree:
     """Both operations take O(log n) for n numbers, which it is built from in O(n).
 
-    ``_least[node]`` is the minimum below the node, with what was added to the node as a whole (``_added``) and without
-    what was added above it. A suffix [i, n) consists of leaf i and the right siblings on its way to the root.
+    ``_least[node]`` is the minimum below the node, with what was added to the node as a whole (``_added``)
+    and without what was added above it. A suffix [i, n) consists of leaf i and the right siblings on its way
+    to the root.
 
     Example::
 

@@ -1,7 +1,8 @@
 """A sliding window over a chain, and the footprint of one interval in full detail.
 
-``Window`` is for planners: it knows only the bytes, and every move costs amortised O(degree of the atom moved).
-``interval`` is for reports: it computes one interval from the definition in `chain.py`, and says what is in it.
+``Window`` is for planners: it knows only the bytes, and every move costs amortised O(degree of the atom
+moved). ``interval`` is for reports: it computes one interval from the definition in `chain.py`, and says what
+is in it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from fx_partition.passes.chain import Chain, IntArray
-from fx_partition.passes.contraction import Contraction
+from .chain import Chain, IntArray
+from .contraction import Contraction
 
 
 class Window:
     """The footprint of a window [first, last) of atoms that grows at its end and shrinks at its start.
 
     Each move changes the footprints at all other atoms of the window by one and the same amount (see
-    `contraction.py`). So the atoms' footprints are kept relative to one shared offset, in a deque that holds only
-    those that no later one reaches: its front is the window's footprint.
+    `contraction.py`). So the atoms' footprints are kept relative to one shared offset, in a deque that holds
+    only those that no later one reaches: its front is the window's footprint.
 
     Example::
 
@@ -40,7 +41,8 @@ class Window:
         self._alone: list[int] = contraction.alone.tolist()
         self._enters: list[int] = contraction.enters.tolist()
         self._stays: list[int] = contraction.stays.tolist()
-        # Links by the atom they lead to, nearest origin last; by the atom they come from, farthest target last.
+        # Links by the atom they lead to, nearest origin last; by the atom they come from, farthest target
+        # last.
         self._in = np.searchsorted(target, np.arange(n + 1)).tolist()
         self._in_from: list[int] = source.tolist()
         self._in_bytes: list[int] = size.tolist()
@@ -136,7 +138,6 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
     """
     if not 0 <= i < j <= chain.num_steps:
         raise ValueError(f"not an interval of the {chain.num_steps} steps: [{i}, {j})")
-    last_touch = last_touches(chain)
     touched: dict[int, int] = {}  # value -> its last touch in [i, j)
     for step in range(i, j):
         for value in chain.touch_value[chain.touch_start[step] : chain.touch_start[step + 1]].tolist():
@@ -145,11 +146,13 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
     change = [0] * (j - i + 1)
     spans: dict[int, tuple[int, int]] = {}
     received = sent = 0
-    for value, last in touched.items():
-        defined, size = int(chain.value_def[value]), int(chain.value_bytes[value])
-        later = int(last_touch[value]) >= j
-        begin = max(defined, i)
-        end = j if later or chain.value_returned[value] else last + 1
+    ids = np.array(list(touched), dtype=np.int64)
+    columns = (chain.value_def, chain.value_bytes, chain.value_returned, last_touches(chain))
+    for (value, last), defined, size, returned, last_of_all in zip(
+        touched.items(), *(column[ids].tolist() for column in columns), strict=True
+    ):
+        begin, later = max(defined, i), last_of_all >= j
+        end = j if later or returned else last + 1
         spans[value] = (begin, end)
         change[begin - i] += size
         change[end - i] -= size
@@ -165,7 +168,9 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
 
     rows = slice(int(chain.weight_start[i]), int(chain.weight_start[j]))
     counted: dict[int, int] = {}
-    for weight, size in zip(chain.weight_id[rows].tolist(), chain.weight_touch_bytes[rows].tolist(), strict=True):
+    for weight, size in zip(
+        chain.weight_id[rows].tolist(), chain.weight_touch_bytes[rows].tolist(), strict=True
+    ):
         counted[weight] = min(int(chain.weight_bytes[weight]), counted.get(weight, 0) + size)
     weight_bytes = sum(counted.values())
 

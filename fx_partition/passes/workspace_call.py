@@ -100,7 +100,12 @@ def likely(condition: Any) -> bool:
 
 def copy_unless(ready: bool, tensor: torch.Tensor | None) -> Bytes:
     """The bytes of ``tensor.contiguous(...)``, which is a copy unless the tensor is laid out so already."""
-    return 0 if ready else nbytes(tensor)
+    return 0 if ready or tensor is None else nbytes(tensor) + transpose_buffer(tensor)
+
+
+def transpose_buffer(tensor: torch.Tensor) -> Bytes:
+    """What copying a matrix takes beyond the copy: ATen/native/Copy.cpp, copy_same_type_transpose_, blocks of 60 x 60."""
+    return 3600 * tensor.element_size() if tensor.dim() == 2 and not tensor.is_contiguous() else 0
 
 
 def densified(tensor: torch.Tensor | None) -> Bytes:

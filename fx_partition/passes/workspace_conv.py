@@ -1,2 +1,195 @@
-from .workspace_call import *
-CONV_RULES={}
+"""Workspace of convolution: oneDNN's blocked copies of source, weight and result, or the columns of the slow kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .workspace_call import (
+    Bytes,
+    LeafCall,
+    WorkspaceRule,
+    channels_last,
+    densified,
+    largest,
+    likely,
+    nbytes,
+    product,
+    round_up,
+)
+from .workspace_matmul import cpu_capabilities
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """One call, a 1-d convolution seen as ATen sees it: 2-d with height 1."""
+
+    x: torch.Tensor
+    w: torch.Tensor
+    y: torch.Tensor
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    transposed: bool
+    groups: int
+    threads: int
+
+    @classmethod
+    def of(cls, call: LeafCall) -> _Convolution:
+        x, w, y = call["input"], call["weight"], call.result
+        sizes = {}
+        spatial = x.dim() - 2
+        for name in ("stride", "padding", "dilation", "output_padding"):
+            values = list(call[name])
+            sizes[name] = values * spatial if len(values) == 1 else values
+        if x.dim() == 3:
+            x, w, y = (t.unsqueeze(2) for t in (x, w, y))
+            fill = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+            sizes = {name: [fill[name], *values] for name, values in sizes.items()}
+        return cls(
+            x=x,
+            w=w,
+            y=y,
+            transposed=call["transposed"],
+            groups=call["groups"],
+            threads=call.threads,
+            **{name: tuple(values) for name, values in sizes.items()},
+        )
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(self.w.shape[2:])
+
+    @property
+    def pointwise(self) -> bool:
+        return all(k == 1 for k in self.kernel)
+
+    @property
+    def strided(self) -> bool:
+        return any(s != 1 for s in self.stride)
+
+    @property
+    def dilated(self) -> bool:
+        return any(d != 1 for d in self.dilation)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of the source and of the result."""
+        return self.x.shape[1], self.y.shape[1]
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.channels == (self.groups, self.groups)
+
+
+def _convolution(call: LeafCall) -> Bytes:
+    conv = _Convolution.of(call)
+    if not _by_onednn(conv):
+        return _by_columns(conv)
+    last = channels_last(conv.x) or channels_last(conv.w)
+    if last:
+        copies = sum((0 if channels_last(t) else _copy_as_last(t)) for t in (conv.x, conv.w))
+        return copies + _weight(conv) + _scratch_of_rows(conv)
+    copies = densified(conv.x) + densified(conv.w)
+    return copies + _blocked(conv)
+
+
+def _copy_as_last(tensor: torch.Tensor) -> Bytes:
+    memory_format = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+    return 0 if tensor.is_contiguous(memory_format=memory_format) else nbytes(tensor)
+
+
+def _by_onednn(conv: _Convolution) -> bool:
+    """ConvParams::use_mkldnn in ATen/native/Convolution.cpp."""
+    x, dtype = conv.x, conv.x.dtype
+    if conv.transposed and any(p >= s for p, s in zip(conv.output_padding, conv.stride, strict=True)):
+        return False
+    if conv.transposed and conv.groups > 1 and conv.channels[0] == conv.groups:
+        return False
+    if dtype == torch.bfloat16:
+        return bool(cpu_capabilities().get("avx512_bw", False))
+    if dtype == torch.float16:
+        return bool(cpu_capabilities().get("avx512_fp16", False))
+    if dtype != torch.float32:
+        return False
+    if not (conv.strided or conv.dilated or likely(x.size(0) >= 16) or not conv.pointwise or conv.threads > 1):
+        return False
+    return (
+        conv.groups > 1
+        or all(k > 3 for k in conv.kernel[-2:])
+        or likely(x.size(0) > 1)
+        or likely(product(x.shape[:4]) > 20480)
+    )
+
+
+def _by_columns(conv: _Convolution) -> Bytes:
+    """The columns that im2col writes for a matrix product."""
+    x, y = conv.x, conv.y
+    copies = densified(x) + densified(conv.w)
+    itemsize = x.element_size()
+    taps = product(conv.kernel)
+    if conv.transposed:
+        image = product(x.shape[2:])
+        return copies + y.size(1) // conv.groups * taps * image * itemsize
+    image = product(y.shape[2:])
+    columns = x.size(1) // conv.groups * taps * image * itemsize
+    if conv.dilated:
+        return copies + columns
+    if conv.pointwise and not conv.strided and not any(conv.padding):
+        return copies
+    return copies + x.size(0) * columns
+
+
+def _simd() -> int:
+    return 16 if cpu_capabilities().get("avx512_bw", True) else 8
+
+
+def _weight(conv: _Convolution) -> Bytes:
+    """The weight, reordered to blocks of output channels."""
+    simd = _simd()
+    w = conv.w
+    if conv.groups > 1:
+        return round_up(w.size(0), simd) * product(w.shape[1:]) * w.element_size() if conv.depthwise else nbytes(w)
+    source, result = conv.channels
+    return round_up(result, simd) * source * product(conv.kernel) * w.element_size()
+
+
+def _scratch_of_rows(conv: _Convolution) -> Bytes:
+    """brgemm_convolution's batch descriptors a thread."""
+    return 0 if conv.groups > 1 else conv.threads * 6144 + 192
+
+
+def _blocked(conv: _Convolution) -> Bytes:
+    """Contiguous operands: blocked copies of all three, then the blocked result beside the plain one."""
+    x, y, simd = conv.x, conv.y, _simd()
+    source, result = conv.channels
+    itemsize = x.element_size()
+    outputs = nbytes(y)
+    if conv.groups == 1 or conv.depthwise:
+        flat = conv.groups == 1 and source <= 4 and not conv.pointwise
+        src = 0 if flat else x.size(0) * round_up(source, simd) * product(x.shape[2:]) * itemsize
+        dst = y.size(0) * round_up(result, simd) * product(y.shape[2:]) * itemsize
+        inputs = 1 if conv.depthwise else source if flat else round_up(source, simd)
+        weight = round_up(result, simd) * inputs * product(conv.kernel) * itemsize
+        scratch: Bytes = round_up(result, simd) * itemsize + 128
+        if conv.pointwise and conv.strided:  # the source gathered to unit stride, an image a thread
+            scratch = scratch + conv.threads * round_up(source, simd) * product(y.shape[2:]) * itemsize
+    elif any(source // conv.groups % b == 0 and result // conv.groups % b == 0 for b in (16, 8, 4)):
+        src, weight, dst, scratch = nbytes(x), nbytes(conv.w), outputs, 128
+    else:  # im2col and gemm on the plain layout
+        src, weight, dst = 0, 0, outputs
+        scratch = conv.threads * (source // conv.groups * product(conv.kernel) * product(y.shape[2:]) * itemsize) + 128
+    return largest(src + weight + dst + scratch - outputs, dst)
+
+
+CONV_RULES: dict[str, WorkspaceRule] = {
+    "aten::convolution": WorkspaceRule(
+        _convolution,
+        "ATen/native/mkldnn/Conv.cpp: source, weight and result in oneDNN's blocked formats (aBcd16b, ABcd16b16a), "
+        "then mkldnn_to_dense; ATen/native/ConvolutionMM2d.cpp and NaiveDilatedConvolution.cpp: columns",
+    ),
+}

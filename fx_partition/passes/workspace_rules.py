@@ -11,12 +11,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from .workspace_attention import ATTENTION_RULES
 from .workspace_call import Bytes, LeafCall, WorkspaceRule
 from .workspace_conv import CONV_RULES
+from .workspace_matmul import MATMUL_RULES
+from .workspace_norm import NORM_RULES
+from .workspace_order import ORDER_RULES
+from .workspace_pointwise import REDUCE_RULES, pointwise
 
-__all__ = ["RULES", "Bytes", "LeafCall", "WorkspaceRule", "is_known", "leaf_workspace"]
+__all__ = ["POINTWISE_RULE", "RULES", "Bytes", "LeafCall", "WorkspaceRule", "is_known", "leaf_workspace"]
 
-RULES: dict[str, WorkspaceRule] = {**CONV_RULES}
+RULES: dict[str, WorkspaceRule] = {
+    **CONV_RULES,
+    **MATMUL_RULES,
+    **ATTENTION_RULES,
+    **NORM_RULES,
+    **ORDER_RULES,
+    **REDUCE_RULES,
+}
+
+# Operators that torch tags as pointwise and that have no rule of their own.
+POINTWISE_RULE = WorkspaceRule(
+    pointwise, "ATen/TensorIterator.cpp, compute_types: operands in the common dtype; Python numbers as tensors"
+)
 
 _KNOWN_NAMESPACES = frozenset({"aten", "prims", "prim"})
 
@@ -24,6 +43,8 @@ _KNOWN_NAMESPACES = frozenset({"aten", "prims", "prim"})
 def leaf_workspace(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, threads: int) -> Bytes:
     """The bytes that ``func`` allocates beyond its outputs at its peak; 0 without a rule."""
     rule = RULES.get(func._schema.name)
+    if rule is None and torch.Tag.pointwise in func.tags:
+        rule = POINTWISE_RULE
     return 0 if rule is None else rule.bytes(LeafCall(func, args, kwargs, out, threads))
 
 

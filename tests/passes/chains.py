@@ -1,8 +1,9 @@
-"""Random chains, and their footprints written straight from the definition in `fx_partition/passes/chain.py`."""
+"""Random chains, and their footprints straight from the definition in `fx_partition/passes/chain.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from fx_partition.passes.chain import Chain
 
 
 def make_chain(
-    steps: Iterable[tuple[int, Iterable[int], Iterable[tuple[int, int]]]],
+    steps: Iterable[tuple[int, Collection[int], Collection[tuple[int, int]]]],
     values: Iterable[tuple[int, int, bool]],
     weights: Iterable[int] = (),
     atom_start: Iterable[int] | None = None,
@@ -24,7 +25,7 @@ def make_chain(
         weights: bytes of each weight.
         atom_start: first step of each atom; every step is an atom if left out.
     """
-    steps = [(workspace, list(touched), list(read)) for workspace, touched, read in steps]
+    steps = list(steps)
     values = list(values)
     starts = list(range(len(steps))) if atom_start is None else list(atom_start)
 
@@ -55,10 +56,13 @@ def separate(*sizes: int) -> Chain:
 def chains(draw: st.DrawFn, max_atoms: int = 9, max_steps_per_atom: int = 3) -> Chain:
     """Chains with everything in them that a graph may have.
 
-    Values: inputs of the graph, intermediates, returned ones (inputs too), dead ones, zero sizes, inputs that nothing
-    reads. Weights: read once, tied, read in part (also more than once and beyond their size), zero sizes.
+    Values: inputs of the graph, intermediates, returned ones (inputs too), dead ones, zero sizes, inputs that
+    nothing reads. Weights: read once, tied, read in part (also more than once and beyond their size), zero
+    sizes.
     """
-    sizes = draw(st.sampled_from([st.integers(0, 3), st.integers(0, 12), st.sampled_from([0, 1, 64, 10**12])]))
+    sizes = draw(
+        st.sampled_from([st.integers(0, 3), st.integers(0, 12), st.sampled_from([0, 1, 64, 10**12])])
+    )
     lengths = draw(st.lists(st.integers(1, max_steps_per_atom), min_size=1, max_size=max_atoms))
     num_steps = sum(lengths)
     touched: list[list[int]] = [[] for _ in range(num_steps)]
@@ -82,7 +86,7 @@ def chains(draw: st.DrawFn, max_atoms: int = 9, max_steps_per_atom: int = 3) -> 
 
 
 def brute_profile(chain: Chain, i: int, j: int) -> tuple[dict[int, int], list[set[int]], list[int]]:
-    """Of the steps [i, j): the counted bytes of each weight, the resident values and the bytes of each step."""
+    """Of the steps [i, j): each weight's counted bytes, each step's resident values, each step's bytes."""
     touches = {
         (int(value), step)
         for step in range(chain.num_steps)
@@ -103,7 +107,9 @@ def brute_profile(chain: Chain, i: int, j: int) -> tuple[dict[int, int], list[se
         for step in range(max(i, int(chain.value_def[value])), until + 1):
             resident[step - i].add(value)
     bytes_at = [
-        sum(weights.values()) + int(chain.workspace[step]) + sum(int(chain.value_bytes[v]) for v in resident[step - i])
+        sum(weights.values())
+        + int(chain.workspace[step])
+        + sum(int(chain.value_bytes[v]) for v in resident[step - i])
         for step in range(i, j)
     ]
     return weights, resident, bytes_at
@@ -136,8 +142,8 @@ class Brute:
             yield [0, *(a for a in range(1, self.num_atoms) if mask >> (a - 1) & 1), self.num_atoms]
 
     def measure(self, plan: list[int], budget: int | None) -> tuple[int, int, int] | None:
-        """(partitions, largest, bytes received), None if a partition is not feasible; without budget all are."""
-        parts = list(zip(plan, plan[1:], strict=False))
+        """(partitions, largest, bytes received); None if a partition is infeasible under the budget."""
+        parts = list(pairwise(plan))
         sizes = [self.footprint[part] for part in parts]
         if budget is not None:
             if any(size > budget and b - a > 1 for size, (a, b) in zip(sizes, parts, strict=True)):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from chains import Brute, chains, make_chain, separate
@@ -48,7 +49,7 @@ def test_both_bounds_hold_for_any_number_of_partitions(chain: Chain, count: int,
     bound = certify(chain, plan, budget).max_bytes_lower_bound
     for other in brute.plans():
         if len(other) == len(plan):
-            parts = list(zip(other, other[1:], strict=False))
+            parts = list(pairwise(other))
             sizes = [brute.footprint[a, b] for a, b in parts if b - a > 1 or brute.footprint[a, b] <= budget]
             assert max(sizes, default=0) >= bound
 
@@ -116,7 +117,9 @@ def test_oversize_atoms_are_exempt_from_the_maximum() -> None:
     assert certificate.max_bytes_lower_bound == 4
     assert verify(certificate, chain, plan, 6) == []
     alone = replace(certificate, max_witnesses=((0, 0, 50),))
-    assert verify(alone, chain, plan, 6) == ["atom 0 has 50 bytes, and does not prove a maximum of 4 within 6"]
+    assert verify(alone, chain, plan, 6) == [
+        "atom 0 has 50 bytes, and does not prove a maximum of 4 within 6"
+    ]
 
 
 def test_one_large_atom_is_its_own_witness() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from chains import Brute, chains, make_chain, separate
@@ -14,7 +15,7 @@ from fx_partition.passes.segment_tree import SegmentTree
 
 
 def crossing_chain(seed: int, num_atoms: int) -> Chain:
-    """One-step atoms of similar weight with many values between near atoms: wide layers, many links across them."""
+    """Atoms of similar weight with many values between near ones: wide layers, many links across them."""
     rng = random.Random(seed)
     touched: list[list[int]] = [[] for _ in range(num_atoms)]
     values = []
@@ -39,7 +40,7 @@ def test_dp_is_the_best_of_all_plans(chain: Chain, data: st.DataObject) -> None:
     assert len(plan) == len(greedy(chain, budget))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_dp_is_the_best_where_many_links_cross_layers(seed: int) -> None:
     chain = crossing_chain(seed, 10)
     brute = Brute(chain)
@@ -49,8 +50,8 @@ def test_dp_is_the_best_where_many_links_cross_layers(seed: int) -> None:
         assert brute.measure(dp(chain, budget), budget) == min(measures)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(20, 60), st.integers(2, 9))
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 45), st.integers(2, 9))
 def test_dp_cut_agrees_with_a_plain_quadratic_table(seed: int, n: int, k: int) -> None:
     chain = crossing_chain(seed, n)
     brute = Brute(chain)
@@ -90,7 +91,7 @@ def test_smallest_budget_is_exact(chain: Chain, num_partitions: int) -> None:
     def suffices(budget: int) -> bool:
         plan = greedy(chain, budget)
         brute = Brute(chain)
-        parts = zip(plan, plan[1:], strict=False)
+        parts = pairwise(plan)
         return len(plan) - 1 <= num_partitions and all(brute.footprint[part] <= budget for part in parts)
 
     budget = smallest_budget(chain, num_partitions)
@@ -105,11 +106,19 @@ def test_dp_balances_where_greedy_fills_up() -> None:
 
 def test_dp_cuts_where_little_crosses() -> None:
     # Three equal atoms; the value between the first two is large, so it is not cut.
-    steps = [(0, [0], []), (0, [0, 1], []), (0, [1], []), (0, [], [])]
+    steps: list[tuple[int, list[int], list[tuple[int, int]]]] = [
+        (0, [0], []),
+        (0, [0, 1], []),
+        (0, [1], []),
+        (0, [], []),
+    ]
     chain = make_chain(steps, [(8, 0, False), (1, 1, False)])
     assert dp(chain, 9) == [0, 4]
-    heavy = make_chain([(0, touched, [(i, 10)]) for i, (_, touched, _) in enumerate(steps)],
-                       [(8, 0, False), (1, 1, False)], [10] * 4)
+    heavy = make_chain(
+        [(0, touched, [(i, 10)]) for i, (_, touched, _) in enumerate(steps)],
+        [(8, 0, False), (1, 1, False)],
+        [10] * 4,
+    )
     assert dp(heavy, 29) == [0, 2, 4]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from chains import Brute, chains, make_chain, separate
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def test_greedy_takes_the_farthest_reach_and_the_fewest_partitions(chain: Chain,
     n = chain.num_atoms
     plan = greedy(chain, budget)
     assert plan[0] == 0 and plan[-1] == n
-    for start, end in zip(plan, plan[1:], strict=False):
+    for start, end in pairwise(plan):
         assert end - start == 1 or brute.footprint[start, end] <= budget
         assert end == n or brute.footprint[start, end + 1] > budget
     assert len(plan) == min(len(other) for other in brute.plans() if brute.measure(other, budget))

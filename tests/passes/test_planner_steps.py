@@ -106,7 +106,7 @@ def fan_out(n: int) -> Chain:
 
 
 def wide_layers(n: int) -> Chain:
-    """Five heavy steps with light ones between: nearly every position is usable, and links cross the layers."""
+    """Five heavy steps, light ones between: nearly every position is usable, and links cross layers."""
     rng = random.Random(n)
     weights = [10**6 if t % (n // 5) == n // 10 else 0 for t in range(n)]
     return from_links(n, [(t, min(n - 1, t + rng.randrange(1, n // 3))) for t in range(n)], weights)

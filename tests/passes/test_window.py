@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from chains import brute_footprint, brute_profile, brute_received, chains, make_chain, separate
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ def test_window_follows_the_definition_on_any_walk(chain: Chain, data: st.DataOb
 def test_contraction_knows_each_atom_and_the_whole(chain: Chain) -> None:
     start = chain.atom_start.tolist()
     contraction = contract(chain)
-    alone = [brute_footprint(chain, a, b) for a, b in zip(start, start[1:], strict=False)]
+    alone = [brute_footprint(chain, a, b) for a, b in pairwise(start)]
     assert contraction.alone.tolist() == alone
     assert whole_footprint(contraction) == brute_footprint(chain, 0, chain.num_steps)
 

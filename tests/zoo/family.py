@@ -43,15 +43,13 @@ class Family:
     make: Callable[[], nn.Module]
     example: Callable[[int, torch.Generator], tuple[Any, ...] | dict[str, Any]]
     output: Callable[[Any], list[Tensor]] = tensors
-    #: one ``torch.compile(dynamic=True)`` serves every batch size from 2 up
+    #: one compile, with ``dynamic=True`` or of a marked batch, serves every batch size from 2 up
     dynamic: bool = True
     #: a backward pass through the compiled model works
     train: bool = True
-    #: graphs that ``torch.compile`` makes of a call, under ``dynamo_config``
-    graphs: int = 1
-    #: ``torch._dynamo.config`` settings to patch in while compiling
+    #: ``torch._dynamo.config`` settings under which ``torch.compile`` makes one graph of a call
     dynamo_config: Mapping[str, Any] = field(default_factory=dict)
-    #: why a flag above is not at its default
+    #: why a field above is not at its default, or what else to know before compiling it
     why: str = ""
 
     def build(self) -> nn.Module:

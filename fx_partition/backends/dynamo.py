@@ -1,0 +1,32 @@
+"""What the passes need to know of a Dynamo graph: its inputs are weights, user inputs and symbols alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured, from_graph, user_name
+
+from .torch_internals import is_static_input, source_name
+
+_OF_A_MODULE = re.compile(r"_(parameters|buffers)\['[^']*'\]$")
+
+
+def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Captured:
+    """A Dynamo graph with its weights; ``example_inputs`` are what Dynamo gave the backend, parameters included."""
+    captured = from_graph(gm)
+    weights = dict(captured.weights)
+    names = dict(captured.names)
+    values = dict(captured.values)
+    for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
+        source = source_name(node)
+        names[node] = user_name(source) if source else str(node.target)
+        if not isinstance(value, torch.Tensor):
+            continue
+        if isinstance(value, torch.nn.Parameter) or is_static_input(node) or _OF_A_MODULE.search(source):
+            weights[node] = value
+    return Captured(gm, values, weights, names)

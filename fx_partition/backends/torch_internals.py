@@ -1,0 +1,79 @@
+"""Every name that the backend borrows from torch's private modules, in one place.
+
+Tried on torch 2.13.0.
+
+- ``torch._inductor.compile_fx.compile_fx``: inductor's entry point for a graph; ``torch._inductor.compile`` drops the
+  distinction between a tuple and a list that Dynamo relies on.
+- ``torch._inductor.list_mode_options``: what ``mode="reduce-overhead"`` means.
+- ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
+  lazily compiled backward needs.
+- ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch._guards import TracingContext, tracing
+from torch._inductor import config, list_mode_options
+from torch._inductor.compile_fx import compile_fx
+
+from fx_partition.passes.fake import FakeTensor
+
+CompiledFunction = Callable[..., Any]
+
+
+def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool) -> dict[str, Any]:
+    """Inductor's configuration for a torch.compile mode, overlaid with options of its own.
+
+    Raises:
+        ValueError: an option that inductor does not have.
+    """
+    patches: dict[str, Any] = {}
+    if mode and mode != "default":
+        patches |= list_mode_options(mode, dynamic)
+    known = config.get_config_copy()
+    for name, value in options.items():
+        key = name.replace("-", "_")
+        if key not in known:
+            raise ValueError(f'options["inductor"] names {name!r}, which is no option of inductor')
+        patches[key] = value
+    return patches
+
+
+def compile_graph(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any]
+) -> CompiledFunction:
+    """Compile a whole Dynamo graph, as ``backend="inductor"`` does; ``gm`` belongs to inductor afterwards."""
+    compiled: CompiledFunction = compile_fx(gm, example_inputs, config_patches=dict(patches))
+    return compiled
+
+
+def compile_part(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any]
+) -> CompiledFunction:
+    """Compile a part of a Dynamo graph in a tracing context of its own; ``gm`` belongs to inductor afterwards.
+
+    Args:
+        example_inputs: fake tensors (with the fake mode of the Dynamo graph), real tensors and SymInts.
+    """
+    modes = [value.fake_mode for value in example_inputs if isinstance(value, FakeTensor)]
+    with tracing(TracingContext(modes[0] if modes else None)):
+        return compile_graph(gm, example_inputs, patches)
+
+
+def source_name(placeholder: torch.fx.Node) -> str:
+    """Where Dynamo read an input: ``"L['self']._modules['fc']._parameters['weight']"``; "" for what it made itself."""
+    source = getattr(placeholder, "_dynamo_source", None)
+    if source is None:
+        return ""
+    name = source.name
+    return str(name() if callable(name) else name)  # a method until torch 2.9
+
+
+def is_static_input(placeholder: torch.fx.Node) -> bool:
+    """Whether Dynamo knows an input to stay at one address from call to call: parameters, buffers, static caches."""
+    return placeholder.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is not None

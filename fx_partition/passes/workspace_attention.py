@@ -1,0 +1,97 @@
+"""Workspace of attention, of the transformer fast path and of oneDNN's LSTM."""
+
+from __future__ import annotations
+
+import torch
+
+from .workspace_call import (
+    Bytes,
+    LeafCall,
+    WorkspaceRule,
+    as_suggested,
+    largest,
+    likely,
+    nbytes,
+    round_up,
+    smallest,
+)
+from .workspace_matmul import has_amx
+
+_FLOAT = 4
+
+
+def _flash_attention(call: LeafCall) -> Bytes:
+    query, key = call["query"], call["key"]
+    batch, heads, q_len, head_size = query.shape
+    kv_len = key.size(2)
+    q_block = smallest(256 if likely(q_len >= 768) else 64 if likely(q_len >= 192) else 32, q_len)
+    kv_block = smallest(512, kv_len)
+    # One row of scores a query, its running maximum and sum, and its part of the output; a buffer for each thread.
+    size = call.threads * (q_block * kv_block + 2 * q_block + q_block * head_size) * _FLOAT
+    itemsize = query.element_size()
+    if itemsize >= _FLOAT:
+        return size
+    size = size + call.threads * q_block * round_up(kv_block, 2) * itemsize
+    gemms_pay = 4 * call.threads * kv_len
+    if has_amx() and likely(kv_len >= 64) and likely(q_len >= 64) and likely(q_len * kv_len >= gemms_pay):
+        packed = batch * key.size(1) * (round_up(kv_len, 2) + kv_len) * round_up(head_size, 2)
+        size = size + (packed + call.threads * kv_block * head_size) * itemsize
+    return size
+
+
+def _attention(x: torch.Tensor, heads: int, *, weights: bool, mask: torch.Tensor | None) -> Bytes:
+    """The peak of the fast path's self-attention from q, k and v to its projected result, which it includes."""
+    rows, batch = nbytes(x), x.size(0)
+    scores = batch * heads * x.size(1) * x.size(1) * x.element_size()
+    masked = 0 if mask is None else scores + nbytes(mask)
+    held = scores if weights else 0
+    return largest(6 * rows, 3 * rows + scores + masked, 5 * rows + held)
+
+
+def _native_attention(call: LeafCall) -> Bytes:
+    x, weights = call["query"], call["need_weights"]
+    peak = _attention(x, call["num_head"], weights=weights, mask=call["mask"])
+    if weights:  # the mean over heads is an output
+        peak = largest(peak, 5 * nbytes(x) + 2 * (nbytes(call.out[1]) if not call["average_attn_weights"] else 0))
+    return largest(0, peak - sum((nbytes(t) for t in call.out if t is not None), 0))
+
+
+def _encoder_layer(call: LeafCall) -> Bytes:
+    x, norm_first = call["src"], call["norm_first"]
+    rows = nbytes(x)
+    hidden = rows // x.size(-1) * call["ffn_weight_1"].size(0)
+    statistics = 2 * (rows // x.size(-1))
+    attention = _attention(x, call["num_heads"], weights=False, mask=call["mask"]) + (rows if norm_first else 0)
+    # Around the first linear layer: its input, its result, the second layer's, and what the residual still needs.
+    feed_forward = (3 if norm_first else 2) * rows + hidden
+    return largest(attention, feed_forward, 3 * rows + statistics) - rows
+
+
+def _lstm(call: LeafCall) -> Bytes:
+    x, w_input, w_hidden = call["input"], call["weight0"], call["weight1"]
+    steps, batch, hidden = x.size(0), x.size(1), call["hidden_size"]
+    gates = steps * batch * 4 * hidden * _FLOAT
+    states = 0
+    bias = nbytes(call["weight2"])
+    return nbytes(w_input) + nbytes(w_hidden) + bias + gates + states
+
+
+ATTENTION_RULES: dict[str, WorkspaceRule] = {
+    "aten::_scaled_dot_product_flash_attention_for_cpu": WorkspaceRule(
+        _flash_attention,
+        "ATen/native/cpu/FlashAttentionKernel.cpp, cpu_flash_attention: buf (scores, max, sum, dst a thread), "
+        "buf_reduced, and on AMX key_reorder, value_reorder and a transpose buffer a thread",
+    ),
+    "aten::_native_multi_head_attention": WorkspaceRule(
+        _native_attention,
+        "ATen/native/transformers/attention.cpp, native_multi_head_attention_cpu: qkv, its split copy, scores, context",
+    ),
+    "aten::_transformer_encoder_layer_fwd": WorkspaceRule(
+        _encoder_layer,
+        "ATen/native/transformers/transformer.cpp, transformer_encoder_layer_forward: attention, then both linear layers",
+    ),
+    "aten::mkldnn_rnn_layer": WorkspaceRule(
+        _lstm,
+        "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights reordered, the bias sum, gates of all steps",
+    ),
+}
