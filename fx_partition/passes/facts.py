@@ -82,6 +82,7 @@ class Facts:
     Attributes:
         steps, values: as above, in execution order.
         weight_bytes, weight_names: of each weight.
+        weight_of: the weight that a node holds, for every placeholder and ``get_attr`` that holds one.
         state: the weights that the graph writes and that are no parameters.
         free: names of the free nodes.
         symbols: the shape symbols.
@@ -91,9 +92,16 @@ class Facts:
     values: list[Value]
     weight_bytes: list[Size]
     weight_names: list[str]
+    weight_of: dict[str, int]
     state: frozenset[int]
     free: frozenset[str]
     symbols: Symbols
+
+    @property
+    def written(self) -> frozenset[str]:
+        """Names of the placeholders and ``get_attr`` nodes whose tensors the graph writes."""
+        numbers = {weight for step in self.steps for weight in step.weight_writes}
+        return frozenset(name for name, number in self.weight_of.items() if number in numbers)
 
     def weight_size(self, first: int, end: int, *, state: bool) -> Size:
         """Symbolic bytes of the weights (or of the state) that steps [first, end) touch: each at most once whole."""

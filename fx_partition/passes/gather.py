@@ -47,7 +47,6 @@ class _Reader:
         self._values: list[Value] = []
         self._steps: list[Step] = []
         self._free: set[torch.fx.Node] = set()
-        self._written_inputs: set[int] = set()
 
     def _module_tensors(self, node: torch.fx.Node) -> dict[str, torch.Tensor]:
         module = self._modules[str(node.target)]
@@ -305,11 +304,23 @@ class _Reader:
             return effect
         return None
 
+    def _weight_nodes(self, state: dict[int, int]) -> dict[str, int]:
+        """{node: weight}, state inputs included; ``state`` maps their values to weights."""
+        found = {}
+        for node, places in self._places.items():
+            if node.op in ("placeholder", "get_attr"):
+                for kind, number in _leaf_places(places):
+                    if kind == "w":
+                        found[node.name] = number
+                    elif number in state:
+                        found[node.name] = state[number]
+        return found
+
     def _with_state(self) -> Facts:
         """Inputs that the graph writes become weights: they are resident wherever they are touched."""
         written = {n for step in self._steps for n in step.writes if self._values[n].role is Role.INPUT}
         sizes, names = list(self._weights.bytes), list(self._weights.names)
-        weight_of = {}
+        weight_of: dict[int, int] = {}
         for number in sorted(written):
             weight_of[number] = len(sizes)
             sizes.append(self._values[number].bytes)
@@ -329,6 +340,7 @@ class _Reader:
             values=[self._values[n] for n in kept],
             weight_bytes=sizes,
             weight_names=names,
+            weight_of=self._weight_nodes(weight_of),
             state=frozenset(writes - self._weights.parameters),
             free=frozenset(node.name for node in self._free),
             symbols=self.symbols,

@@ -186,7 +186,7 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
     taken = [name for name, _ in gm.named_children() if name.startswith(PREFIX)]
     if taken:
         raise PartitionError(f"the model has a child {taken[0]!r}, a name that partitions need; rename it")
-    graph = _stitch(gm.graph, stubs)
+    graph = stitch(gm.graph, stubs)
     root = torch.nn.Module()
     for index, stub in enumerate(stubs):
         root.add_module(f"{PREFIX}{index}", stub.module)
@@ -233,7 +233,7 @@ def _forgive_shared_modules(module: torch.nn.Module, incompatible: Any) -> None:
     incompatible.missing_keys[:] = kept
 
 
-def _stitch(original: torch.fx.Graph, stubs: list[Stub]) -> torch.fx.Graph:
+def stitch(original: torch.fx.Graph, stubs: list[Stub]) -> torch.fx.Graph:
     """The graph that calls the partitions; inputs, outputs and their pytrees as in the original."""
     graph = copy.deepcopy(original)  # with its codegen, which knows the pytrees
     twin = dict(zip(original.nodes, graph.nodes, strict=True))

@@ -1,0 +1,169 @@
+"""The in-line runtime: stages run one after another in the caller's thread. It is the reference for every other.
+
+The whole call is one generated Python function, which fx writes from the stitched graph and which frees every value
+after its last use::
+
+    def forward(self, s0, x, weight, weight_1):
+        partition_0 = self.partition_0(x, weight);          relu = partition_0[0]
+        relu_1 = self.move(relu, self.device_1)             # only between devices
+        partition_1 = self.partition_1(relu_1, weight_1);   linear_1 = partition_1[0]
+        return (linear_1,)
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.split import PREFIX, stitch
+
+from .stages import Stage
+from .store import STORE
+
+
+def assemble(
+    captured: Captured,
+    stages: Sequence[Stage],
+    compiled: Sequence[Callable[..., Any]],
+    home: torch.device,
+    written: frozenset[str],
+) -> Callable[..., Any]:
+    """One function of the graph's inputs that runs the compiled stages in order.
+
+    Args:
+        compiled: the compiled code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
+        home: the device of the model and its inputs; results return there.
+        written: names of the inputs that the graph writes.
+    """
+    graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
+    scope = types.SimpleNamespace()
+    for stage, function in zip(stages, compiled, strict=True):
+        setattr(scope, f"{PREFIX}{stage.index}", function)
+    if any(stage.device != home for stage in stages):
+        _Mover(captured, stages, graph, scope, home, written).run()
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, f"<l2partition {len(stages)} stages>", "exec"), namespace)
+    return types.MethodType(namespace["forward"], scope)
+
+
+class _Mover:
+    """Writes the copies between devices into the stitched graph, each value at most once a device."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        stages: Sequence[Stage],
+        graph: torch.fx.Graph,
+        scope: types.SimpleNamespace,
+        home: torch.device,
+        written: frozenset[str],
+    ) -> None:
+        self._graph, self._scope, self._stages = graph, scope, stages
+        self._home, self._written = home, written
+        self._weights = {node.name: tensor for node, tensor in captured.weights.items()}
+        self._where: dict[torch.fx.Node, torch.device] = {}
+        self._moved: dict[tuple[torch.fx.Node, torch.device], torch.fx.Node] = {}
+        self._copies: list[Any] = []
+
+    def run(self) -> None:
+        device_of = {f"{PREFIX}{stage.index}": stage.device for stage in self._stages}
+        for node in list(self._graph.nodes):
+            if node.op == "call_module":
+                self._bring_arguments(node, device_of[str(node.target)])
+            elif node.op == "output":
+                for source in node.all_input_nodes:
+                    self._bring(source, node, self._home)
+        first_call = next(iter(self._graph.find_nodes(op="call_module")))
+        if self._copies:
+            self._scope.refresh = _refresher(self._copies)
+            with self._graph.inserting_before(first_call):
+                self._graph.call_module("refresh")
+
+    def _bring_arguments(self, call: torch.fx.Node, device: torch.device) -> None:
+        stub = next(stage.stub for stage in self._stages if f"{PREFIX}{stage.index}" == call.target)
+        before = dict(zip(stub.inputs, call.args, strict=True))
+        for original, argument in before.items():
+            if isinstance(argument, torch.fx.Node) and isinstance(value_of(original), torch.Tensor):
+                self._bring(argument, call, device)
+        for user in list(call.users):
+            self._where[user] = device
+        for (original, argument), moved in zip(before.items(), call.args, strict=True):
+            if original.name in self._written and moved is not argument:
+                # It was written in a copy elsewhere: the caller's tensor must see it.
+                with self._graph.inserting_after(call):
+                    self._graph.call_method("copy_", (argument, moved))
+
+    def _bring(self, source: torch.fx.Node, user: torch.fx.Node, device: torch.device) -> None:
+        if self._where.get(source, self._home) == device or not isinstance(value_of(source), torch.Tensor):
+            return
+        key = (source, device)
+        if key not in self._moved:
+            with self._graph.inserting_before(user):
+                self._moved[key] = self._copy_of(source, device)
+        user.replace_input_with(source, self._moved[key])
+
+    def _copy_of(self, source: torch.fx.Node, device: torch.device) -> torch.fx.Node:
+        tensor = self._weights.get(source.name)
+        if tensor is None:
+            node = self._graph.call_method("to", (source, device), {"copy": True, "non_blocking": True})
+        else:
+            kept = STORE.place(tensor, device)
+            self._copies.append(kept)
+            name = f"weight_{len(self._copies)}"
+            setattr(self._scope, name, kept.tensor)
+            node = self._graph.get_attr(name)
+        self._where[node] = device
+        return node
+
+
+def _refresher(copies: list[Any]) -> Callable[[], None]:
+    def refresh() -> None:
+        for copy in copies:
+            copy.refresh()
+
+    return refresh
+
+
+def retarget(gm: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
+    """Let a stage make its tensors on its own device: ``arange(..., device=home)`` becomes ``device=device``."""
+    if device.type == home.type == "cpu":
+        return
+
+    def swap(argument: Any) -> Any:
+        return device if argument == home else argument
+
+    for node in gm.graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            node.args = torch.fx.node.map_aggregate(node.args, swap)
+            node.kwargs = torch.fx.node.map_aggregate(node.kwargs, swap)
+    gm.recompile()
+
+
+def stage_inputs(
+    stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device
+) -> list[Any]:
+    """What to compile a stage with: the fake value of every input, on the stage's device.
+
+    Args:
+        real: the real inputs of the whole graph. A fake may have been changed while Dynamo traced (an in-place update
+            by something that needs a gradient makes it need one); the real one tells.
+    """
+    inputs = []
+    for node in stage.stub.inputs:
+        value = value_of(node)
+        if not isinstance(value, torch.Tensor):
+            inputs.append(value if value is not None else real[node])
+            continue
+        needs_grad = real[node].requires_grad if node in real else value.requires_grad
+        with value.fake_mode, torch.no_grad():
+            fake = value.detach()
+            if stage.device.type != home.type or (home.type != "cpu" and stage.device != home):
+                fake = fake.to(stage.device)
+        inputs.append(fake.requires_grad_(needs_grad))
+    return inputs

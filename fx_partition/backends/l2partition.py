@@ -1,0 +1,150 @@
+"""``torch.compile(model, backend="l2partition")``: plan a Dynamo graph, compile each partition, run them in order."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.fx
+from tqdm import tqdm
+
+from fx_partition.passes.capture import Captured
+from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.live import LiveGraph, register
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.split import cut
+
+from fx_partition.report import render
+
+from .dynamo import capture_dynamo
+from .inline import assemble, retarget, stage_inputs
+from .options import Options
+from .stages import Boundaries, Stage
+from .torch_internals import compile_graph, compile_part, inductor_options
+
+
+def l2partition(
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The backend; torch finds it by entry point, so nothing needs importing.
+
+    Args:
+        gm, example_inputs: what Dynamo traced; ``gm`` is Dynamo's copy, the model itself is not changed.
+        mode: as for ``backend="inductor"``.
+        options: see `options.Options` and `planning.Request`.
+
+    Returns:
+        A function of the graph's inputs.
+
+    Raises:
+        PartitionError (a ValueError; torch wraps it in BackendCompilerFailed): options, devices or a budget that
+            cannot be met; it names the way out.
+
+    Example::
+
+        >>> model = torch.compile(model, backend="l2partition", options={"cache_bytes": "6MiB"})  # doctest: +SKIP
+    """
+    asked = Options.check(options)
+    dynamic = any(isinstance(value, torch.SymInt) for value in example_inputs)
+    patches = inductor_options(mode, asked.inductor, dynamic)
+    if asked.budget is None and not asked.devices:
+        return compile_graph(gm, example_inputs, patches)
+    captured = capture_dynamo(gm, example_inputs)
+    home = _home(captured)
+    facts = gather_facts(captured)
+    request = Request(asked.budget or sys.maxsize, devices=asked.devices, **asked.planning)
+    plan = make_plan(captured, facts, request)
+    devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
+    if plan.num_partitions > 1 or any(device != home for device in devices):
+        try:
+            return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked)
+        except PartitionError:
+            raise
+        except Exception as error:
+            if any(device != home for device in devices):
+                raise
+            warnings.warn(
+                f"this graph runs as one partition, as its {plan.num_partitions} partitions could not be compiled "
+                f"apart: {type(error).__name__}: {error}",
+                PartitionWarning,
+                stacklevel=2,
+            )
+    weights = list(captured.weights.values())
+    function = compile_graph(gm, example_inputs, patches)
+    _publish(function, CompiledGraph(plan, (), weights), asked)
+    return function
+
+
+def _home(captured: Captured) -> torch.device:
+    """The device of the model: that of its first weight, else of its first input."""
+    tensors = [*captured.weights.values(), *(v for v in captured.values.values() if isinstance(v, torch.Tensor))]
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def _compile_stages(
+    captured: Captured,
+    facts: Facts,
+    plan: Plan,
+    devices: list[torch.device],
+    home: torch.device,
+    example_inputs: Sequence[Any],
+    patches: Mapping[str, Any],
+    asked: Options,
+) -> Callable[..., Any]:
+    stubs = cut(captured, plan)
+    boundaries = Boundaries(captured, stubs)
+    stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]
+    real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
+    for stage in stages:
+        _refuse_training_elsewhere(stage, real, home)
+    compiled = []
+    for stage in tqdm(stages, desc="l2partition: compiling stages", disable=None, leave=False):
+        inputs = stage_inputs(stage, real, home)
+        module = copy.deepcopy(stage.stub.module)  # inductor owns and changes what it is given
+        retarget(module, home, stage.device)
+        compiled.append(compile_part(module, inputs, patches))
+    function = assemble(captured, stages, compiled, home, facts.written)
+    _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
+    return function
+
+
+class CompiledGraph(LiveGraph):
+    """One graph that this backend compiled; ``stages`` is empty where it runs as one partition."""
+
+    def __init__(self, plan: Plan, stages: tuple[Stage, ...], weights: Iterable[torch.Tensor]) -> None:
+        super().__init__(plan, weights)
+        self.stages = stages
+
+
+def _refuse_training_elsewhere(stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device) -> None:
+    if stage.device == home or not torch.is_grad_enabled():
+        return
+    for node in stage.stub.inputs:
+        if isinstance(real.get(node), torch.nn.Parameter) and real[node].requires_grad:
+            raise PartitionError(
+                f"{node.name} needs a gradient, and stage {stage.index} on {stage.device} would use a copy of it: "
+                f"run under torch.no_grad(), or train with all stages on {home}"
+            )
+
+
+def _publish(function: Callable[..., Any], graph: CompiledGraph, asked: Options) -> None:
+    register(function, graph)
+    if asked.report is False:
+        return
+    text = render(graph.plan, asked.report_format)
+    if isinstance(asked.report, str):
+        Path(asked.report).write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text, file=sys.stderr)

@@ -1,0 +1,120 @@
+"""A stage: a partition lowered to one device, with its sends and receives in its graph.
+
+Before (a partition that takes ``relu`` and a weight, and makes ``add`` for stage 2)::
+
+    def forward(self, relu, bias):
+        add = relu + bias
+        return (add,)
+
+After::
+
+    def forward(self, bias):
+        recv = torch.ops.fx_partition.recv.default([4, 256], torch.float32, device(type='cpu'), 0, 'relu')
+        add = recv + bias
+        send = torch.ops.fx_partition.send.default(add, 2, 'add')
+        return ()
+
+The in-line runtime compiles the form before: each ``recv`` is an argument that is handed over, each ``send`` a result.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.split import Stub
+from fx_partition.passes.symbols import to_expr
+
+from .comm import RECV, SEND
+from .sym_nodes import write_size
+
+
+class Boundaries:
+    """Who makes and who takes what crosses the boundaries of a graph."""
+
+    def __init__(self, captured: Captured, stubs: list[Stub]) -> None:
+        self.maker = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
+        self.takers: dict[torch.fx.Node, list[int]] = {}
+        for index, stub in enumerate(stubs):
+            for node in stub.inputs:
+                if node in self.maker:
+                    self.takers.setdefault(node, []).append(index)
+        output = next(iter(reversed(captured.gm.graph.nodes)))
+        self.returned = set(output.all_input_nodes)
+        self.symbol_inputs: dict[str, torch.fx.Node] = {}
+        for node in captured.gm.graph.find_nodes(op="placeholder"):
+            value = captured.values.get(node)
+            if isinstance(value, torch.SymInt):
+                self.symbol_inputs[str(to_expr(value))] = node
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One partition on one device.
+
+    Attributes:
+        index: which partition.
+        device: where it runs.
+        stub: its graph, and the nodes of the whole graph that it takes and gives.
+        boundaries: those of the whole graph.
+    """
+
+    index: int
+    device: torch.device
+    stub: Stub
+    boundaries: Boundaries
+
+    def graph(self) -> torch.fx.GraphModule:
+        """The stage with its transfers as nodes.
+
+        Inputs of the whole graph, its sizes and weights are placeholders; tensors of other stages arrive by ``recv``
+        and leave by ``send``; it returns what the whole graph returns of it, and numbers that other stages need.
+        """
+        graph = copy.deepcopy(self.stub.module.graph)
+        taken = dict(zip(self.stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+        self._receive(graph, taken)
+        self._send(graph)
+        graph.lint()
+        return torch.fx.GraphModule(self.stub.module, graph, class_name=f"Stage{self.index}")
+
+    def _receive(self, graph: torch.fx.Graph, taken: dict[torch.fx.Node, torch.fx.Node]) -> None:
+        maker = self.boundaries.maker
+        received = [node for node in self.stub.inputs if node in maker and _is_tensor(node)]
+        shapes = {node: [to_expr(size) for size in value_of(node).shape] for node in received}
+        needed = {s.name for shape in shapes.values() for n in shape if not isinstance(n, int) for s in n.free_symbols}
+        sizes = {name: taken[node] for name, node in self.boundaries.symbol_inputs.items() if node in taken}
+        last = list(taken.values())[-1] if taken else None
+        with graph.inserting_before(last.next if last else next(iter(graph.nodes))):
+            for name in sorted(needed - sizes.keys()):
+                source = self.boundaries.symbol_inputs[name]
+                sizes[name] = graph.placeholder(source.name)
+                sizes[name].meta = dict(source.meta)
+            for node in received:
+                shape = [write_size(graph, size, sizes) for size in shapes[node]]
+                arguments = (shape, value_of(node).dtype, self.device, maker[node], node.name)
+                recv = graph.call_function(RECV, arguments)
+                recv.meta = dict(node.meta)
+                taken[node].replace_all_uses_with(recv)
+                graph.erase_node(taken[node])
+
+    def _send(self, graph: torch.fx.Graph) -> None:
+        output = next(iter(reversed(graph.nodes)))
+        results = output.args[0]
+        assert isinstance(results, tuple)
+        kept = []
+        with graph.inserting_before(output):
+            for node, value in zip(self.stub.outputs, results, strict=True):
+                if _is_tensor(node):
+                    for peer in self.boundaries.takers.get(node, ()):
+                        graph.call_function(SEND, (value, peer, node.name))
+                if node in self.boundaries.returned or not _is_tensor(node):
+                    kept.append(value)
+        output.args = (tuple(kept),)
+
+
+def _is_tensor(node: torch.fx.Node) -> bool:
+    return isinstance(value_of(node), torch.Tensor)
