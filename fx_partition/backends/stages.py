@@ -45,11 +45,7 @@ class Boundaries:
                     self.takers.setdefault(node, []).append(index)
         output = next(iter(reversed(captured.gm.graph.nodes)))
         self.returned = set(output.all_input_nodes)
-        self.symbol_inputs: dict[str, torch.fx.Node] = {}
-        for node in captured.gm.graph.find_nodes(op="placeholder"):
-            value = captured.values.get(node)
-            if isinstance(value, torch.SymInt):
-                self.symbol_inputs[str(to_expr(value))] = node
+        self.symbol_inputs = captured.symbol_inputs
 
 
 @dataclass(frozen=True)
@@ -85,14 +81,9 @@ class Stage:
         maker = self.boundaries.maker
         received = [node for node in self.stub.inputs if node in maker and _is_tensor(node)]
         shapes = {node: [to_expr(size) for size in value_of(node).shape] for node in received}
-        needed = {s.name for shape in shapes.values() for n in shape if not isinstance(n, int) for s in n.free_symbols}
         sizes = {name: taken[node] for name, node in self.boundaries.symbol_inputs.items() if node in taken}
         last = list(taken.values())[-1] if taken else None
         with graph.inserting_before(last.next if last else next(iter(graph.nodes))):
-            for name in sorted(needed - sizes.keys()):
-                source = self.boundaries.symbol_inputs[name]
-                sizes[name] = graph.placeholder(source.name)
-                sizes[name].meta = dict(source.meta)
             for node in received:
                 shape = [write_size(graph, size, sizes) for size in shapes[node]]
                 arguments = (shape, value_of(node).dtype, self.device, maker[node], node.name)

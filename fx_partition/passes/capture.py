@@ -52,6 +52,15 @@ class Captured:
                 found |= {f"{self.names[node]}.{i}": s for i, s in enumerate(sizes) if isinstance(s, torch.SymInt)}
         return found
 
+    @property
+    def symbol_inputs(self) -> dict[str, torch.fx.Node]:
+        """The placeholder of each shape symbol by its name; Dynamo passes sizes as inputs, torch.export does not."""
+        return {
+            value.node.expr.name: node
+            for node, value in self.values.items()
+            if node.op == "placeholder" and isinstance(value, torch.SymInt) and value.node.expr.is_Symbol
+        }
+
 
 def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None) -> Captured:
     """The graph of ``model`` with shapes.

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.fx
+from torch.utils import _pytree as pytree
 
 from .capture import Captured
 from .errors import PartitionError, PlanMismatchError
@@ -96,10 +97,11 @@ def cut(captured: Captured, plan: Plan) -> list[Stub]:
         )
     by_name = {node.name: node for node in graph.nodes}
     owner = {by_name[name]: p.index for p in plan.partitions for name in p.nodes}
+    symbols = captured.symbol_inputs
     regions = Regions()
     stubs = []
     for partition in plan.partitions:
-        cutter = _Cutter(captured, owner, partition.index)
+        cutter = _Cutter(captured, owner, symbols, partition.index)
         stubs.append(cutter.run([by_name[name] for name in partition.nodes], regions))
     return stubs
 
@@ -107,9 +109,15 @@ def cut(captured: Captured, plan: Plan) -> list[Stub]:
 class _Cutter:
     """Writes the graph of one partition."""
 
-    def __init__(self, captured: Captured, owner: Mapping[torch.fx.Node, int], index: int) -> None:
-        self._gm, self._weights = captured.gm, captured.weights
-        self._owner, self._index = owner, index
+    def __init__(
+        self,
+        captured: Captured,
+        owner: Mapping[torch.fx.Node, int],
+        symbols: Mapping[str, torch.fx.Node],
+        index: int,
+    ) -> None:
+        self._gm, self._weights, self._values = captured.gm, captured.weights, captured.values
+        self._owner, self._symbols, self._index = owner, symbols, index
         self._graph = torch.fx.Graph()
         self._copy: dict[torch.fx.Node, torch.fx.Node] = {}
         self._inputs: list[torch.fx.Node] = []
@@ -130,7 +138,10 @@ class _Cutter:
         return Stub(module, tuple(self._inputs), outputs)
 
     def _find_inputs(self, nodes: list[torch.fx.Node]) -> None:
-        """What comes from outside: activations in the order of first use, then weights."""
+        """What comes from outside: sizes, then activations in the order of first use, then weights.
+
+        A compiler of the partition must find an input for every symbol that occurs in a shape, used or not.
+        """
         found: dict[torch.fx.Node, None] = {}
         stack = [source for node in reversed(nodes) for source in reversed(node.all_input_nodes)]
         seen: set[torch.fx.Node] = set()
@@ -143,7 +154,22 @@ class _Cutter:
                 found[node] = None
             else:  # free: repeated here, so its own inputs are wanted
                 stack += reversed(node.all_input_nodes)
-        self._inputs = [n for n in found if n not in self._weights] + [n for n in found if n in self._weights]
+        sizes = dict.fromkeys(self._symbols[name] for name in self._symbols_in([*found, *nodes]))
+        order = [*sizes, *(n for n in found if n not in self._weights), *(n for n in found if n in self._weights)]
+        self._inputs = list(dict.fromkeys(order))
+
+    def _symbols_in(self, nodes: list[torch.fx.Node]) -> list[str]:
+        if not self._symbols:
+            return []
+        sizes = {
+            size.node.expr
+            for node in nodes
+            for leaf in pytree.tree_leaves(self._values.get(node))
+            for size in (leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,))
+            if isinstance(size, torch.SymInt)
+        }
+        names = {symbol.name for size in sizes for symbol in size.free_symbols}
+        return sorted(names & self._symbols.keys())
 
     def _placeholder(self, node: torch.fx.Node) -> torch.fx.Node:
         copy = self._graph.placeholder(node.name, type_expr=node.type)

@@ -8,7 +8,6 @@ from .workspace_call import (
     Bytes,
     LeafCall,
     WorkspaceRule,
-    as_suggested,
     largest,
     likely,
     nbytes,
@@ -68,12 +67,22 @@ def _encoder_layer(call: LeafCall) -> Bytes:
 
 
 def _lstm(call: LeafCall) -> Bytes:
-    x, w_input, w_hidden = call["input"], call["weight0"], call["weight1"]
-    steps, batch, hidden = x.size(0), x.size(1), call["hidden_size"]
-    gates = steps * batch * 4 * hidden * _FLOAT
-    states = 0
-    bias = nbytes(call["weight2"])
-    return nbytes(w_input) + nbytes(w_hidden) + bias + gates + states
+    x, hidden = call["input"], call["hidden_size"]
+    steps, batch, inputs = x.shape
+    weights = (nbytes(call["weight0"]) + nbytes(call["weight1"])) // hidden * round_up(hidden, 32)
+    # The hidden states of this layer and the one before, and the cell states, for every step; at batch 1 both twice.
+    wide, narrow = _leading_dim(largest(inputs, hidden)), _leading_dim(hidden)
+    states = 2 * (steps + 1) * batch * (wide + hidden) * _FLOAT
+    if likely(batch == 1):
+        states = states + 2 * (steps + 1) * (narrow + hidden) * _FLOAT
+    gates = 5 * batch * hidden * _FLOAT
+    return weights + nbytes(call["weight2"]) + states + gates + 24576
+
+
+def _leading_dim(size: Bytes) -> Bytes:
+    """oneDNN's get_good_ld: whole cache lines, and no multiple of 1 KiB."""
+    padded = round_up(size, 16)
+    return padded + 16 if likely(padded % 256 == 0) else padded
 
 
 ATTENTION_RULES: dict[str, WorkspaceRule] = {
@@ -92,6 +101,6 @@ ATTENTION_RULES: dict[str, WorkspaceRule] = {
     ),
     "aten::mkldnn_rnn_layer": WorkspaceRule(
         _lstm,
-        "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights reordered, the bias sum, gates of all steps",
+        "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights reordered to blocks of 32, the bias sum, states of all steps",
     ),
 }

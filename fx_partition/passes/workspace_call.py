@@ -114,14 +114,25 @@ def densified(tensor: torch.Tensor | None) -> Bytes:
 
 
 def channels_last(tensor: torch.Tensor) -> bool:
-    """Whether ``suggest_memory_format()`` is ChannelsLast or ChannelsLast3d."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    memory_format = formats.get(tensor.dim())
-    return (
-        memory_format is not None
-        and tensor.is_contiguous(memory_format=memory_format)
-        and not tensor.is_contiguous()
-    )
+    """Whether ``suggest_memory_format()`` is ChannelsLast or ChannelsLast3d: by strides, as c10/core/MemoryFormat.h."""
+    orders = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
+    if tensor.dim() not in orders or not tensor.is_contiguous(memory_format=_LAST[tensor.dim()]):
+        return False
+    sizes, strides = tensor.shape, tensor.stride()
+    least: Bytes = 0
+    for d in orders[tensor.dim()]:
+        if likely(strides[d] < least) or (d == 0 and likely(strides[1] == least)):
+            return False
+        least = strides[d] * sizes[d]
+    return True
+
+
+def copy_as_last(tensor: torch.Tensor) -> Bytes:
+    """The bytes that ``tensor.contiguous(ChannelsLast)`` allocates."""
+    return copy_unless(tensor.is_contiguous(memory_format=_LAST[tensor.dim()]), tensor)
+
+
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def as_suggested(tensor: torch.Tensor) -> Bytes:

@@ -11,6 +11,7 @@ from .workspace_call import (
     LeafCall,
     WorkspaceRule,
     channels_last,
+    copy_as_last,
     densified,
     largest,
     likely,
@@ -19,8 +20,6 @@ from .workspace_call import (
     round_up,
 )
 from .workspace_matmul import cpu_capabilities
-
-_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class _Convolution:
     dilation: tuple[int, ...]
     output_padding: tuple[int, ...]
     transposed: bool
+    biased: bool
     groups: int
     threads: int
 
@@ -55,6 +55,7 @@ class _Convolution:
             w=w,
             y=y,
             transposed=call["transposed"],
+            biased=call["bias"] is not None,
             groups=call["groups"],
             threads=call.threads,
             **{name: tuple(values) for name, values in sizes.items()},
@@ -87,28 +88,21 @@ class _Convolution:
 
 
 def _convolution(call: LeafCall) -> Bytes:
+    flat = 0
+    if call["input"].dim() == 3:  # ATen makes a permuted 3-d input dense, and only then looks for channels last
+        flat = densified(call["input"])
     conv = _Convolution.of(call)
     if not _by_onednn(conv):
         return _by_columns(conv)
-    last = channels_last(conv.x) or channels_last(conv.w)
-    if last:
-        copies = sum((0 if channels_last(t) else _copy_as_last(t)) for t in (conv.x, conv.w))
-        return copies + _weight(conv) + _scratch_of_rows(conv)
-    copies = densified(conv.x) + densified(conv.w)
-    return copies + _blocked(conv)
-
-
-def _copy_as_last(tensor: torch.Tensor) -> Bytes:
-    memory_format = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
-    return 0 if tensor.is_contiguous(memory_format=memory_format) else nbytes(tensor)
+    if flat is 0 and (channels_last(conv.x) or channels_last(conv.w)):  # noqa: F632
+        return copy_as_last(conv.x) + copy_as_last(conv.w) + _in_rows(conv)
+    return densified(conv.x) + densified(conv.w) + _blocked(conv)
 
 
 def _by_onednn(conv: _Convolution) -> bool:
     """ConvParams::use_mkldnn in ATen/native/Convolution.cpp."""
     x, dtype = conv.x, conv.x.dtype
     if conv.transposed and any(p >= s for p, s in zip(conv.output_padding, conv.stride, strict=True)):
-        return False
-    if conv.transposed and conv.groups > 1 and conv.channels[0] == conv.groups:
         return False
     if dtype == torch.bfloat16:
         return bool(cpu_capabilities().get("avx512_bw", False))
@@ -148,19 +142,34 @@ def _simd() -> int:
     return 16 if cpu_capabilities().get("avx512_bw", True) else 8
 
 
-def _weight(conv: _Convolution) -> Bytes:
-    """The weight, reordered to blocks of output channels."""
-    simd = _simd()
-    w = conv.w
-    if conv.groups > 1:
-        return round_up(w.size(0), simd) * product(w.shape[1:]) * w.element_size() if conv.depthwise else nbytes(w)
+def _row_weight(conv: _Convolution) -> Bytes:
+    """The weight, reordered to blocks of 16 to 64 output channels: Acdb64a and its like."""
     source, result = conv.channels
-    return round_up(result, simd) * source * product(conv.kernel) * w.element_size()
+    taps = product(conv.kernel) * conv.w.element_size()
+    if conv.depthwise:
+        return round_up(result, _simd()) * taps
+    inputs, outputs = source // conv.groups, result // conv.groups
+    if conv.groups > 1:
+        if inputs == 1:
+            return conv.groups * round_up(outputs, 16) * 16 * taps
+        return conv.groups * (outputs if outputs in (4, 8) else round_up(outputs, 16)) * inputs * taps
+    block = 16 if outputs <= 32 else 48 if outputs > 64 or not conv.pointwise else 64
+    return largest(round_up(outputs, block), round_up(outputs, 16)) * inputs * taps
 
 
-def _scratch_of_rows(conv: _Convolution) -> Bytes:
-    """brgemm_convolution's batch descriptors a thread."""
-    return 0 if conv.groups > 1 else conv.threads * 6144 + 192
+def _in_rows(conv: _Convolution) -> Bytes:
+    """Channels-last operands: the weight alone is reordered; what brgemm_convolution needs a thread."""
+    if conv.depthwise:
+        return _row_weight(conv) + (nbytes(conv.y) if conv.transposed else 0)
+    return _row_weight(conv) + conv.threads * _thread_scratch(conv)
+
+
+def _thread_scratch(conv: _Convolution) -> Bytes:
+    descriptors = 6240
+    if conv.transposed and conv.strided:  # brgconv_strided copies the padded source of an image
+        image = product(size + k - 1 for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True))
+        return round_up(conv.channels[0] * image * conv.x.element_size(), 4096) + descriptors
+    return descriptors
 
 
 def _blocked(conv: _Convolution) -> Bytes:
@@ -169,13 +178,15 @@ def _blocked(conv: _Convolution) -> Bytes:
     source, result = conv.channels
     itemsize = x.element_size()
     outputs = nbytes(y)
+    if conv.transposed and conv.strided and conv.groups == 1:  # oneDNN prefers channels last, ATen copies back twice
+        return largest(nbytes(x) + _in_rows(conv), 2 * outputs)
     if conv.groups == 1 or conv.depthwise:
-        flat = conv.groups == 1 and source <= 4 and not conv.pointwise
+        flat = conv.groups == 1 and source < simd and not conv.pointwise and not conv.transposed
         src = 0 if flat else x.size(0) * round_up(source, simd) * product(x.shape[2:]) * itemsize
         dst = y.size(0) * round_up(result, simd) * product(y.shape[2:]) * itemsize
         inputs = 1 if conv.depthwise else source if flat else round_up(source, simd)
         weight = round_up(result, simd) * inputs * product(conv.kernel) * itemsize
-        scratch: Bytes = round_up(result, simd) * itemsize + 128
+        scratch: Bytes = round_up(largest(source, result), simd) * itemsize + 1536
         if conv.pointwise and conv.strided:  # the source gathered to unit stride, an image a thread
             scratch = scratch + conv.threads * round_up(source, simd) * product(y.shape[2:]) * itemsize
     elif any(source // conv.groups % b == 0 and result // conv.groups % b == 0 for b in (16, 8, 4)):
@@ -183,6 +194,8 @@ def _blocked(conv: _Convolution) -> Bytes:
     else:  # im2col and gemm on the plain layout
         src, weight, dst = 0, 0, outputs
         scratch = conv.threads * (source // conv.groups * product(conv.kernel) * product(y.shape[2:]) * itemsize) + 128
+    if conv.transposed and conv.biased:  # a convolution's backward pass, then the bias on a copy of its result
+        scratch = scratch + dst
     return largest(src + weight + dst + scratch - outputs, dst)
 
 

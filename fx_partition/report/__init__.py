@@ -1,7 +1,5 @@
 """Plans for readers: text, Markdown, JSON."""
-from fx_partition.passes.plan import Plan
 
+from .api import render, report
 
-def render(plan: Plan, format: str = "text") -> str:
-    return plan.to_json()
-def report(*a): ...
+__all__ = ["render", "report"]

@@ -1,0 +1,170 @@
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`.
+
+Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from .passes.api import plan as make_plan
+from .passes.plan import Plan
+from .passes.planning import ALGORITHMS, ON_SHORTAGE, OVERSIZE
+from .passes.sizes import parse_bytes
+from .report import render
+
+_SUFFIXES = {".json": "json", ".md": "markdown"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad command line like any other error: in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; ``argv`` is without the program's name.
+
+    Example::
+
+        >>> main(["plan", "model.pt2", "--cache", "6MiB", "-o", "plan.json"])  # doctest: +SKIP
+        0
+    """
+    try:
+        args = _parser().parse_args(argv)
+        plan = _planned(args) if args.command == "plan" else _read_plan(args.plan)
+        _write(render(plan, _format(args)), args.output)
+    except ValueError as error:
+        print(f"fx-partition: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="fx-partition",
+        description="Cut a PyTorch graph into partitions that each fit one device's on-chip memory.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="plan an exported model and report on the plan")
+    plan.add_argument("model", type=Path, metavar="MODEL.pt2", help="a program saved by torch.export.save")
+    plan.add_argument(
+        "--cache", required=True, metavar="SIZE", help="on-chip bytes of one device: 6MiB, 6MB or 6291456"
+    )
+    plan.add_argument(
+        "--bind", action="append", default=[], metavar="DIM=SIZE",
+        help="a size for a symbolic dimension, by input (input_ids.0=8) or symbol (s0=8); may be repeated",
+    )  # fmt: skip
+    plan.add_argument("--algorithm", choices=tuple(ALGORITHMS), default="dp")
+    plan.add_argument(
+        "--devices", metavar="N|NAMES", help="how many devices there are, or their names (cuda:0,cuda:1)"
+    )
+    plan.add_argument(
+        "--on-shortage", choices=ON_SHORTAGE, default="balance", help="if there are fewer devices than needed"
+    )
+    plan.add_argument(
+        "--oversize", choices=OVERSIZE, default="stream", help="if an operator is larger than the cache"
+    )
+
+    report = commands.add_parser("report", help="report on a saved plan")
+    report.add_argument(
+        "plan", type=Path, metavar="PLAN.json", help="a plan saved by `fx-partition plan --json`"
+    )
+
+    for command in (plan, report):
+        formats = command.add_mutually_exclusive_group()
+        formats.add_argument("--json", dest="format", action="store_const", const="json")
+        formats.add_argument("--markdown", dest="format", action="store_const", const="markdown")
+        command.add_argument(
+            "-o", "--output", type=Path, metavar="FILE", help="write here; .json and .md set the format"
+        )
+    return parser
+
+
+def _format(args: argparse.Namespace) -> str:
+    suffix = args.output.suffix if args.output is not None else ""
+    return args.format or _SUFFIXES.get(suffix, "text")
+
+
+def _planned(args: argparse.Namespace) -> Plan:
+    budget = parse_bytes(args.cache, "--cache")
+    bind = dict(map(_binding, args.bind))
+    devices = _devices(args.devices)
+    return make_plan(
+        _load_program(args.model), budget, bind=bind, algorithm=args.algorithm, devices=devices,
+        on_shortage=args.on_shortage, oversize=args.oversize,
+    )  # fmt: skip
+
+
+def _binding(text: str) -> tuple[str, int]:
+    name, equals, size = text.partition("=")
+    if not (name and equals and size.isdecimal()):
+        raise ValueError(f"--bind {text!r} is not DIM=SIZE; for example --bind input_ids.0=8")
+    return name, int(size)
+
+
+def _devices(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    names = tuple(f"device:{i}" for i in range(int(text))) if text.isdecimal() else tuple(text.split(","))
+    if not names or not all(names):
+        raise ValueError(f"--devices {text!r}: write how many there are (4) or their names (cuda:0,cuda:1)")
+    return names
+
+
+def _load_program(path: Path) -> torch.export.ExportedProgram:
+    _check_file(path)
+    try:
+        with _quiet_logs():
+            return torch.export.load(path)
+    except Exception as error:  # a file that is no program fails in many ways, none of them documented
+        raise ValueError(
+            f"{path} is not an exported program that torch {torch.__version__} can load "
+            f"({type(error).__name__}); save one with torch.export.save(program, {path.name!r})"
+        ) from error
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """torch.export logs a traceback for every format that it tries and that a file is not in."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _read_plan(path: Path) -> Plan:
+    _check_file(path)
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except Exception as error:  # JSON of another shape than a plan's fails wherever it first differs
+        raise ValueError(
+            f"{path}: {error}; save a plan with `fx-partition plan MODEL.pt2 --cache SIZE -o {path.name}`"
+        ) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a file that exists")
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot write {output}: {error.strerror}; name another file with -o") from error

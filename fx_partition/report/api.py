@@ -1,0 +1,96 @@
+"""The two ways in: `render` a plan, `report` on whatever has plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fx_partition.passes.live import live_graphs
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.sizes import format_bytes
+
+from .contents import contents
+from .markdown import to_markdown
+from .text import to_text
+
+FORMATS: Mapping[str, Callable[[Plan], str]] = {
+    "text": lambda plan: to_text(contents(plan)),
+    "markdown": lambda plan: to_markdown(contents(plan)),
+    "json": lambda plan: plan.to_json(),
+}
+
+
+def render(plan: Plan, format: str = "text") -> str:
+    """One plan for a reader.
+
+    Args:
+        plan: what to show.
+        format: "text" for a terminal, "markdown", or "json": ``plan.to_json()``, to read back.
+
+    Raises:
+        ValueError: an unknown format; it names those that there are.
+
+    Example::
+
+        >>> print(render(plan))                                                # doctest: +SKIP
+        >>> Plan.from_json(render(plan, "json")) == plan                       # doctest: +SKIP
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} is not known; choose from {', '.join(FORMATS)}")
+    return FORMATS[format](plan)
+
+
+def report(x: Any, format: str = "text") -> str:
+    """What the plans of ``x`` say: how many devices, what is on each, what does not fit, and why.
+
+    Args:
+        x: a Plan; a module that ``fx_partition.split`` returned; or a model that was compiled with
+            ``backend="l2partition"``, itself or what torch.compile returned. A compiled function has no
+            parameters to know its graphs by, and stands for all graphs that are alive.
+        format: as for `render`. JSON of several graphs: ``{"graphs": [...], "weight_bytes": {device: bytes}}``.
+
+    Raises:
+        ValueError: an unknown format, or a model without a plan; it names the way out.
+        TypeError: ``x`` is none of these.
+
+    Example::
+
+        >>> options = {"cache_bytes": "6MiB"}
+        >>> compiled = torch.compile(model, backend="l2partition", options=options)    # doctest: +SKIP
+        >>> compiled(x); print(fx_partition.report(compiled))                          # doctest: +SKIP
+    """
+    plan = x if isinstance(x, Plan) else getattr(x, "plan", None)
+    if isinstance(plan, Plan):
+        return render(plan, format)
+    if not callable(x):
+        raise TypeError(f"expected a Plan, a split module or a compiled model, not {type(x).__name__}")
+    plans = [graph.plan for graph in live_graphs(x)]
+    if not plans:
+        raise ValueError(
+            'there is no plan of this model: a model compiled with backend="l2partition" and '
+            'options={"cache_bytes": "6MiB"} has one after its first call, so call it once; without cache_bytes '
+            "it has none. To plan without compiling, use fx_partition.plan"
+        )
+    return render(plans[0], format) if len(plans) == 1 else _several(plans, format)
+
+
+def _several(plans: Sequence[Plan], format: str) -> str:
+    reports = [render(plan, format) for plan in plans]
+    sums = _weights_by_device(plans)
+    if format == "json":
+        return json.dumps({"graphs": [plan.to_dict() for plan in plans], "weight_bytes": sums}, indent=1)
+    mark, bullet = ("# ", "- ") if format == "markdown" else ("", "  ")
+    parts = [f"{mark}Graph {i} of {len(plans)}\n\n{text}" for i, text in enumerate(reports, 1)]
+    rows = "\n".join(f"{bullet}{device}: {format_bytes(size)}" for device, size in sums.items())
+    lead = "A weight that several graphs read counts in each, so this is the most that it can be."
+    return "\n\n".join([*parts, f"{mark}Weights over all {len(plans)} graphs\n\n{lead}\n\n{rows}"])
+
+
+def _weights_by_device(plans: Sequence[Plan]) -> dict[str, int]:
+    """Bytes of weights on each device, summed over plans; without named devices, partition i is stage i's."""
+    sums: dict[str, int] = {}
+    for partition in (partition for plan in plans for partition in plan.partitions):
+        device = partition.device or f"stage {partition.index}"
+        sums[device] = sums.get(device, 0) + partition.weight_bytes
+    return sums

@@ -1,0 +1,64 @@
+"""What a symbolic plan says of other shapes: footprints as expressions, and the sizes up to which it still fits."""
+
+from __future__ import annotations
+
+from fx_partition.passes.plan import Partition, Plan
+from fx_partition.passes.symbols import to_text
+
+from .document import Section, code, shortened
+from .headline import has_budget
+
+# A footprint is the maximum over the steps that can be its peak; a reader wants the first and an idea of the rest.
+_MOST_TERMS = 2
+_MOST_CHARACTERS = 120
+# `Plan.largest` returns its limit where a size has no bound.
+_LIMIT = 2**31
+
+
+def shape_sections(plan: Plan) -> tuple[Section, ...]:
+    """The section on other shapes, or nothing if the graph is static."""
+    if not plan.bindings and not plan.symbols.unbacked:
+        return ()
+    totals = tuple(f"{p.index}: {code(_total(p))}" for p in plan.partitions)
+    lead = "The footprint of each partition in bytes, over " + ", ".join(_bound_symbols(plan)) + ":"
+    sections = [Section("Footprints for other shapes", lead, points=totals)]
+    if has_budget(plan):
+        reach = tuple(_reach(plan, symbol) for symbol in _symbols(plan))
+        lead = "Largest size of each dimension for which every partition stays within the budget, the others as now:"
+        sections.append(Section("How far this plan fits", lead, points=reach))
+    return tuple(sections)
+
+
+def _symbols(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Every symbol with the dimensions that it is the size of: a symbol once, whatever its number of names."""
+    symbols = [*plan.symbols.hints, *sorted(plan.symbols.unbacked, key=str)]
+    return {s.name: tuple(dim for dim, of in plan.symbols.dims.items() if of == s) for s in symbols}
+
+
+def _bound_symbols(plan: Plan) -> list[str]:
+    return [
+        f"{code(symbol)} = {' = '.join(map(code, dims)) or 'a size inside the graph'}"
+        + (f" (now {plan.bindings[symbol]})" if symbol in plan.bindings else " (known when it runs)")
+        for symbol, dims in _symbols(plan).items()
+    ]
+
+
+def _reach(plan: Plan, symbol: str) -> str:
+    names = _symbols(plan)[symbol]
+    # The plan's own binding, as `largest` would take the hints of the trace for the other symbols.
+    largest = plan.largest(symbol, plan.bindings, _LIMIT)
+    name = " = ".join(map(code, names)) or code(symbol)
+    if largest >= _LIMIT:
+        return f"{name}: any size"
+    return f"{name}: up to {largest}" if largest else f"{name}: none fits"
+
+
+def _total(partition: Partition) -> str:
+    base = partition.weight + partition.state
+    terms = list(dict.fromkeys(to_text(base + m.activation + m.workspace) for m in partition.moments))
+    shown = shortened((_clipped(term) for term in terms), _MOST_TERMS)
+    return shown[0] if len(terms) == 1 else f"Max({', '.join(shown)})"
+
+
+def _clipped(term: str) -> str:
+    return term if len(term) <= _MOST_CHARACTERS else f"{term[:_MOST_CHARACTERS]} ..."

