@@ -20,6 +20,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.fake import FakeTensor
 from fx_partition.passes.split import PREFIX, stitch
 
 from .stages import Stage
@@ -161,9 +162,14 @@ def stage_inputs(
             inputs.append(value if value is not None else real[node])
             continue
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
+        elsewhere = stage.device.type != home.type or (home.type != "cpu" and stage.device != home)
+        if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
+            inputs.append(value)  # itself: it remembers which symbol its item() is
+            continue
+        assert isinstance(value, FakeTensor)
         with value.fake_mode, torch.no_grad():
             fake = value.detach()
-            if stage.device.type != home.type or (home.type != "cpu" and stage.device != home):
+            if elsewhere:
                 fake = fake.to(stage.device)
         inputs.append(fake.requires_grad_(needs_grad))
     return inputs

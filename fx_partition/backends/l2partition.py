@@ -29,7 +29,7 @@ from .dynamo import capture_dynamo
 from .inline import assemble, retarget, stage_inputs
 from .options import Options
 from .stages import Boundaries, Stage
-from .torch_internals import compile_graph, compile_part, inductor_options
+from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options
 
 
 def l2partition(
@@ -71,7 +71,7 @@ def l2partition(
     if plan.num_partitions > 1 or any(device != home for device in devices):
         try:
             return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked)
-        except PartitionError:
+        except (PartitionError, RestartAnalysis):
             raise
         except Exception as error:
             if any(device != home for device in devices):

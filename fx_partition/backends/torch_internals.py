@@ -5,6 +5,8 @@ Tried on torch 2.13.0.
 - ``torch._inductor.compile_fx.compile_fx``: inductor's entry point for a graph; ``torch._inductor.compile`` drops the
   distinction between a tuple and a list that Dynamo relies on.
 - ``torch._inductor.list_mode_options``: what ``mode="reduce-overhead"`` means.
+- ``torch._dynamo.exc.RestartAnalysis``: how inductor asks Dynamo to trace again with other specialisations; a backend
+  must let it pass.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.fx
+from torch._dynamo.exc import RestartAnalysis
 from torch._guards import TracingContext, tracing
 from torch._inductor import config, list_mode_options
 from torch._inductor.compile_fx import compile_fx
@@ -24,6 +27,8 @@ from torch._inductor.compile_fx import compile_fx
 from fx_partition.passes.fake import FakeTensor
 
 CompiledFunction = Callable[..., Any]
+
+__all__ = ["RestartAnalysis", "compile_graph", "compile_part", "inductor_options", "is_static_input", "source_name"]
 
 
 def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool) -> dict[str, Any]:
@@ -48,7 +53,8 @@ def compile_graph(
     gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any]
 ) -> CompiledFunction:
     """Compile a whole Dynamo graph, as ``backend="inductor"`` does; ``gm`` belongs to inductor afterwards."""
-    compiled: CompiledFunction = compile_fx(gm, example_inputs, config_patches=dict(patches))
+    compiled = compile_fx(gm, example_inputs, config_patches=dict(patches))
+    assert callable(compiled)
     return compiled
 
 

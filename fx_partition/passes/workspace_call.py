@@ -66,13 +66,13 @@ def nbytes(tensor: torch.Tensor | None) -> Bytes:
 def largest(*sizes: Bytes) -> Bytes:
     result: Bytes = 0
     for size in sizes:
-        result = torch.sym_max(result, size)
+        result = torch.sym_max(result, size)  # type: ignore[no-untyped-call]
     return result
 
 
 def smallest(first: Bytes, *sizes: Bytes) -> Bytes:
     for size in sizes:
-        first = torch.sym_min(first, size)
+        first = torch.sym_min(first, size)  # type: ignore[no-untyped-call]
     return first
 
 
@@ -144,3 +144,8 @@ def dim_of(call: LeafCall, name: str = "dim") -> int:
     """A dimension argument, made positive."""
     dim: int = call[name]
     return dim % max(call.first.dim(), 1)
+
+
+def is_nothing(size: Bytes) -> bool:
+    """Whether a size is the number 0; a symbolic one is not, and is not compared."""
+    return isinstance(size, int) and size == 0

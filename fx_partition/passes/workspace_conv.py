@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .workspace_call import (
+    is_nothing,
     Bytes,
     LeafCall,
     WorkspaceRule,
@@ -88,13 +89,13 @@ class _Convolution:
 
 
 def _convolution(call: LeafCall) -> Bytes:
-    flat = 0
+    flat: Bytes = 0
     if call["input"].dim() == 3:  # ATen makes a permuted 3-d input dense, and only then looks for channels last
         flat = densified(call["input"])
     conv = _Convolution.of(call)
     if not _by_onednn(conv):
         return _by_columns(conv)
-    if flat is 0 and (channels_last(conv.x) or channels_last(conv.w)):  # noqa: F632
+    if is_nothing(flat) and (channels_last(conv.x) or channels_last(conv.w)):
         return copy_as_last(conv.x) + copy_as_last(conv.w) + _in_rows(conv)
     return densified(conv.x) + densified(conv.w) + _blocked(conv)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .workspace_call import (
+    is_nothing,
     Bytes,
     LeafCall,
     WorkspaceRule,
@@ -44,7 +45,7 @@ def _group_norm(call: LeafCall) -> Bytes:
 def _batch_norm(call: LeafCall) -> Bytes:
     x = call["input"]
     size = 16 * x.size(1) * _FLOAT
-    if call["training"] and x.element_size() < _FLOAT and densified(x) is not 0 and not channels_last(x):  # noqa: F632
+    if call["training"] and x.element_size() < _FLOAT and not is_nothing(densified(x)) and not channels_last(x):
         size = size + x.numel() * _FLOAT
     return size
 

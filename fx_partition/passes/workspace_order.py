@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .workspace_call import Bytes, LeafCall, WorkspaceRule, densified, dim_of, likely, nbytes
+from .workspace_call import largest, Bytes, LeafCall, WorkspaceRule, densified, dim_of, likely, nbytes
 
 _INDEX = 8
 
@@ -56,7 +56,7 @@ def _index(call: LeafCall) -> Bytes:
 
 def _masked_select(call: LeafCall) -> Bytes:
     x, mask = call["self"], call["mask"]
-    numel = torch.sym_max(x.numel(), mask.numel())
+    numel = largest(x.numel(), mask.numel())
     if call.threads == 1 or likely(numel < 32768):
         return 0
     return numel * 2 * _INDEX

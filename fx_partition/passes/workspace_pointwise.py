@@ -58,7 +58,7 @@ def _cast(call: LeafCall) -> Bytes:
 
 def _separate_runs(x: torch.Tensor, dims: set[int]) -> bool:
     """Whether the reduced dimensions do not merge into one, as TensorIterator merges neighbours in memory."""
-    order = sorted((d for d in dims if not likely(x.size(d) == 1)), key=lambda d: _Stride(x.stride(d)))
+    order = sorted((d for d in dims if not likely(x.size(d) == 1)), key=lambda d: _Stride(x.stride()[d]))
     return any(
         not likely(x.stride(outer) == x.stride(inner) * x.size(inner))
         for inner, outer in zip(order, order[1:], strict=False)

@@ -54,8 +54,8 @@ def _smallest(plan: Plan) -> Section:
         lines.append(f"{_hold(proof.max_witnesses[0])}, and cannot be separated.")
     else:
         lines.append(
-            f"Each of these {len(proof.max_witnesses)} runs holds {bound} or more, no boundary lies in two of them, and "
-            f"{count(k, 'partition')} have {count(k - 1, 'boundary').replace('boundarys', 'boundaries')}: "
+            f"Each of these {len(proof.max_witnesses)} runs holds {bound} or more, no boundary lies in two of them, "
+            f"and {count(k, 'partition')} have {count(k - 1, 'boundary').replace('boundarys', 'boundaries')}: "
             f"one run stays whole."
         )
         lines += shortened(map(_hold, proof.max_witnesses))

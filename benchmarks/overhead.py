@@ -1,0 +1,87 @@
+"""What the backend adds to a call: one partition against inductor, and each further in-line stage.
+
+    python benchmarks/overhead.py [--rounds 60] [--calls 300]
+
+The model is tiny, so that the call itself is what is timed. Variants are timed in turn, round after round, in one
+process with the same threads and allocator; each figure is the median over the rounds, a ratio the median of the
+ratios within a round. Targets: one partition within 3% of ``backend="inductor"``; each further stage at most 8 us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from tabulate import tabulate
+
+from fx_partition.passes.live import live_graphs
+
+STAGES = (1, 2, 3, 4, 6)
+
+
+def build() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(12))).eval()
+
+
+def compiled(stages: int, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model compiled into so many in-line stages; 0 stands for inductor."""
+    model = build()
+    if stages == 0:
+        run = torch.compile(model, backend="inductor")
+    else:
+        devices = ["cpu"] * stages
+        options = {"cache_bytes": "1GiB" if stages == 1 else 1, "devices": devices}
+        run = torch.compile(model, backend="l2partition", options=options)
+    run(x)
+    if stages:
+        (graph,) = live_graphs(model)
+        assert graph.plan.num_partitions == stages, (graph.plan.num_partitions, stages)
+    return run
+
+
+def seconds(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    return (time.perf_counter() - start) / calls
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--calls", type=int, default=300)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    x = torch.randn(2, 16)
+    with torch.no_grad():
+        variants = {stages: compiled(stages, x) for stages in (0, *STAGES)}
+        times: dict[int, list[float]] = {stages: [] for stages in variants}
+        for _ in range(options.rounds + 3):
+            for stages, run in variants.items():
+                times[stages].append(seconds(run, x, options.calls))
+    times = {stages: rounds[3:] for stages, rounds in times.items()}  # the first three warm up
+    rows = []
+    base = times[1]
+    for stages, rounds in times.items():
+        ratio = statistics.median(t / i for t, i in zip(rounds, times[0], strict=True))
+        further = [(t - b) / (stages - 1) * 1e6 for t, b in zip(rounds, base, strict=True)] if stages > 1 else []
+        name = "inductor" if stages == 0 else f"l2partition, {stages} stage{'s' * (stages > 1)}"
+        each = f"{statistics.median(further):.2f}" if further else ""
+        rows.append((name, f"{statistics.median(rounds) * 1e6:.1f}", f"{ratio:.3f}", each))
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, 1 thread, median of {options.rounds}")
+    print(tabulate(rows, headers=("variant", "us a call", "ratio to inductor", "us each further stage")))
+    one = float(rows[1][2])
+    worst = max(float(row[3]) for row in rows if row[3])
+    ok = one <= 1.03 and worst <= 8
+    print(f"{'ok' if ok else 'missed'}: one partition {one:.3f} of inductor (<= 1.03), a further stage {worst:.2f} us (<= 8)")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
