@@ -146,9 +146,20 @@ def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | N
 class _ShapeInterpreter(torch.fx.Interpreter):
     """Runs a graph on fake tensors and keeps every node's value."""
 
-    def __init__(self, gm: torch.fx.GraphModule) -> None:
+    def __init__(self, gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(gm, garbage_collect_values=False)
+        self._mode = mode
         self.values: dict[torch.fx.Node, Any] = {}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """On fakes of its parameters and buffers: in training mode a module writes its buffers."""
+        module = self.fetch_attr(target)
+        own = {name: self._mode.from_tensor(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, own, args, kwargs)
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        attribute = self.fetch_attr(target)
+        return self._mode.from_tensor(attribute) if isinstance(attribute, torch.Tensor) else attribute
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
@@ -175,7 +186,7 @@ def _propagate(
         name = str(node.target)
         value = by_name[name] if name in by_name else node.args[0]
         inputs.append(pytree.tree_map(lambda leaf, name=name: _fakify(mode, leaf, dynamic.get(name, ())), value))
-    interpreter = _ShapeInterpreter(gm)
+    interpreter = _ShapeInterpreter(gm, mode)
     with mode, torch.no_grad():
         interpreter.run(*inputs)
     return interpreter.values

@@ -19,6 +19,11 @@ from __future__ import annotations
 import torch.fx
 
 
+def is_region_handle(node: torch.fx.Node) -> bool:
+    """Whether a node's value is what leaves an autocast region again; it never crosses a boundary."""
+    return getattr(node.target, "__name__", "") == "_enter_autocast"
+
+
 class Regions:
     """The modes that are in force while a graph's nodes pass by in order."""
 

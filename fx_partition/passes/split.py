@@ -36,7 +36,7 @@ from .capture import Captured
 from .errors import PartitionError, PlanMismatchError
 from .fingerprint import fingerprint
 from .plan import Plan
-from .regions import Regions
+from .regions import Regions, is_region_handle
 
 PREFIX = "partition_"
 
@@ -124,7 +124,7 @@ class _Cutter:
         self._modules: dict[str, torch.nn.Module] = {}
 
     def run(self, nodes: list[torch.fx.Node], regions: Regions) -> Stub:
-        self._find_inputs(nodes)
+        self._find_inputs(nodes, regions)
         for node in self._inputs:
             self._copy[node] = self._placeholder(node)
         self._copy |= regions.enter(self._graph)
@@ -137,14 +137,14 @@ class _Cutter:
         module = PartitionModule(self._modules, self._graph, class_name=f"Partition{self._index}")
         return Stub(module, tuple(self._inputs), outputs)
 
-    def _find_inputs(self, nodes: list[torch.fx.Node]) -> None:
+    def _find_inputs(self, nodes: list[torch.fx.Node], regions: Regions) -> None:
         """What comes from outside: sizes, then activations in the order of first use, then weights.
 
         A compiler of the partition must find an input for every symbol that occurs in a shape, used or not.
         """
         found: dict[torch.fx.Node, None] = {}
         stack = [source for node in reversed(nodes) for source in reversed(node.all_input_nodes)]
-        seen: set[torch.fx.Node] = set()
+        seen = set(regions.open)  # entered again here, not received
         while stack:
             node = stack.pop()
             if node in seen or self._owner.get(node) == self._index:
@@ -197,7 +197,7 @@ class _Cutter:
                 stack += missing
 
     def _is_needed_elsewhere(self, node: torch.fx.Node) -> bool:
-        return any(self._owner.get(user) != self._index for user in node.users)
+        return not is_region_handle(node) and any(self._owner.get(user) != self._index for user in node.users)
 
 
 def split_graph(captured: Captured, plan: Plan) -> SplitModule:

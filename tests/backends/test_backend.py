@@ -146,11 +146,11 @@ def test_dropout_drops_the_share_it_should_and_anew_at_each_call() -> None:
     with torch.no_grad():
         a, b = run(x), run(x)
         assert a.shape == (256, WIDTH)
-        assert set(a.unique().tolist()) == {0.0, pytest.approx(1 / 0.75)}
+        assert a.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
         assert (a == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
         assert not torch.equal(a, b)
         assert torch.equal(model.eval() and run(x), torch.ones_like(a))
-    assert len(stages_of(model)) == 2
+    assert len(stages_of(model)) >= 2
 
 
 def test_training_without_dropout_equals_eager() -> None:
