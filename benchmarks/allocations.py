@@ -51,6 +51,42 @@ def measure(function: Callable[[], Any]) -> list[Range]:
 
     The caller warms up: the first call of an operator may build and keep what later ones reuse.
     """
+    memory, spans = _record(function)
+    return [_replay(name, [m[1:] for m in memory if start <= m[0] <= end]) for start, end, name in spans]
+
+
+def measure_timeline(function: Callable[[], Any]) -> dict[str, int]:
+    """Call ``function`` once; for each named range in it, the most bytes that were alive at one time during the range
+    of all that the call had allocated so far."""
+    memory, spans = _record(function)
+    ordered = iter(memory)
+    live: dict[int, int] = {}
+    total = 0
+    pending = next(ordered, None)
+    peaks: dict[str, int] = {}
+    for start, end, name in spans:
+        while pending is not None and pending[0] < start:
+            total += _apply(live, *pending[1:])
+            pending = next(ordered, None)
+        peak = total
+        while pending is not None and pending[0] <= end:
+            total += _apply(live, *pending[1:])
+            peak = max(peak, total)
+            pending = next(ordered, None)
+        peaks[name] = peak
+    return peaks
+
+
+def _apply(live: dict[int, int], address: int, size: int) -> int:
+    """The change of the total by one event; a free of what was allocated before the call changes nothing."""
+    if size >= 0:
+        live[address] = size
+        return size
+    return -live.pop(address, 0)
+
+
+def _record(function: Callable[[], Any]) -> tuple[list[tuple[float, int, int]], list[tuple[float, float, str]]]:
+    """Memory events (time, address, bytes) and named ranges (start, end, name) of one call, in order."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = function()  # kept alive to the end, so that the outputs of the last range count as kept
         del result
@@ -59,30 +95,24 @@ def measure(function: Callable[[], Any]) -> list[Range]:
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     memory = sorted(
-        (
-            (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
-            for event in events
-            if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
-        ),
+        (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
+        for event in events
+        if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
     )
     spans = sorted(
         (event["ts"], event["ts"] + event["dur"], event["name"])
         for event in events
         if event.get("cat") == "user_annotation"
     )
-    return [_replay(name, [m[2:] for m in memory if start <= m[0] <= end]) for start, end, name in spans]
+    return [(time, address, size) for time, _, address, size in memory], spans
 
 
 def _replay(name: str, events: list[tuple[int, int]]) -> Range:
     live: dict[int, int] = {}
     total = peak = 0
     for address, size in events:
-        if size >= 0:
-            live[address] = size
-            total += size
-            peak = max(peak, total)
-        else:
-            total -= live.pop(address, 0)
+        total += _apply(live, address, size)
+        peak = max(peak, total)
     return Range(name, peak, total)
 
 

@@ -74,12 +74,14 @@ def main() -> int:
         name = "inductor" if stages == 0 else f"l2partition, {stages} stage{'s' * (stages > 1)}"
         each = f"{statistics.median(further):.2f}" if further else ""
         rows.append((name, f"{statistics.median(rounds) * 1e6:.1f}", f"{ratio:.3f}", each))
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, 1 thread, median of {options.rounds}")
+    machine = platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {machine}, 1 thread, median of {options.rounds}")
     print(tabulate(rows, headers=("variant", "us a call", "ratio to inductor", "us each further stage")))
     one = float(rows[1][2])
     worst = max(float(row[3]) for row in rows if row[3])
     ok = one <= 1.03 and worst <= 8
-    print(f"{'ok' if ok else 'missed'}: one partition {one:.3f} of inductor (<= 1.03), a further stage {worst:.2f} us (<= 8)")
+    verdict = "ok" if ok else "missed"
+    print(f"{verdict}: one partition {one:.3f} of inductor (<= 1.03), a further stage {worst:.2f} us (<= 8)")
     return 0 if ok else 1
 
 

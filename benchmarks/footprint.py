@@ -1,0 +1,122 @@
+"""Footprints against what eager PyTorch really allocates, stage by stage.
+
+    python benchmarks/footprint.py [family ...]
+
+Each model of the list is cut into partitions; every partition runs eagerly, node by node, under the profiler.
+Measured is the most that was alive at one time of what the partition itself allocated, plus the tensors it received,
+which count by the planner's rule on both sides as their owner keeps them. Predicted is activation + workspace of the
+plan. Target: measured <= predicted <= 1.1 * measured + 64 KiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from allocations import RecordedInterpreter, measure_timeline
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from zoo import FAMILIES
+
+from fx_partition.backends.dynamo import capture_dynamo
+from fx_partition.passes.atoms import find_atoms
+from fx_partition.passes.chain import Chain
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.lay_out import lay_out
+from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.sizes import format_bytes
+from fx_partition.passes.split import Stub, cut
+from fx_partition.passes.window import last_touches
+
+MODELS = ("transformer_encoder", "lstm", "wav2vec2", "unet", "swin", "mamba", "gpt2", "bert", "resnet18", "mobilenetv2")
+SHARE = 0.6  # of the weights is the budget
+SLACK = 64 * 1024
+
+
+def stages(name: str) -> list[tuple[int, int, int]]:
+    """(partition, measured, predicted) of every partition of a model, in bytes."""
+    rows: list[tuple[int, int, int]] = []
+
+    def backend(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        rows.extend(_measure_graph(gm, inputs))
+        return gm.forward
+
+    family = FAMILIES[name]
+    model = family.build()
+    args, kwargs = family.inputs(4)
+    torch._dynamo.reset()
+    with torch.no_grad(), torch._dynamo.config.patch(**family.dynamo_config):
+        torch.compile(model, backend=backend, dynamic=False)(*args, **kwargs)
+    return rows
+
+
+def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tuple[int, int, int]]:
+    captured = capture_dynamo(gm, inputs)
+    facts = gather_facts(captured)
+    budget = int(SHARE * sum(int(size) for size in facts.weight_bytes))
+    plan = make_plan(captured, facts, Request(budget))
+    chain = lay_out(facts, find_atoms(captured, facts), facts.symbols.bind())
+    values = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
+    values |= {node: weight for node, weight in captured.weights.items() if node not in values}
+    rows = []
+    first = 0
+    for partition, stub in zip(plan.partitions, cut(captured, plan), strict=True):
+        end = first + len(partition.nodes)
+        allocated = _allocated(stub, values)
+        received = _received(facts, chain, first, end)
+        steps = [step.node for step in facts.steps[first:end]]
+        measured = max(allocated[node] + held for node, held in zip(steps, received, strict=True))
+        rows.append((partition.index, measured, partition.activation_bytes + partition.workspace_bytes))
+        first = end
+    return rows
+
+
+def _allocated(stub: Stub, values: dict[torch.fx.Node, Any]) -> dict[str, int]:
+    """What was alive at the most during each node of a partition, of what the partition had allocated."""
+    arguments = [values[node] for node in stub.inputs]
+    RecordedInterpreter(stub.module).run(*arguments)  # warm up: a first call may build what later ones reuse
+    peaks = measure_timeline(lambda: RecordedInterpreter(stub.module).run(*arguments))
+    values |= zip(stub.outputs, stub.module(*arguments), strict=True)
+    return peaks
+
+
+def _received(facts: Facts, chain: Chain, first: int, end: int) -> list[int]:
+    """Bytes of received values that are resident at each step of [first, end), by the rule of `chain`."""
+    last_in = {value: t for t in range(first, end) for value in facts.steps[t].values}
+    last = last_touches(chain)
+    held = [0] * (end - first)
+    for value, t in last_in.items():
+        if facts.values[value].made_at < first:
+            stays = facts.values[value].returned or last[value] >= end
+            for step in range(first, end if stays else t + 1):
+                held[step - first] += int(chain.value_bytes[value])
+    return held
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", default=MODELS)
+    names = parser.parse_args().families
+    rows, within = [], 0
+    for name in names:
+        for index, measured, predicted in stages(name):
+            ok = measured <= predicted <= 1.1 * measured + SLACK
+            within += ok
+            ratio = f"{predicted / max(measured, 1):.3f}"
+            rows.append((name, index, format_bytes(measured), format_bytes(predicted), ratio, "ok" if ok else "OUT"))
+    machine = platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {machine}, {torch.get_num_threads()} threads")
+    print(tabulate(rows, headers=("model", "stage", "measured", "predicted", "ratio", "within bounds")))
+    print(f"{within} of {len(rows)} within bounds")
+    return 0 if within == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
