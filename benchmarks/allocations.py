@@ -140,4 +140,6 @@ class RecordedInterpreter(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         with record_function(n.name):
-            return super().run_node(n)
+            result = super().run_node(n)
+        # Generated code frees what nobody uses at once; an Interpreter would keep it to the end.
+        return result if n.users or n.op == "output" else None

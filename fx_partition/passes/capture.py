@@ -154,7 +154,8 @@ class _ShapeInterpreter(torch.fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """On fakes of its parameters and buffers: in training mode a module writes its buffers."""
         module = self.fetch_attr(target)
-        own = {name: self._mode.from_tensor(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        own: dict[str, torch.Tensor] = {name: self._mode.from_tensor(tensor) for name, tensor in tensors}
         return torch.func.functional_call(module, own, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
