@@ -61,7 +61,7 @@ def _fewer(plan: Plan) -> str:
     if len(runs) == 1:
         return f"One cannot hold it: {run}."
     others = count(len(runs) - 1, "more run")
-    return f"{len(runs)} cannot hold it: {run}, too much for one, and so do {others}."
+    return f"{len(runs)} cannot hold it: {run}, too much for one; {others} like it below."
 
 
 def _in_turns(plan: Plan) -> str:

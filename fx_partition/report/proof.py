@@ -24,7 +24,7 @@ def _fewest(plan: Plan) -> Section:
         return Section(title, "One is the least there is.")
     lead = (
         f"Each of these runs exceeds the budget of {budget}, so every plan has a boundary inside it; no boundary lies "
-        f"in two of them, so there are {least - 1} or more:"
+        f"in two of them, so there are at least {least - 1} boundaries:"
     )
     over = [
         f"{_hold(w)}, {format_bytes(w.bytes - plan.budget_bytes)} more than the budget"

@@ -1,0 +1,68 @@
+"""The command line, on a model exported to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fx_partition
+from fx_partition.cli import main
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.randn(4, 64),), dynamic_shapes=shapes)
+    path = tmp_path_factory.mktemp("cli") / "model.pt2"
+    torch.export.save(program, path)
+    return str(path)
+
+
+def test_plan_prints_a_report(exported: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", exported, "--cache", "40KiB"]) == 0
+    text = capsys.readouterr().out
+    plan = fx_partition.plan(torch.export.load(exported), "40KiB")
+    assert f"Needs {plan.num_partitions} devices of 40 KiB" in text
+    assert str(plan.max_bytes) in text and str(plan.cut_bytes) in text
+
+
+def test_json_is_the_plan_under_the_binding(exported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", exported, "--cache", "40KiB", "--bind", "input.0=8", "--json"]) == 0
+    text = capsys.readouterr().out
+    plan = fx_partition.Plan.from_json(text)
+    assert plan == fx_partition.plan(torch.export.load(exported), "40KiB", bind={"input.0": 8})
+    assert set(plan.bindings.values()) == {8}
+    saved = tmp_path / "plan.json"
+    saved.write_text(text)
+    assert main(["report", str(saved)]) == 0
+    assert capsys.readouterr().out.strip() == fx_partition.report(plan).strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cache", "much"], "'much' is not a size"),
+        (["--cache", "40KiB", "--bind", "x.0=8"], "'x.0' is no symbol of this graph"),
+        (["--cache", "40KiB", "--bind", "input.0"], "input.0"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(
+    exported: str, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", exported, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fx-partition: error: ") and words in error and error.count("\n") == 1
+
+
+def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrupt = tmp_path / "corrupt.pt2"
+    corrupt.write_bytes(b"this is no archive")
+    missing = tmp_path / "missing.pt2"
+    for path in (corrupt, missing):
+        assert main(["plan", str(path), "--cache", "1MiB"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("fx-partition: error: ") and path.name in error
