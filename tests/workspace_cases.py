@@ -1,0 +1,250 @@
+"""For each workspace rule, calls of growing size that run its ATen operator; operands are built when a case is called.
+
+Wherever a kernel copies an operand it cannot read, the case passes such an operand, so that the rule says more than 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Case: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...]]"
+BFLOAT16 = torch.bfloat16
+aten = torch.ops.aten
+
+
+def sizes(build: Callable[[int], Case], small: int, medium: int, large: int) -> list[Callable[[], Case]]:
+    return [functools.partial(build, size) for size in (small, medium, large)]
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(shape, dtype=dtype)
+
+
+def strided(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Every second element of a tensor twice as wide: no dimension is dense."""
+    return torch.rand((*shape, 2), dtype=dtype)[..., 0]
+
+
+def well_conditioned(n: int) -> Tensor:
+    return torch.rand(n, n) + n * torch.eye(n)
+
+
+def symmetric(n: int) -> Tensor:
+    a = well_conditioned(n)
+    return a + a.T
+
+
+def integers(high: int, *shape: int) -> Tensor:
+    return torch.randint(high, shape)
+
+
+def _lstm(n: int) -> Case:
+    steps, batch, inputs = 16, 8, n
+    weights = [rand(4 * n, inputs), rand(4 * n, n), rand(4 * n), rand(4 * n)]
+    hidden = [rand(1, batch, n), rand(1, batch, n)]
+    return torch.lstm, (rand(steps, batch, inputs), hidden, weights, True, 1, 0.0, False, False, False)
+
+
+def _native_attention(n: int) -> Case:
+    width, heads = 64, 4
+    x = rand(2, n, width)
+    projections = (rand(3 * width, width), rand(3 * width), rand(width, width), rand(width))
+    return torch._native_multi_head_attention, (x, x, x, width, heads, *projections, None, False)
+
+
+def _encoder_layer(n: int) -> Case:
+    width, heads, hidden = 64, 4, 256
+    attention = (rand(3 * width, width), rand(3 * width), rand(width, width), rand(width))
+    norms = (rand(width), rand(width), rand(width), rand(width))
+    feed_forward = (rand(hidden, width), rand(hidden), rand(width, hidden), rand(width))
+    return torch._transformer_encoder_layer_fwd, (
+        *(rand(2, n, width), width, heads),
+        *attention,
+        *(False, False, 1e-5),
+        *norms,
+        *feed_forward,
+    )
+
+
+def _batch_norm(n: int) -> Case:
+    x = rand(4, 16, n, n, dtype=BFLOAT16)
+    return torch.native_batch_norm, (x, rand(16), rand(16), rand(16), rand(16), True, 0.1, 1e-5)
+
+
+def _batch_norm_legit(n: int) -> Case:
+    x = rand(4, 16, n, n, dtype=BFLOAT16)
+    return aten._native_batch_norm_legit.default, (x, rand(16), rand(16), rand(16), rand(16), True, 0.1, 1e-5)
+
+
+def _batch_norm_no_training(n: int) -> Case:
+    arguments = (rand(4, 16, n, n), rand(16), rand(16), rand(16), rand(16), 0.1, 1e-5)
+    return aten._native_batch_norm_legit_no_training.default, arguments
+
+
+def _group_norm(n: int) -> Case:
+    x = rand(4, 16, n, n).contiguous(memory_format=torch.channels_last)
+    return F.group_norm, (x, 4, rand(16), rand(16))
+
+
+def _scatter(name: str, *more: Any) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        x, source = rand(n, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16)
+        return getattr(torch.Tensor, name), (x, 1, integers(n, n, n), source, *more)
+
+    return build
+
+
+def _index_add(name: str) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        x, source = rand(n, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16)
+        return getattr(torch.Tensor, name), (x, 1, integers(n, n), source)
+
+    return build
+
+
+def _resize(dims: int, mode: str) -> Callable[[int], Case]:
+    """To twice the size in each of ``dims`` dimensions."""
+
+    def build(n: int) -> Case:
+        align = None if mode.startswith("nearest") else False
+        return F.interpolate, (rand(1, 8, *[n] * dims), [2 * n] * dims, None, mode, align)
+
+    return build
+
+
+def _shrink(mode: str) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        return F.interpolate, (rand(1, 8, n, n), [n // 2, n // 2], None, mode, False, None, True)
+
+    return build
+
+
+def _pad(dims: int, mode: str) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        return F.pad, (strided(1, 4, *[n] * dims), [2] * (2 * dims), mode)
+
+    return build
+
+
+def _whole(function: Callable[..., Any]) -> Callable[[int], Case]:
+    return lambda n: (function, (strided(n, n),))
+
+
+def _pool(function: Callable[..., Any], dims: int) -> Callable[[int], Case]:
+    return lambda n: (function, (strided(2, 8, *[n] * dims), 2))
+
+
+def _bool(function: Callable[..., Any]) -> Callable[[int], Case]:
+    return lambda n: (function, (rand(n, n),))
+
+
+CASES: dict[str, list[Callable[[], Case]]] = {
+    "aten::convolution": sizes(
+        lambda n: (F.conv2d, (rand(2, 16, n, n), rand(32, 16, 3, 3), rand(32), 1, 1)), 16, 64, 160
+    ),
+    "aten::mm": sizes(lambda n: (torch.mm, (strided(n, n), rand(n, n))), 64, 256, 768),
+    "aten::addmm": sizes(lambda n: (torch.addmm, (rand(n), strided(n, n), rand(n, n))), 64, 256, 768),
+    "aten::bmm": sizes(lambda n: (torch.bmm, (strided(4, n, n), rand(4, n, n))), 32, 128, 384),
+    "aten::baddbmm": sizes(lambda n: (torch.baddbmm, (rand(4, n, n), strided(4, n, n), rand(4, n, n))), 32, 128, 384),
+    "aten::_cdist_forward": sizes(lambda n: (torch.cdist, (rand(n, 64), rand(n, 64), 1.0)), 64, 512, 1536),
+    "aten::_euclidean_dist": sizes(lambda n: (torch._euclidean_dist, (rand(n, 64), rand(n, 64))), 64, 512, 1536),
+    "aten::linalg_inv_ex": sizes(lambda n: (torch.linalg.inv_ex, (well_conditioned(n),)), 32, 128, 384),
+    "aten::linalg_qr": sizes(lambda n: (torch.linalg.qr, (rand(n, n),)), 32, 128, 384),
+    "aten::_linalg_svd": sizes(lambda n: (torch.linalg.svd, (rand(n, n),)), 32, 96, 256),
+    "aten::_linalg_eigh": sizes(lambda n: (torch.linalg.eigh, (symmetric(n),)), 32, 128, 320),
+    "aten::_linalg_det": sizes(lambda n: (torch.linalg.det, (well_conditioned(n),)), 32, 128, 512),
+    "aten::_linalg_slogdet": sizes(lambda n: (torch.linalg.slogdet, (well_conditioned(n),)), 32, 128, 512),
+    "aten::_linalg_solve_ex": sizes(lambda n: (torch.linalg.solve, (well_conditioned(n), rand(n, n))), 32, 128, 512),
+    "aten::linalg_pinv": sizes(lambda n: (torch.linalg.pinv, (rand(n, n),)), 32, 96, 256),
+    "aten::linalg_matrix_exp": sizes(lambda n: (torch.linalg.matrix_exp, (rand(n, n),)), 32, 128, 320),
+    "aten::cholesky_solve": sizes(
+        lambda n: (torch.cholesky_solve, (rand(n, n), torch.linalg.cholesky(symmetric(n)))), 32, 128, 512
+    ),
+    "aten::_fft_r2c": sizes(lambda n: (torch.fft.rfft2, (rand(4, n, n), None, (0, 1))), 32, 128, 512),
+    "aten::_fft_c2r": sizes(
+        lambda n: (torch.fft.irfft2, (torch.rand(4, n, n // 2 + 1, dtype=torch.complex64),)), 32, 128, 512
+    ),
+    "aten::_scaled_dot_product_flash_attention_for_cpu": sizes(
+        lambda n: (F.scaled_dot_product_attention, (rand(2, 4, n, 64), rand(2, 4, n, 64), rand(2, 4, n, 64))),
+        *(64, 256, 1024),
+    ),
+    "aten::_native_multi_head_attention": sizes(_native_attention, 32, 128, 512),
+    "aten::_transformer_encoder_layer_fwd": sizes(_encoder_layer, 32, 128, 512),
+    "aten::mkldnn_rnn_layer": sizes(_lstm, 32, 128, 384),
+    "aten::_softmax": sizes(lambda n: (torch.softmax, (strided(n, n), 1)), 64, 256, 1024),
+    "aten::_log_softmax": sizes(lambda n: (torch.log_softmax, (strided(n, n), 1)), 64, 256, 1024),
+    "aten::native_layer_norm": sizes(
+        lambda n: (F.layer_norm, (strided(n, 256), (256,), rand(256), rand(256))), 64, 512, 4096
+    ),
+    "aten::native_group_norm": sizes(_group_norm, 16, 64, 192),
+    "aten::native_batch_norm": sizes(_batch_norm, 16, 64, 192),
+    "aten::_native_batch_norm_legit": sizes(_batch_norm_legit, 16, 64, 192),
+    "aten::_native_batch_norm_legit_no_training": sizes(_batch_norm_no_training, 16, 64, 160),
+    "aten::max_pool2d_with_indices": sizes(_pool(aten.max_pool2d_with_indices.default, 2), 32, 128, 384),
+    "aten::max_pool3d_with_indices": sizes(_pool(aten.max_pool3d_with_indices.default, 3), 8, 24, 48),
+    "aten::avg_pool2d": sizes(_pool(F.avg_pool2d, 2), 32, 128, 384),
+    "aten::avg_pool3d": sizes(_pool(F.avg_pool3d, 3), 8, 24, 48),
+    "aten::_adaptive_avg_pool2d": sizes(_pool(F.adaptive_avg_pool2d, 2), 32, 128, 384),
+    "aten::adaptive_max_pool2d": sizes(_pool(F.adaptive_max_pool2d, 2), 32, 128, 384),
+    "aten::upsample_nearest2d": sizes(_resize(2, "nearest"), 16, 48, 192),
+    "aten::_upsample_nearest_exact2d": sizes(_resize(2, "nearest-exact"), 16, 48, 192),
+    "aten::upsample_nearest3d": sizes(_resize(3, "nearest"), 8, 16, 32),
+    "aten::upsample_bilinear2d": sizes(_resize(2, "bilinear"), 16, 48, 192),
+    "aten::upsample_trilinear3d": sizes(_resize(3, "trilinear"), 8, 16, 32),
+    "aten::upsample_bicubic2d": sizes(_resize(2, "bicubic"), 16, 64, 192),
+    "aten::_upsample_bilinear2d_aa": sizes(_shrink("bilinear"), 32, 128, 512),
+    "aten::_upsample_bicubic2d_aa": sizes(_shrink("bicubic"), 32, 128, 512),
+    "aten::pixel_shuffle": sizes(lambda n: (F.pixel_shuffle, (strided(2, 16, n, n), 2)), 16, 64, 256),
+    "aten::pixel_unshuffle": sizes(lambda n: (F.pixel_unshuffle, (strided(2, 4, n, n), 2)), 32, 128, 512),
+    "aten::channel_shuffle": sizes(lambda n: (F.channel_shuffle, (strided(2, 16, n, n), 4)), 16, 64, 256),
+    "aten::native_channel_shuffle": sizes(
+        lambda n: (torch.native_channel_shuffle, (strided(2, 16, n, n), 4)), 16, 64, 256
+    ),
+    "aten::reflection_pad1d": sizes(_pad(1, "reflect"), 256, 16384, 524288),
+    "aten::reflection_pad2d": sizes(_pad(2, "reflect"), 32, 128, 512),
+    "aten::reflection_pad3d": sizes(_pad(3, "reflect"), 8, 32, 80),
+    "aten::replication_pad1d": sizes(_pad(1, "replicate"), 256, 16384, 524288),
+    "aten::replication_pad2d": sizes(_pad(2, "replicate"), 32, 128, 512),
+    "aten::replication_pad3d": sizes(_pad(3, "replicate"), 8, 32, 80),
+    "aten::im2col": sizes(lambda n: (F.unfold, (strided(2, 8, n, n), 3)), 16, 64, 192),
+    "aten::log_sigmoid_forward": sizes(lambda n: (F.logsigmoid, (strided(n, n),)), 64, 256, 1024),
+    "aten::sort": sizes(lambda n: (torch.sort, (rand(4, n),)), 1024, 16384, 262144),
+    "aten::kthvalue": sizes(lambda n: (torch.kthvalue, (rand(16, n), n // 2)), 256, 4096, 65536),
+    "aten::median": sizes(lambda n: (torch.median, (rand(n, n),)), 64, 256, 1024),
+    "aten::nanmedian": sizes(lambda n: (torch.nanmedian, (rand(n, n), 0)), 64, 256, 1024),
+    "aten::multinomial": sizes(lambda n: (torch.multinomial, (rand(16, n), n // 8)), 256, 4096, 65536),
+    "aten::roll": sizes(lambda n: (torch.roll, (rand(n, n), (1, 2), (0, 1))), 64, 256, 1024),
+    "aten::index": sizes(lambda n: (torch.ops.aten.index.Tensor, (rand(n, 4), [rand(n) < 0.5])), 256, 16384, 524288),
+    "aten::masked_select": sizes(lambda n: (torch.masked_select, (rand(n, n), rand(n, n) < 0.5)), 64, 256, 1024),
+    "aten::gather": sizes(
+        lambda n: (torch.gather, (rand(n, n, dtype=BFLOAT16), 1, integers(n, n, n))), 64, 256, 1024
+    ),
+    "aten::scatter": sizes(_scatter("scatter"), 64, 256, 1024),
+    "aten::scatter_": sizes(_scatter("scatter_"), 64, 256, 1024),
+    "aten::scatter_add": sizes(_scatter("scatter_add"), 64, 256, 1024),
+    "aten::scatter_add_": sizes(_scatter("scatter_add_"), 64, 256, 1024),
+    "aten::scatter_reduce": sizes(_scatter("scatter_reduce", "amax"), 64, 256, 1024),
+    "aten::index_add": sizes(_index_add("index_add"), 64, 256, 1024),
+    "aten::index_add_": sizes(_index_add("index_add_"), 64, 256, 1024),
+    "aten::searchsorted": sizes(lambda n: (torch.searchsorted, (strided(n), strided(n))), 256, 16384, 262144),
+    "aten::cumsum": sizes(lambda n: (torch.cumsum, (integers(2, n, n).int(), 1)), 64, 256, 1024),
+    "aten::cumprod": sizes(lambda n: (torch.cumprod, (integers(2, n, n).int(), 1)), 64, 256, 1024),
+    "aten::prod": sizes(lambda n: (torch.prod, (integers(2, n, n).int(), 1)), 64, 256, 1024),
+    "aten::sum": sizes(lambda n: (torch.sum, (integers(2, n, n).int(), 1)), 64, 256, 1024),
+    "aten::mean": sizes(lambda n: (torch.mean, (rand(n, n, dtype=BFLOAT16), 1)), 64, 256, 1024),
+    "aten::logsumexp": sizes(lambda n: (torch.logsumexp, (rand(n, n), 1)), 64, 256, 1024),
+    "aten::any": sizes(_bool(torch.any), 128, 512, 2048),
+    "aten::all": sizes(_bool(torch.all), 128, 512, 2048),
+    "aten::count_nonzero": sizes(lambda n: (torch.count_nonzero, (rand(n, n), 1)), 64, 256, 1024),
+    "aten::max": sizes(_whole(torch.max), 64, 256, 1024),
+    "aten::min": sizes(_whole(torch.min), 64, 256, 1024),
+    "aten::argmax": sizes(_whole(torch.argmax), 64, 256, 1024),
+    "aten::argmin": sizes(_whole(torch.argmin), 64, 256, 1024),
+    "aten::aminmax": sizes(_whole(torch.aminmax), 64, 256, 1024),
+}
