@@ -1,27 +1,34 @@
-"""Footprints against what eager PyTorch really allocates, stage by stage.
+"""Footprints against what eager PyTorch really allocates: operator by operator, then stage by stage.
 
-    python benchmarks/footprint.py [family ...]
+    python benchmarks/footprint.py [--operators | family ...]
 
-Each model of the list is cut into partitions; every partition runs eagerly, node by node, under the profiler.
+Operators: the calls of tests/workspace_cases.py, three sizes of each; measured and predicted are a call's peak, its
+outputs and its workspace.
+
+Stages: each model of the list is cut into partitions; every partition runs eagerly, node by node, under the profiler.
 Measured is the most that was alive at one time of what the partition itself allocated, plus the tensors it received,
 which count by the planner's rule on both sides as their owner keeps them. Predicted is activation + workspace of the
-plan. Target: measured <= predicted <= 1.1 * measured + 64 KiB.
+plan.
+
+Target of both: measured <= predicted <= 1.1 * measured + 64 KiB.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from allocations import RecordedInterpreter, measure_timeline
+from allocations import RecordedInterpreter, measure_calls, measure_timeline
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from workspace_cases import CASES, MORE_CASES, predicted
 from zoo import FAMILIES
 
 from fx_partition.backends.dynamo import capture_dynamo
@@ -38,6 +45,7 @@ from fx_partition.passes.window import last_touches
 MODELS = ("transformer_encoder", "lstm", "wav2vec2", "unet", "swin", "mamba", "gpt2", "bert", "resnet18", "mobilenetv2")
 SHARE = 0.6  # of the weights is the budget
 SLACK = 64 * 1024
+Row: TypeAlias = tuple[str, int, int, int]
 
 
 def stages(name: str) -> list[tuple[int, int, int]]:
@@ -100,22 +108,54 @@ def _received(facts: Facts, chain: Chain, first: int, end: int) -> list[int]:
     return held
 
 
+def operators() -> list[Row]:
+    """(case, size from small to large, measured, predicted) of every workspace rule, in bytes."""
+    rows: list[Row] = []
+    for name, builders in (CASES | MORE_CASES).items():
+        torch.manual_seed(0)
+        cases = [build() for build in builders]
+        calls = [(str(i), functools.partial(function, *args)) for i, (function, args) in enumerate(cases)]
+        for i, (case, measured) in enumerate(zip(cases, measure_calls(calls), strict=True)):
+            rows.append((name.removeprefix("aten::"), i, measured.peak, predicted(case)))
+    return rows
+
+
+def models(names: Sequence[str]) -> list[Row]:
+    return [(name, *row) for name in names for row in stages(name)]
+
+
+def show(rows: Sequence[Row], headers: Sequence[str]) -> int:
+    """Print a table, and say how many rows are out of bounds."""
+    within = [measured <= predicted <= 1.1 * measured + SLACK for *_, measured, predicted in rows]
+    table = [
+        (name, i, format_bytes(m), format_bytes(p), f"{p / max(m, 1):.3f}", "ok" if ok else "OUT")
+        for (name, i, m, p), ok in zip(rows, within, strict=True)
+    ]
+    print(tabulate(table, headers=(*headers, "measured", "predicted", "ratio", "within bounds")))
+    print(f"{sum(within)} of {len(rows)} within bounds")
+    return len(rows) - sum(within)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", default=MODELS)
-    names = parser.parse_args().families
-    rows, within = [], 0
-    for name in names:
-        for index, measured, predicted in stages(name):
-            ok = measured <= predicted <= 1.1 * measured + SLACK
-            within += ok
-            ratio = f"{predicted / max(measured, 1):.3f}"
-            rows.append((name, index, format_bytes(measured), format_bytes(predicted), ratio, "ok" if ok else "OUT"))
-    machine = platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {machine}, {torch.get_num_threads()} threads")
-    print(tabulate(rows, headers=("model", "stage", "measured", "predicted", "ratio", "within bounds")))
-    print(f"{within} of {len(rows)} within bounds")
-    return 0 if within == len(rows) else 1
+    parser.add_argument("families", nargs="*", help="only the stages of these models")
+    parser.add_argument("--operators", action="store_true", help="only the operators")
+    arguments = parser.parse_args()
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(f"torch {torch.__version__}, {_cpu_name()}, {capability}, {torch.get_num_threads()} threads")
+    out = 0
+    if not arguments.families:
+        out += show(operators(), ("operator", "size"))
+    if not arguments.operators:
+        out += show(models(arguments.families or MODELS), ("model", "stage"))
+    return 0 if out == 0 else 1
 
 
 if __name__ == "__main__":

@@ -9,9 +9,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import sympy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils import _pytree as pytree
+
+from fx_partition.passes.effects import observe
+from fx_partition.passes.fake import FakeTensorMode, new_fake_mode
 
 Case: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...]]"
 BFLOAT16 = torch.bfloat16
@@ -49,6 +55,12 @@ def _lstm(n: int) -> Case:
     weights = [rand(4 * n, inputs), rand(4 * n, n), rand(4 * n), rand(4 * n)]
     hidden = [rand(1, batch, n), rand(1, batch, n)]
     return torch.lstm, (rand(steps, batch, inputs), hidden, weights, True, 1, 0.0, False, False, False)
+
+
+def _lstm_of_one(n: int) -> Case:
+    weights = [rand(4 * n, n), rand(4 * n, n), rand(4 * n), rand(4 * n)]
+    hidden = [rand(1, 1, n), rand(1, 1, n)]
+    return torch.lstm, (rand(16, 1, n), hidden, weights, True, 1, 0.0, False, False, False)
 
 
 def _native_attention(n: int) -> Case:
@@ -222,9 +234,7 @@ CASES: dict[str, list[Callable[[], Case]]] = {
     "aten::roll": sizes(lambda n: (torch.roll, (rand(n, n), (1, 2), (0, 1))), 64, 256, 1024),
     "aten::index": sizes(lambda n: (torch.ops.aten.index.Tensor, (rand(n, 4), [rand(n) < 0.5])), 256, 16384, 524288),
     "aten::masked_select": sizes(lambda n: (torch.masked_select, (rand(n, n), rand(n, n) < 0.5)), 64, 256, 1024),
-    "aten::gather": sizes(
-        lambda n: (torch.gather, (rand(n, n, dtype=BFLOAT16), 1, integers(n, n, n))), 64, 256, 1024
-    ),
+    "aten::gather": sizes(lambda n: (torch.gather, (rand(n, n, dtype=BFLOAT16), 1, integers(n, n, n))), 64, 256, 1024),
     "aten::scatter": sizes(_scatter("scatter"), 64, 256, 1024),
     "aten::scatter_": sizes(_scatter("scatter_"), 64, 256, 1024),
     "aten::scatter_add": sizes(_scatter("scatter_add"), 64, 256, 1024),
@@ -247,4 +257,145 @@ CASES: dict[str, list[Callable[[], Case]]] = {
     "aten::argmax": sizes(_whole(torch.argmax), 64, 256, 1024),
     "aten::argmin": sizes(_whole(torch.argmin), 64, 256, 1024),
     "aten::aminmax": sizes(_whole(torch.aminmax), 64, 256, 1024),
+    "aten::mv": sizes(lambda n: (torch.mv, (strided(n, n), rand(n))), 64, 256, 1024),
+    "aten::dot": sizes(lambda n: (torch.dot, (rand(n), rand(n))), 64, 4096, 65536),
+    "aten::_grouped_mm": sizes(
+        lambda n: (torch._grouped_mm, (rand(4, n, 64, dtype=BFLOAT16), rand(4, 128, 64, dtype=BFLOAT16).mT)),
+        32,
+        128,
+        512,
+    ),
+    "aten::_fft_c2c": sizes(
+        lambda n: (torch.fft.fft, (torch.rand(4, n, n, dtype=torch.complex64), None, 1)), 32, 128, 512
+    ),
+    "aten::_embedding_bag_forward_only": sizes(
+        lambda n: (functools.partial(F.embedding_bag, mode="mean"), (integers(64, n, 10), rand(64, 256))), 16, 256, 4096
+    ),
+    "aten::linalg_cholesky_ex": sizes(lambda n: (torch.linalg.cholesky, (symmetric(n),)), 32, 128, 512),
+    "aten::linalg_lu_factor_ex": sizes(lambda n: (torch.linalg.lu_factor, (well_conditioned(n),)), 32, 128, 512),
+    "aten::cholesky_inverse": sizes(
+        lambda n: (torch.cholesky_inverse, (torch.linalg.cholesky(symmetric(n)),)), 32, 128, 512
+    ),
+    "aten::_unique2": sizes(lambda n: (torch.unique, (integers(n, n, n),)), 64, 256, 1024),
+    "aten::nansum": sizes(lambda n: (torch.nansum, (rand(n, n),)), 64, 256, 1024),
+    "aten::var": sizes(lambda n: (torch.var, (rand(n, n),)), 64, 256, 1024),
+    "aten::std": sizes(lambda n: (torch.std, (rand(n, n),)), 64, 256, 1024),
+    "aten::repeat": sizes(lambda n: (Tensor.repeat, (rand(n, n), 2, 1, 1)), 64, 256, 1024),
+    "aten::floor_divide": sizes(lambda n: (torch.floor_divide, (rand(n, n), 3)), 64, 256, 1024),
 }
+
+
+def last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return rand(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _conv2d(make: Callable[..., Tensor], inputs: int, outputs: int, kernel: int, **more: Any) -> Callable[[int], Case]:
+    """``batch`` images of n by n; what else F.conv2d takes by name."""
+    batch, groups = more.pop("batch", 2), more.get("groups", 1)
+
+    def build(n: int) -> Case:
+        x, w = make(batch, inputs, n, n), make(outputs, inputs // groups, kernel, kernel)
+        return functools.partial(F.conv2d, **more), (x, w, rand(outputs, dtype=x.dtype))
+
+    return build
+
+
+def _transposed(make: Callable[..., Tensor], kernel: int, **more: Any) -> Callable[[int], Case]:
+    groups = more.get("groups", 1)
+
+    def build(n: int) -> Case:
+        x, w = make(2, 32, n, n), rand(32, 32 // groups, kernel, kernel)
+        return functools.partial(F.conv_transpose2d, **more), (x, w, rand(32))
+
+    return build
+
+
+def _attention(dtype: torch.dtype, **more: Any) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        q, k, v = (rand(2, n, 4, 64, dtype=dtype).transpose(1, 2) for _ in range(3))
+        return functools.partial(F.scaled_dot_product_attention, **more), (q, k, v)
+
+    return build
+
+
+# Other layouts, dtypes and paths of the same operators.
+MORE_CASES: dict[str, list[Callable[[], Case]]] = {
+    "conv channels last": sizes(_conv2d(last, 16, 32, 3, padding=1), 16, 64, 160),
+    "conv one image": sizes(_conv2d(rand, 16, 32, 3, batch=1), 16, 32, 160),
+    "conv first layer": sizes(_conv2d(rand, 3, 64, 7, stride=2, padding=3), 32, 96, 224),
+    "conv patches": sizes(_conv2d(rand, 3, 192, 16, stride=16), 32, 128, 224),
+    "conv 1x1": sizes(_conv2d(rand, 48, 40, 1), 16, 64, 128),
+    "conv 1x1 channels last": sizes(_conv2d(last, 48, 40, 1), 16, 64, 128),
+    "conv 1x1 strided": sizes(_conv2d(rand, 64, 64, 1, stride=2), 16, 64, 128),
+    "conv 1x1 one image": sizes(_conv2d(rand, 16, 24, 1, batch=1), 8, 32, 128),
+    "conv strided": sizes(_conv2d(rand, 64, 128, 3, stride=2, padding=1), 16, 32, 96),
+    "conv dilated": sizes(_conv2d(rand, 32, 32, 3, dilation=2), 16, 64, 128),
+    "conv dilated, one image": sizes(_conv2d(rand, 16, 36, 3, dilation=2, batch=1), 16, 24, 128),
+    "conv grouped": sizes(_conv2d(rand, 64, 64, 3, groups=4), 16, 32, 96),
+    "conv grouped channels last": sizes(_conv2d(last, 60, 60, 3, groups=3), 16, 32, 96),
+    "conv depthwise": sizes(_conv2d(rand, 60, 60, 3, groups=60), 16, 64, 128),
+    "conv depthwise channels last": sizes(_conv2d(last, 64, 64, 3, groups=64), 16, 64, 128),
+    "conv depthwise doubled": sizes(_conv2d(rand, 32, 64, 3, groups=32), 16, 64, 128),
+    "conv few channels": sizes(_conv2d(rand, 5, 7, 3), 16, 64, 160),
+    "conv double": sizes(_conv2d(functools.partial(rand, dtype=torch.float64), 8, 16, 3), 16, 32, 64),
+    "conv double grouped": sizes(
+        _conv2d(functools.partial(rand, dtype=torch.float64), 16, 32, 3, groups=4), 16, 32, 64
+    ),
+    "conv one image, channels last": sizes(_conv2d(last, 16, 32, 3, batch=1), 16, 32, 160),
+    "conv 3d one image": sizes(lambda n: (F.conv3d, (rand(1, 4, 8, n, n), rand(8, 4, 3, 3, 3), rand(8))), 8, 16, 48),
+    "conv 1d": sizes(lambda n: (F.conv1d, (rand(2, 80, n), rand(128, 80, 3), rand(128), 1, 1)), 128, 1024, 4096),
+    "conv 1d transposed input": sizes(
+        lambda n: (F.conv1d, (rand(2, n, 80).mT, rand(128, 80, 3), rand(128), 1, 1)), 128, 1024, 4096
+    ),
+    "conv 3d": sizes(lambda n: (F.conv3d, (rand(2, 16, 8, n, n), rand(32, 16, 3, 3, 3), rand(32))), 8, 24, 48),
+    "conv transposed": sizes(_transposed(rand, 3), 16, 32, 96),
+    "conv transposed strided": sizes(_transposed(rand, 4, stride=2, padding=1), 16, 32, 96),
+    "conv transposed channels last": sizes(_transposed(last, 4, stride=2, padding=1), 16, 32, 96),
+    "conv transposed depthwise": sizes(_transposed(rand, 3, groups=32), 16, 32, 96),
+    "attention bfloat16": sizes(_attention(BFLOAT16), 64, 256, 1024),
+    "attention causal": sizes(_attention(torch.float32, is_causal=True), 100, 777, 2000),
+    "softmax bfloat16": sizes(lambda n: (torch.softmax, (rand(n, n, dtype=BFLOAT16).mT, 0)), 64, 256, 1024),
+    "layer_norm mixed": sizes(
+        lambda n: (F.layer_norm, (rand(n, 256, dtype=BFLOAT16), (256,), rand(256), rand(256))), 64, 512, 4096
+    ),
+    "mean float32 from int": sizes(
+        lambda n: (functools.partial(torch.mean, dtype=torch.float32), (integers(9, n, n), 0)), 64, 256, 1024
+    ),
+    "sum bfloat16 around a dimension": sizes(
+        lambda n: (torch.sum, (rand(n, 64, n, dtype=BFLOAT16), (0, 2))), 8, 32, 96
+    ),
+    "sort a column": sizes(lambda n: (torch.sort, (rand(n, 64), 0)), 64, 1024, 16384),
+    "median of a column": sizes(lambda n: (torch.median, (rand(n, 64), 0)), 64, 1024, 16384),
+    "roll three": sizes(lambda n: (torch.roll, (rand(n, n, 4), (1, 1, 1), (0, 1, 2))), 32, 128, 512),
+    "add mixed": sizes(lambda n: (torch.add, (rand(n, n, dtype=BFLOAT16), rand(n, n))), 64, 256, 1024),
+    "exp of int": sizes(lambda n: (torch.exp, (integers(9, n, n),)), 64, 256, 1024),
+    "where mixed": sizes(lambda n: (torch.where, (rand(n, n) < 0.5, rand(n, n), integers(9, n, n))), 64, 256, 1024),
+    "linear bfloat16, few rows": sizes(
+        lambda n: (F.linear, (rand(16, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16))), 64, 512, 2048
+    ),
+    "lstm one item": sizes(_lstm_of_one, 32, 128, 512),
+}
+
+
+def as_fake(args: Any, mode: FakeTensorMode, *, dynamic: bool = False) -> Any:
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        kind = DimDynamic.DYNAMIC if dynamic else DimDynamic.STATIC
+        context = StatelessSymbolicContext(dynamic_sizes=[kind] * leaf.dim()) if mode.shape_env else None
+        return mode.from_tensor(leaf, symbolic_context=context)
+
+    return pytree.tree_map(convert, args)
+
+
+def peak_of(case: Case, mode: FakeTensorMode, bind: Callable[[sympy.Symbol], int], *, dynamic: bool = False) -> int:
+    """The highest peak that `observe` sees, with sizes that are symbols bound."""
+    function, args = case
+    peaks = map(sympy.sympify, observe(function, as_fake(args, mode, dynamic=dynamic), {}, mode).peaks)
+    return max(int(peak.subs({symbol: bind(symbol) for symbol in peak.free_symbols})) for peak in peaks)
+
+
+def predicted(case: Case) -> int:
+    """A size that only the data decides is the real result's."""
+    function, args = case
+    return peak_of(case, new_fake_mode(ShapeEnv()), lambda _: int(function(*args).size(0)))

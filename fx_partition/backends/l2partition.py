@@ -22,7 +22,6 @@ from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import Request, make_plan
 from fx_partition.passes.split import cut
-
 from fx_partition.report import render
 
 from .dynamo import capture_dynamo

@@ -90,7 +90,9 @@ def _check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise PartitionError(f"devices names {name!r}, which is no torch device; for example 'cpu' or 'cuda:0'") from error
+        raise PartitionError(
+            f"devices names {name!r}, which is no torch device; for example 'cpu' or 'cuda:0'"
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PartitionError(f"devices names {name!r}; this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type not in ("cpu", "cuda"):

@@ -155,12 +155,11 @@ class _ShapeInterpreter(torch.fx.Interpreter):
         """On fakes of its parameters and buffers: in training mode a module writes its buffers."""
         module = self.fetch_attr(target)
         tensors = (*module.named_parameters(), *module.named_buffers())
-        own: dict[str, torch.Tensor] = {name: self._mode.from_tensor(tensor) for name, tensor in tensors}
+        own: dict[str, torch.Tensor] = {name: _fakify(self._mode, tensor, ()) for name, tensor in tensors}
         return torch.func.functional_call(module, own, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attribute = self.fetch_attr(target)
-        return self._mode.from_tensor(attribute) if isinstance(attribute, torch.Tensor) else attribute
+        return _fakify(self._mode, self.fetch_attr(target), ())  # weights are static
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)

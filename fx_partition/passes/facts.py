@@ -29,9 +29,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-import sympy
-
-from .symbols import Size, Symbols, to_expr
+from .symbols import Size, Symbols, smallest, to_expr
 
 
 class Role(enum.Enum):
@@ -41,7 +39,7 @@ class Role(enum.Enum):
 
 @dataclass
 class Value:
-    """An activation storage: its bytes, the index of the step that makes it (-1: the caller), whether it is returned."""
+    """An activation storage: its bytes, the step that makes it (-1: the caller), whether the graph returns it."""
 
     name: str
     bytes: Size
@@ -116,5 +114,5 @@ class Facts:
                 touched[weight] = size if weight in whole else touched.get(weight, 0) + size
         total: Size = 0
         for weight, size in touched.items():
-            total = total + (size if weight in whole else sympy.Min(self.weight_bytes[weight], size))
+            total = total + (size if weight in whole else smallest(self.weight_bytes[weight], size))
         return to_expr(total)

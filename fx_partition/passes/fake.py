@@ -33,9 +33,8 @@ def shape_env_of(values: Iterable[Any]) -> ShapeEnv | None:
     for value in values:
         if isinstance(value, torch.SymInt):
             return _env(value)
-        if isinstance(value, FakeTensor):
-            if value.fake_mode.shape_env is not None:
-                return value.fake_mode.shape_env
+        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            return value.fake_mode.shape_env
     return None
 
 

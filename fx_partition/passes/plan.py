@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sympy
@@ -179,13 +179,17 @@ class Plan:
         return sum(p.spill_bytes for p in self.partitions)
 
     def fits(self, bind: Mapping[str, int] | None = None) -> bool:
-        """Whether every partition stays within the budget under a binding.
+        """Whether every partition stays within the budget; ``bind`` overrides the plan's own bindings.
 
         Raises:
             ValueError: ``bind`` names no symbol of the graph.
         """
-        numbers = self.symbols.bind(bind)
+        numbers = self._numbers(bind)
         return all(p.footprint(numbers) <= self.budget_bytes for p in self.partitions)
+
+    def _numbers(self, bind: Mapping[str, int] | None) -> dict[sympy.Symbol, int]:
+        own = {name: number for name, number in self.bindings.items() if number}  # a hint may be 0; nobody binds that
+        return self.symbols.bind({**own, **(bind or {})})
 
     def largest(self, dim: str, bind: Mapping[str, int] | None = None, limit: int = 2**31) -> int:
         """Up to which size of ``dim`` ("input_ids.0" or a symbol) this plan still fits; 0 if it fits for none.
@@ -250,7 +254,7 @@ class Plan:
             return _plan_from_dict(cls, data)
         except PartitionError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PartitionError(f"this text is no plan: {type(error).__name__}: {error}") from error
 
     def with_devices(self, devices: tuple[str, ...]) -> Plan:
@@ -290,10 +294,13 @@ def _symbols_to_dict(symbols: Symbols) -> dict[str, Any]:
         symbol.name: {
             "hint": symbols.hints.get(symbol),
             "names": names.get(symbol.name, []),
-            "assumptions": {k: v for k, v in sorted(symbol._assumptions_orig.items())},
+            "assumptions": dict(sorted(symbol._assumptions_orig.items())),
         }
         for symbol in [*symbols.hints, *sorted(symbols.unbacked, key=str)]
     }
+
+
+_ASSUMPTIONS = {"integer", "positive", "nonnegative", "real"}
 
 
 def _symbols_from_dict(data: dict[str, Any]) -> Symbols:
@@ -301,12 +308,15 @@ def _symbols_from_dict(data: dict[str, Any]) -> Symbols:
     dims: dict[str, sympy.Symbol] = {}
     unbacked: set[sympy.Symbol] = set()
     for name, entry in data.items():
-        symbol = sympy.Symbol(name, **entry["assumptions"])
+        assumptions = entry["assumptions"]
+        if not set(assumptions) <= _ASSUMPTIONS or not all(isinstance(v, bool) for v in assumptions.values()):
+            raise PartitionError(f"the symbol {name} of this plan has assumptions that no size has: {assumptions}")
+        symbol = sympy.Symbol(name, **assumptions)
         if entry["hint"] is None:
             unbacked.add(symbol)
         else:
             hints[symbol] = int(entry["hint"])
-        dims |= {dim: symbol for dim in entry["names"]}
+        dims |= dict.fromkeys(entry["names"], symbol)
     return Symbols(hints, dims, frozenset(unbacked))
 
 
@@ -330,6 +340,8 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
             Moment(str(node), from_text(activation, known), from_text(workspace, known))
             for node, activation, workspace in symbolic["moments"]
         )
+        if not moments:
+            raise PartitionError(f"partition {entry['index']} of this plan has no step that could be its peak")
         weight, state = from_text(symbolic["weight"], known), from_text(symbolic["state"], known)
         return Partition(**plain, weight=weight, state=state, moments=moments)
 

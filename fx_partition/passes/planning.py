@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -106,7 +107,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         budget_bytes=request.budget,
         symbols=facts.symbols,
         bindings={symbol.name: number for symbol, number in numbers.items()},
-        partitions=tuple(writer.partition(i, a, b) for i, (a, b) in enumerate(zip(boundaries, boundaries[1:]))),
+        partitions=tuple(writer.partition(i, a, b) for i, (a, b) in enumerate(itertools.pairwise(boundaries))),
         certificate=writer.proof(certify(chain, boundaries, request.budget)),
         oversize=oversize,
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
@@ -180,7 +181,8 @@ class _Writer:
         values = self._facts.values
         touched = dict.fromkeys(v for step in self._facts.steps[first:end] for v in step.values)
         received = [v for v in touched if values[v].made_at < first]
-        handed_on = [v for v in touched if values[v].made_at >= first and (values[v].returned or self._last_touch[v] >= end)]
+        made = [v for v in touched if values[v].made_at >= first]
+        handed_on = [v for v in made if values[v].returned or self._last_touch[v] >= end]
         return tuple(values[v].name for v in received), tuple(values[v].name for v in handed_on)
 
     def oversize(self, atom: int) -> Oversize:

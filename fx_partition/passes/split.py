@@ -227,6 +227,7 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
     _adopt(result, root, {id(member): member for _, member in _members(root)})
     result.meta = dict(gm.meta)
     result.plan = plan
+    result.register_load_state_dict_pre_hook(_own_keys_only)  # type: ignore[no-untyped-call]
     result.register_load_state_dict_post_hook(_forgive_shared_modules)  # type: ignore[no-untyped-call]
     result.train(gm.training)
     return result
@@ -259,25 +260,35 @@ def _forgive_shared_modules(module: torch.nn.Module, incompatible: Any) -> None:
     incompatible.missing_keys[:] = kept
 
 
+def _own_keys_only(module: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """No key of a state_dict is a partition's; one that is must be reported and not loaded twice."""
+    unexpected = rest[-2]
+    for key in [key for key in state if key.startswith(f"{prefix}{PREFIX}")]:
+        unexpected.append(key)
+        del state[key]
+
+
 def stitch(original: torch.fx.Graph, stubs: list[Stub]) -> torch.fx.Graph:
     """The graph that calls the partitions; inputs, outputs and their pytrees as in the original."""
     graph = copy.deepcopy(original)  # with its codegen, which knows the pytrees
     twin = dict(zip(original.nodes, graph.nodes, strict=True))
     output = next(iter(reversed(graph.nodes)))
     made: dict[torch.fx.Node, torch.fx.Node] = {}
+    kept: set[torch.fx.Node] = set()
     with graph.inserting_before(output):
         for index, stub in enumerate(stubs):
             inputs = tuple(made.get(node, twin[node]) for node in stub.inputs)
             call = graph.call_module(f"{PREFIX}{index}", inputs)
+            kept.add(call)
             for i, node in enumerate(stub.outputs):
                 made[node] = graph.create_node("call_function", operator.getitem, (call, i), name=node.name)
                 made[node].meta = dict(node.meta)
     for node, getitem in made.items():
         output.replace_input_with(twin[node], getitem)
-    kept = set(made.values()) | {output}
+    kept |= set(made.values())
     for node in reversed(graph.nodes):
-        if node.op not in ("placeholder", "output", "call_module") and node not in kept and not node.users:
-            graph.erase_node(node)
-        elif node.op == "call_module" and not str(node.target).startswith(PREFIX):
+        if node.op in ("placeholder", "output") or node in kept:
+            continue
+        if not node.users or node.op == "call_module":
             graph.erase_node(node)
     return graph

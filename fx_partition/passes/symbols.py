@@ -68,7 +68,7 @@ class Symbols:
     unbacked: frozenset[sympy.Symbol] = frozenset()
 
     def bind(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """A number for every symbol: from ``bind``, by symbol (``"s33"``) or by input (``"input_ids.1"``), else the hint.
+        """A number for every symbol: from ``bind``, by symbol ("s33") or by input ("input_ids.1"), else the hint.
 
         Raises:
             ValueError: a name in ``bind`` is no symbol and no dimension of this graph, or its value is not positive.
@@ -122,6 +122,11 @@ class Evaluator:
 def evaluate(size: Size, numbers: Mapping[sympy.Symbol, int]) -> int:
     """One size as a number; for many, build one `Evaluator`."""
     return Evaluator([size])(numbers)[0]
+
+
+def smallest(a: Size, b: Size) -> Size:
+    """The smaller of two sizes, in torch's own ``Min``, which is the one that reads back from text."""
+    return to_expr(torch_functions.Min(a, b))  # type: ignore[no-untyped-call]
 
 
 Terms: TypeAlias = "dict[sympy.Expr, int]"
@@ -221,8 +226,8 @@ def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
     Raises:
         ValueError: the text is no expression over these symbols.
     """
-    known: dict[str, Any] = {name: getattr(torch_functions, name) for name in _NUMERIC if hasattr(torch_functions, name)}
-    known |= {"Max": sympy.Max, "Min": sympy.Min, "floor": sympy.floor, "Mod": torch_functions.Mod}
+    known: dict[str, Any] = {n: getattr(torch_functions, n) for n in _NUMERIC if hasattr(torch_functions, n)}
+    known["floor"] = sympy.floor
     by_name = {s.name: s for s in symbols}
 
     def read(node: ast.expr) -> Any:

@@ -21,7 +21,7 @@ _FLOAT = 4
 
 def _flash_attention(call: LeafCall) -> Bytes:
     query, key = call["query"], call["key"]
-    batch, heads, q_len, head_size = query.shape
+    batch, _, q_len, head_size = query.shape
     kv_len = key.size(2)
     q_block = smallest(256 if likely(q_len >= 768) else 64 if likely(q_len >= 192) else 32, q_len)
     kv_block = smallest(512, kv_len)
@@ -97,10 +97,11 @@ ATTENTION_RULES: dict[str, WorkspaceRule] = {
     ),
     "aten::_transformer_encoder_layer_fwd": WorkspaceRule(
         _encoder_layer,
-        "ATen/native/transformers/transformer.cpp, transformer_encoder_layer_forward: attention, then both linear layers",
+        "ATen/native/transformers/transformer.cpp, transformer_encoder_layer_forward: attention, both linear layers",
     ),
     "aten::mkldnn_rnn_layer": WorkspaceRule(
         _lstm,
-        "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights reordered to blocks of 32, the bias sum, states of all steps",
+        "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights in blocks of 32, the bias sum, "
+        "states of all steps",
     ),
 }

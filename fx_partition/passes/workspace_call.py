@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -104,7 +105,7 @@ def copy_unless(ready: bool, tensor: torch.Tensor | None) -> Bytes:
 
 
 def transpose_buffer(tensor: torch.Tensor) -> Bytes:
-    """What copying a matrix takes beyond the copy: ATen/native/Copy.cpp, copy_same_type_transpose_, blocks of 60 x 60."""
+    """What copying a matrix takes beyond the copy: blocks of 60 x 60 in ATen/native/Copy.cpp, copy_transpose."""
     return 3600 * tensor.element_size() if tensor.dim() == 2 and not tensor.is_contiguous() else 0
 
 
@@ -146,6 +147,7 @@ def dim_of(call: LeafCall, name: str = "dim") -> int:
     return dim % max(call.first.dim(), 1)
 
 
-def is_nothing(size: Bytes) -> bool:
-    """Whether a size is the number 0; a symbolic one is not, and is not compared."""
-    return isinstance(size, int) and size == 0
+def merges(tensor: torch.Tensor, dims: Sequence[int]) -> bool:
+    """Whether these dimensions, in this order, are one run through memory, so that reshaping them copies nothing."""
+    wide = [d for d in dims if not likely(tensor.size(d) == 1)]
+    return all(likely(tensor.stride(i) == tensor.stride(j) * tensor.size(j)) for i, j in itertools.pairwise(wide))

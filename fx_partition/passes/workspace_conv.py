@@ -1,4 +1,4 @@
-"""Workspace of convolution: oneDNN's blocked copies of source, weight and result, or the columns of the slow kernels."""
+"""Workspace of convolution: oneDNN's blocked copies of source, weight and result, or the slow kernels' columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from .workspace_call import (
-    is_nothing,
     Bytes,
     LeafCall,
     WorkspaceRule,
@@ -89,15 +88,15 @@ class _Convolution:
 
 
 def _convolution(call: LeafCall) -> Bytes:
-    flat: Bytes = 0
-    if call["input"].dim() == 3:  # ATen makes a permuted 3-d input dense, and only then looks for channels last
-        flat = densified(call["input"])
+    # ATen makes a permuted 3-d input dense, and only then looks for channels last.
+    permuted = call["input"].dim() == 3 and not call["input"].is_contiguous()
     conv = _Convolution.of(call)
+    last = not permuted and (channels_last(conv.x) or channels_last(conv.w))
+    in_rows = copy_as_last(conv.x) + copy_as_last(conv.w) if last else 0
+    dense = densified(conv.x) + densified(conv.w)
     if not _by_onednn(conv):
-        return _by_columns(conv)
-    if is_nothing(flat) and (channels_last(conv.x) or channels_last(conv.w)):
-        return copy_as_last(conv.x) + copy_as_last(conv.w) + _in_rows(conv)
-    return densified(conv.x) + densified(conv.w) + _blocked(conv)
+        return (in_rows if last and conv.x.dim() == 4 else dense) + _by_columns(conv)
+    return in_rows + _in_rows(conv) if last else dense + _blocked(conv)
 
 
 def _by_onednn(conv: _Convolution) -> bool:
@@ -124,19 +123,19 @@ def _by_onednn(conv: _Convolution) -> bool:
 def _by_columns(conv: _Convolution) -> Bytes:
     """The columns that im2col writes for a matrix product."""
     x, y = conv.x, conv.y
-    copies = densified(x) + densified(conv.w)
     itemsize = x.element_size()
-    taps = product(conv.kernel)
+    inputs, taps, image = x.size(1) // conv.groups, product(conv.kernel), product(y.shape[2:])
     if conv.transposed:
-        image = product(x.shape[2:])
-        return copies + y.size(1) // conv.groups * taps * image * itemsize
-    image = product(y.shape[2:])
-    columns = x.size(1) // conv.groups * taps * image * itemsize
-    if conv.dilated:
-        return copies + columns
-    if conv.pointwise and not conv.strided and not any(conv.padding):
-        return copies
-    return copies + x.size(0) * columns
+        return y.size(1) // conv.groups * taps * product(x.shape[2:]) * itemsize
+    if conv.dilated:  # an image after the other
+        columns = inputs * taps * image * itemsize
+    elif conv.pointwise and not conv.strided and not any(conv.padding):
+        columns = 0
+    else:
+        columns = x.size(0) * inputs * taps * image * itemsize
+    if conv.groups > 1:  # a group after the other, each cut out of the source; then the results side by side
+        return largest(columns + nbytes(x) // conv.groups, nbytes(y))
+    return columns
 
 
 def _simd() -> int:
@@ -161,15 +160,28 @@ def _row_weight(conv: _Convolution) -> Bytes:
 def _in_rows(conv: _Convolution) -> Bytes:
     """Channels-last operands: the weight alone is reordered; what brgemm_convolution needs a thread."""
     if conv.depthwise:
-        return _row_weight(conv) + (nbytes(conv.y) if conv.transposed else 0)
-    return _row_weight(conv) + conv.threads * _thread_scratch(conv)
+        return _row_weight(conv) + (nbytes(conv.y) + 256 if conv.transposed else 0)
+    return _row_weight(conv) + conv.threads * _thread_scratch(conv) + 4352
 
 
 def _thread_scratch(conv: _Convolution) -> Bytes:
-    descriptors = 6240
+    descriptors = 4160
+    source, result = conv.channels
+    itemsize = conv.x.element_size()
+    padded = product(size + k - 1 for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True))
+    if itemsize < 4:  # tiles of AMX: an upper bound, oneDNN searches for its blocks
+        taps = conv.kernel[-1] if likely(source < 16) else 1
+        image = padded * round_up(source * taps, 32) * itemsize
+        return image + product(conv.y.shape[2:]) * round_up(result, 16) * 4 + 16384
     if conv.transposed and conv.strided:  # brgconv_strided copies the padded source of an image
-        image = product(size + k - 1 for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True))
-        return round_up(conv.channels[0] * image * conv.x.element_size(), 4096) + descriptors
+        margins = [size if k == 1 else size + k for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True)]
+        lone_row = likely(conv.x.size(-2) == 1)
+        image = product(margins) if lone_row else product(margins[:-1]) * (margins[-1] + 1)
+        return round_up((2 if lone_row else 1) * source * image * itemsize, 4096) + descriptors + 4096
+    if likely(source == 1):  # a lone channel is copied to rows of the kernel's width
+        row = round_up(conv.x.size(-1), 32) * round_up(conv.kernel[-1], 8) * itemsize
+        rows = product(n if k == 1 else n + k for n, k in zip(conv.x.shape[2:-1], conv.kernel[:-1], strict=True))
+        return round_up(rows * row, 4096) + descriptors
     return descriptors
 
 
@@ -179,7 +191,8 @@ def _blocked(conv: _Convolution) -> Bytes:
     source, result = conv.channels
     itemsize = x.element_size()
     outputs = nbytes(y)
-    if conv.transposed and conv.strided and conv.groups == 1:  # oneDNN prefers channels last, ATen copies back twice
+    rows = conv.transposed and conv.strided and conv.groups == 1
+    if (rows or itemsize < 4) and not conv.depthwise:  # oneDNN prefers channels last, and ATen copies back twice
         return largest(nbytes(x) + _in_rows(conv), 2 * outputs)
     if conv.groups == 1 or conv.depthwise:
         flat = conv.groups == 1 and source < simd and not conv.pointwise and not conv.transposed

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
-from .workspace_call import Bytes, LeafCall, WorkspaceRule, densified, largest, likely, nbytes, product
+from .workspace_call import Bytes, LeafCall, WorkspaceRule, likely, merges, nbytes, product, round_up, smallest
 
 
 @functools.cache
@@ -19,6 +20,11 @@ def has_amx() -> bool:
     return bool(cpu_capabilities().get("amx_bf16", False))
 
 
+def _l2_bytes() -> int:
+    size = cpu_capabilities().get("l2_cache_size")
+    return size if isinstance(size, int) and size > 0 else 2**21
+
+
 def _operand(tensor: torch.Tensor) -> Bytes:
     """A copy, unless rows or columns are dense (BLAS takes either, with a leading dimension)."""
     sizes, strides = tensor.shape[-2:], tensor.stride()[-2:]
@@ -28,36 +34,76 @@ def _operand(tensor: torch.Tensor) -> Bytes:
     return 0 if dense else nbytes(tensor)
 
 
-def _reduced(tensor: torch.Tensor) -> bool:
-    return tensor.dtype in (torch.bfloat16, torch.float16)
+def _packed(a: torch.Tensor, b: torch.Tensor, threads: int) -> Bytes:
+    """An upper bound on what oneDNN packs on AMX, where it searches for its blocks."""
+    rows = 1 if a.dim() == 1 else a.size(-2)
+    inner, columns = round_up(a.size(-1), 64), 64 if b.dim() == 1 else round_up(b.size(-1), 64)
+    if likely(rows <= 32) and (b.dim() == 1 or not likely(b.stride(-1) == 1)):
+        columns = 64 if likely(rows == 1) else 32
+    # Packed columns stay in the L2 cache, or not much beyond it.
+    size = smallest(inner * columns * b.element_size(), 9 * _l2_bytes() // 4)
+    size = size + (5120 if b.dtype == torch.bfloat16 else 10240)
+    if not likely(a.stride(-1) == 1):
+        size = size + inner * round_up(rows, 64) * a.element_size()
+    return threads * size
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, threads: int) -> Bytes:
-    size = _operand(a) + _operand(b)
-    return size
+def _whole(tensor: torch.Tensor) -> Bytes:
+    """oneDNN takes a batch that is dense, or dense once each matrix is transposed; else it is copied."""
+    return 0 if tensor.is_contiguous() or tensor.mT.is_contiguous() else nbytes(tensor)
 
 
-def _matmul(first: str, second: str):  # type: ignore[no-untyped-def]
+def _by_onednn(a: torch.Tensor) -> bool:
+    """use_mkldnn_matmul: bfloat16 and float16 where the CPU multiplies them."""
+    if a.dtype == torch.bfloat16:
+        return has_amx()
+    return a.dtype == torch.float16 and bool(cpu_capabilities().get("avx512_fp16", False))
+
+
+def _product(first: str, second: str) -> Callable[[LeafCall], Bytes]:
     def rule(call: LeafCall) -> Bytes:
-        return _product(call[first], call[second], call.threads)
+        a, b = call[first], call[second]
+        if _by_onednn(a):
+            copies = [_whole(t) if t.dim() == 3 else _operand(t) if t.dim() == 2 else 0 for t in (a, b)]
+            return sum(copies, _packed(a, b, call.threads))
+        if a.dim() == 3:  # one matrix of the batch after the other
+            return (_operand(a) + _operand(b)) // a.size(0)
+        return sum(_operand(t) for t in (a, b) if t.dim() == 2)
 
     return rule
 
 
-def _square(copies: int, rows: int):  # type: ignore[no-untyped-def]
-    """``copies`` of the matrix, and ``rows`` of it."""
+def _square(copies: int, rows: int) -> Callable[[LeafCall], Bytes]:
+    """``copies`` of the matrix, ``rows`` of it, and what turning one matrix to column-major order takes."""
 
     def rule(call: LeafCall) -> Bytes:
         a = call.first
-        return copies * nbytes(a) + rows * product(a.shape[:-1]) * a.element_size() + 1024
+        turned = 3616 if a.dim() == 2 else 256
+        return copies * nbytes(a) + (rows * product(a.shape[:-1]) + turned) * a.element_size()
 
     return rule
 
 
-def _real_to_complex(call: LeafCall) -> Bytes:
-    x = call["self"]
-    last = [d % x.dim() for d in call["dim"]][-1] == x.dim() - 1
-    return 0 if last and x.is_contiguous() else nbytes(x)
+def _qr(call: LeafCall) -> Bytes:
+    a = call.first
+    return (product(a.shape[:-1]) + 97 * a.size(-1)) * a.element_size() + 64
+
+
+def _matrix_exp(call: LeafCall) -> Bytes:
+    a = call.first
+    return (12 if a.dim() == 2 else 10) * nbytes(a) + 64 * product(a.shape[:-1]) + 1024
+
+
+def _eigh(call: LeafCall) -> Bytes:
+    n = call.first.size(-1)
+    return (2 * n * n + 11 * n) * call.first.element_size() + 1024
+
+
+def _batched_fft(call: LeafCall) -> Bytes:
+    """A copy, if the dimensions that are not transformed do not merge into one."""
+    x = call.first
+    transformed = {d % x.dim() for d in call["dim"]}
+    return 0 if merges(x, [d for d in range(x.dim()) if d not in transformed]) else nbytes(x)
 
 
 def _complex_to_real(call: LeafCall) -> Bytes:
@@ -67,36 +113,49 @@ def _complex_to_real(call: LeafCall) -> Bytes:
 
 def _cdist(call: LeafCall) -> Bytes:
     x1, x2 = call["x1"], call["x2"]
+    if call["p"] not in (None, 2.0):
+        return 0
     return sum(nbytes(x) // x.size(-1) * (x.size(-1) + 2) for x in (x1, x2))
 
 
-_BLAS = "ATen/native/LinearAlgebra.cpp: copies of operands with neither dimension dense; bfloat16 by oneDNN's brgemm_matmul"
+_BLAS = (
+    "ATen/native/LinearAlgebra.cpp: copies of operands with neither dimension dense; "
+    "bfloat16: oneDNN's brgemm_matmul packs columns of the second (an upper bound)"
+)
 _LAPACK = "ATen/native/BatchLinearAlgebra.cpp: column-major working copies, pivots and LAPACK's work array"
 
 MATMUL_RULES: dict[str, WorkspaceRule] = {
-    "aten::mm": WorkspaceRule(_matmul("self", "mat2"), _BLAS),
-    "aten::addmm": WorkspaceRule(_matmul("mat1", "mat2"), _BLAS),
-    "aten::bmm": WorkspaceRule(_matmul("self", "mat2"), _BLAS),
-    "aten::baddbmm": WorkspaceRule(_matmul("batch1", "batch2"), _BLAS),
+    "aten::mm": WorkspaceRule(_product("self", "mat2"), _BLAS),
+    "aten::addmm": WorkspaceRule(_product("mat1", "mat2"), _BLAS),
+    "aten::bmm": WorkspaceRule(_product("self", "mat2"), _BLAS),
+    "aten::baddbmm": WorkspaceRule(_product("batch1", "batch2"), _BLAS),
+    "aten::mv": WorkspaceRule(_product("self", "vec"), _BLAS),
+    "aten::dot": WorkspaceRule(_product("self", "tensor"), _BLAS),
+    "aten::_grouped_mm": WorkspaceRule(_product("self", "mat2"), _BLAS),
     "aten::_cdist_forward": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
     "aten::_euclidean_dist": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
     "aten::linalg_inv_ex": WorkspaceRule(_square(1, 1), _LAPACK),
-    "aten::linalg_qr": WorkspaceRule(_square(0, 49), _LAPACK),
+    "aten::linalg_qr": WorkspaceRule(_qr, _LAPACK),
     "aten::_linalg_svd": WorkspaceRule(_square(1, 0), _LAPACK),
-    "aten::_linalg_eigh": WorkspaceRule(_square(1, 7), _LAPACK),
+    "aten::_linalg_eigh": WorkspaceRule(_eigh, _LAPACK),
     "aten::_linalg_det": WorkspaceRule(_square(0, 3), _LAPACK),
     "aten::_linalg_slogdet": WorkspaceRule(_square(0, 3), _LAPACK),
     "aten::_linalg_solve_ex": WorkspaceRule(_square(0, 1), _LAPACK),
     "aten::linalg_pinv": WorkspaceRule(_square(3, 4), "ATen/native/LinearAlgebra.cpp, pinv: the factors of svd"),
     "aten::linalg_matrix_exp": WorkspaceRule(
-        _square(10, 1), "ATen/native/LinearAlgebra.cpp, mexp: powers of the matrix for the Taylor polynomial"
+        _matrix_exp, "ATen/native/LinearAlgebra.cpp, mexp: powers of the matrix for the Taylor polynomial"
     ),
-    "aten::cholesky_solve": WorkspaceRule(lambda call: nbytes(call["input2"]) + nbytes(call["self"]), _LAPACK),
+    "aten::linalg_cholesky_ex": WorkspaceRule(_square(0, 0), _LAPACK),
+    "aten::linalg_lu_factor_ex": WorkspaceRule(_square(0, 0), _LAPACK),
+    "aten::cholesky_inverse": WorkspaceRule(_square(0, 0), _LAPACK),
+    "aten::cholesky_solve": WorkspaceRule(lambda call: nbytes(call["input2"]) + 64, _LAPACK),
     "aten::_fft_r2c": WorkspaceRule(
-        _real_to_complex, "ATen/native/mkl/SpectralOps.cpp, _exec_fft: the input with the transformed dimensions last"
+        _batched_fft, "ATen/native/mkl/SpectralOps.cpp, _exec_fft: the input with the transformed dimensions last"
+    ),
+    "aten::_fft_c2c": WorkspaceRule(
+        _batched_fft, "ATen/native/mkl/SpectralOps.cpp, _exec_fft: the input with the transformed dimensions last"
     ),
     "aten::_fft_c2r": WorkspaceRule(
         _complex_to_real, "ATen/native/mkl/SpectralOps.cpp, _fft_c2r_mkl: the complex pass before, and a clone of it"
     ),
 }
-__all__ = ["MATMUL_RULES", "cpu_capabilities", "densified", "has_amx", "largest"]

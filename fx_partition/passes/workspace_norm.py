@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .workspace_call import (
-    is_nothing,
     Bytes,
     LeafCall,
     WorkspaceRule,
@@ -45,7 +44,7 @@ def _group_norm(call: LeafCall) -> Bytes:
 def _batch_norm(call: LeafCall) -> Bytes:
     x = call["input"]
     size = 16 * x.size(1) * _FLOAT
-    if call["training"] and x.element_size() < _FLOAT and not is_nothing(densified(x)) and not channels_last(x):
+    if call["training"] and x.element_size() < _FLOAT and not x.is_contiguous() and not channels_last(x):
         size = size + x.numel() * _FLOAT
     return size
 
@@ -54,9 +53,9 @@ def _upsample(taps: int):  # type: ignore[no-untyped-def]
     def rule(call: LeafCall) -> Bytes:
         x, y = call.first, call.result
         spatial = y.shape[2:]
-        limit = {2: 128, 3: 256}.get(len(spatial))
         dense = channels_last(x) and likely(x.size(1) > 3)
-        if limit is not None and taps < 4 and (dense or likely(sum(spatial) <= limit)):
+        small = len(spatial) == 2 and likely(sum(spatial) <= 128)
+        if taps < 4 and (dense or small):
             copies = nbytes(x) if not channels_last(x) else 0
             return copies + (0 if channels_last(y) else nbytes(y))
         return taps * sum(spatial) * (8 + x.element_size())
@@ -77,12 +76,12 @@ def _antialias(radius: int):  # type: ignore[no-untyped-def]
 
 _POOL = "ATen/native/{}: input.contiguous(suggested memory format)"
 _RESIZE = "ATen/native/cpu/UpSampleKernel.cpp: {}"
-_VECTORISED = _RESIZE.format("channels-last copies of input and output on the vectorised path, else indices and weights")
+_VECTORISED = _RESIZE.format("channels-last copies of input and output if vectorised, else indices and weights")
 _PAD = "ATen/native/{}: input.contiguous()"
 
 NORM_RULES: dict[str, WorkspaceRule] = {
     "aten::_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, softmax_cpu_out: input.contiguous()"),
-    "aten::_log_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, log_softmax_cpu_out: input.contiguous()"),
+    "aten::_log_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, log_softmax: input.contiguous()"),
     "aten::native_layer_norm": WorkspaceRule(
         _layer_norm, "ATen/native/layer_norm.cpp, layer_norm_cpu: input, weight and bias .expect_contiguous()"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .workspace_call import largest, Bytes, LeafCall, WorkspaceRule, densified, dim_of, likely, nbytes
+from .workspace_call import Bytes, LeafCall, WorkspaceRule, densified, dim_of, largest, likely, nbytes
 
 _INDEX = 8
 
@@ -21,7 +21,9 @@ def _kthvalue(call: LeafCall) -> Bytes:
 
 def _median_dim(call: LeafCall) -> Bytes:
     x = call.first
-    return 0 if x.dim() and likely(x.stride(dim_of(call)) == 1) else nbytes(x)
+    if x.dim() and likely(x.stride(dim_of(call)) == 1):
+        return 0
+    return nbytes(x) + (3600 * x.element_size() if x.dim() == 2 else 0)
 
 
 def _multinomial(call: LeafCall) -> Bytes:
@@ -45,21 +47,25 @@ def _masks(call: LeafCall) -> list[tuple[int, torch.Tensor]]:
 
 
 def _index(call: LeafCall) -> Bytes:
-    x = call.first
     masks = _masks(call)
     if not masks:
         return 0
     position, mask = masks[0]
-    chosen = call.result.size(position) if position < call.result.dim() else 1
-    return chosen * mask.dim() * _INDEX * (1 if mask.dim() == 1 else 1) + 0 * x.dim()
+    return call.result.size(position) * mask.dim() * _INDEX + 64
 
 
 def _masked_select(call: LeafCall) -> Bytes:
     x, mask = call["self"], call["mask"]
     numel = largest(x.numel(), mask.numel())
     if call.threads == 1 or likely(numel < 32768):
-        return 0
+        return largest(0, numel * _INDEX + 64 - nbytes(call.result))  # counting them, before there is a result
     return numel * 2 * _INDEX
+
+
+def _unique(call: LeafCall) -> Bytes:
+    x = call.first
+    size = x.numel() * (x.element_size() + 2 * _INDEX)
+    return size if call["return_inverse"] else largest(0, size - nbytes(call.result))
 
 
 def _reduced_scatter(call: LeafCall) -> Bytes:
@@ -84,7 +90,7 @@ def _searchsorted(call: LeafCall) -> Bytes:
 _SCATTER = "ATen/native/cpu/ScatterGatherKernel.cpp: a float32 buffer for bfloat16 and float16"
 
 ORDER_RULES: dict[str, WorkspaceRule] = {
-    "aten::sort": WorkspaceRule(_sort, "ATen/native/cpu/SortingKernel.cpp, sort_stable_kernel: arange of the dimension"),
+    "aten::sort": WorkspaceRule(_sort, "ATen/native/cpu/SortingKernel.cpp, sort_stable_kernel: an arange"),
     "aten::kthvalue": WorkspaceRule(_kthvalue, "ATen/native/Sorting.cpp, kthvalue_out_impl_cpu: values and indices"),
     "aten::median": WorkspaceRule(
         lambda call: nbytes(call.first) if call.func._overloadname == "default" else _median_dim(call),
@@ -102,7 +108,10 @@ ORDER_RULES: dict[str, WorkspaceRule] = {
     ),
     "aten::index": WorkspaceRule(_index, "ATen/native/IndexingUtils.h, expandTensors: nonzero() of a mask"),
     "aten::masked_select": WorkspaceRule(
-        _masked_select, "ATen/native/TensorAdvancedIndexing.cpp, masked_select_out_impl_cpu: the mask as int64, its cumsum"
+        _masked_select, "ATen/native/TensorAdvancedIndexing.cpp, masked_select: the mask as int64, its sums"
+    ),
+    "aten::_unique2": WorkspaceRule(
+        _unique, "ATen/native/Unique.cpp, unique_cpu_sorted_template: the sorted values, their indices, an arange"
     ),
     "aten::gather": WorkspaceRule(_reduced_scatter, _SCATTER),
     "aten::scatter": WorkspaceRule(_reduced_scatter, _SCATTER),
@@ -112,5 +121,9 @@ ORDER_RULES: dict[str, WorkspaceRule] = {
     "aten::scatter_reduce": WorkspaceRule(_reduced_scatter, _SCATTER),
     "aten::index_add": WorkspaceRule(_index_add, _SCATTER),
     "aten::index_add_": WorkspaceRule(_index_add, _SCATTER),
+    "aten::_embedding_bag_forward_only": WorkspaceRule(
+        lambda call: call["offsets"].numel() * 64 + 512,
+        "ATen/native/EmbeddingBag.cpp, make_bag_size and offset2bag: a few numbers for each bag",
+    ),
     "aten::searchsorted": WorkspaceRule(_searchsorted, "ATen/native/Bucketization.cpp: dense copies of both operands"),
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from .workspace_call import Bytes, LeafCall, WorkspaceRule, densified, likely, nbytes
+from .workspace_call import Bytes, LeafCall, WorkspaceRule, densified, likely, merges, nbytes
 
 _SCALARS = 32  # Python numbers become tensors, once as they are and once in the common dtype
 _MASKS = frozenset({"condition", "mask"})
@@ -41,7 +42,7 @@ def pointwise(call: LeafCall) -> Bytes:
 
 def _common_dtype(values: list[Any]) -> torch.dtype:
     common: torch.dtype = torch.result_type(values[0], values[min(1, len(values) - 1)])
-    for one, other in zip(values[1:], values[2:], strict=False):
+    for one, other in itertools.pairwise(values[1:]):
         common = torch.promote_types(common, torch.result_type(one, other))
     return common
 
@@ -59,10 +60,7 @@ def _cast(call: LeafCall) -> Bytes:
 def _separate_runs(x: torch.Tensor, dims: set[int]) -> bool:
     """Whether the reduced dimensions do not merge into one, as TensorIterator merges neighbours in memory."""
     order = sorted((d for d in dims if not likely(x.size(d) == 1)), key=lambda d: _Stride(x.stride()[d]))
-    return any(
-        not likely(x.stride(outer) == x.stride(inner) * x.size(inner))
-        for inner, outer in zip(order, order[1:], strict=False)
-    )
+    return not merges(x, order[::-1])
 
 
 class _Stride:
@@ -112,6 +110,15 @@ def _of_everything(call: LeafCall) -> Bytes:
     return densified(call.first) if call.func._overloadname == "default" and call["dim"] is None else 0
 
 
+def _flattened(call: LeafCall) -> Bytes:
+    x = call.first
+    return 0 if call["dim"] is not None or merges(x, range(x.dim())) else nbytes(x)
+
+
+def _few(call: LeafCall) -> Bytes:
+    return 128  # a buffer for each thread's result, or a number as a tensor
+
+
 _REDUCE = "ATen/native/ReduceOps.cpp: {}"
 _DENSE = _REDUCE.format("a reduction of everything copies what is not contiguous")
 _SCAN = WorkspaceRule(_cast, _REDUCE.format("self.to(dtype), for integers and for dtype="))
@@ -133,7 +140,12 @@ REDUCE_RULES: dict[str, WorkspaceRule] = {
     ),
     "aten::max": WorkspaceRule(_of_everything, _DENSE),
     "aten::min": WorkspaceRule(_of_everything, _DENSE),
-    "aten::argmax": WorkspaceRule(_of_everything, _DENSE),
-    "aten::argmin": WorkspaceRule(_of_everything, _DENSE),
+    "aten::argmax": WorkspaceRule(_flattened, _REDUCE.format("self.reshape({-1})")),
+    "aten::argmin": WorkspaceRule(_flattened, _REDUCE.format("self.reshape({-1})")),
+    "aten::nansum": WorkspaceRule(lambda call: _cast(call) + 128, _REDUCE.format("self.to(dtype)")),
+    "aten::var": WorkspaceRule(_few, _REDUCE.format("a result for each thread")),
+    "aten::std": WorkspaceRule(_few, _REDUCE.format("a result for each thread")),
+    "aten::repeat": WorkspaceRule(_few, "ATen/native/TensorShape.cpp, repeat: the sizes"),
+    "aten::floor_divide": WorkspaceRule(pointwise, "ATen/TensorIterator.cpp, compute_types: as pointwise operators"),
     "aten::aminmax": WorkspaceRule(_of_everything, _DENSE),
 }

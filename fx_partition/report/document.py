@@ -46,9 +46,9 @@ def code(name: str) -> str:
     return f"`{name}`"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """``count(1, "device") == "1 device"`` and ``count(3, "device") == "3 devices"``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def shortened(points: Iterable[str], most: int = MOST_POINTS) -> tuple[str, ...]:

@@ -47,9 +47,10 @@ def _fits(plan: Plan) -> str:
         left = format_bytes(plan.budget_bytes - plan.max_bytes)
         return f"Fits one device of {budget}: it holds {fullest} ({share}), {left} stay free."
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
+    streamed = "" if _in_turns(plan) else "Nothing is streamed from off-chip; "
     return (
         f"Needs {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
-        f"device {fullest} ({share}). {_fewer(plan)} Nothing is streamed from off-chip; "
+        f"device {fullest} ({share}). {_fewer(plan)} {streamed}"
         f"{format_bytes(plan.cut_bytes)} cross between devices each call."
     )
 

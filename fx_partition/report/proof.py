@@ -45,8 +45,8 @@ def _smallest(plan: Plan) -> Section:
         lines.append("There is no other partition.")
     elif max(regular) > proof.max_bytes_lower_bound:
         lines.append(
-            f"No proof: the largest has {format_bytes(max(regular))}, and only below {bound} is it certain that there "
-            f'is none with {count(k, "partition")}; algorithm="dp" finds the smallest.'
+            f"There may be one: the largest has {format_bytes(max(regular))}, and only less than {bound} is ruled out "
+            f'for {count(k, "partition")}; algorithm="dp" finds the smallest.'
         )
     elif k == 1:
         lines.append("There is one partition, and it holds the whole graph.")
@@ -55,7 +55,7 @@ def _smallest(plan: Plan) -> Section:
     else:
         lines.append(
             f"Each of these {len(proof.max_witnesses)} runs holds {bound} or more, no boundary lies in two of them, "
-            f"and {count(k, 'partition')} have {count(k - 1, 'boundary').replace('boundarys', 'boundaries')}: "
+            f"and {count(k, 'partition')} have {count(k - 1, 'boundary', 'boundaries')}: "
             f"one run stays whole."
         )
         lines += shortened(map(_hold, proof.max_witnesses))

@@ -24,7 +24,7 @@ def plan(**options: Any) -> fx_partition.Plan:
 
 
 def test_a_graph_without_shapes_asks_for_example_inputs() -> None:
-    with pytest.raises(PartitionError, match="carries no shapes.*example_inputs"):
+    with pytest.raises(PartitionError, match=r"carries no shapes.*example_inputs"):
         fx_partition.split(torch.fx.symbolic_trace(model()), "40KiB")
     with pytest.raises(PartitionError, match="example_inputs"):
         fx_partition.split(model(), "40KiB")
@@ -38,13 +38,13 @@ def test_a_budget_that_is_no_size(budget: Any) -> None:
 
 @pytest.mark.parametrize("budget", [0, -1, "0MiB"])
 def test_a_budget_that_leaves_nothing(budget: Any) -> None:
-    with pytest.raises(ValueError, match="cache_bytes=.*must be positive"):
+    with pytest.raises(ValueError, match=r"cache_bytes=.*must be positive"):
         plan(cache_bytes=budget)
 
 
 def test_an_atom_larger_than_the_budget_is_explained() -> None:
     assert plan(cache_bytes="10KiB").spill_bytes > 0
-    with pytest.raises(OversizeError, match='linear needs .*weights 16.25 KiB, inputs .*outputs .*workspace .*"stream"'):
+    with pytest.raises(OversizeError, match=r'linear needs .*weights 16.25 KiB, .*workspace .*"stream"'):
         plan(cache_bytes="10KiB", oversize="error")
 
 
@@ -77,7 +77,7 @@ def test_bind_names_the_symbols_there_are() -> None:
 
 def test_a_plan_of_another_graph() -> None:
     other = fx_partition.plan(nn.Sequential(nn.Linear(8, 8)), "1MiB", example_inputs=torch.randn(4, 8))
-    with pytest.raises(PlanMismatchError, match="made for another graph.*fx_partition.plan"):
+    with pytest.raises(PlanMismatchError, match=r"made for another graph.*fx_partition.plan"):
         fx_partition.split(model(), plan=other, example_inputs=torch.randn(4, WIDTH))
 
 
@@ -101,7 +101,8 @@ def test_options_of_the_backend(options: dict[str, Any], words: str) -> None:
 
 
 def test_text_that_is_no_plan() -> None:
-    for text, words in [("{", "no plan"), ("[]", "no plan"), ('{"version": 9}', "version 9"), ('{"version": 1}', "no plan")]:
+    texts = {"{": "no plan", "[]": "no plan", '{"version": 9}': "version 9", '{"version": 1}': "no plan"}
+    for text, words in texts.items():
         with pytest.raises(PartitionError, match=words):
             fx_partition.Plan.from_json(text)
     evil = plan(dynamic_shapes={"input": {0: torch.export.Dim("batch")}}).to_json()

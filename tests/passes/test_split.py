@@ -123,6 +123,8 @@ def test_the_state_dict_is_the_models_and_loads_into_it() -> None:
         cut.load_state_dict({k: v for k, v in other.state_dict().items() if k != "3.weight"}, strict=True)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         cut.load_state_dict({**other.state_dict(), "nothing.weight": x}, strict=True)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        cut.load_state_dict({**other.state_dict(), "partition_0.0.weight": x}, strict=True)
     assert {id(p) for p in cut.parameters()} == {id(p) for p in model.parameters()}
 
 

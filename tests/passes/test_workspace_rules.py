@@ -10,24 +10,42 @@ from typing import Any
 import pytest
 import sympy
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from workspace_cases import CASES, Case
+from workspace_cases import CASES, MORE_CASES, Case, as_fake, last, peak_of, predicted
 
 from fx_partition.passes.effects import observe
-from fx_partition.passes.fake import FakeTensorMode, hint_of, new_fake_mode
+from fx_partition.passes.fake import hint_of, new_fake_mode
 from fx_partition.passes.workspace_rules import RULES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from allocations import measure_calls  # benchmarks/ is no package
 
-pytestmark = pytest.mark.slow  # some rules are still out of bounds; `make test-all` shows which
-
-OUT_OF_BOUNDS: dict[str, str] = {}
-SYMBOLIC = ("aten::_softmax", "aten::kthvalue", "aten::mean")
+SYMBOLIC = (
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_softmax",
+    "aten::convolution",
+    "aten::kthvalue",
+    "aten::mean",
+    "aten::mm",
+    "aten::sort",
+)
+# Calls on a batch, whose size is the only symbol.
+BATCHED: dict[str, Callable[[int], Case]] = {
+    "conv": lambda n: (F.conv2d, (torch.rand(n, 16, 32, 32), torch.rand(32, 16, 3, 3))),
+    "conv channels last": lambda n: (F.conv2d, (last(n, 16, 32, 32), last(32, 16, 3, 3))),
+    "attention": lambda n: (F.scaled_dot_product_attention, tuple(torch.rand(3, n, 4, 256, 64).unbind())),
+    "layer_norm": lambda n: (F.layer_norm, (torch.rand(n, 32, 64).mT, (32,))),
+    "softmax": lambda n: (torch.softmax, (torch.rand(n, 64, 32).mT, -1)),
+    "encoder layer": lambda n: (
+        lambda x, w: F.gelu(x @ w).mT.softmax(-1),
+        (torch.rand(n, 32, 64), torch.rand(64, 256)),
+    ),
+}
 
 
 class _Dispatched(TorchDispatchMode):
@@ -40,30 +58,6 @@ class _Dispatched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func._schema.name)
         return func(*args, **(kwargs or {}))
-
-
-def as_fake(args: Any, mode: FakeTensorMode, *, dynamic: bool = False) -> Any:
-    def convert(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        kind = DimDynamic.DYNAMIC if dynamic else DimDynamic.STATIC
-        context = StatelessSymbolicContext(dynamic_sizes=[kind] * leaf.dim()) if mode.shape_env else None
-        return mode.from_tensor(leaf, symbolic_context=context)
-
-    return pytree.tree_map(convert, args)
-
-
-def peak_of(case: Case, mode: FakeTensorMode, bind: Callable[[sympy.Symbol], int], *, dynamic: bool = False) -> int:
-    """The highest peak that `observe` sees, with sizes that are symbols bound."""
-    function, args = case
-    peaks = map(sympy.sympify, observe(function, as_fake(args, mode, dynamic=dynamic), {}, mode).peaks)
-    return max(int(peak.subs({symbol: bind(symbol) for symbol in peak.free_symbols})) for peak in peaks)
-
-
-def predicted(case: Case) -> int:
-    """A size that only the data decides is the real result's."""
-    function, args = case
-    return peak_of(case, new_fake_mode(ShapeEnv()), lambda _: int(function(*args).size(0)))
 
 
 def dispatched(case: Case) -> set[str]:
@@ -86,18 +80,10 @@ def test_cases_run_the_operator(rule: str) -> None:
         assert rule in dispatched(build())
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        pytest.param(rule, marks=pytest.mark.xfail(strict=True, reason=OUT_OF_BOUNDS[rule]))
-        if rule in OUT_OF_BOUNDS
-        else rule
-        for rule in sorted(CASES)
-    ],
-)
-def test_rule_bounds_the_measured_peak(rule: str) -> None:
+@pytest.mark.parametrize("name", [*sorted(CASES), *MORE_CASES])
+def test_rule_bounds_the_measured_peak(name: str) -> None:
     torch.manual_seed(0)
-    cases = [build() for build in CASES[rule]]
+    cases = [build() for build in (CASES | MORE_CASES)[name]]
     ranges = measure_calls([(str(i), lambda c=case: c[0](*c[1])) for i, case in enumerate(cases)])
     pairs = [(predicted(case), measured.peak) for case, measured in zip(cases, ranges, strict=True)]
     assert all(real <= bound <= 1.1 * real + 65536 for bound, real in pairs), f"(predicted, measured): {pairs}"
@@ -110,3 +96,25 @@ def test_symbolic_sizes_give_the_same_number_and_no_guard(rule: str) -> None:
         bound = peak_of(case, new_fake_mode(env), lambda symbol, env=env: hint_of(env, symbol), dynamic=True)
         assert bound == predicted(case)
         assert env.guards == []
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_a_symbolic_batch_holds_for_other_batches(name: str) -> None:
+    function, args = BATCHED[name](4)
+    env = ShapeEnv()
+    mode = new_fake_mode(env)
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        kinds = [DimDynamic.STATIC] * leaf.dim()
+        if leaf.size(0) == 4:
+            kinds[0] = DimDynamic.DYNAMIC
+        return mode.from_tensor(leaf, symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
+
+    peaks = observe(function, pytree.tree_map(convert, args), {}, mode).peaks
+    assert env.guards == []
+    assert any(isinstance(peak, sympy.Expr) for peak in peaks)
+    for batch in (4, 16, 64):
+        bound = max(int(peak.subs(dict.fromkeys(peak.free_symbols, batch))) for peak in map(sympy.sympify, peaks))
+        assert bound == predicted(BATCHED[name](batch))

@@ -1,0 +1,91 @@
+"""What users call things, and that capturing changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from fx_partition.backends.dynamo import capture_dynamo
+from fx_partition.passes.capture import capture, user_name
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.planning import Request, make_plan
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("L['self']._modules['layers']._modules['0']._parameters['weight']", "layers.0.weight"),
+        ("L['self']._buffers['calls']", "calls"),
+        ("L['kwargs']['input_ids']", "input_ids"),
+        ("L['x']", "x"),
+        ("L['args'][1]", "args.1"),
+        ("G['table']", "table"),
+    ],
+)
+def test_names_that_a_user_knows(source: str, name: str) -> None:
+    assert user_name(source) == name
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+def test_dims_by_input_name() -> None:
+    batch = {"x": {0: torch.export.Dim("batch", min=2)}}
+    program = torch.export.export(Net(), (torch.zeros(4, 8),), dynamic_shapes=batch)
+    assert list(capture(program).dims) == ["x.0"]
+    traced = torch.fx.symbolic_trace(Net())
+    assert list(capture(traced, torch.zeros(4, 8), batch).dims) == ["x.0"]
+    assert capture(traced, torch.zeros(4, 8)).dims == {}
+
+
+def test_weights_of_an_attribute_graph_are_static() -> None:
+    """Only dimensions that the caller names are symbols; a parameter's never are."""
+
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(16, 8))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return nn.functional.embedding(ids, self.table)
+
+    captured = capture(torch.fx.symbolic_trace(Lookup()), torch.zeros(3, dtype=torch.long))
+    symbolic = {n.name for n, v in captured.values.items() for s in v.shape if isinstance(s, torch.SymInt)}
+    assert symbolic == set()
+    assert gather_facts(captured).symbols.hints == {}
+
+
+def test_planning_a_dynamo_graph_adds_no_guard_and_compiles_once() -> None:
+    model = Net()
+    plans = []
+
+    def backend(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        captured = capture_dynamo(gm, inputs)
+        assert set(captured.names.values()) >= {"x", "a.weight", "b.bias"}
+        env = next(v.node.shape_env for v in captured.dims.values())
+        before = len(env.guards), dict(env.replacements), dict(env.axioms)
+        plan = make_plan(captured, gather_facts(captured), Request.check(600))
+        plan.largest("x.0")
+        plan.to_json()
+        assert (len(env.guards), dict(env.replacements), dict(env.axioms)) == before
+        plans.append(plan)
+        return gm.forward
+
+    counters.clear()
+    compiled = torch.compile(model, backend=backend)
+    for batch in (4, 2, 9, 100):
+        x = torch.randn(batch, 8)
+        torch._dynamo.mark_dynamic(x, 0)
+        assert torch.equal(compiled(x), model(x))
+    assert len(plans) == 1 and counters["stats"]["unique_graphs"] == 1
+    assert list(plans[0].symbols.dims) == ["x.0"] and plans[0].num_partitions >= 2

@@ -1,0 +1,294 @@
+"""Random graphs: plans are what the definitions say, and split modules are the model bit by bit.
+
+The footprints are counted here once more, straight from DESIGN section 3, on what a run with real tensors shows:
+which node's result lives in which storage, by address. Nothing of `facts` or `effects` is used but the free nodes
+that the graphs are built with (views of weights), which are known by construction.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fx_partition
+from fx_partition import Plan
+
+WIDTH = 8
+ROWS = 3
+IN_PLACE = ("relu_", "mul_")
+# Scratch bytes of the operators used here: pointwise kernels hold Python numbers as tensors, the others hold nothing.
+SCRATCH = {"relu": 32, "add": 32, "relu_": 32, "mul_": 32}
+
+
+class Builder:
+    """Writes one graph, node by node; every tensor in ``pool`` is [ROWS, WIDTH] (any batch)."""
+
+    def __init__(self) -> None:
+        self.root = nn.Module()
+        self.graph = torch.fx.Graph()
+        self.pool: list[torch.fx.Node] = []
+        self.weights: list[str] = []
+
+    def weight(self, shape: tuple[int, ...]) -> torch.fx.Node:
+        name = f"weight_{len(self.weights)}"
+        generator = torch.Generator().manual_seed(len(self.weights))
+        self.root.register_parameter(name, nn.Parameter(torch.randn(shape, generator=generator) / 3, False))
+        self.weights.append(name)
+        return self.graph.get_attr(name)
+
+    def module(self) -> torch.fx.GraphModule:
+        return torch.fx.GraphModule(self.root, self.graph)
+
+
+OPS = ["linear", "tied", "turned", "relu", "add", "cat", "chunk", "in_place", "view", "embedding", "in_place_view"]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
+    b = Builder()
+    g = b.graph
+    x, ids = g.placeholder("x"), g.placeholder("ids")
+    b.pool = [x]
+    made: list[torch.fx.Node] = []  # activations, which may be written in place
+    square: list[str] = []
+    table = None
+
+    def pick() -> torch.fx.Node:
+        return b.pool[draw(st.integers(max(0, len(b.pool) - 4), len(b.pool) - 1))]
+
+    for op in draw(st.lists(st.sampled_from(OPS), min_size=2, max_size=12)):
+        match op:
+            case "linear":
+                w = b.weight((WIDTH, WIDTH))
+                square.append(str(w.target))
+                new = g.call_function(F.linear, (pick(), w))
+            case "tied" | "turned" if square:
+                w = g.get_attr(draw(st.sampled_from(square)))
+                w = g.call_method("t", (w,)) if op == "turned" else w
+                new = g.call_function(torch.matmul, (pick(), w))
+            case "add":
+                new = g.call_function(torch.add, (pick(), pick()))
+            case "cat":
+                joined = g.call_function(torch.cat, ([pick(), pick()],), {"dim": 1})
+                new = g.call_function(F.linear, (joined, b.weight((WIDTH, 2 * WIDTH))))
+            case "chunk":
+                pieces = g.call_function(torch.chunk, (pick(), 2, 1))
+                halves = [g.call_function(operator.getitem, (pieces, i)) for i in range(2)]
+                new = g.call_function(torch.cat, (halves[::-1],), {"dim": 1})
+            case "in_place" if made:
+                target = draw(st.sampled_from(made[-3:]))
+                kind = draw(st.sampled_from(IN_PLACE))
+                new = g.call_method(kind, (target,) if kind == "relu_" else (target, 2.0))
+            case "in_place_view" if made:
+                flat = g.call_method("view", (draw(st.sampled_from(made[-3:])), -1))
+                g.call_method("mul_", (flat, 0.5))
+                continue
+            case "view":
+                flat = g.call_method("reshape", (pick(), -1))
+                new = g.call_method("view", (flat, -1, WIDTH))
+            case "embedding":
+                table = table or str(b.weight((16, WIDTH)).target)
+                new = g.call_function(F.embedding, (ids, g.get_attr(table)))
+            case _:
+                new = g.call_function(torch.relu, (pick(),))
+        b.pool.append(new)
+        if op not in ("in_place", "view"):
+            made.append(new)
+    results = draw(st.lists(st.sampled_from(b.pool[1:]), min_size=1, max_size=2)) if len(b.pool) > 1 else [x]
+    g.output((*results, b.pool[-1]))
+    g.eliminate_dead_code(is_impure_node=lambda n: n.is_impure() or n.target in IN_PLACE)
+    generator = torch.Generator().manual_seed(0)
+    inputs = (torch.randn(ROWS, WIDTH, generator=generator), torch.randint(16, (ROWS,), generator=generator))
+    return b.module(), inputs
+
+
+@dataclass
+class Storage:
+    """What a real run shows of one storage."""
+
+    bytes: int
+    made_at: int
+    weight: bool
+    touches: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
+    returned: bool = False
+
+
+class Recorder(torch.fx.Interpreter):
+    """Runs a graph on real tensors, keeping all of them, and writes down which storages each node touches."""
+
+    def __init__(self, gm: torch.fx.GraphModule) -> None:
+        super().__init__(gm, garbage_collect_values=False)
+        self.storages: dict[int, Storage] = {}
+        self.steps: list[str] = []
+        self.scratch: list[int] = []
+        self.weight_reads: list[dict[int, int]] = []
+        self.kept: list[Any] = []
+
+    def storage(self, tensor: Tensor, made_at: int, *, weight: bool = False) -> Storage:
+        key = tensor.untyped_storage().data_ptr()
+        if key not in self.storages:
+            self.storages[key] = Storage(tensor.untyped_storage().nbytes(), made_at, weight)
+        return self.storages[key]
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        operands = [v for s in n.all_input_nodes for v in torch.utils._pytree.tree_leaves(self.env[s])]
+        before = [(t, t._version) for t in operands]
+        result = super().run_node(n)
+        self.kept.append(result)
+        found = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        if n.op in ("placeholder", "get_attr"):
+            for tensor in found:
+                self.storage(tensor, -1, weight=n.op == "get_attr")
+        elif n.op == "output":
+            for tensor in operands:
+                self.storage(tensor, -1).returned = True
+        elif not (n.target == "t" and self.storage(operands[0], -1).weight):
+            self._step(n, operands, before, found)
+        return result
+
+    def _step(self, n: torch.fx.Node, operands: list[Tensor], before: list[Any], found: list[Tensor]) -> None:
+        here = len(self.steps)
+        self.steps.append(n.name)
+        self.scratch.append(SCRATCH.get(getattr(n.target, "__name__", str(n.target)), 0))
+        reads: dict[int, int] = {}
+        picked = getattr(n.target, "__name__", "") == "getitem"
+        for tensor in [*(found if picked else operands), *found]:
+            held = self.storage(tensor, here)
+            if held.weight:
+                rows = found[0].untyped_storage().nbytes() if n.target is F.embedding else held.bytes
+                reads[tensor.untyped_storage().data_ptr()] = rows
+            elif here not in held.touches:
+                held.touches.append(here)
+        for tensor, version in before:
+            if tensor._version != version and not picked:
+                self.storage(tensor, here).writes.append(here)
+        self.weight_reads.append(reads)
+
+    def footprint(self, first: int, end: int) -> int:
+        """DESIGN section 3, word by word."""
+        weights: dict[int, int] = {}
+        for reads in self.weight_reads[first:end]:
+            for key, size in reads.items():
+                weights[key] = weights.get(key, 0) + size
+        held = sum(min(self.storages[key].bytes, size) for key, size in weights.items())
+        most = 0
+        for t in range(first, end):
+            resident = self.scratch[t]
+            for s in self.storages.values():
+                mine = [u for u in s.touches if first <= u < end]
+                if s.weight or not mine:
+                    continue
+                since = max(s.made_at, first)
+                until = end - 1 if s.returned or max(s.touches) >= end else max(mine)
+                resident += s.bytes if since <= t <= until else 0
+            most = max(most, resident)
+        return held + most
+
+    def received(self, first: int, end: int) -> int:
+        return sum(
+            s.bytes
+            for s in self.storages.values()
+            if not s.weight and 0 <= s.made_at < first and any(first <= t < end for t in s.touches)
+        )
+
+
+def clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t.clone() for t in inputs)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(graphs(), st.integers(1, 6))
+def test_plans_and_splits_of_random_graphs(
+    case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]], share: int
+) -> None:
+    gm, inputs = case
+    recorder = Recorder(gm)
+    with torch.no_grad():
+        expected = recorder.run(*clones(inputs))
+        expected = [t.clone() for t in expected]
+    whole = recorder.footprint(0, len(recorder.steps))
+    budget = max(1, whole * share // 6)
+    for algorithm in ("dp", "greedy"):
+        cut = fx_partition.split(gm, budget, example_inputs=inputs, algorithm=algorithm)
+        plan = cut.plan
+
+        # order: the partitions are the steps, each once, in the order of the graph
+        assert [name for p in plan.partitions for name in p.nodes] == recorder.steps
+        bounds = [0]
+        for p in plan.partitions:
+            bounds.append(bounds[-1] + len(p.nodes))
+
+        # bytes, counted independently
+        for p, (first, end) in zip(plan.partitions, pairwise(bounds), strict=True):
+            assert p.total_bytes == recorder.footprint(first, end), p.nodes
+            assert p.recv_bytes == recorder.received(first, end), p.nodes
+            assert p.spill_bytes == max(0, p.total_bytes - budget)
+            # only an atom that is too large by itself may spill
+            assert not p.spill_bytes or any(set(p.nodes) == set(o.nodes) for o in plan.oversize)
+
+        # what is written in place is made and written in one partition
+        owner = [p.index for p in plan.partitions for _ in p.nodes]
+        for s in recorder.storages.values():
+            if s.writes and s.made_at >= 0:
+                assert len({owner[t] for t in range(s.made_at, max(s.writes) + 1)}) == 1
+
+        # bits
+        with torch.no_grad():
+            mine = clones(inputs)
+            found = cut(*mine)
+        assert len(found) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+        # plain data
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(graphs(), st.sampled_from(["dp", "greedy"]))
+def test_plans_are_deterministic(case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]], algorithm: str) -> None:
+    gm, inputs = case
+    first, again = (
+        fx_partition.plan(gm, "500B", example_inputs=inputs, algorithm=algorithm).to_json() for _ in range(2)
+    )
+    assert first == again
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(graphs())
+def test_dp_is_never_worse_than_greedy_and_as_good_as_its_certificate(
+    case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]],
+) -> None:
+    gm, inputs = case
+    budget = max(1, fx_partition.plan(gm, "1GiB", example_inputs=inputs).max_bytes // 2)
+    best = fx_partition.plan(gm, budget, example_inputs=inputs)
+    first = fx_partition.plan(gm, budget, example_inputs=inputs, algorithm="greedy")
+    assert best.num_partitions == first.num_partitions == best.certificate.min_partitions
+    assert best.max_bytes <= first.max_bytes
+
+
+def test_the_independent_count_can_tell() -> None:
+    """The count on a graph small enough to do by hand: x [3, 8], a weight of 256 bytes, relu and its sum."""
+    b = Builder()
+    x = b.graph.placeholder("x")
+    linear = b.graph.call_function(F.linear, (x, b.weight((WIDTH, WIDTH))))
+    relu = b.graph.call_function(torch.relu, (linear,))
+    b.graph.output((relu,))
+    recorder = Recorder(b.module())
+    recorder.run(torch.randn(ROWS, WIDTH))
+    assert recorder.steps == ["linear", "relu"]
+    assert recorder.footprint(0, 1) == 256 + 96 + 96
+    assert recorder.footprint(1, 2) == 96 + 96 + 32
+    assert recorder.footprint(0, 2) == 256 + 96 + 96 + 32
+    assert recorder.received(1, 2) == 96
+    with pytest.raises(AssertionError):
+        assert recorder.footprint(0, 2) == recorder.footprint(1, 2)
