@@ -14,9 +14,10 @@ import torch
 import torch.fx
 from tqdm import tqdm
 
-from fx_partition.passes.capture import Captured
+from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.errors import PartitionError, PartitionWarning
 from fx_partition.passes.facts import Facts
+from fx_partition.passes.fake import no_new_guards, shape_env_of
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
@@ -28,7 +29,7 @@ from .dynamo import capture_dynamo
 from .inline import assemble, retarget, stage_inputs
 from .options import Options
 from .stages import Boundaries, Stage
-from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options
+from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options, training_patches
 
 
 def l2partition(
@@ -115,7 +116,10 @@ def _compile_stages(
         inputs = stage_inputs(stage, real, home)
         module = copy.deepcopy(stage.stub.module)  # inductor owns and changes what it is given
         retarget(module, home, stage.device)
-        compiled.append(compile_part(module, inputs, patches))
+        results = [value_of(node) for node in stage.stub.outputs]
+        with no_new_guards(shape_env_of(results)):
+            options = training_patches(results, patches)
+        compiled.append(compile_part(module, inputs, options))
     function = assemble(captured, stages, compiled, home, facts.written)
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
     return function

@@ -28,7 +28,15 @@ from fx_partition.passes.fake import FakeTensor
 
 CompiledFunction = Callable[..., Any]
 
-__all__ = ["RestartAnalysis", "compile_graph", "compile_part", "inductor_options", "is_static_input", "source_name"]
+__all__ = [
+    "RestartAnalysis",
+    "compile_graph",
+    "compile_part",
+    "inductor_options",
+    "is_static_input",
+    "source_name",
+    "training_patches",
+]
 
 
 def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool) -> dict[str, Any]:
@@ -69,6 +77,25 @@ def compile_part(
     modes = [value.fake_mode for value in example_inputs if isinstance(value, FakeTensor)]
     with tracing(TracingContext(modes[0] if modes else None)):
         return compile_graph(gm, example_inputs, patches)
+
+
+def training_patches(outputs: Sequence[Any], patches: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor options that keep a stage's backward right on a CPU, given the fake values that the stage returns.
+
+    In torch 2.13 a vectorised scatter (the gradient of an embedding) writes out of bounds when its source is read
+    transposed and more than one thread runs (pytorch#191837; plain inductor does it too). A stage that returns a
+    tensor with permuted strides makes such a source of its incoming gradient, so its code is not vectorised.
+    """
+    permuted = any(
+        isinstance(value, torch.Tensor)
+        and value.requires_grad
+        and value.device.type == "cpu"
+        and not value.is_contiguous()
+        for value in outputs
+    )
+    if permuted and torch.is_grad_enabled():
+        return {"cpp.simdlen": 1, **patches}
+    return dict(patches)
 
 
 def source_name(placeholder: torch.fx.Node) -> str:
