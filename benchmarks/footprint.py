@@ -70,7 +70,9 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     facts = gather_facts(captured)
     budget = int(SHARE * sum(int(size) for size in facts.weight_bytes))
     plan = make_plan(captured, facts, Request(budget))
-    chain = lay_out(facts, find_atoms(captured, facts), facts.symbols.bind())
+    atoms = find_atoms(captured, facts)
+    facts = facts.reordered(atoms.order)
+    chain = lay_out(facts, atoms, facts.symbols.bind())
     values = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     rows = []

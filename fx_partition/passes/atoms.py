@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from .capture import Captured
 from .errors import PartitionError, PartitionWarning
 from .facts import Facts
+from .hoist import Sorted, sort_hull
 
 KeepTogether: TypeAlias = "Sequence[str | Sequence[str]]"
 
@@ -39,17 +40,30 @@ LARGE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Hull:
-    """Steps ``first`` to ``last``, both included, that stay together because of ``reason``."""
+    """Steps ``first`` to ``last``, both included: its ``members`` must stay together, because of ``reason``."""
 
     first: int
     last: int
     reason: str
+    members: frozenset[int]
+
+    @classmethod
+    def of(cls, members: Iterable[int], reason: str) -> Hull:
+        found = frozenset(members)
+        return cls(min(found), max(found), reason, found)
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """The first step of each atom, then the number of steps; and the hull that makes each large atom large."""
+    """The atoms of a graph.
 
+    Attributes:
+        order: the step to run at each place; trace order, but for what was moved out of large hulls.
+        starts: the place where each atom begins, then the number of steps.
+        large: the hulls that remain large, after the moves.
+    """
+
+    order: tuple[int, ...]
     starts: tuple[int, ...]
     large: tuple[Hull, ...] = ()
 
@@ -63,58 +77,90 @@ def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = (
     Raises:
         PartitionError: a group in ``keep_together`` names nothing in this graph.
     """
-    hulls = [
-        *_written_values(facts),
-        *_written_weights(facts),
-        *_containers_and_unbacked(captured, facts),
-        *_regions(captured, facts),
-        *_asked_for(facts, keep_together),
-    ]
-    starts = list(range(len(facts.steps)))
+    hulls = _merge(
+        [
+            *_written_values(facts),
+            *_written_weights(facts),
+            *_containers_and_unbacked(captured, facts),
+            *_regions(captured, facts),
+            *_asked_for(facts, keep_together),
+        ]
+    )
+    limit = max(LARGE_SHARE * len(facts.steps), 16)
+    nodes = {node.name: node for node in captured.gm.graph.nodes}
+    order: list[int] = []
+    starts: list[int] = []
+    large: list[Hull] = []
+
+    def alone(steps: Iterable[int]) -> None:
+        for step in steps:
+            starts.append(len(order))
+            order.append(step)
+
+    for hull in hulls:
+        alone(range(len(order), hull.first))
+        parts = Sorted([], list(range(hull.first, hull.last + 1)), [])
+        if len(parts.inside) > limit:
+            parts = sort_hull(facts, nodes, hull.first, hull.last, hull.members)
+        alone(parts.before)
+        starts.append(len(order))
+        order += parts.inside
+        alone(parts.after)
+        if len(parts.inside) > limit:
+            large.append(hull)
+            _report(facts, hull, len(parts.inside))
+    alone(range(len(order), len(facts.steps)))
+    return Atoms(tuple(order), (*starts, len(order)), tuple(large))
+
+
+def _merge(hulls: list[Hull]) -> list[Hull]:
+    """Hulls that overlap as one, with the reason of the widest; in order."""
     merged: list[Hull] = []
     for hull in sorted(hulls, key=lambda h: (h.first, -h.last)):
         if merged and hull.first <= merged[-1].last:
             widest = max(merged[-1], hull, key=lambda h: h.last - h.first)
-            merged[-1] = Hull(merged[-1].first, max(merged[-1].last, hull.last), widest.reason)
+            merged[-1] = Hull.of(merged[-1].members | hull.members, widest.reason)
         else:
             merged.append(hull)
-    inside = {step for hull in merged for step in range(hull.first + 1, hull.last + 1)}
-    starts = [step for step in starts if step not in inside]
-    limit = max(LARGE_SHARE * len(facts.steps), 16)
-    large = tuple(hull for hull in merged if hull.last - hull.first + 1 > limit)
-    for hull in large:
-        warnings.warn(
-            f"{hull.last - hull.first + 1} of {len(facts.steps)} steps ({facts.steps[hull.first].node} to "
-            f"{facts.steps[hull.last].node}) cannot be separated: {hull.reason}",
-            PartitionWarning,
-            stacklevel=2,
-        )
-    return Atoms((*starts, len(facts.steps)), large)
+    return merged
+
+
+def _report(facts: Facts, hull: Hull, size: int) -> None:
+    warnings.warn(
+        f"{size} of {len(facts.steps)} steps ({facts.steps[hull.first].node} to "
+        f"{facts.steps[hull.last].node}) cannot be separated: {hull.reason}",
+        PartitionWarning,
+        stacklevel=2,
+    )
 
 
 def _written_values(facts: Facts) -> Iterable[Hull]:
     last_write: dict[int, int] = {}
+    touches: dict[int, list[int]] = {}
     for i, step in enumerate(facts.steps):
+        for value in step.values:
+            touches.setdefault(value, []).append(i)
         for value in step.writes:
             last_write[value] = i
     for value, last in last_write.items():
-        yield Hull(max(facts.values[value].made_at, 0), last, f"{facts.values[value].name} is written in place")
+        members = [t for t in touches[value] if t <= last]
+        yield Hull.of(members, f"{facts.values[value].name} is written in place")
 
 
 def _written_weights(facts: Facts) -> Iterable[Hull]:
     written = {weight for step in facts.steps for weight in step.weight_writes}
-    spans: dict[int, tuple[int, int]] = {}
+    touches: dict[int, list[int]] = {}
     for i, step in enumerate(facts.steps):
         for weight in step.weights:
             if weight in written:
-                spans[weight] = (spans.get(weight, (i, i))[0], i)
-    for weight, (first, last) in spans.items():
-        yield Hull(first, last, f"{facts.weight_names[weight]} is written")
+                touches.setdefault(weight, []).append(i)
+    for weight, members in touches.items():
+        yield Hull.of(members, f"{facts.weight_names[weight]} is written")
 
 
 def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]:
     index = {step.node: i for i, step in enumerate(facts.steps)}
-    unbacked: dict[Any, tuple[int, int]] = {}
+    unbacked: dict[Any, list[int]] = {}
     for node in captured.gm.graph.nodes:
         if node.name not in index:
             continue
@@ -122,14 +168,14 @@ def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]
         value = captured.values.get(node)
         users = [index[user.name] for user in node.users if user.name in index]
         if users and _cannot_cross(value) and not _replayable(node):
-            yield Hull(here, max(users), f"{node.name} is no tensor and cannot cross a boundary")
+            yield Hull.of([here, *users], f"{node.name} is no tensor and cannot cross a boundary")
         symbols = set()
         for operand in (value, *(captured.values.get(source) for source in node.all_input_nodes)):
             symbols |= _unbacked_symbols(operand)
         for symbol in symbols:
-            unbacked[symbol] = (unbacked.get(symbol, (here, here))[0], here)
-    for symbol, (first, last) in unbacked.items():
-        yield Hull(first, last, f"the size {symbol} is known only at run time")
+            unbacked.setdefault(symbol, []).append(here)
+    for symbol, members in unbacked.items():
+        yield Hull.of(members, f"the size {symbol} is known only at run time")
 
 
 def _cannot_cross(value: Any) -> bool:
@@ -164,7 +210,7 @@ def _regions(captured: Captured, facts: Facts) -> Iterable[Hull]:
         if "enter" in name and not _replayable(node) and node.name in index:
             exits = [index[user.name] for user in node.users if user.name in index]
             if exits:
-                yield Hull(index[node.name], max(exits), f"{node.name} opens a region")
+                yield Hull.of(range(index[node.name], max(exits) + 1), f"{node.name} opens a region")
 
 
 def _asked_for(facts: Facts, groups: KeepTogether) -> Iterable[Hull]:
@@ -180,4 +226,4 @@ def _asked_for(facts: Facts, groups: KeepTogether) -> Iterable[Hull]:
                 raise PartitionError(f"keep_together names {', '.join(sorted(missing))}: no such node in the graph")
         if not found:
             raise PartitionError(f"keep_together names {group!r}: no step of the graph comes from that module")
-        yield Hull(found[0], found[-1], f"keep_together={group!r}")
+        yield Hull.of(found, f"keep_together={group!r}")

@@ -27,7 +27,8 @@ After::
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from .symbols import Size, Symbols, smallest, to_expr
 
@@ -94,6 +95,12 @@ class Facts:
     state: frozenset[int]
     free: frozenset[str]
     symbols: Symbols
+
+    def reordered(self, order: Sequence[int]) -> Facts:
+        """The same facts with step ``order[i]`` at place i."""
+        place = {old: new for new, old in enumerate(order)}
+        values = [replace(v, made_at=place.get(v.made_at, -1)) for v in self.values]
+        return replace(self, steps=[self.steps[t] for t in order], values=values)
 
     @property
     def written(self) -> frozenset[str]:

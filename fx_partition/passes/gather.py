@@ -149,7 +149,7 @@ class _Reader:
         value = self._captured.values.get(node)
         if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
             return False
-        if isinstance(value, torch.SymInt) and free_unbacked_symbols(value):
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and free_unbacked_symbols(value):
             return False
         for source in node.all_input_nodes:
             if source not in self._free:
@@ -187,9 +187,7 @@ class _Reader:
         module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
         effect = self._effect(node, args, kwargs, module_tensors)
         if effect is None:
-            step.unknown = (_target_name(node),)
-            self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
-            step.weights = {number: self._weights.bytes[number] for number in reads}
+            self._assume(node, value, step, reads)
             touched |= {number: None for _, number in _leaf_places(self._places[node])}
             return
         places = self._argument_places(node, args, kwargs, module_tensors)
@@ -208,6 +206,21 @@ class _Reader:
         step.workspace = undominated(to_expr(sympy.expand(peak - own)) for peak in effect.peaks)
         touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
         touched |= dict.fromkeys(made)
+
+    def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: dict[int, None]) -> None:
+        """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
+        step.unknown = (_target_name(node),)
+        step.weights = {number: self._weights.bytes[number] for number in reads}
+        own = next((p for source in node.all_input_nodes[:1] for p in _leaf_places(self._places.get(source))), None)
+        if own is None or not _works_in_place(node):
+            self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
+            return
+        self._places[node] = pytree.tree_map(lambda leaf: own if isinstance(leaf, torch.Tensor) else None, value)
+        kind, number = own
+        if kind == "v":
+            step.writes = frozenset({number})
+        else:
+            step.weight_writes = frozenset({number})
 
     def _touch_weight(self, step: Step, place: _Place, gathered: Size | None) -> None:
         kind, number = place
@@ -371,6 +384,14 @@ def _sized(values: Any) -> Iterator[Any]:
         for leaf in pytree.tree_leaves(value):
             if isinstance(leaf, (torch.Tensor, torch.SymInt)):
                 yield leaf
+
+
+def _works_in_place(node: torch.fx.Node) -> bool:
+    """Whether an operator writes its first argument, as ``relu_``, ``setitem`` and schemas with ``Tensor(a!)`` say."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
+    name = _target_name(node)
+    return name == "setitem" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _target_name(node: torch.fx.Node) -> str:

@@ -93,6 +93,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
     """
     numbers = facts.symbols.bind(request.bind)
     atoms = find_atoms(captured, facts, request.keep_together)
+    facts = facts.reordered(atoms.order)
     chain = lay_out(facts, atoms, numbers)
     writer = _Writer(facts, atoms, chain, request)
     oversize = tuple(writer.oversize(a) for a in oversize_atoms(chain, request.budget))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fx_partition
 from fx_partition.passes.atoms import find_atoms
 from fx_partition.passes.capture import capture
 from fx_partition.passes.errors import PartitionError, PartitionWarning
@@ -21,8 +22,9 @@ def atoms(function: Any, *inputs: Tensor, keep: Any = ()) -> list[list[str]]:
     model = function if isinstance(function, nn.Module) else _wrap(function)
     captured = capture(torch.fx.symbolic_trace(model), inputs)
     facts = gather_facts(captured)
-    starts = find_atoms(captured, facts, keep).starts
-    names = [step.node for step in facts.steps]
+    found = find_atoms(captured, facts, keep)
+    starts = found.starts
+    names = [step.node for step in facts.reordered(found.order).steps]
     assert starts[0] == 0 and starts[-1] == len(names)
     return [names[a:b] for a, b in pairwise(starts)]
 
@@ -96,13 +98,53 @@ def test_keep_together_by_module_and_by_name() -> None:
             atoms(Net(), X, keep=keep)
 
 
-def test_a_large_atom_is_reported_with_what_caused_it() -> None:
+def test_steps_that_only_lie_in_a_large_hull_move_out_of_it() -> None:
     def function(x: Tensor) -> Tensor:
         y = x + 1
         z = x
         for _ in range(30):
             z = torch.neg(z)
+        late = torch.abs(y)  # before the write, so it stays
         y.mul_(2)
+        return y + z + late
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PartitionWarning)
+        found = atoms(function, X)
+    assert ["add", "abs_1", "mul_"] in found
+    assert sum(map(len, found)) == 35 and len(found) == 33
+    model = torch.fx.GraphModule(nn.Module(), torch.fx.Tracer().trace(function))
+    cut = fx_partition.split(model, 300, example_inputs=(X,))
+    assert cut.plan.num_partitions > 3
+    assert torch.equal(cut(X), function(X))
+
+
+def test_random_numbers_keep_their_order() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        noise = torch.rand_like(y)
+        z = x
+        for _ in range(30):
+            z = torch.nn.functional.dropout(z, 0.5)
+        y.mul_(torch.rand_like(y))
+        return y + z + noise
+
+    model = torch.fx.GraphModule(nn.Module(), torch.fx.Tracer().trace(function))
+    with pytest.warns(PartitionWarning, match="cannot be separated"):
+        cut = fx_partition.split(model, 300, example_inputs=(X,))
+    torch.manual_seed(0)
+    expected = function(X)
+    torch.manual_seed(0)
+    assert torch.equal(cut(X), expected)
+
+
+def test_a_large_atom_is_reported_with_what_caused_it() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        z = y
+        for _ in range(30):
+            z = torch.neg(z)
+        y.mul_(z)
         return y + z
 
     with pytest.warns(PartitionWarning, match=r"32 of 33 steps .*add to mul_.*: add is written in place"):
