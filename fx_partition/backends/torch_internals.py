@@ -1,6 +1,6 @@
 """Every name that the backend borrows from torch's private modules, in one place.
 
-Tried on torch 2.13.0.
+Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 
 - ``torch._inductor.compile_fx.compile_fx``: inductor's entry point for a graph; ``torch._inductor.compile`` drops the
   distinction between a tuple and a list that Dynamo relies on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,28 @@ BATCHED: dict[str, Callable[[int], Case]] = {
     ),
 }
 
+# The rules were read and fitted on torch 2.13, and hold on 2.14. Until then these three are otherwise:
+OLDER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
+OTHERWISE = {
+    "linear bfloat16, few rows": "torch 2.11 packs more than torch 2.13",
+    "aten::_grouped_mm": "torch 2.11 takes scratch memory that torch 2.13 does not",
+    "encoder layer": "torch 2.11 cannot multiply by a matrix with a symbolic batch on fakes",
+}
+# What oneDNN takes depends on the instructions of the processor.
+CALIBRATED = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the rules are fitted to kernels with AVX-512"
+)
+
+
+def names(every: Iterable[str]) -> list[Any]:
+    """Parameters; on an older torch, what is known to be otherwise must be so."""
+    return [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=OTHERWISE[name]))
+        if OLDER and name in OTHERWISE
+        else name
+        for name in every
+    ]
+
 
 class _Dispatched(TorchDispatchMode):
     """Lists the operators that run."""
@@ -80,7 +102,8 @@ def test_cases_run_the_operator(rule: str) -> None:
         assert rule in dispatched(build())
 
 
-@pytest.mark.parametrize("name", [*sorted(CASES), *MORE_CASES])
+@CALIBRATED
+@pytest.mark.parametrize("name", names([*sorted(CASES), *MORE_CASES]))
 def test_rule_bounds_the_measured_peak(name: str) -> None:
     torch.manual_seed(0)
     cases = [build() for build in (CASES | MORE_CASES)[name]]
@@ -98,7 +121,7 @@ def test_symbolic_sizes_give_the_same_number_and_no_guard(rule: str) -> None:
         assert env.guards == []
 
 
-@pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.parametrize("name", names(BATCHED))
 def test_a_symbolic_batch_holds_for_other_batches(name: str) -> None:
     function, args = BATCHED[name](4)
     env = ShapeEnv()
