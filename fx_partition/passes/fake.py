@@ -1,7 +1,7 @@
 """The only door to torch's fake tensors, which torch keeps in modules with private names.
 
-Tried on torch 2.11.0, 2.13.0 and 2.14.1. A fake tensor has a shape, strides, a dtype and a device, but no memory: running an operator on
-fakes answers "what would it allocate" without allocating it.
+Tried on torch 2.11.0, 2.13.0 and 2.14.1. A fake tensor has a shape, strides, a dtype and a device, but no memory:
+running an operator on fakes answers "what would it allocate" without allocating it.
 """
 
 from __future__ import annotations
