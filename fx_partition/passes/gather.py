@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +13,10 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from .capture import Captured, module_path
-from .effects import Alias, Effect, distinct_tensors, observe
+from .effects import Alias, Effect, distinct_tensors
 from .facts import Facts, Role, Step, Value
 from .fake import new_fake_mode, shape_env_of
+from .node_effects import Effects
 from .symbols import Size, symbols_of, to_expr, undominated
 from .weights import Weights, find_weights
 
@@ -34,10 +34,8 @@ class _Reader:
         shape_env = shape_env_of(
             leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value)
         )
-        self._mode = new_fake_mode(shape_env)
         self.symbols = symbols_of(_sized(captured.values.values()), captured.dims, shape_env)
-        self._memo: dict[Any, Effect | None] = {}
-        self._autocast: list[tuple[torch.fx.Node, tuple[Any, ...]]] = []
+        self._effects = Effects(self._modules, new_fake_mode(shape_env), self.symbols)
         tensors = {node.name: (captured.names[node], tensor) for node, tensor in captured.weights.items()}
         for node in self._graph.nodes:
             if node.op == "call_module":
@@ -117,7 +115,7 @@ class _Reader:
             for kind, number in _leaf_places(self._places.get(source)):
                 (touched if kind == "v" else reads)[number] = None
         value = self._captured.values.get(node)
-        region = self._enter_or_exit(node)
+        region = self._effects.enter_or_exit(node)
         if not region and (touched or reads or _tensors(value) or node.op == "call_module"):
             self._apply(node, value, step, touched, reads)
             if self._is_free_view(node, step):
@@ -169,23 +167,12 @@ class _Reader:
             and all(source in self._free for source in node.all_input_nodes)
         )
 
-    def _enter_or_exit(self, node: torch.fx.Node) -> bool:
-        """Autocast regions are entered and left by nodes; what lies inside runs in other dtypes."""
-        name = getattr(node.target, "__name__", "")
-        if name == "_enter_autocast":
-            self._autocast.append((node, tuple(node.args)))
-            return True
-        if name == "_exit_autocast":
-            self._autocast = [entry for entry in self._autocast if entry[0] is not node.args[0]]
-            return True
-        return False
-
     def _apply(
         self, node: torch.fx.Node, value: Any, step: Step, touched: dict[int, None], reads: dict[int, None]
     ) -> None:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
         module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
-        effect = self._effect(node, args, kwargs, module_tensors)
+        effect = self._effects.of(node, args, kwargs, module_tensors)
         if effect is None:
             self._assume(node, value, step, reads)
             touched |= {number: None for _, number in _leaf_places(self._places[node])}
@@ -267,56 +254,6 @@ class _Reader:
                 result.append(("v", made[output.slot]))
         return pytree.tree_unflatten(result, spec), list(made.values())
 
-    # ---- running a node on fakes, once for all that are alike
-
-    def _effect(
-        self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
-    ) -> Effect | None:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return None
-        if node.op == "call_module":
-            return self._observe(node, (module_tensors, *args), kwargs)
-        key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))
-        try:
-            known = key in self._memo
-        except TypeError:  # an argument that does not hash
-            return self._observe(node, args, kwargs)
-        if not known:
-            self._memo[key] = self._observe(node, args, kwargs)
-        return self._memo[key]
-
-    def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> Effect | None:
-        with contextlib.ExitStack() as stack:
-            for _, arguments in self._autocast:
-                stack.enter_context(torch.amp.autocast(*arguments))
-            try:
-                effect = observe(self._callable(node), args, kwargs, self._mode)
-            except Exception:  # any operator may refuse fake tensors, in a way of its own
-                return None
-        return self._without_fresh_symbols(node, effect)
-
-    def _callable(self, node: torch.fx.Node) -> Any:
-        if node.op == "call_method":
-            return lambda self_arg, *args, **kwargs: getattr(self_arg, str(node.target))(*args, **kwargs)
-        if node.op == "call_function":
-            return node.target
-        module = self._modules[str(node.target)]
-        prefix = f"{node.target}."
-
-        def call(tensors: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-            named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            return torch.func.functional_call(module, named, args, kwargs)
-
-        return call
-
-    def _without_fresh_symbols(self, node: torch.fx.Node, effect: Effect) -> Effect | None:
-        """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
-        known = set(self.symbols.hints) | self.symbols.unbacked
-        sizes = [*effect.peaks, *(o.bytes for o in effect.outputs if not isinstance(o, Alias))]
-        if all(isinstance(size, int) or size.free_symbols <= known for size in sizes):
-            return effect
-        return None
-
     def _weight_nodes(self, state: dict[int, int]) -> dict[str, int]:
         """{node: weight}, state inputs included; ``state`` maps their values to weights."""
         found = {}
@@ -396,22 +333,3 @@ def _works_in_place(node: torch.fx.Node) -> bool:
 
 def _target_name(node: torch.fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
-
-
-def _key(tree: Any) -> tuple[Any, ...]:
-    """Equal for calls that do the same to memory: shapes, strides and dtypes of tensors, values of the rest."""
-    leaves, spec = pytree.tree_flatten(tree)
-    seen: dict[int, int] = {}
-    parts: list[Any] = [spec]
-    for leaf in leaves:
-        if isinstance(leaf, torch.Tensor):
-            number = seen.setdefault(id(leaf), len(seen))
-            shape = tuple(map(to_expr, leaf.shape))
-            parts.append((number, shape, tuple(map(to_expr, leaf.stride())), leaf.dtype, leaf.device))
-        elif isinstance(leaf, torch.SymInt):
-            parts.append(to_expr(leaf))
-        elif isinstance(leaf, (torch.SymFloat, torch.SymBool)):
-            parts.append(leaf.node.expr)
-        else:
-            parts.append((type(leaf), leaf))
-    return tuple(parts)
