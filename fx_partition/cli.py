@@ -149,7 +149,7 @@ def _read_plan(path: Path) -> Plan:
     _check_file(path)
     try:
         return Plan.from_json(path.read_text(encoding="utf-8"))
-    except Exception as error:  # JSON of another shape than a plan's fails wherever it first differs
+    except ValueError as error:  # no text, no JSON, or JSON that is no plan
         raise ValueError(
             f"{path}: {error}; save a plan with `fx-partition plan MODEL.pt2 --cache SIZE -o {path.name}`"
         ) from error

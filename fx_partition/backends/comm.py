@@ -6,8 +6,8 @@ A stage that takes ``relu`` from stage 0 and gives ``add`` to stage 2 prints as:
     add = recv + bias
     send = torch.ops.fx_partition.send(add, 2, 'add')
 
-Within one process they meet in a mailbox of the calling thread. The in-line runtime does not run them: it lowers them
-to hand-overs (`stages.hand_over`), which cost nothing.
+Within one process they meet in a mailbox of the calling thread. The in-line runtime does not run them: it
+compiles the partition as it was cut (see `stages`), where each is an argument or a result, and costs nothing.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ after its last use::
 
     def forward(self, s0, x, weight, weight_1):
         partition_0 = self.partition_0(x, weight);          relu = partition_0[0]
-        relu_1 = self.move(relu, self.device_1)             # only between devices
-        partition_1 = self.partition_1(relu_1, weight_1);   linear_1 = partition_1[0]
+        to = relu.to(device(type='cuda', index=1), copy=True, non_blocking=True)    # only between devices
+        partition_1 = self.partition_1(to, weight_1);       linear_1 = partition_1[0]
         return (linear_1,)
 """
 
@@ -73,10 +73,10 @@ class _Mover:
         self._copies: list[Any] = []
 
     def run(self) -> None:
-        device_of = {f"{PREFIX}{stage.index}": stage.device for stage in self._stages}
+        stage_of = {f"{PREFIX}{stage.index}": stage for stage in self._stages}
         for node in list(self._graph.nodes):
             if node.op == "call_module":
-                self._bring_arguments(node, device_of[str(node.target)])
+                self._bring_arguments(node, stage_of[str(node.target)])
             elif node.op == "output":
                 for source in node.all_input_nodes:
                     self._bring(source, node, self._home)
@@ -86,14 +86,13 @@ class _Mover:
             with self._graph.inserting_before(first_call):
                 self._graph.call_module("refresh")
 
-    def _bring_arguments(self, call: torch.fx.Node, device: torch.device) -> None:
-        stub = next(stage.stub for stage in self._stages if f"{PREFIX}{stage.index}" == call.target)
-        before = dict(zip(stub.inputs, call.args, strict=True))
+    def _bring_arguments(self, call: torch.fx.Node, stage: Stage) -> None:
+        before = dict(zip(stage.stub.inputs, call.args, strict=True))
         for original, argument in before.items():
             if isinstance(argument, torch.fx.Node) and isinstance(value_of(original), torch.Tensor):
-                self._bring(argument, call, device)
+                self._bring(argument, call, stage.device)
         for user in list(call.users):
-            self._where[user] = device
+            self._where[user] = stage.device
         for (original, argument), moved in zip(before.items(), call.args, strict=True):
             if original.name in self._written and moved is not argument:
                 # It was written in a copy elsewhere: the caller's tensor must see it.
@@ -131,9 +130,14 @@ def _refresher(copies: list[Any]) -> Callable[[], None]:
     return refresh
 
 
+def _shares_memory(device: torch.device, home: torch.device) -> bool:
+    """Whether tensors of both devices say the same device: all CPUs are one to torch."""
+    return device == home or device.type == home.type == "cpu"
+
+
 def retarget(gm: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
     """Let a stage make its tensors on its own device: ``arange(..., device=home)`` becomes ``device=device``."""
-    if device.type == home.type == "cpu":
+    if _shares_memory(device, home):
         return
 
     def swap(argument: Any) -> Any:
@@ -162,7 +166,7 @@ def stage_inputs(
             inputs.append(value if value is not None else real[node])
             continue
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
-        elsewhere = stage.device.type != home.type or (home.type != "cpu" and stage.device != home)
+        elsewhere = not _shares_memory(stage.device, home)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
             inputs.append(value)  # itself: it remembers which symbol its item() is
             continue

@@ -21,7 +21,7 @@ from fx_partition.passes.fake import no_new_guards, shape_env_of
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.planning import make_plan
 from fx_partition.passes.split import cut
 from fx_partition.report import render
 
@@ -60,13 +60,12 @@ def l2partition(
     asked = Options.check(options)
     dynamic = any(isinstance(value, torch.SymInt) for value in example_inputs)
     patches = inductor_options(mode, asked.inductor, dynamic)
-    if asked.budget is None and not asked.devices:
+    if asked.places_nothing:
         return compile_graph(gm, example_inputs, patches)
     captured = capture_dynamo(gm, example_inputs)
     home = _home(captured)
     facts = gather_facts(captured)
-    request = Request(asked.budget or sys.maxsize, devices=asked.devices, **asked.planning)
-    plan = make_plan(captured, facts, request)
+    plan = make_plan(captured, facts, asked.request)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
     if plan.num_partitions > 1 or any(device != home for device in devices):
         try:

@@ -60,12 +60,10 @@ class Atoms:
     Attributes:
         order: the step to run at each place; trace order, but for what was moved out of large hulls.
         starts: the place where each atom begins, then the number of steps.
-        large: the hulls that remain large, after the moves.
     """
 
     order: tuple[int, ...]
     starts: tuple[int, ...]
-    large: tuple[Hull, ...] = ()
 
 
 def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = ()) -> Atoms:
@@ -90,7 +88,6 @@ def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = (
     nodes = {node.name: node for node in captured.gm.graph.nodes}
     order: list[int] = []
     starts: list[int] = []
-    large: list[Hull] = []
 
     def alone(steps: Iterable[int]) -> None:
         for step in steps:
@@ -107,10 +104,9 @@ def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = (
         order += parts.inside
         alone(parts.after)
         if len(parts.inside) > limit:
-            large.append(hull)
             _report(facts, hull, len(parts.inside))
     alone(range(len(order), len(facts.steps)))
-    return Atoms(tuple(order), (*starts, len(order)), tuple(large))
+    return Atoms(tuple(order), (*starts, len(order)))
 
 
 def _merge(hulls: list[Hull]) -> list[Hull]:

@@ -83,7 +83,6 @@ class Facts:
         weight_bytes, weight_names: of each weight.
         weight_of: the weight that a node holds, for every placeholder and ``get_attr`` that holds one.
         state: the weights that the graph writes and that are no parameters.
-        free: names of the free nodes.
         symbols: the shape symbols.
     """
 
@@ -93,7 +92,6 @@ class Facts:
     weight_names: list[str]
     weight_of: dict[str, int]
     state: frozenset[int]
-    free: frozenset[str]
     symbols: Symbols
 
     def reordered(self, order: Sequence[int]) -> Facts:

@@ -174,8 +174,8 @@ class _Reader:
         module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
         effect = self._effects.of(node, args, kwargs, module_tensors)
         if effect is None:
-            self._assume(node, value, step, reads)
-            touched |= {number: None for _, number in _leaf_places(self._places[node])}
+            self._assume(node, value, step, [*reads, *(self._weights.of[name] for name in module_tensors)])
+            touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
             return
         places = self._argument_places(node, args, kwargs, module_tensors)
         self._places[node], made = self._output_places(node, value, effect, places)
@@ -194,7 +194,7 @@ class _Reader:
         touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
         touched |= dict.fromkeys(made)
 
-    def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: dict[int, None]) -> None:
+    def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: list[int]) -> None:
         """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
         step.unknown = (_target_name(node),)
         step.weights = {number: self._weights.bytes[number] for number in reads}
@@ -292,7 +292,6 @@ class _Reader:
             weight_names=names,
             weight_of=self._weight_nodes(weight_of),
             state=frozenset(writes - self._weights.parameters),
-            free=frozenset(node.name for node in self._free),
             symbols=self.symbols,
         )
 

@@ -37,6 +37,7 @@ class Effects:
     def of(
         self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
     ) -> Effect | None:
+        """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return None
         if node.op == "call_module":

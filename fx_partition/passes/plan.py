@@ -258,8 +258,10 @@ class Plan:
             raise PartitionError(f"this text is no plan: {type(error).__name__}: {error}") from error
 
     def with_devices(self, devices: tuple[str, ...]) -> Plan:
-        """The same plan with partition i on device i mod len(devices)."""
-        partitions = tuple(replace(p, device=devices[p.index % len(devices)]) for p in self.partitions)
+        """The same plan with partition i on device i mod len(devices); without devices, on none that is named."""
+        partitions = tuple(
+            replace(p, device=devices[p.index % len(devices)] if devices else "") for p in self.partitions
+        )
         return replace(self, partitions=partitions, devices=devices)
 
 

@@ -58,17 +58,21 @@ class Request:
     on_shortage: str = "balance"
 
     @classmethod
+    def options(cls) -> set[str]:
+        """Names of what may be asked beside the budget and the devices."""
+        return {field.name for field in fields(cls)} - {"budget", "devices"}
+
+    @classmethod
     def check(cls, cache_bytes: int | str, devices: Sequence[str] | None = None, **options: Any) -> Request:
         """A request from a user's words.
 
         Raises:
             ValueError: a size that is none, or an option or a choice that does not exist; it names those that do.
         """
-        known_options = {field.name for field in fields(cls)} - {"budget", "devices"}
-        unknown = set(options) - known_options
+        unknown = set(options) - cls.options()
         if unknown:
             raise PartitionError(
-                f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(known_options))}"
+                f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(cls.options()))}"
             )
         request = cls(parse_bytes(cache_bytes), devices=tuple(devices or ()), **options)
         choices = {
@@ -112,8 +116,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         certificate=writer.proof(certify(chain, boundaries, request.budget)),
         oversize=oversize,
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
-        devices=request.devices,
-    )
+    ).with_devices(request.devices)
 
 
 def _place(chain: Chain, request: Request) -> list[int]:
@@ -153,10 +156,9 @@ class _Writer:
         received, handed_on = self._crossing(first, end)
         resident = [(facts.values[v].name, int(self._chain.value_bytes[v])) for v in held.resident]
         steps = facts.steps[first:end]
-        devices = self._request.devices
         return Partition(
             index=index,
-            device=devices[index % len(devices)] if devices else "",
+            device="",
             nodes=tuple(step.node for step in steps),
             first=steps[0].path or steps[0].node,
             last=steps[-1].path or steps[-1].node,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx
 
-from .symbols import Size, to_expr
+from .symbols import Size
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,3 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     reach = sum((n - 1) * int(s) for n, s in zip(sizes, tensor.stride(), strict=True))
     first = int(tensor.storage_offset()) * item
     return first, first + (reach + 1) * item
-
-
-def state_size(tensor: torch.Tensor) -> Size:
-    """Bytes of a mutated input: its whole storage, symbolic where the graph is."""
-    return to_expr(tensor.untyped_storage().nbytes())

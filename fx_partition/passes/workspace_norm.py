@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .workspace_call import (
     Bytes,
     LeafCall,
@@ -49,7 +51,7 @@ def _batch_norm(call: LeafCall) -> Bytes:
     return size
 
 
-def _upsample(taps: int):  # type: ignore[no-untyped-def]
+def _upsample(taps: int) -> Callable[[LeafCall], Bytes]:
     def rule(call: LeafCall) -> Bytes:
         x, y = call.first, call.result
         spatial = y.shape[2:]
@@ -63,7 +65,7 @@ def _upsample(taps: int):  # type: ignore[no-untyped-def]
     return rule
 
 
-def _antialias(radius: int):  # type: ignore[no-untyped-def]
+def _antialias(radius: int) -> Callable[[LeafCall], Bytes]:
     def rule(call: LeafCall) -> Bytes:
         x, y = call.first, call.result
         rows = nbytes(x) // x.size(-1) * y.size(-1)  # after the horizontal pass

@@ -87,6 +87,8 @@ def test_a_plan_of_another_graph() -> None:
         ({"cache": "6MiB"}, "unknown option 'cache'; the options of l2partition are .*cache_bytes"),
         ({"cache_bytes": "x"}, "cache_bytes='x' is not a size"),
         ({"cache_bytes": "1MiB", "algorithm": "x"}, "algorithm='x' is not known"),
+        ({"devices": ["cpu:1"], "algorithm": "x"}, "algorithm='x' is not known"),
+        ({"algorithm": "x"}, "algorithm='x' is not known"),
         ({"devices": ["gpu0", "cpu"], "cache_bytes": 1}, "devices names 'gpu0', which is no torch device"),
         ({"devices": ["cuda:7"], "cache_bytes": 1}, r"devices names 'cuda:7'; this machine has \d CUDA devices"),
         ({"devices": ["meta"], "cache_bytes": 1}, "devices names 'meta'; only cpu and cuda"),
