@@ -29,9 +29,8 @@ import numpy as np
 
 from .chain import Chain, IntArray
 from .contraction import Contraction, contract
-from .dp import smallest_maximum
+from .dp import largest_partition, smallest_maximum
 from .greedy import Sweep, Sweeper, check_budget
-from .window import Window
 
 Witness = tuple[int, int, int]
 
@@ -82,7 +81,7 @@ def _bound_maximum(
     """The largest lower bound on the maximum for the plan's number of partitions, and its witnesses."""
     regular = np.where(contraction.alone > budget, 0, contraction.alone)
     largest_atom = int(regular.max(initial=0))
-    maximum = _maximum(contraction, boundaries, budget)
+    maximum = largest_partition(contraction, boundaries, budget)
     m = len(boundaries) - 1
     if maximum > largest_atom:
         below = sweeper.run(maximum - 1, most=m)
@@ -100,19 +99,6 @@ def _bound_maximum(
 def _witnesses(sweep: Sweep) -> tuple[Witness, ...]:
     starts = sweep.boundaries
     return tuple((starts[i], starts[i + 1], size) for i, size in enumerate(sweep.rejected))
-
-
-def _maximum(contraction: Contraction, boundaries: list[int], budget: int) -> int:
-    """The largest partition of a plan that is not an oversize atom on its own, in bytes."""
-    window = Window(contraction)
-    largest = 0
-    for start, end in pairwise(boundaries):
-        window.reset(start)
-        for _ in range(start, end):
-            window.extend()
-        if window.footprint <= budget or end - start > 1:
-            largest = max(largest, window.footprint)
-    return largest
 
 
 def _malformed(chain: Chain, boundaries: list[int]) -> list[str]:

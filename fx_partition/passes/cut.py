@@ -1,34 +1,26 @@
-"""Fewest bytes between partitions, among the plans with the fewest partitions under a limit.
+"""Fewest bytes between partitions, for a given number of partitions under a limit.
 
 Terms
 -----
-limit
-    The largest footprint a partition may have; one single atom is always admitted.
-usable position
-    A place between atoms where some plan of k partitions has a boundary, k being the fewest under the limit.
-    Then (fewest partitions left of it) + (fewest right of it) = k, so the position's index among the
-    boundaries, its *layer*, is the same in all such plans. Layer l is the range ``low[l] .. high[l]`` of
-    positions: ``high`` is where farthest reach from the left ends, ``low`` where it ends from the right. The
-    ranges do not overlap.
+layer, reach
+    Where the boundaries can be; see `layers.py`.
 received(q, p)
     The bytes of the distinct values that an atom before q defines and that [q, p) touches: over the links
     (u, w) of `contraction.py` with u < q <= w < p, the sum of ``link_cut``.
 
 Algorithm
 ---------
-    best(p) = min over q in the layer before p's, from which p can be reached, of best(q) + received(q, p)
+    best(l, p) = min over q in layer l - 1 with reach[p] <= q < p of best(l - 1, q) + received(q, p)
 
-p is reachable from q iff q >= ``reach_back[p]``. While p moves right through layer l, a link (u, w) begins to
-count when p passes w, for the q in (u, w]. Three kinds of links to tell apart, each link being of one kind
-for one layer:
+While p moves right through layer l, a link (u, w) begins to count when p passes w, for the q in (u, w]. Links with w
+before the layer count for all its p. Of the others, one whose u lies before all q counts for all of them, and one
+whose u lies among them for a suffix: a q beyond w is not a candidate yet when p passes w (q < p), and enters with its
+own cost when p passes it. So an addition to a suffix and the minimum of a suffix are all that is needed: a segment
+tree, in O(log n) a link and a position. Layers without links of the last kind need no tree, and small ones are done as
+one matrix of all (p, q), which whole-array work makes faster.
 
-- w before ``low[l]``: counts for all p, so it belongs to the layer before: a difference array over all
-  positions;
-- w in layer l and u before all q of the layer before: counts for all q, so it is one running sum over p;
-- w in layer l and u among them: a suffix of the q, an addition to a segment tree.
-
-Links whose (u, w] holds no usable q never count. That is O((n + e) log n) in all; a layer without links of
-the third kind needs no tree.
+Layers overlap only where there are more partitions than needed, so that all of them together have O((s + 1) n)
+positions and O((s + 1) e) links, for s partitions more than the fewest.
 """
 
 from __future__ import annotations
@@ -37,110 +29,144 @@ import numpy as np
 
 from .chain import IntArray
 from .contraction import Contraction
+from .layers import Layers
 from .segment_tree import SegmentTree
 
+# Up to so many pairs (p, q) a layer is done as a matrix. Measured: beyond it the tree is as fast.
+_SMALL = 1 << 15
+_NEVER = 1 << 62  # more than any sum of bytes
 
-def fewest_cut(contraction: Contraction, high: list[int], reach_back: IntArray) -> list[int]:
-    """The boundaries with the fewest bytes received; among equals the last one is leftmost, and so on.
 
-    Args:
-        contraction: the chain.
-        high: the boundaries of farthest reach from the left, under the limit.
-        reach_back: ``(num_atoms + 1,)`` the least start of a partition that ends at a position, under the
-            limit.
+class CutTable:
+    """The tables of the algorithm above, solved.
+
+    Attributes:
+        num_partitions: of the plans, those that are empty included.
+        cut: the fewest bytes received.
+
+    Example: four atoms that share nothing, layers of two partitions under any limit: ``cut == 0`` and
+    ``boundaries() == [0, 1, 4]``.
     """
-    return _LayeredCut(contraction, high, reach_back).boundaries()
 
+    def __init__(self, contraction: Contraction, layers: Layers) -> None:
+        self._layers = layers
+        self.num_partitions = len(layers.reach)
+        counts = (contraction.link_cut > 0) & (contraction.link_to < contraction.num_atoms)
+        self._from = contraction.link_from[counts]
+        self._to = contraction.link_to[counts]  # ascending
+        self._bytes = contraction.link_cut[counts]
+        self._row: list[int] = np.searchsorted(self._to, np.arange(contraction.num_atoms + 2)).tolist()
+        self._best: list[IntArray] = [np.zeros(1, dtype=np.int64)]
+        for layer in range(1, len(layers.low)):
+            self._best.append(self._solve(layer))
+        self.cut = int(self._best[-1][-1])
 
-class _LayeredCut:
-    """The tables of the algorithm above."""
+    def _received(self, first: int, last: int, p: int) -> IntArray:
+        """received(q, p) for the q in ``first .. last``, all of them at most p."""
+        links = slice(self._row[first], self._row[p])
+        change = np.zeros(last - first + 2, dtype=np.int64)
+        size = self._bytes[links]
+        np.add.at(change, np.minimum(np.maximum(self._from[links] + 1, first), last + 1) - first, size)
+        np.subtract.at(change, np.minimum(self._to[links], last) + 1 - first, size)
+        return np.cumsum(change)[:-1]
 
-    def __init__(self, contraction: Contraction, high: list[int], reach_back: IntArray) -> None:
-        self._high = high
-        self._reach_back = reach_back
-        self._low = high[-1:]
-        for _ in high[1:]:
-            self._low.append(int(reach_back[self._low[-1]]))
-        self._low.reverse()
-        assert self._low[0] == 0 and all(low <= up for low, up in zip(self._low, high, strict=True))
-        self._prepare(contraction)
-
-        self._best = np.zeros(contraction.num_atoms + 1, dtype=np.int64)
-        for layer in range(1, len(high)):
-            self._solve(layer)
-
-    def _prepare(self, contraction: Contraction) -> None:
-        """Sort the links into the three kinds."""
-        n = contraction.num_atoms
-        counts = (contraction.link_cut > 0) & (contraction.link_to < n)
-        source, target, size = (
-            a[counts] for a in (contraction.link_from, contraction.link_to, contraction.link_cut)
-        )
-        low, high = np.array(self._low), np.array(self._high)
-        # The first layer whose successor begins after w: in it and later ones, every p is beyond w.
-        layer = np.searchsorted(low[1:], target, side="right")
-
-        change = np.zeros(n + 2, dtype=np.int64)
-        np.add.at(change, np.maximum(source + 1, low[layer]), size)
-        np.subtract.at(change, target + 1, size)
-        self._common = np.cumsum(change)[: n + 1]  # received(q, low of the next layer), at usable q
-
-        moving = (layer > 0) & (target < high[layer])
-        source, target, size, layer = source[moving], target[moving], size[moving], layer[moving]
-        everywhere = source < low[layer - 1]
-        whole = np.zeros(n + 1, dtype=np.int64)
-        np.add.at(whole, target[everywhere] + 1, size[everywhere])
-        self._whole = np.cumsum(whole)  # differences of it are the second kind, by p
-
-        part = ~everywhere & (source < high[layer - 1])
-        self._part_at = target[part] + 1  # the p from which on it counts, ascending
-        self._part_from = source[part] + 1  # the q from which on it counts
-        self._part_bytes = size[part]
-        self._part_row: list[int] = np.searchsorted(layer[part], np.arange(len(low) + 1)).tolist()
-
-    def _solve(self, layer: int) -> None:
+    def _solve(self, layer: int) -> IntArray:
         """``best`` on the positions of ``layer``, from the layer before."""
-        before, last = self._low[layer - 1], self._high[layer - 1]
-        low, high = self._low[layer], self._high[layer]
-        costs = self._best[before : last + 1] + self._common[before : last + 1]
-        reach = np.maximum(self._reach_back[low : high + 1], before) - before
-        shared = self._whole[low : high + 1] - self._whole[low]
-        part, part_end = self._part_row[layer], self._part_row[layer + 1]
-        if part == part_end:
-            suffix_least = np.minimum.accumulate(costs[::-1])[::-1]
-            self._best[low : high + 1] = suffix_least[reach] + shared
-            return
-        tree = SegmentTree(costs.tolist())
-        at: list[int] = self._part_at[part:part_end].tolist()
-        start: list[int] = (self._part_from[part:part_end] - before).tolist()
-        size: list[int] = self._part_bytes[part:part_end].tolist()
+        first, last = self._layers.low[layer - 1], self._layers.high[layer - 1]
+        low, high = self._layers.low[layer], self._layers.high[layer]
+        before = self._best[layer - 1]
+        # No earlier start than `first` is in the layer before; `last + 1` stands for none.
+        reach = np.clip(self._layers.reach[layer - 1][low : high + 1], first, last + 1) - first
+        links = slice(self._row[low], self._row[high])
+        apart = last < low and not bool(np.any((self._from[links] >= first) & (self._from[links] < last)))
+        if apart:
+            best = self._apart(before, first, last, low, high, reach)
+        elif (high - low + 1) * (last - first + 1) <= _SMALL:
+            best = self._small(before, first, last, low, high, reach)
+        else:
+            best = self._large(before, first, last, low, high, reach)
+        if self._layers.empty and last >= low:  # first <= low and last <= high, so these positions are in both
+            best[: last + 1 - low] = np.minimum(best[: last + 1 - low], before[low - first :])
+        return best
+
+    def _apart(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
+        """All q lie before all p, and each link that begins to count does so for every q."""
+        costs = np.append(before + self._received(first, last, low), _NEVER)
+        suffix_least = np.minimum.accumulate(costs[::-1])[::-1]
+        return np.asarray(suffix_least[reach] + self._common(first, low, high), dtype=np.int64)
+
+    def _common(self, first: int, low: int, high: int) -> IntArray:
+        """For each p the bytes of the links to low .. p - 1 that come from before all q."""
+        links = slice(self._row[low], self._row[high])
+        everywhere = self._from[links] < first
+        change = np.zeros(high - low + 1, dtype=np.int64)
+        np.add.at(change, self._to[links][everywhere] + 1 - low, self._bytes[links][everywhere])
+        return np.cumsum(change)
+
+    def _small(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
+        """A matrix with a row for each p and a column for each q."""
+        change = np.zeros((high - low + 1, last - first + 2), dtype=np.int64)
+        links = slice(self._row[low], self._row[high])
+        source, target, size = self._from[links], self._to[links], self._bytes[links]
+        row = target + 1 - low
+        np.add.at(change, (row, np.minimum(np.maximum(source + 1, first), last + 1) - first), size)
+        np.subtract.at(change, (row, np.minimum(target, last) + 1 - first), size)
+        received = np.cumsum(np.cumsum(change, axis=0), axis=1)[:, :-1]
+        # What counts from the start, for the q that are before all p; the others are later than those links.
+        early = min(last, low)
+        received[:, : early + 1 - first] += self._received(first, early, low)
+        column = np.arange(last - first + 1)
+        allowed = (column >= reach[:, None]) & (column < np.arange(low - first, high - first + 1)[:, None])
+        return np.asarray(np.where(allowed, received + before, _NEVER).min(axis=1), dtype=np.int64)
+
+    def _large(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
+        """A segment tree over the q; those at or beyond the first p enter when p has passed them."""
+        common: list[int] = self._common(first, low, high).tolist()
+        early = min(last, low - 1)
+        costs = before[: early + 1 - first] + self._received(first, early, low) if early >= first else before[:0]
+        late: list[int] = before[early + 1 - first :].tolist()
+        tree = SegmentTree([*costs.tolist(), *[_NEVER] * len(late)])
+        links = slice(self._row[low], self._row[high])
+        source: list[int] = self._from[links].tolist()
+        size: list[int] = self._bytes[links].tolist()
         least = []
-        link = 0
-        for position, q in enumerate(reach.tolist(), low):
-            while link < len(at) and at[link] <= position:
-                tree.add_from(start[link], size[link])
-                link += 1
-            least.append(tree.min_from(q))
-        self._best[low : high + 1] = np.array(least) + shared
+        for p, q in zip(range(low, high + 1), reach.tolist(), strict=True):
+            if p > low:
+                passed = p - 1
+                if early < passed <= last:
+                    tree.set(passed - first, late[passed - early - 1] - common[passed - low])
+                for link in range(self._row[passed] - links.start, self._row[p] - links.start):
+                    if first <= source[link] < last:
+                        tree.add_from(source[link] + 1 - first, size[link])
+            least.append(tree.min_from(q) + common[p - low] if q <= last - first else _NEVER)
+        return np.array(least, dtype=np.int64)
 
     def boundaries(self) -> list[int]:
-        """Walk back from the end; each step recomputes received(q, p) for one p and the q of one layer."""
-        position = self._high[-1]
+        """Of a plan with the fewest bytes: its last boundary is leftmost, then the one before it, and so on.
+
+        Boundaries that coincide are partitions that are empty, where the layers allow them.
+        """
+        position = self._layers.high[-1]
         result = [position]
-        for layer in range(len(self._high) - 1, 0, -1):
-            before, last = self._low[layer - 1], self._high[layer - 1]
-            received = self._common[before : last + 1] + self._whole[position] - self._whole[self._low[layer]]
-            part = self._part_row[layer]
-            part_end = part + int(
-                np.searchsorted(self._part_at[part : self._part_row[layer + 1]], position, side="right")
-            )
-            added = np.zeros(last + 1 - before, dtype=np.int64)
-            np.add.at(added, self._part_from[part:part_end] - before, self._part_bytes[part:part_end])
-            costs = self._best[before : last + 1] + received + np.cumsum(added)
-            first = max(int(self._reach_back[position]), before)
-            chosen = first + int(np.argmin(costs[first - before :]))
-            assert costs[chosen - before] == self._best[position]
-            position = chosen
+        for layer in range(len(self._best) - 1, 0, -1):
+            position = int(self.before(layer, position)[0])
             result.append(position)
         result.reverse()
         return result
+
+    def before(self, layer: int, p: int) -> IntArray:
+        """Where the boundary before ``layer`` can be if that is at p, in plans with the fewest bytes; ascending.
+
+        Recomputes received(q, p) for the q of one layer.
+        """
+        first, last = self._layers.low[layer - 1], self._layers.high[layer - 1]
+        wanted = self._best[layer][p - self._layers.low[layer]]
+        last = min(last, p if self._layers.empty else p - 1)
+        costs = self._best[layer - 1][: last + 1 - first] + self._received(first, last, p)
+        reach = max(int(self._layers.reach[layer - 1][p]), first)
+        costs[: reach - first] = _NEVER
+        if self._layers.empty and last == p:
+            costs[-1] = self._best[layer - 1][p - first]
+        found = np.flatnonzero(costs == wanted) + first
+        assert len(found)
+        return found

@@ -1,33 +1,41 @@
 """The exact planner over the linear order.
 
 ``dp`` minimises, in this order: the number of partitions, the largest partition, and the bytes that
-partitions receive from one another. A set of atoms is feasible if its footprint is within the budget or it is
-one single atom; an oversize atom (alone over the budget) does not count for the largest partition. How:
+partitions receive from one another; with a ``max_slack`` the bytes come before the largest partition. A set of atoms is
+feasible if its footprint is within the budget or it is one single atom; an oversize atom (alone over the budget) does
+not count for the largest partition. How:
 
 1. The fewest partitions k: one sweep of farthest reach (`greedy.py`).
 2. The smallest maximum at k: bisection on bytes, with the sweep as probe. A sweep that fails rejected only
    intervals above its limit, and decides the same under any limit below the smallest of them: the next lower
    bound. One that succeeds shows that the largest partition that it made suffices: the next upper bound.
-3. The fewest bytes at k and that maximum: the layered dynamic programme of `cut.py`.
+3. The fewest bytes at k and that maximum: the layered dynamic programme of `cut.py`. With slack: at k and the largest
+   maximum that is allowed; then the smallest maximum at these bytes: among the few plans that have them (`ties.py`),
+   and where these are many, by bisection with the programme as probe.
 
-The bisection starts from a bound below: a footprint is at most the sum of the footprints of the parts of its
+The bisection of step 2 starts from a bound below: a footprint is at most the sum of the footprints of the parts of its
 interval, so k partitions that cover the whole hold on average at least a k-th of the whole's footprint.
 
-Time O((n + e) log(budget)), memory O(n + e), for n atoms and e touches.
+Time O((n + e) log(budget)), with slack O((n + e) log(n) log(budget)); memory O(n + e), for n atoms and e touches.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
 
-from .chain import Chain, IntArray
+from .chain import Chain
 from .contraction import Contraction, contract, whole_footprint
-from .cut import fewest_cut
+from .cut import CutTable
 from .greedy import Sweep, Sweeper, check_budget
+from .layers import Layers, layers, reach_back
+from .ties import smallest_of_ties
 from .window import Window
 
 
-def dp(chain: Chain, budget: int, max_partitions: int | None = None) -> list[int]:
+def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
     """The best plan: boundaries as atom indices ``[0, ..., num_atoms]``.
 
     Among plans that are equal in all three measures, the last boundary is as far left as possible, then the
@@ -38,25 +46,18 @@ def dp(chain: Chain, budget: int, max_partitions: int | None = None) -> list[int
     Args:
         chain: the planner's input.
         budget: bytes of one device.
-        max_partitions: how many partitions there may be.
+        max_slack: by what share of the smallest possible maximum the largest partition may exceed it (and stay within
+            the budget) where that saves bytes received; ``math.inf``: by anything.
 
     Raises:
-        ValueError: if ``budget`` is negative, or more than ``max_partitions`` partitions are needed.
+        ValueError: if ``budget`` or ``max_slack`` is negative.
     """
     check_budget(budget)
+    check_slack(max_slack)
     contraction = contract(chain)
-    sweeper = Sweeper(contraction)
-    first = sweeper.run(budget)
-    k = len(first.footprints)
-    if max_partitions is not None and k > max_partitions:
-        raise ValueError(
-            f"{budget} bytes a partition need {k} partitions, more than max_partitions={max_partitions}"
-        )
-    best, maximum = smallest_maximum(
-        sweeper, k, least_maximum(contraction, k, budget), first, first.largest(budget)
-    )
-    del sweeper  # its lists are as large as the window's
-    return fewest_cut(contraction, best.boundaries, reach_back(contraction, maximum))
+    k, maximum = fewest_and_smallest(contraction, budget)
+    limit = slack_limit(maximum, budget, max_slack)
+    return cheapest(contraction, even(contraction, k), maximum, limit, budget)[2]
 
 
 def balance(chain: Chain, num_partitions: int) -> list[int]:
@@ -69,8 +70,8 @@ def balance(chain: Chain, num_partitions: int) -> list[int]:
     Raises:
         ValueError: if ``num_partitions`` is less than 1.
     """
-    contraction, best, maximum = _balanced(chain, num_partitions)
-    return fewest_cut(contraction, best.boundaries, reach_back(contraction, maximum))
+    contraction, fewest, maximum = _balanced(chain, num_partitions)
+    return cheapest(contraction, even(contraction, fewest), maximum, maximum, maximum)[2]
 
 
 def smallest_budget(chain: Chain, num_partitions: int) -> int:
@@ -82,14 +83,90 @@ def smallest_budget(chain: Chain, num_partitions: int) -> int:
     return _balanced(chain, num_partitions)[2]
 
 
-def _balanced(chain: Chain, num_partitions: int) -> tuple[Contraction, Sweep, int]:
+def check_slack(max_slack: float) -> None:
+    if not max_slack >= 0:
+        raise ValueError(f"max_slack is a share of the smallest maximum, 0 or more, not {max_slack}")
+
+
+def slack_limit(maximum: int, budget: int, max_slack: float) -> int:
+    """The largest that a partition may be: ``maximum`` and the slack, within the budget."""
+    if math.isinf(max_slack):
+        return budget
+    # Not in floating point, which rounds large numbers of bytes.
+    return min(budget, math.floor(maximum * (1 + Fraction(max_slack))))
+
+
+def fewest_and_smallest(contraction: Contraction, budget: int) -> tuple[int, int]:
+    """The fewest partitions within ``budget``, and the smallest maximum of plans with so many."""
+    sweeper = Sweeper(contraction)
+    first = sweeper.run(budget)
+    k = len(first.footprints)
+    low = least_maximum(contraction, k, budget)
+    return k, smallest_maximum(sweeper, k, low, first, first.largest(budget))[1]
+
+
+def cheapest(
+    contraction: Contraction, under: Callable[[int], Layers | None], low: int, limit: int, oversize: int
+) -> tuple[int, int, list[int]]:
+    """Of the plans under ``limit`` with the fewest bytes received one with the smallest maximum: the bytes, the maximum
+    and the boundaries.
+
+    Args:
+        contraction: the chain.
+        under: the layers of the plans under a limit, None if there are no plans.
+        low: a lower bound of the maximum of all these plans.
+        limit: the largest that a partition may be.
+        oversize: an atom above it may be alone, and does not count for the maximum.
+    """
+    layers_under = under(limit)
+    assert layers_under is not None
+    table = CutTable(contraction, layers_under)
+    if low >= limit:
+        return table.cut, limit, table.boundaries()
+    tied = smallest_of_ties(contraction, table, oversize)
+    if tied is not None:
+        return table.cut, *tied
+    best = table.boundaries()
+    high = largest_partition(contraction, best, oversize)
+    while low < high:
+        middle = (low + high) // 2
+        layers_under = under(middle)
+        probe = CutTable(contraction, layers_under) if layers_under else None
+        if probe is not None and probe.cut == table.cut:
+            best = probe.boundaries()
+            high = largest_partition(contraction, best, oversize)
+        else:
+            low = middle + 1
+    return table.cut, high, best
+
+
+def even(contraction: Contraction, num_partitions: int) -> Callable[[int], Layers | None]:
+    """For `cheapest`: the layers of plans of exactly ``num_partitions`` partitions, none empty."""
+    return lambda limit: layers(reach_back(contraction, limit), num_partitions)
+
+
+def largest_partition(contraction: Contraction, boundaries: list[int], oversize: int) -> int:
+    """The largest partition of a plan in bytes, atoms above ``oversize`` on their own left out."""
+    window = Window(contraction)
+    largest = 0
+    for start, end in pairwise(boundaries):
+        window.reset(start)
+        for _ in range(start, end):
+            window.extend()
+        if window.footprint <= oversize or end - start > 1:
+            largest = max(largest, window.footprint)
+    return largest
+
+
+def _balanced(chain: Chain, num_partitions: int) -> tuple[Contraction, int, int]:
     if num_partitions < 1:
         raise ValueError(f"num_partitions must be at least 1, not {num_partitions}")
     contraction = contract(chain)
     sweeper = Sweeper(contraction)
     whole = whole_footprint(contraction)
     low = least_maximum(contraction, num_partitions, whole)
-    return contraction, *smallest_maximum(sweeper, num_partitions, low, sweeper.run(whole), whole)
+    best, maximum = smallest_maximum(sweeper, num_partitions, low, sweeper.run(whole), whole)
+    return contraction, len(best.footprints), maximum
 
 
 def least_maximum(contraction: Contraction, num_partitions: int, budget: int) -> int:
@@ -123,15 +200,3 @@ def smallest_maximum(
         else:
             low = min(sweep.rejected)
     return best, maximum
-
-
-def reach_back(contraction: Contraction, limit: int) -> IntArray:
-    """For each position the least start of a feasible partition that ends there (0 for position 0)."""
-    window = Window(contraction)
-    starts = [0]
-    for _ in range(contraction.num_atoms):
-        window.extend()
-        while window.footprint > limit and window.last - window.first > 1:
-            window.shrink()
-        starts.append(window.first)
-    return np.array(starts, dtype=np.int64)

@@ -1,10 +1,10 @@
-"""A segment tree over a fixed row of numbers: add to a whole suffix, ask for the minimum of a suffix."""
+"""A segment tree over a row of numbers: set one, add to a whole suffix, ask for the minimum of a suffix."""
 
 from __future__ import annotations
 
 
 class SegmentTree:
-    """Both operations take O(log n) for n numbers, which it is built from in O(n).
+    """Each operation takes O(log n) for n numbers, which it is built from in O(n).
 
     ``_least[node]`` is the minimum below the node, with what was added to the node as a whole (``_added``)
     and without what was added above it. A suffix [i, n) consists of leaf i and the right siblings on its way
@@ -28,6 +28,20 @@ class SegmentTree:
             least[node] = left if left < right else right
         self._least = least
         self._added = [0] * len(least)
+
+    def set(self, i: int, number: int) -> None:
+        """Make ``number`` the number at index ``i``, whatever was added to it."""
+        least, added = self._least, self._added
+        node = self._leaves + i
+        parent = node >> 1
+        while parent:
+            number -= added[parent]
+            parent >>= 1
+        least[node] = number
+        while node > 1:
+            node >>= 1
+            left, right = least[2 * node], least[2 * node + 1]
+            least[node] = (left if left < right else right) + added[node]
 
     def add_from(self, i: int, amount: int) -> None:
         """Add ``amount`` to every number from index ``i`` on."""

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import math
 import random
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 from chains import Brute, chains, make_chain, separate
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fx_partition.passes.chain import Chain
 from fx_partition.passes.dp import balance, dp, smallest_budget
 from fx_partition.passes.greedy import greedy
+from fx_partition.passes.pareto import pareto
 from fx_partition.passes.segment_tree import SegmentTree
 
 
@@ -48,6 +51,61 @@ def test_dp_is_the_best_where_many_links_cross_layers(seed: int) -> None:
         budget = brute.footprint[0, 10] // k + 60
         measures = [measure for other in brute.plans() if (measure := brute.measure(other, budget))]
         assert brute.measure(dp(chain, budget), budget) == min(measures)
+
+
+@pytest.fixture(params=["as shipped", "no matrix", "no ties", "neither"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to solve a layer, and both to choose among plans with the fewest bytes."""
+    if request.param in ("no matrix", "neither"):
+        monkeypatch.setattr("fx_partition.passes.cut._SMALL", 0)
+    if request.param in ("no ties", "neither"):
+        monkeypatch.setattr("fx_partition.passes.ties._PATIENCE", 0)
+
+
+def with_slack(measures: list[tuple[int, int, int]], budget: int, slack: float) -> tuple[int, int, int]:
+    """Of (partitions, largest, bytes received) the one that `dp` with ``max_slack`` must find."""
+    fewest = min(count for count, _, _ in measures)
+    smallest = min(largest for count, largest, _ in measures if count == fewest)
+    limit = budget if math.isinf(slack) else max(smallest, min(budget, math.floor(smallest * (1 + Fraction(slack)))))
+    allowed = [(count, cut, largest) for count, largest, cut in measures if count == fewest and largest <= limit]
+    count, cut, largest = min(allowed)
+    return count, largest, cut
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chains(), st.data(), st.sampled_from([0.0, 0.1, 0.5, math.inf]))
+def test_slack_trades_the_maximum_for_bytes(ways: None, chain: Chain, data: st.DataObject, slack: float) -> None:
+    brute = Brute(chain)
+    budget = data.draw(st.sampled_from(sorted({0, *brute.footprint.values()})))
+    measures = [measure for other in brute.plans() if (measure := brute.measure(other, budget))]
+    assert brute.measure(dp(chain, budget, slack), budget) == with_slack(measures, budget, slack)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_the_front_are_the_best_of_all_plans(ways: None, seed: int) -> None:
+    chain = crossing_chain(seed, 11)
+    brute = Brute(chain)
+    for k in (1, 2, 3, 4):
+        budget = brute.footprint[0, 11] // k + 60
+        measures = [measure for other in brute.plans() if (measure := brute.measure(other, budget))]
+        fewest = min(measures)[0]
+        rows = []
+        for count in range(fewest, min(fewest + 2, 11) + 1):
+            here = [(largest, cut) for found, largest, cut in measures if found == count]
+            rows.append((count, *min(here)))
+            rows.append((count, *min(here, key=lambda pair: pair[::-1])))
+        kept: list[tuple[int, int, int]] = []
+        for row in rows:
+            if not any(all(a <= b for a, b in zip(other, row, strict=True)) for other in kept):
+                kept.append(row)
+        assert pareto(chain, budget) == kept
+        assert pareto(chain, budget)[0] == min(measures)
+
+
+def test_ties_under_slack_go_to_the_left() -> None:
+    chain = separate(2, 2, 2, 2, 2)
+    assert dp(chain, 8, math.inf) == [0, 2, 5]
+    assert dp(separate(1, 0, 0, 0, 1), 1, math.inf) == [0, 1, 5]
 
 
 @settings(max_examples=20, deadline=None)
@@ -136,9 +194,8 @@ def test_oversize_atoms_do_not_count_for_the_maximum() -> None:
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         dp(separate(1), -1)
-    with pytest.raises(ValueError, match="need 2 partitions"):
-        dp(separate(3, 3), 3, max_partitions=1)
-    assert dp(separate(3, 3), 3, max_partitions=2) == [0, 1, 2]
+    with pytest.raises(ValueError, match="max_slack is a share"):
+        dp(separate(1), 1, max_slack=-0.1)
     for function in (balance, smallest_budget):
         with pytest.raises(ValueError, match="at least 1"):
             function(separate(1), 0)
@@ -155,8 +212,14 @@ def test_a_chain_without_steps_has_no_partitions() -> None:
 def test_segment_tree_is_a_list_with_suffix_sums(numbers: list[int], data: st.DataObject) -> None:
     tree = SegmentTree(numbers)
     positions = st.integers(0, len(numbers) - 1)
-    for i, amount in data.draw(st.lists(st.tuples(positions, st.integers(-9, 9)), max_size=20)):
-        tree.add_from(i, amount)
-        numbers = [number + (amount if at >= i else 0) for at, number in enumerate(numbers)]
+    changes = st.lists(st.tuples(st.booleans(), positions, st.integers(-9, 9)), max_size=20)
+    for is_set, i, amount in data.draw(changes):
+        # The last number stands for the unused leaves too, so only a larger one may be replaced there.
+        if is_set and (i < len(numbers) - 1 or amount <= numbers[i]):
+            tree.set(i, amount)
+            numbers[i] = amount
+        else:
+            tree.add_from(i, amount)
+            numbers = [number + (amount if at >= i else 0) for at, number in enumerate(numbers)]
         at = data.draw(positions)
         assert tree.min_from(at) == min(numbers[at:])
