@@ -37,7 +37,8 @@ from fx_partition.passes.chain import Chain
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.lay_out import lay_out
-from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import Request
 from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.split import Stub, cut
 from fx_partition.passes.window import last_touches

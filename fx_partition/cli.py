@@ -1,4 +1,4 @@
-"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`.
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`, `fx-partition why`.
 
 Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
 """
@@ -16,10 +16,16 @@ from typing import NoReturn
 import torch
 
 from .passes.api import plan as make_plan
+from .passes.capture import capture
+from .passes.check_plan import check_plan
+from .passes.gather import gather_facts
 from .passes.plan import Plan
-from .passes.planning import ALGORITHMS, ON_SHORTAGE, OVERSIZE
+from .passes.request import ALGORITHMS, OBJECTIVES, ON_SHORTAGE, OVERSIZE
 from .passes.sizes import parse_bytes
 from .report import render
+from .report.markdown import to_markdown
+from .report.proof import why
+from .report.text import to_text
 
 _SUFFIXES = {".json": "json", ".md": "markdown"}
 
@@ -41,12 +47,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = _parser().parse_args(argv)
-        plan = _planned(args) if args.command == "plan" else _read_plan(args.plan)
-        _write(render(plan, _format(args)), args.output)
+        _write(_answer(args), args.output)
     except ValueError as error:
         print(f"fx-partition: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _answer(args: argparse.Namespace) -> str:
+    if args.command == "plan":
+        return render(_planned(args), _format(args))
+    plan = _read_plan(args.plan)
+    return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
+
+
+def _explained(plan: Plan, args: argparse.Namespace) -> str:
+    """The proofs in words, and whether they hold for the model, if one is named."""
+    checked = "As the plan says; --model MODEL.pt2 checks it."
+    if args.model is not None:
+        captured = capture(_load_program(args.model))
+        reasons = check_plan(captured, gather_facts(captured), plan)
+        if reasons:
+            raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons)}")
+        checked = f"Checked: every footprint and every run above was recomputed from {args.model}, and holds."
+    document = why(plan, checked)
+    return to_markdown(document) if _format(args) == "markdown" else to_text(document)
 
 
 def _parser() -> _Parser:
@@ -59,13 +84,19 @@ def _parser() -> _Parser:
     plan = commands.add_parser("plan", help="plan an exported model and report on the plan")
     plan.add_argument("model", type=Path, metavar="MODEL.pt2", help="a program saved by torch.export.save")
     plan.add_argument(
-        "--cache", required=True, metavar="SIZE", help="on-chip bytes of one device: 6MiB, 6MB or 6291456"
+        "--cache", metavar="SIZE[,SIZE...]",
+        help="on-chip bytes of one device (6MiB, 6MB or 6291456), or of each in order; without it, the smallest for "
+        "--devices is found",
     )
     plan.add_argument(
         "--bind", action="append", default=[], metavar="DIM=SIZE",
         help="a size for a symbolic dimension, by input (input_ids.0=8) or symbol (s0=8); may be repeated",
     )  # fmt: skip
-    plan.add_argument("--algorithm", choices=tuple(ALGORITHMS), default="dp")
+    plan.add_argument("--algorithm", choices=ALGORITHMS, default="dp")
+    plan.add_argument("--objective", choices=OBJECTIVES, default="balanced", help="what comes after fewest partitions")
+    plan.add_argument(
+        "--max-slack", type=float, metavar="SHARE", help="how much larger the largest may be to cut fewer bytes: 0.05"
+    )
     plan.add_argument(
         "--devices", metavar="N|NAMES", help="how many devices there are, or their names (cuda:0,cuda:1)"
     )
@@ -75,13 +106,20 @@ def _parser() -> _Parser:
     plan.add_argument(
         "--oversize", choices=OVERSIZE, default="stream", help="if an operator is larger than the cache"
     )
+    plan.add_argument("--replicate", action="store_true", help="devices that are left over take copies")
 
     report = commands.add_parser("report", help="report on a saved plan")
     report.add_argument(
         "plan", type=Path, metavar="PLAN.json", help="a plan saved by `fx-partition plan --json`"
     )
 
-    for command in (plan, report):
+    why = commands.add_parser("why", help="say in words why no plan is better than a saved one")
+    why.add_argument("plan", type=Path, metavar="PLAN.json", help="a plan saved by `fx-partition plan --json`")
+    why.add_argument(
+        "--model", type=Path, metavar="MODEL.pt2", help="check every figure and both proofs against the model"
+    )
+
+    for command in (plan, report, why):
         formats = command.add_mutually_exclusive_group()
         formats.add_argument("--json", dest="format", action="store_const", const="json")
         formats.add_argument("--markdown", dest="format", action="store_const", const="markdown")
@@ -97,13 +135,22 @@ def _format(args: argparse.Namespace) -> str:
 
 
 def _planned(args: argparse.Namespace) -> Plan:
-    budget = parse_bytes(args.cache, "--cache")
     bind = dict(map(_binding, args.bind))
-    devices = _devices(args.devices)
+    cache, devices = _cache(args.cache), _devices(args.devices)
+    if cache is None and devices is None:
+        raise ValueError("say how large one device is (--cache 6MiB), or with --devices how many there are")
     return make_plan(
-        _load_program(args.model), budget, bind=bind, algorithm=args.algorithm, devices=devices,
-        on_shortage=args.on_shortage, oversize=args.oversize,
+        _load_program(args.model), cache, bind=bind, algorithm=args.algorithm, objective=args.objective,
+        max_slack=args.max_slack, devices=devices, on_shortage=args.on_shortage, oversize=args.oversize,
+        replicate=args.replicate,
     )  # fmt: skip
+
+
+def _cache(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    sizes = [parse_bytes(size, "--cache") for size in text.split(",")]
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def _binding(text: str) -> tuple[str, int]:
@@ -113,9 +160,9 @@ def _binding(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def _devices(text: str | None) -> tuple[str, ...]:
+def _devices(text: str | None) -> tuple[str, ...] | None:
     if text is None:
-        return ()
+        return None
     names = tuple(f"device:{i}" for i in range(int(text))) if text.isdecimal() else tuple(text.split(","))
     if not names or not all(names):
         raise ValueError(f"--devices {text!r}: write how many there are (4) or their names (cuda:0,cuda:1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,42 @@ def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["plan", str(path), "--cache", "1MiB"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("fx-partition: error: ") and path.name in error
+
+
+def test_why_says_it_in_words_and_checks_it(
+    exported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "plan.json"
+    assert main(["plan", exported, "--cache", "40KiB", "-o", str(saved)]) == 0
+    assert main(["why", str(saved)]) == 0
+    text = capsys.readouterr().out
+    assert "Why not fewer than 2 partitions" in text and "hold" in text and "--model MODEL.pt2 checks it" in text
+    assert main(["why", str(saved), "--model", exported, "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "## Why no smaller maximum" in text and "Checked: every footprint" in text
+
+    plan = json.loads(saved.read_text())
+    plan["certificate"]["witnesses"][0][2] += 1
+    plan["partitions"][0]["total_bytes"] -= 8
+    saved.write_text(json.dumps(plan))
+    assert main(["why", str(saved), "--model", exported]) == 2
+    error = capsys.readouterr().err
+    assert "does not hold for" in error and "partition 0 holds" in error and "witness 0" in error
+
+
+def test_why_of_another_model(exported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.pt2"
+    torch.export.save(torch.export.export(nn.Linear(8, 8), (torch.zeros(2, 8),)), other)
+    saved = tmp_path / "plan.json"
+    assert main(["plan", str(other), "--cache", "1MiB", "-o", str(saved)]) == 0
+    assert main(["why", str(saved), "--model", exported]) == 2
+    assert "made for another graph" in capsys.readouterr().err
+
+
+def test_sizes_and_devices_of_the_command_line(exported: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", exported, "--devices", "2"]) == 0
+    assert "is the smallest size with which 2 devices do" in capsys.readouterr().out
+    assert main(["plan", exported, "--cache", "20KiB,60KiB,40KiB", "--objective", "traffic", "--max-slack", "0.1"]) == 0
+    assert "devices of 20 KiB to 60 KiB" in capsys.readouterr().out
+    assert main(["plan", exported]) == 2
+    assert "--cache 6MiB" in capsys.readouterr().err

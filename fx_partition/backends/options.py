@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.planning import Request
+from fx_partition.passes.request import Request
 
 _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
 
@@ -46,10 +46,10 @@ class Options:
             )
         budget = given.get("cache_bytes")
         devices = _devices(given.get("devices"), budget is not None)
-        if budget is None and len(devices) > 1:
-            raise PartitionError("several devices need a budget: set cache_bytes to the on-chip bytes of one of them")
         planning = {name: given[name] for name in Request.options() if name in given}
-        request = Request.check(sys.maxsize if budget is None else budget, devices, **planning)
+        if budget is None and not isinstance(devices, int) and len(devices) < 2:
+            budget = sys.maxsize
+        request = Request.check(budget, None if devices == () else devices, **planning)
         report = given.get("report", False)
         if not isinstance(report, bool) and not (isinstance(report, str) and _suffix(report) in _REPORT_SUFFIXES):
             raise PartitionError(f"report={report!r} is neither True nor a path ending in .txt, .md or .json")
@@ -69,11 +69,16 @@ def _suffix(path: str) -> str:
     return path[path.rfind(".") :] if "." in path else ""
 
 
-def _devices(devices: str | Sequence[str] | None, has_budget: bool) -> tuple[str, ...]:
-    """Stage devices. None: the visible GPUs, or in-line stages without one; one name: all stages on it."""
+def _devices(devices: int | str | Sequence[str] | None, has_budget: bool) -> int | tuple[str, ...]:
+    """Stage devices. None: the visible GPUs, or in-line stages without one; one name: all stages on it; a number: so
+    many of the visible GPUs, or of in-line stages without one."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices is None:
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return tuple(f"cuda:{i}" for i in range(count)) if has_budget else ()
+    if isinstance(devices, int):
+        if count and devices > count:
+            raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may repeat one")
+        return tuple(f"cuda:{i}" for i in range(devices)) if count else devices
     if isinstance(devices, str):
         _check_device(devices)
         return () if torch.device(devices) == torch.device("cpu") else (devices,)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from .atoms import KeepTogether
 from .capture import ExampleInputs, Model, capture
+from .errors import PartitionError
 from .gather import gather_facts
 from .plan import Plan
-from .planning import Request, make_plan
+from .planning import make_plan
+from .request import CacheBytes, Devices, Request
 from .split import SplitModule, split_graph
 
 
 def plan(
     model: Model,
-    cache_bytes: int | str,
+    cache_bytes: CacheBytes | None = None,
     *,
     example_inputs: ExampleInputs | None = None,
     dynamic_shapes: Any = None,
     bind: Mapping[str, int] | None = None,
     algorithm: str = "dp",
     objective: str = "balanced",
+    max_slack: float | None = None,
     footprint: str = "peak",
     oversize: str = "stream",
     keep_together: KeepTogether = (),
-    devices: Sequence[str] | None = None,
+    devices: Devices | None = None,
     on_shortage: str = "balance",
+    replicate: bool = False,
 ) -> Plan:
     """Say where a model would be cut so that every partition fits ``cache_bytes``; nothing is cut or compiled.
 
     Args:
         model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
-        cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB" or "6MB".
+        cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB" or "6MB"; or a list, of each device in their
+            order. Left out, with ``devices``: the smallest size of which so many devices suffice.
         example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
             nn.Module and for a graph without shapes.
         dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
-        algorithm, objective, footprint, oversize, keep_together, devices, on_shortage: see `planning.Request`.
+        devices: how many devices there are, or their names in order.
+        algorithm, objective, max_slack, footprint, oversize, keep_together, on_shortage, replicate: see
+            `request.Request`.
 
     Raises:
         PartitionError (a ValueError): what cannot be planned, with the way out.
@@ -47,10 +54,13 @@ def plan(
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
         >>> fx_partition.plan(model, "1MiB", example_inputs=torch.randn(4, 256)).num_partitions
         3
+        >>> fx_partition.plan(model, devices=2, example_inputs=torch.randn(4, 256)).budget_bytes
+        1064960
     """
     request = Request.check(
-        cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, footprint=footprint,
-        oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
+        cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, max_slack=max_slack,
+        footprint=footprint, oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
+        replicate=replicate,
     )  # fmt: skip
     captured = capture(model, example_inputs, dynamic_shapes)
     return make_plan(captured, gather_facts(captured), request)
@@ -58,7 +68,7 @@ def plan(
 
 def split(
     model: Model,
-    cache_bytes: int | str | None = None,
+    cache_bytes: CacheBytes | None = None,
     *,
     plan: Plan | None = None,
     example_inputs: ExampleInputs | None = None,
@@ -86,9 +96,9 @@ def split(
         >>> torch.equal(cut(x), model(x)), cut.plan.num_partitions
         (True, 3)
     """
-    if (plan is None) == (cache_bytes is None) or (plan is not None and options):
-        raise ValueError("split takes either cache_bytes= (with options) or plan=, a plan made before")
-    request = Request.check(cache_bytes, **options) if cache_bytes is not None else None
+    if plan is not None and (cache_bytes is not None or options):
+        raise PartitionError("split takes either cache_bytes= (with options) or plan=, a plan made before")
+    request = Request.check(cache_bytes, **options) if plan is None else None
     captured = capture(model, example_inputs, dynamic_shapes)
     if plan is None:
         assert request is not None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any, TypeAlias
 
 import torch
@@ -64,6 +65,11 @@ class Atoms:
 
     order: tuple[int, ...]
     starts: tuple[int, ...]
+
+    def permuted(self, atom_order: Sequence[int]) -> Atoms:
+        """The same atoms with atom ``atom_order[i]`` at place i."""
+        runs = [self.order[self.starts[a] : self.starts[a + 1]] for a in atom_order]
+        return Atoms(tuple(chain.from_iterable(runs)), (0, *accumulate(map(len, runs))))
 
 
 def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = ()) -> Atoms:

@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 
 from .errors import PartitionError
+from .pareto import Tradeoff
 from .symbols import Size, Symbols, evaluate, from_text, to_text
 
 VERSION = 1
@@ -34,7 +35,10 @@ class Partition:
 
     Attributes:
         index: its place in the plan, from 0.
+        slot: the place of its device among the devices, counted on through rounds where they take turns; devices that
+            are left out count.
         device: where it is to run, or "" where no devices were named.
+        budget_bytes: usable on-chip bytes of that device.
         nodes: names of its nodes, in the order in which they run.
         first, last: module path (else name) of its first and last node.
         weight_bytes: weights that it reads, without state.
@@ -49,10 +53,13 @@ class Partition:
         inputs, outputs: names of the values that it receives (graph inputs too) and hands on or returns.
         weight, state: symbolic bytes of both.
         moments: the steps that can be its peak for some binding.
+        replicas: places of further devices that hold a copy of it.
     """
 
     index: int
+    slot: int
     device: str
+    budget_bytes: int
     nodes: tuple[str, ...]
     first: str
     last: str
@@ -71,6 +78,7 @@ class Partition:
     weight: Size
     state: Size
     moments: tuple[Moment, ...]
+    replicas: tuple[int, ...] = ()
 
     def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
         """Its bytes under another binding."""
@@ -130,14 +138,19 @@ class Plan:
     Attributes:
         graph: fingerprint of the graph it was made for.
         algorithm: "dp" or "greedy".
-        objective: "balanced": fewest partitions, then smallest maximum, then fewest cut bytes.
+        objective, max_slack: what was minimised; see `request.Request`.
         footprint: "peak": weights + the most that is resident and allocated at any step, for inference.
-        budget_bytes: usable on-chip bytes of one device.
+        budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
+        budget_is_smallest: whether no budget was given, and this is the least for which the devices suffice.
+        device_budgets: the bytes of each device in their order, where they differ.
+        num_devices: how many devices there are; 0 for as many as are needed.
         symbols: the shape symbols, with hints and names.
         bindings: the number that stood for each symbol.
         partitions: in execution order.
         certificate: why no plan has fewer or smaller partitions.
+        tradeoffs: what other plans offer, see `pareto`; empty where devices differ.
         oversize: atoms that no budget of this size can hold.
+        keep_together: what the caller asked to stay together.
         unknown_workspace: operators whose scratch memory no rule describes; they count as none.
         devices: the devices asked for, in order; empty if none were named.
 
@@ -151,13 +164,19 @@ class Plan:
     graph: str
     algorithm: str
     objective: str
+    max_slack: float | None
     footprint: str
     budget_bytes: int
+    budget_is_smallest: bool
+    device_budgets: tuple[int, ...]
+    num_devices: int
     symbols: Symbols
     bindings: Mapping[str, int]
     partitions: tuple[Partition, ...]
     certificate: Proof
+    tradeoffs: tuple[Tradeoff, ...] = ()
     oversize: tuple[Oversize, ...] = ()
+    keep_together: tuple[str | tuple[str, ...], ...] = ()
     unknown_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 
@@ -168,6 +187,12 @@ class Plan:
     @property
     def max_bytes(self) -> int:
         return max((p.total_bytes for p in self.partitions), default=0)
+
+    @property
+    def regular_max_bytes(self) -> int:
+        """``max_bytes`` without oversize atoms on their own, which are as large in every plan."""
+        alone = {atom.nodes for atom in self.oversize}
+        return max((p.total_bytes for p in self.partitions if p.nodes not in alone), default=0)
 
     @property
     def cut_bytes(self) -> int:
@@ -185,7 +210,7 @@ class Plan:
             ValueError: ``bind`` names no symbol of the graph.
         """
         numbers = self._numbers(bind)
-        return all(p.footprint(numbers) <= self.budget_bytes for p in self.partitions)
+        return all(p.footprint(numbers) <= p.budget_bytes for p in self.partitions)
 
     def _numbers(self, bind: Mapping[str, int] | None) -> dict[sympy.Symbol, int]:
         own = {name: number for name, number in self.bindings.items() if number}  # a hint may be 0; nobody binds that
@@ -218,8 +243,12 @@ class Plan:
             "graph": self.graph,
             "algorithm": self.algorithm,
             "objective": self.objective,
+            "max_slack": self.max_slack,
             "footprint": self.footprint,
             "budget_bytes": self.budget_bytes,
+            "budget_is_smallest": self.budget_is_smallest,
+            "device_budgets": list(self.device_budgets),
+            "num_devices": self.num_devices,
             "symbols": _symbols_to_dict(self.symbols),
             "bindings": dict(self.bindings),
             "num_partitions": self.num_partitions,
@@ -233,7 +262,9 @@ class Plan:
                 "orders_tried": self.certificate.orders_tried,
             },
             "partitions": [_partition_to_dict(p) for p in self.partitions],
+            "pareto": [row._asdict() for row in self.tradeoffs],
             "oversize": [_shallow(o) for o in self.oversize],
+            "keep_together": [group if isinstance(group, str) else list(group) for group in self.keep_together],
             "unknown_workspace": list(self.unknown_workspace),
             "devices": list(self.devices),
         }
@@ -258,11 +289,16 @@ class Plan:
             raise PartitionError(f"this text is no plan: {type(error).__name__}: {error}") from error
 
     def with_devices(self, devices: tuple[str, ...]) -> Plan:
-        """The same plan with partition i on device i mod len(devices); without devices, on none that is named."""
+        """The same plan on named devices, which take turns where they are fewer than the partitions."""
         partitions = tuple(
-            replace(p, device=devices[p.index % len(devices)] if devices else "") for p in self.partitions
+            replace(p, device=devices[p.slot % len(devices)] if devices else "") for p in self.partitions
         )
         return replace(self, partitions=partitions, devices=devices)
+
+    def with_replicas(self, replicas: tuple[tuple[int, ...], ...]) -> Plan:
+        """The same plan with copies of partition i on the devices ``replicas[i]``."""
+        partitions = tuple(replace(p, replicas=r) for p, r in zip(self.partitions, replicas, strict=True))
+        return replace(self, partitions=partitions)
 
 
 def _shallow(record: Any) -> dict[str, Any]:
@@ -352,8 +388,12 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
         graph=data["graph"],
         algorithm=data["algorithm"],
         objective=data["objective"],
+        max_slack=data["max_slack"],
         footprint=data["footprint"],
         budget_bytes=int(data["budget_bytes"]),
+        budget_is_smallest=bool(data["budget_is_smallest"]),
+        device_budgets=tuple(map(int, data["device_budgets"])),
+        num_devices=int(data["num_devices"]),
         symbols=symbols,
         bindings={str(k): int(v) for k, v in data["bindings"].items()},
         partitions=tuple(map(partition, data["partitions"])),
@@ -364,9 +404,11 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
             max_witnesses=_witnesses(proof["max_witnesses"]),
             orders_tried=int(proof["orders_tried"]),
         ),
+        tradeoffs=tuple(Tradeoff(**row) for row in data["pareto"]),
         oversize=tuple(
             Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]
         ),
+        keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in data["keep_together"]),
         unknown_workspace=tuple(data["unknown_workspace"]),
         devices=tuple(data["devices"]),
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from .certificate import Witness
 from .chain import Chain
 from .contraction import Contraction, contract, whole_footprint
 from .cut import CutTable
@@ -21,8 +22,6 @@ from .dp import cheapest, check_slack, largest_partition, slack_limit
 from .greedy import check_budget
 from .layers import Layers, uneven_layers
 from .window import Window
-
-Witness = tuple[int, int, int]
 
 
 def spread(chain: Chain, budgets: Sequence[int], max_slack: float = 0.0) -> list[int] | None:
@@ -44,19 +43,25 @@ def spread(chain: Chain, budgets: Sequence[int], max_slack: float = 0.0) -> list
     if first[-1] < chain.num_atoms:
         return None
     used = budgets[: len(first) - 1]
-    low, high = 0, largest_partition(contraction, first, widest)
-    while low < high:
-        middle = (low + high) // 2
-        found, _ = farthest(contraction, [min(middle, budget) for budget in used], widest)
-        if found[-1] == chain.num_atoms:
-            high = largest_partition(contraction, found, widest)
-        else:
-            low = middle + 1
+    smallest = smallest_spread(contraction, used, widest, largest_partition(contraction, first, widest))
 
     def under(limit: int) -> Layers | None:
         return _layers(contraction, [min(limit, budget) for budget in used], widest)
 
-    return cheapest(contraction, under, high, slack_limit(high, widest, max_slack), widest)[2]
+    return cheapest(contraction, under, smallest, slack_limit(smallest, widest, max_slack), widest)[2]
+
+
+def smallest_spread(contraction: Contraction, used: Sequence[int], widest: int, high: int) -> int:
+    """The smallest maximum over the devices ``used``, of which ``high`` is known to be possible; by bisection."""
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        found, _ = farthest(contraction, [min(middle, budget) for budget in used], widest)
+        if found[-1] == contraction.num_atoms:
+            high = largest_partition(contraction, found, widest)
+        else:
+            low = middle + 1
+    return high
 
 
 def overfill(chain: Chain, budgets: Sequence[int]) -> list[int]:

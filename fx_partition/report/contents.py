@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from fx_partition.passes.pareto import Tradeoff
 from fx_partition.passes.plan import Oversize, Partition, Plan
 from fx_partition.passes.sizes import format_bytes
 
-from .document import Document, Section, code, count, shortened
+from .document import Document, Section, Table, code, count, shortened
 from .headline import has_budget, headline
 from .proof import proof_sections
 from .shapes import shape_sections
 from .table import partition_table
 
 CLOSING = "Footprints are for inference; under grad, tensors saved for backward add to them."
+
+_OFFER = (
+    "For each number of partitions the smallest maximum, and the fewest bytes cut within the budget "
+    '(objective="traffic" takes that, max_slack= allows what lies between):'
+)
 
 # Values named at a peak; the rest is one sum.
 _MOST_VALUES = 4
@@ -26,6 +32,7 @@ def contents(plan: Plan) -> Document:
         _totals(plan),
         *shape_sections(plan),
         Section("Fullest step of each partition", points=tuple(map(_peak, plan.partitions))),
+        *((_tradeoffs(plan),) if len(plan.tradeoffs) > 1 else ()),
         *(proof_sections(plan) if has_budget(plan) else ()),
     ]
     if plan.oversize:
@@ -45,7 +52,25 @@ def _totals(plan: Plan) -> Section:
     ]
     if has_budget(plan):
         points.append(f"spill (streamed from off-chip each call): {_exactly(plan.spill_bytes)}")
-    return Section("Totals", f"Algorithm {plan.algorithm}, objective {plan.objective}.", points=tuple(points))
+    slack = "" if plan.max_slack is None else f", max_slack {plan.max_slack:g}"
+    return Section("Totals", f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}.", points=tuple(points))
+
+
+def _tradeoffs(plan: Plan) -> Section:
+    """Rows of other plans, the one that is shown marked."""
+    table = Table(
+        headers=("partitions", "largest", "cut", ""),
+        numeric=(True, True, True, False),
+        rows=tuple(
+            (str(row.num_partitions), format_bytes(row.max_bytes), format_bytes(row.cut_bytes), _mark(plan, row))
+            for row in plan.tradeoffs
+        ),
+    )
+    return Section("What other plans offer", _OFFER, table=table)
+
+
+def _mark(plan: Plan, row: Tradeoff) -> str:
+    return "this plan" if row == (plan.num_partitions, plan.regular_max_bytes, plan.cut_bytes) else ""
 
 
 def _exactly(number: int) -> str:

@@ -16,6 +16,18 @@ def has_budget(plan: Plan) -> bool:
     return plan.budget_bytes != sys.maxsize
 
 
+def is_short(plan: Plan) -> bool:
+    """Whether the devices named do not hold the graph, so that some exceed their budgets."""
+    used = plan.partitions[-1].slot + 1 if plan.device_budgets else plan.num_partitions
+    return used < plan.certificate.min_partitions
+
+
+def sizes(plan: Plan) -> str:
+    """What one device holds: "6 MiB", or "4 MiB to 8 MiB" where they differ."""
+    least, most = min((plan.budget_bytes, *plan.device_budgets)), plan.budget_bytes
+    return format_bytes(most) if least == most else f"{format_bytes(least)} to {format_bytes(most)}"
+
+
 def percent(part: int, whole: int) -> str:
     """``percent(797696, 1048576) == "76.1%"``."""
     return f"{100 * part / whole:.1f}%"
@@ -33,18 +45,31 @@ def headline(plan: Plan) -> str:
             f"No budget was set, so nothing is cut: one partition of {format_bytes(plan.max_bytes)}. "
             f"Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs."
         )
-    if plan.num_partitions < plan.certificate.min_partitions:
+    if is_short(plan):
         return _short_of_devices(plan)
     if plan.spill_bytes:
         return _does_not_fit(plan)
-    return " ".join(filter(None, [_fits(plan), _in_turns(plan)]))
+    return " ".join(filter(None, [_smallest(plan), _fits(plan), _in_turns(plan), _copies(plan)]))
+
+
+def _smallest(plan: Plan) -> str:
+    if not plan.budget_is_smallest:
+        return ""
+    return f"{format_bytes(plan.budget_bytes)} is the smallest size with which {count(plan.num_devices, 'device')} do."
+
+
+def _copies(plan: Plan) -> str:
+    """Which partitions have copies on the devices that were left over."""
+    copied = [f"{p.index} ({1 + len(p.replicas)} times)" for p in plan.partitions if p.replicas]
+    return f"Devices that are left over hold copies of the largest partitions: {', '.join(copied)}." if copied else ""
 
 
 def _fits(plan: Plan) -> str:
-    budget, fullest = format_bytes(plan.budget_bytes), format_bytes(plan.max_bytes)
-    share = percent(plan.max_bytes, plan.budget_bytes)
+    full = max(plan.partitions, key=lambda p: p.total_bytes / p.budget_bytes)
+    budget, fullest = sizes(plan), format_bytes(full.total_bytes)
+    share = percent(full.total_bytes, full.budget_bytes)
     if plan.num_partitions == 1:
-        left = format_bytes(plan.budget_bytes - plan.max_bytes)
+        left = format_bytes(full.budget_bytes - full.total_bytes)
         return f"Fits one device of {budget}: it holds {fullest} ({share}), {left} stay free."
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
     streamed = "" if _in_turns(plan) else "Nothing is streamed from off-chip; "
@@ -58,6 +83,8 @@ def _fits(plan: Plan) -> str:
 def _fewer(plan: Plan) -> str:
     """Why fewer devices do not do, which the fit of all of the model into the sum of them may seem to deny."""
     runs = plan.certificate.witnesses
+    if plan.device_budgets:
+        return "Fewer from the front of the list do not hold it."
     run = f"{code(runs[0].first)} .. {code(runs[0].rejected)} hold {format_bytes(runs[0].bytes)} together"
     if len(runs) == 1:
         return f"One cannot hold it: {run}."
@@ -76,21 +103,23 @@ def _in_turns(plan: Plan) -> str:
         f"Only {count(len(turns), 'device')} run it, in turns: {device} has {most} partitions with "
         f"{format_bytes(held)} of weights and state"
     )
-    if held <= plan.budget_bytes:
+    budget = next(p.budget_bytes for p in plan.partitions if p.device == device)
+    if held <= budget:
         return f"{text}."
-    return f"{text}, more than its {format_bytes(plan.budget_bytes)}, and reloads them from off-chip each call."
+    return f"{text}, more than its {format_bytes(budget)}, and reloads them from off-chip each call."
 
 
 def _short_of_devices(plan: Plan) -> str:
-    budget, given = format_bytes(plan.budget_bytes), count(plan.num_partitions, "device")
+    budget, given = sizes(plan), count(plan.num_devices, "device")
+    needs = "" if plan.device_budgets else f": it needs {plan.certificate.min_partitions} of {budget}"
     return (
-        f"Does not fit the {given} given: it needs {plan.certificate.min_partitions} of {budget}. Spread over {given}, "
+        f"Does not fit the {given} of {budget} given{needs}. Spread over {given}, "
         f"{format_bytes(plan.spill_bytes)} are beyond on-chip memory and are streamed from off-chip each call."
     )
 
 
 def _does_not_fit(plan: Plan) -> str:
-    budget = format_bytes(plan.budget_bytes)
+    budget = sizes(plan)
     atoms = count(len(plan.oversize), "operator")
     verb = "is" if len(plan.oversize) == 1 else "are"
     text = (

@@ -5,15 +5,27 @@ from __future__ import annotations
 from fx_partition.passes.plan import Plan, Witness
 from fx_partition.passes.sizes import format_bytes
 
-from .document import Section, code, count, shortened
+from .document import Document, Section, code, count, shortened
+from .headline import has_budget, headline, is_short
+
+
+def why(plan: Plan, checked: str = "") -> Document:
+    """The proofs alone; ``checked`` says against what they were checked."""
+    if not plan.partitions or not has_budget(plan):
+        return Document(headline(plan), (), checked)
+    return Document(headline(plan), proof_sections(plan), checked)
 
 
 def proof_sections(plan: Plan) -> tuple[Section, ...]:
     """A section on the number of partitions, one on the maximum; the second ends with what was searched."""
+    if plan.device_budgets:
+        return _fewest_devices(plan), _smallest(plan)
     return _fewest(plan), _smallest(plan)
 
 
 def _hold(witness: Witness) -> str:
+    if witness.first == witness.rejected:
+        return f"{code(witness.first)} holds {format_bytes(witness.bytes)} by itself"
     return f"{code(witness.first)} .. {code(witness.rejected)} hold {format_bytes(witness.bytes)} together"
 
 
@@ -33,35 +45,64 @@ def _fewest(plan: Plan) -> Section:
     return Section(title, lead, points=shortened(over))
 
 
+def _fewest_devices(plan: Plan) -> Section:
+    """For devices of different sizes: where each must end."""
+    least, budgets = plan.certificate.min_partitions, plan.device_budgets
+    title = "Why they do not hold it" if is_short(plan) else f"Why not fewer than {count(least, 'device')}"
+    if least == 1:
+        return Section(title, "One is the least there is.")
+    lead = (
+        "Each device begins at the earliest where the one before it must have ended, and cannot hold the run that "
+        "follows:"
+    )
+    points = [
+        f"device {place} of {format_bytes(budgets[place % len(budgets)])}: {_hold(w)}"
+        for place, w in enumerate(plan.certificate.witnesses)
+    ]
+    return Section(title, lead, points=shortened(points))
+
+
 def _smallest(plan: Plan) -> Section:
-    proof, k = plan.certificate, plan.num_partitions
-    bound = format_bytes(proof.max_bytes_lower_bound)
-    alone = {atom.nodes for atom in plan.oversize}
-    regular = [p.total_bytes for p in plan.partitions if p.nodes not in alone]
+    proof = plan.certificate
     lines: list[str] = []
-    if len(regular) < k:
+    if len(plan.oversize) and plan.num_partitions > 1:
         lines.append("Operators larger than the budget are as large in every plan; this is about the other partitions.")
-    if not regular:
-        lines.append("There is no other partition.")
-    elif max(regular) > proof.max_bytes_lower_bound:
-        lines.append(
-            f"There may be one: the largest has {format_bytes(max(regular))}, and only less than {bound} is ruled out "
-            f'for {count(k, "partition")}; algorithm="dp" finds the smallest.'
-        )
-    elif k == 1:
-        lines.append("There is one partition, and it holds the whole graph.")
-    elif len(proof.max_witnesses) == 1:
-        lines.append(f"{_hold(proof.max_witnesses[0])}, and cannot be separated.")
-    else:
-        lines.append(
-            f"Each of these {len(proof.max_witnesses)} runs holds {bound} or more, no boundary lies in two of them, "
-            f"and {count(k, 'partition')} have {count(k - 1, 'boundary', 'boundaries')}: "
-            f"one run stays whole."
-        )
-        lines += shortened(map(_hold, proof.max_witnesses))
+    lines += _bound(plan)
     lines.append(
         "Searched: the order in which the graph was traced, and no other."
         if proof.orders_tried == 1
         else f"Searched: {proof.orders_tried} orders of the graph's nodes."
     )
     return Section("Why no smaller maximum", points=tuple(lines))
+
+
+def _bound(plan: Plan) -> list[str]:
+    proof, k, regular = plan.certificate, plan.num_partitions, plan.regular_max_bytes
+    bound = format_bytes(proof.max_bytes_lower_bound)
+    if plan.device_budgets and is_short(plan):
+        return ["The devices are too small; what exceeds them is spread as evenly as can be."]
+    if not regular:
+        return ["There is no other partition."]
+    if regular > proof.max_bytes_lower_bound:
+        return [
+            f"There may be one: the largest has {format_bytes(regular)}, and only less than {bound} is ruled out "
+            f"for {count(k, 'partition')}; {_way_to_smallest(plan)}."
+        ]
+    if k == 1 and not plan.device_budgets:
+        return ["There is one partition, and it holds the whole graph."]
+    if plan.device_budgets:
+        lead = f"If no device held {bound} or more, these would be too much for each in turn, the last one too:"
+        return [lead, *shortened(map(_hold, proof.max_witnesses))]
+    if len(proof.max_witnesses) == 1:
+        return [f"{_hold(proof.max_witnesses[0])}, and cannot be separated."]
+    return [
+        f"Each of these {len(proof.max_witnesses)} runs holds {bound} or more, no boundary lies in two of them, "
+        f"and {count(k, 'partition')} have {count(k - 1, 'boundary', 'boundaries')}: one run stays whole.",
+        *shortened(map(_hold, proof.max_witnesses)),
+    ]
+
+
+def _way_to_smallest(plan: Plan) -> str:
+    if plan.algorithm == "greedy":
+        return 'algorithm="dp" finds the smallest'
+    return 'fewer bytes are cut for it; objective="balanced" without max_slack finds the smallest'

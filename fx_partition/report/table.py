@@ -25,10 +25,9 @@ def partition_table(plan: Plan) -> Table:
     Columns that say nothing are left out: devices where none were named, state where nothing is written, and what
     depends on the budget where there is none.
     """
-    budget = plan.budget_bytes
 
     def left(partition: Partition) -> int:
-        return max(0, budget - partition.total_bytes)
+        return max(0, partition.budget_bytes - partition.total_bytes)
 
     def size(header: str, of: Callable[[Partition], int]) -> _Column:
         return _Column(header, True, lambda p: format_bytes(of(p)), format_bytes(sum(map(of, plan.partitions))))
@@ -36,6 +35,11 @@ def partition_table(plan: Plan) -> Table:
     columns = [_Column("#", True, lambda p: str(p.index), "")]
     if any(p.device for p in plan.partitions):
         columns.append(_Column("device", False, lambda p: p.device, ""))
+    if plan.device_budgets:
+        columns.append(_Column("place", True, lambda p: str(p.slot % plan.num_devices), ""))
+        columns.append(size("budget", lambda p: p.budget_bytes))
+    if any(p.replicas for p in plan.partitions):
+        columns.append(_Column("copies on", False, _copies(plan), ""))
     columns.append(_Column("first", False, lambda p: code(p.first), "total"))
     columns.append(_Column("last", False, lambda p: code(p.last), ""))
     columns.append(size("weights", lambda p: p.weight_bytes))
@@ -45,8 +49,8 @@ def partition_table(plan: Plan) -> Table:
     columns.append(size("workspace", lambda p: p.workspace_bytes))
     columns.append(size("total", lambda p: p.total_bytes))
     if has_budget(plan):
-        used = percent(sum(p.total_bytes for p in plan.partitions), budget * plan.num_partitions)
-        columns.append(_Column("of budget", True, lambda p: percent(p.total_bytes, budget), used))
+        used = percent(sum(p.total_bytes for p in plan.partitions), sum(p.budget_bytes for p in plan.partitions))
+        columns.append(_Column("of budget", True, lambda p: percent(p.total_bytes, p.budget_bytes), used))
         columns.append(size("left on chip", left))
         columns.append(size("spilled (streamed off-chip)", lambda p: p.spill_bytes))
     columns.append(size("received", lambda p: p.recv_bytes))
@@ -57,3 +61,8 @@ def partition_table(plan: Plan) -> Table:
         rows=tuple(tuple(column.cell(p) for column in columns) for p in plan.partitions),
         totals=tuple(column.total for column in columns),
     )
+
+
+def _copies(plan: Plan) -> Callable[[Partition], str]:
+    """Where the copies of a partition are: names of devices, or their places."""
+    return lambda p: ", ".join(plan.devices[d] if plan.devices else str(d) for d in p.replicas)

@@ -12,7 +12,8 @@ from torch._dynamo.utils import counters
 from fx_partition.backends.dynamo import capture_dynamo
 from fx_partition.passes.capture import capture, user_name
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import Request
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from chains import Brute, chains, make_chain, separate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fx_partition.passes.certificate import Certificate, certify, verify
+from fx_partition.passes.certificate import Certificate
+from fx_partition.passes.certify import certify
 from fx_partition.passes.chain import Chain
+from fx_partition.passes.checker import verify
 from fx_partition.passes.dp import balance, dp
 from fx_partition.passes.greedy import greedy
 

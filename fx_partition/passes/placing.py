@@ -1,0 +1,107 @@
+"""From a chain and a request to boundaries: which planner answers, and what proves its answer.
+
+- as many devices as needed, or enough of one size: `dp.py` or `greedy.py`;
+- too few of one size: as many partitions as devices (`dp.balance`), or several partitions a device;
+- devices of different sizes: `uneven.py`;
+- a number of devices and no size: the smallest that does, then as for one size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .certificate import Certificate
+from .certify import certify, certify_spread
+from .chain import Chain
+from .contraction import contract
+from .dp import balance, dp, smallest_budget
+from .errors import PartitionError
+from .greedy import greedy
+from .pareto import Tradeoff, pareto
+from .request import Request
+from .sizes import format_bytes
+from .uneven import farthest, overfill, spread
+
+# A budget of so many bytes or more stands for none; there is nothing to trade off.
+NO_BUDGET = 1 << 62
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Boundaries, and why they are there.
+
+    Attributes:
+        boundaries: atom indices ``[0, ..., num_atoms]``, ascending.
+        slots: the place of each partition among the devices, counted on through rounds where they take turns.
+        budget: bytes of one device, or of the largest.
+        certificate: see `certificate`, and for devices of different sizes `certify.certify_spread`.
+        tradeoffs: what other plans offer, where all devices are of one size.
+    """
+
+    boundaries: list[int]
+    slots: list[int]
+    budget: int
+    certificate: Certificate
+    tradeoffs: tuple[Tradeoff, ...] = ()
+
+
+def place(chain: Chain, request: Request) -> Placement:
+    """Place the boundaries of a chain.
+
+    Raises:
+        PartitionError: devices are short and ``on_shortage="error"``.
+    """
+    if len(set(request.budgets)) > 1:
+        return _place_uneven(chain, request)
+    budget = smallest_budget(chain, request.count) if request.budget is None else request.budget
+    boundaries = solve(chain, budget, request)
+    needed = len(boundaries) - 1
+    if request.count and needed > request.count and request.on_shortage != "wrap":
+        if request.on_shortage == "error":
+            raise _shortage(f"{needed} partitions of {format_bytes(budget)} are needed", request)
+        boundaries = balance(chain, request.count)
+    return Placement(
+        boundaries,
+        list(range(len(boundaries) - 1)),
+        budget,
+        certify(chain, boundaries, budget),
+        tuple(pareto(chain, budget)) if budget < NO_BUDGET else (),
+    )
+
+
+def solve(chain: Chain, budget: int, request: Request) -> list[int]:
+    """The boundaries for as many devices of one size as are needed."""
+    return greedy(chain, budget) if request.algorithm == "greedy" else dp(chain, budget, request.slack)
+
+
+def _place_uneven(chain: Chain, request: Request) -> Placement:
+    budgets = list(request.budgets)
+    runs = _spread(chain, budgets, request)
+    if runs is None:
+        if request.on_shortage == "error":
+            sizes = ", ".join(map(format_bytes, request.budgets))
+            raise _shortage(f"devices of {sizes} do not hold the graph", request)
+        if request.on_shortage == "balance":
+            runs = overfill(chain, budgets)
+    while runs is None:  # each round places an atom at least, as every atom fits the largest device or none
+        budgets += budgets
+        runs = _spread(chain, budgets, request)
+    used = [slot for slot, (first, end) in enumerate(pairwise(runs)) if first < end]
+    boundaries = [0, *(runs[slot + 1] for slot in used)]
+    assert request.budget is not None
+    return Placement(boundaries, used, request.budget, certify_spread(chain, runs, budgets))
+
+
+def _spread(chain: Chain, budgets: list[int], request: Request) -> list[int] | None:
+    if request.algorithm == "dp":
+        return spread(chain, budgets, request.slack)
+    runs, _ = farthest(contract(chain), budgets, max(budgets))
+    return runs if runs[-1] == chain.num_atoms else None
+
+
+def _shortage(reason: str, request: Request) -> PartitionError:
+    return PartitionError(
+        f"{reason} and there are {request.count} devices; name more, raise cache_bytes, or set on_shortage to "
+        f'"balance" or "wrap"'
+    )

@@ -1,0 +1,150 @@
+"""What a caller may ask of the planner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from .atoms import KeepTogether
+from .errors import PartitionError
+from .sizes import parse_bytes
+
+CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
+Devices: TypeAlias = "int | Sequence[str]"
+
+ALGORITHMS = ("dp", "greedy")
+OBJECTIVES = ("balanced", "traffic")
+FOOTPRINTS = ("peak",)
+OVERSIZE = ("stream", "error")
+ON_SHORTAGE = ("balance", "wrap", "error")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks; every field is checked before any work is done.
+
+    Attributes:
+        budget: usable on-chip bytes of one device; None: the smallest for which ``count`` devices suffice.
+        budgets: the bytes of each device in their order, where they are not all alike; then ``budget`` is the largest.
+        devices: names of devices, in order; may be empty.
+        count: how many devices there are; 0 for as many as are needed.
+        algorithm: "dp" (exact) or "greedy" (sequential aggregation: the same number of partitions, larger maximum).
+        objective: "balanced": fewest partitions, then the smallest maximum, then the fewest cut bytes; "traffic":
+            fewest partitions, then the fewest cut bytes, then the smallest maximum.
+        max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
+            None: 0 for "balanced", any for "traffic". It never exceeds the budget.
+        footprint: "peak".
+        oversize: what to do with an atom larger than the budget: "stream" (a partition of its own, the spill is
+            reported) or "error".
+        keep_together: groups of nodes that must not be separated, by module path or by node names.
+        bind: numbers for symbols, by name ("s0") or by input ("input_ids.0"); hints stand for the rest.
+        on_shortage: with fewer devices than partitions, "balance" (as many partitions as devices, the spill is
+            reported), "wrap" (partition i on device i mod D) or "error".
+        replicate: whether devices that are left over take copies of the largest partitions.
+    """
+
+    budget: int | None
+    budgets: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    count: int = 0
+    algorithm: str = "dp"
+    objective: str = "balanced"
+    max_slack: float | None = None
+    footprint: str = "peak"
+    oversize: str = "stream"
+    keep_together: KeepTogether = ()
+    bind: Mapping[str, int] | None = None
+    on_shortage: str = "balance"
+    replicate: bool = False
+
+    @property
+    def slack(self) -> float:
+        """``max_slack``, or what the objective says."""
+        if self.max_slack is not None:
+            return self.max_slack
+        return math.inf if self.objective == "traffic" else 0.0
+
+    @classmethod
+    def options(cls) -> set[str]:
+        """Names of what may be asked beside the budget and the devices."""
+        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count"}
+
+    @classmethod
+    def check(cls, cache_bytes: CacheBytes | None, devices: Devices | None = None, **options: Any) -> Request:
+        """A request from a user's words.
+
+        Args:
+            cache_bytes: the bytes of one device, or of each in their order; None: the smallest for the ``devices``.
+            devices: their number, or their names.
+            options: the other attributes.
+
+        Raises:
+            PartitionError: a size that is none, or an option or a choice that does not exist or contradicts another; it
+                names the way out.
+        """
+        unknown = set(options) - cls.options()
+        if unknown:
+            raise PartitionError(
+                f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(cls.options()))}"
+            )
+        names, count = _devices(devices)
+        budget, budgets = _budgets(cache_bytes, count)
+        request = cls(budget, budgets, names, count or len(budgets), **options)
+        _check_choices(request)
+        if request.algorithm == "greedy" and (request.objective != "balanced" or request.max_slack is not None):
+            raise PartitionError(
+                'algorithm="greedy" fills one partition after another and follows no objective; leave objective= and '
+                'max_slack= out, or use algorithm="dp"'
+            )
+        if request.replicate and not request.count:
+            raise PartitionError("replicate=True needs devices to be left over: say with devices= how many there are")
+        return request
+
+
+def _devices(devices: Devices | None) -> tuple[tuple[str, ...], int]:
+    """Names, and how many."""
+    if devices is None:
+        return (), 0
+    if isinstance(devices, int):
+        if isinstance(devices, bool) or devices < 1:
+            raise PartitionError(f"devices={devices!r} is no number of devices; it is 1 or more, or a list of names")
+        return (), devices
+    names = tuple(devices)
+    return names, len(names)
+
+
+def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tuple[int, ...]]:
+    """The budget of all devices (or the largest), and the list where they differ."""
+    if cache_bytes is None:
+        if not count:
+            raise PartitionError(
+                'say how large one device is (cache_bytes="6MiB"), or with devices= how many there are: then the '
+                "smallest size that does is found"
+            )
+        return None, ()
+    if isinstance(cache_bytes, str) or not isinstance(cache_bytes, Sequence):
+        return parse_bytes(cache_bytes), ()
+    budgets = tuple(map(parse_bytes, cache_bytes))
+    if not budgets:
+        raise PartitionError("cache_bytes is an empty list; name the bytes of each device in their order")
+    if count not in (0, len(budgets)):
+        raise PartitionError(f"cache_bytes has the sizes of {len(budgets)} devices, and devices= says {count}")
+    return max(budgets), budgets
+
+
+def _check_choices(request: Request) -> None:
+    choices = {
+        "algorithm": ALGORITHMS,
+        "objective": OBJECTIVES,
+        "footprint": FOOTPRINTS,
+        "oversize": OVERSIZE,
+        "on_shortage": ON_SHORTAGE,
+    }
+    for name, known in choices.items():
+        if getattr(request, name) not in known:
+            raise PartitionError(f"{name}={getattr(request, name)!r} is not known; choose from {', '.join(known)}")
+    slack = request.max_slack
+    if slack is not None and not (isinstance(slack, (int, float)) and slack >= 0):
+        raise PartitionError(f"max_slack={slack!r} is no share of the smallest maximum; 0.05 allows five percent more")
