@@ -1,6 +1,7 @@
 """How the exact planner scales: time and peak memory of `dp` on generated chains of five shapes.
 
     python benchmarks/planner_scale.py --sizes 10000 100000 1000000
+    python benchmarks/planner_scale.py --sizes 100000 --objective traffic
 
 Each row is a process of its own, so that its peak memory is its own: the largest resident set, with the
 interpreter and the chain in it. `k` is the number of partitions; each shape is planned for two budgets, one
@@ -11,6 +12,7 @@ are drawn with a fixed seed, so that few atoms are equal and the bisection has w
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import subprocess
 import sys
@@ -23,6 +25,7 @@ import numpy.typing as npt
 from fx_partition.passes.chain import Chain
 from fx_partition.passes.contraction import contract, whole_footprint
 from fx_partition.passes.dp import dp
+from fx_partition.passes.request import OBJECTIVES
 
 IntArray = npt.NDArray[np.int64]
 Uses = list[tuple[IntArray, IntArray]]  # a pattern each: steps that read, and steps whose value they read
@@ -108,7 +111,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(shape: str, n: int, parts: int) -> str:
+def measure(shape: str, n: int, parts: int, slack: float) -> str:
     """Plan one chain for about ``parts`` partitions, and say what it took."""
     chain = SHAPES[shape](n)
     contraction = contract(chain)
@@ -117,7 +120,7 @@ def measure(shape: str, n: int, parts: int) -> str:
     links = contraction.num_inner_links
     del contraction
     start = time.perf_counter()
-    plan = dp(chain, budget)
+    plan = dp(chain, budget, slack)
     seconds = time.perf_counter() - start
     return f"{shape:12} {n:9} {links:9} {len(plan) - 1:7} {seconds:9.3f} {peak_mib():9.0f}"
 
@@ -131,16 +134,19 @@ def main() -> None:
     parser.add_argument(
         "--one", nargs=3, metavar=("SHAPE", "ATOMS", "PARTS"), help="one row, in this process"
     )
+    parser.add_argument("--objective", choices=OBJECTIVES, default="balanced")
     arguments = parser.parse_args()
     if arguments.one:
         shape, atoms, parts = arguments.one
-        print(measure(shape, int(atoms), int(parts)))
+        print(measure(shape, int(atoms), int(parts), math.inf if arguments.objective == "traffic" else 0.0))
         return
+    print(f"objective {arguments.objective}")
     print(f"{'shape':12} {'atoms':>9} {'links':>9} {'k':>7} {'seconds':>9} {'peak MiB':>9}")
     for n in arguments.sizes:
         for shape in arguments.shapes:
             for parts in (5, n // 50):
-                row = [sys.executable, __file__, "--one", shape, str(n), str(parts)]
+                row = [sys.executable, __file__, "--one", shape, str(n), str(parts), "--objective"]
+                row.append(arguments.objective)
                 print(
                     subprocess.run(row, check=True, capture_output=True, text=True).stdout, end="", flush=True
                 )

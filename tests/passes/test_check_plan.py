@@ -1,0 +1,71 @@
+"""Plans of real models hold up before the checker, whatever was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import pytest
+import torch
+from zoo import FAMILIES
+
+import fx_partition
+from fx_partition import Plan
+from fx_partition.passes.capture import Captured, capture
+from fx_partition.passes.check_plan import check_plan
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import Request
+
+
+def captured_family(name: str) -> tuple[Captured, Facts]:
+    family = FAMILIES[name]
+    args, kwargs = family.inputs(2)
+    program = torch.export.export(family.build(), args, kwargs, strict=False)
+    captured = capture(program)
+    return captured, gather_facts(captured)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet18", "unet", "bert", "mixtral", "t5"])
+def test_plans_of_models_hold(name: str) -> None:
+    captured, facts = captured_family(name)
+    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    requests: list[tuple[Any, dict[str, Any]]] = [
+        (whole // 3, {}),
+        (whole // 3, {"objective": "traffic"}),
+        (whole // 3, {"algorithm": "greedy"}),
+        (whole // 8, {"devices": 2}),
+        (whole // 2, {"devices": 5, "replicate": True}),
+        (None, {"devices": 3}),
+        ([whole // 4, whole // 2, whole // 3, whole], {}),
+        ([whole // 9, whole // 7], {"on_shortage": "wrap"}),
+    ]
+    for budget, options in requests:
+        plan = make_plan(captured, facts, Request.check(budget, **options))
+        assert check_plan(captured, facts, plan) == [], (budget, options)
+
+
+def plan_of_mlp() -> tuple[Captured, Facts, Plan]:
+    captured, facts = captured_family("mlp")
+    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    return captured, facts, make_plan(captured, facts, Request.check(whole // 3))
+
+
+def test_what_is_wrong_with_a_plan_is_named() -> None:
+    captured, facts, plan = plan_of_mlp()
+    first, second, *rest = plan.partitions
+
+    def reasons(*partitions: Any, **changes: Any) -> list[str]:
+        return check_plan(captured, facts, dataclasses.replace(plan, partitions=partitions, **changes))
+
+    moved = second.nodes[:1]
+    grown = dataclasses.replace(first, nodes=first.nodes + moved)
+    shrunk = dataclasses.replace(second, nodes=second.nodes[1:])
+    assert "partition 0 holds" in reasons(grown, shrunk, *rest)[0]
+    assert reasons(grown, second, *rest) == ["the partitions do not hold each node of the graph once"]
+    proof = dataclasses.replace(plan.certificate, min_partitions=plan.num_partitions - 1)
+    assert any("certificate claims" in reason for reason in reasons(*plan.partitions, certificate=proof))
+    with pytest.raises(fx_partition.PlanMismatchError):
+        check_plan(captured, facts, dataclasses.replace(plan, graph="other"))
