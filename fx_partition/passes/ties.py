@@ -12,7 +12,7 @@ from .cut import CutTable
 from .window import Window
 
 # Moves of the window for each atom, before there are too many pairs.
-_PATIENCE = 64
+_PATIENCE = 32
 
 
 def smallest_of_ties(
