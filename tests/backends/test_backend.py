@@ -285,6 +285,29 @@ def test_report_option_writes_the_plan(net: Net, tmp_path: Any) -> None:
     assert '"num_partitions"' in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"devices": 3},
+        {"cache_bytes": ["30KiB", "60KiB", "90KiB", "90KiB"]},
+        {"cache_bytes": "40KiB", "objective": "traffic"},
+        {"cache_bytes": "40KiB", "devices": 6, "replicate": True},
+    ],
+)
+def test_what_the_planner_is_asked_for_reaches_it(net: Net, asked: dict[str, Any]) -> None:
+    x = torch.randn(3, WIDTH)
+    with torch.no_grad():
+        expected = copy.deepcopy(net)(x)["x"]
+        torch._dynamo.reset()
+        result = torch.compile(net, backend="l2partition", options=asked)(x)["x"]
+    torch.testing.assert_close(result, expected)
+    (graph,) = live_graphs(net)
+    assert graph.plan.num_partitions > 1 and graph.plan.spill_bytes == 0
+    assert len(graph.stages) == graph.plan.num_partitions  # type: ignore[attr-defined]
+    assert graph.plan.budget_is_smallest == ("cache_bytes" not in asked)
+    assert bool(graph.plan.device_budgets) == isinstance(asked.get("cache_bytes"), list)
+
+
 def test_a_failed_compile_runs_as_one_partition(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("no such luck")
