@@ -12,7 +12,8 @@ value
     has one further touch after the last step (``value_returned``).
 weight
     One storage that exists before the graph runs and stays afterwards: parameter, buffer, constant, or an input that
-    the graph mutates (a KV cache). A step touches some bytes of it: all of them, or the rows that a gather reads.
+    the graph mutates (a KV cache). A step touches some bytes of it: all of them, what the views that it reads show, or
+    the rows that a gather reads. Parts add up, also where they overlap, and never to more than the whole.
 
 Footprint of the interval [i, j) of steps, in bytes::
 

@@ -57,7 +57,8 @@ class Step:
         node: its name in the graph.
         path: the module it comes from, ``"encoder.layer.0.attention"``, or "".
         values: the values it touches (defines, reads or writes), each once.
-        weights: bytes that it touches of each weight, ``{weight: bytes}``.
+        weights: bytes that it touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads, or what
+            views show of it (more than the weight where they overlap: who adds them up takes the whole at most).
         workspace: bytes that it allocates beyond its outputs, at the moments that can be the highest.
         writes: values that it writes after they were made.
         weight_writes: weights that it writes.

@@ -1,4 +1,4 @@
-"""The only door to torch's fake tensors, which torch keeps in modules with private names.
+"""The only door to torch's fake tensors and to what else torch keeps under private names.
 
 Tried on torch 2.11.0, 2.13.0 and 2.14.1. A fake tensor has a shape, strides, a dtype and a device, but no memory:
 running an operator on fakes answers "what would it allocate" without allocating it.
@@ -7,22 +7,25 @@ running an operator on fakes answers "what would it allocate" without allocating
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as torch_functions
 
 __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "ShapeEnv",
+    "has_hooks",
     "hint_of",
     "new_fake_mode",
     "no_new_guards",
+    "run_fake",
     "shape_env_of",
     "torch_functions",
 ]
@@ -65,3 +68,23 @@ def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
     hint = read(symbol)
     assert hint is not None, f"{symbol} has no hint"
     return int(hint)
+
+
+def run_fake(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The value of a call on fake tensors, in the mode that they come from; real tensors among them are weights."""
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    mode = next((t.fake_mode for t in tensors if isinstance(t, FakeTensor)), None) or new_fake_mode(None)
+
+    def fake(leaf: Any) -> Any:
+        real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
+        return mode.from_tensor(leaf, static_shapes=True) if real else leaf
+
+    with no_new_guards(mode.shape_env):
+        args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
+        with mode:
+            return function(*args, **kwargs)
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether calling a module runs more than its ``forward``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

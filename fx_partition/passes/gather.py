@@ -17,11 +17,9 @@ from .effects import Alias, Effect, distinct_tensors
 from .facts import Facts, Role, Step, Value
 from .fake import new_fake_mode, shape_env_of
 from .node_effects import Effects
-from .symbols import Size, symbols_of, to_expr, undominated
+from .places import Place, is_place, leaf_places, values_at
+from .symbols import Size, smallest, symbols_of, to_expr, undominated
 from .weights import Weights, find_weights
-
-# A place says where a tensor lives: ("v", value) or ("w", weight).
-_Place = tuple[str, int]
 
 
 class _Reader:
@@ -58,7 +56,7 @@ class _Reader:
                     self._read_input(node)
                 case "get_attr":
                     if node in self._captured.weights:
-                        self._places[node] = ("w", self._weights.of[node.name])
+                        self._places[node] = Place("w", self._weights.of[node.name])
                     self._free.add(node)
                 case "output":
                     self._read_output(node)
@@ -69,7 +67,7 @@ class _Reader:
     def _read_input(self, node: torch.fx.Node) -> None:
         self._free.add(node)
         if node in self._captured.weights:
-            self._places[node] = ("w", self._weights.of[node.name])
+            self._places[node] = Place("w", self._weights.of[node.name])
             return
         value = self._captured.values.get(node)
         self._places[node] = self._new_places(node, value, Role.INPUT, {})
@@ -84,7 +82,7 @@ class _Reader:
             if id(storage) not in slots:
                 size = storage.nbytes() if role is Role.INPUT else leaf.numel() * leaf.element_size()
                 slots[id(storage)] = self._new_value(node, to_expr(size), role)
-            return ("v", slots[id(storage)])
+            return Place("v", slots[id(storage)])
 
         return pytree.tree_map(place, value)
 
@@ -96,9 +94,9 @@ class _Reader:
 
     def _read_output(self, node: torch.fx.Node) -> None:
         for source in node.all_input_nodes:
-            for place in _leaf_places(self._places.get(source)):
-                if place[0] == "v":
-                    self._values[place[1]].returned = True
+            for place in leaf_places(self._places.get(source)):
+                if place.kind == "v":
+                    self._values[place.number].returned = True
 
     # ---- calls
 
@@ -112,8 +110,8 @@ class _Reader:
         touched: dict[int, None] = {}
         reads: dict[int, None] = {}
         for source in node.all_input_nodes:
-            for kind, number in _leaf_places(self._places.get(source)):
-                (touched if kind == "v" else reads)[number] = None
+            for place in leaf_places(self._places.get(source)):
+                (touched if place.kind == "v" else reads)[place.number] = None
         value = self._captured.values.get(node)
         region = self._effects.enter_or_exit(node)
         if not region and (touched or reads or _tensors(value) or node.op == "call_module"):
@@ -138,7 +136,7 @@ class _Reader:
             self._free.add(node)
             return True
         step = Step(node.name, module_path(node))
-        step.values = tuple(dict.fromkeys(n for kind, n in _leaf_places(self._places[node]) if kind == "v"))
+        step.values = tuple(values_at(self._places[node]))
         self._steps.append(step)
         return True
 
@@ -158,10 +156,10 @@ class _Reader:
         return True
 
     def _is_free_view(self, node: torch.fx.Node, step: Step) -> bool:
-        places = list(_leaf_places(self._places.get(node)))
+        places = list(leaf_places(self._places.get(node)))
         return (
             bool(places)
-            and all(kind == "w" for kind, _ in places)
+            and all(place.kind == "w" for place in places)
             and not step.weights
             and not step.weight_writes
             and all(source in self._free for source in node.all_input_nodes)
@@ -175,67 +173,76 @@ class _Reader:
         effect = self._effects.of(node, args, kwargs, module_tensors)
         if effect is None:
             self._assume(node, value, step, [*reads, *(self._weights.of[name] for name in module_tensors)])
-            touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
+            touched |= values_at(self._places[node])
             return
-        places = self._argument_places(node, args, kwargs, module_tensors)
-        self._places[node], made = self._output_places(node, value, effect, places)
-        for number in effect.reads | effect.writes:
-            self._touch_weight(step, places[number], None)
+        arguments = distinct_tensors((module_tensors, args, kwargs))
+        places = self._argument_places(node, arguments, module_tensors)
+        self._places[node], made = self._output_places(node, value, effect, arguments, places)
+        for number in effect.writes:
+            self._touch_weight(step, places[number]._replace(shown=None))
+        for number in effect.reads - effect.writes:
+            self._touch_weight(step, places[number])
         for number, size in effect.gathers:
-            self._touch_weight(step, places[number], size)
+            shown = places[number].shown
+            rows = size if shown is None else smallest(shown, size)
+            self._touch_weight(step, places[number]._replace(shown=rows))
         written = [places[number] for number in effect.writes]
-        step.writes = frozenset(place[1] for place in written if place[0] == "v")
-        step.weight_writes = frozenset(place[1] for place in written if place[0] == "w")
+        step.writes = frozenset(place.number for place in written if place.kind == "v")
+        step.weight_writes = frozenset(place.number for place in written if place.kind == "w")
         step.unknown = effect.unknown
         own: Size = 0
         for number in made:
             own = own + self._values[number].bytes
         step.workspace = undominated(to_expr(sympy.expand(peak - own)) for peak in effect.peaks)
-        touched |= dict.fromkeys(number for kind, number in _leaf_places(self._places[node]) if kind == "v")
+        touched |= values_at(self._places[node])
         touched |= dict.fromkeys(made)
 
     def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: list[int]) -> None:
         """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
         step.unknown = (_target_name(node),)
         step.weights = {number: self._weights.bytes[number] for number in reads}
-        own = next((p for source in node.all_input_nodes[:1] for p in _leaf_places(self._places.get(source))), None)
+        own = next((p for source in node.all_input_nodes[:1] for p in leaf_places(self._places.get(source))), None)
         if own is None or not _works_in_place(node):
             self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
             return
         self._places[node] = pytree.tree_map(lambda leaf: own if isinstance(leaf, torch.Tensor) else None, value)
-        kind, number = own
-        if kind == "v":
-            step.writes = frozenset({number})
+        if own.kind == "v":
+            step.writes = frozenset({own.number})
         else:
-            step.weight_writes = frozenset({number})
+            step.weight_writes = frozenset({own.number})
 
-    def _touch_weight(self, step: Step, place: _Place, gathered: Size | None) -> None:
-        kind, number = place
-        if kind != "w":
+    def _touch_weight(self, step: Step, place: Place) -> None:
+        """A step touches what ``place`` shows of its weight; several parts add up."""
+        if place.kind != "w":
             return
-        whole = self._weights.bytes[number]
-        if gathered is None or step.weights.get(number) == whole:
-            step.weights[number] = whole
+        whole = self._weights.bytes[place.number]
+        if place.shown is None or step.weights.get(place.number) == whole:
+            step.weights[place.number] = whole
         else:
-            step.weights[number] = step.weights.get(number, 0) + gathered
+            step.weights[place.number] = step.weights.get(place.number, 0) + place.shown
 
     def _argument_places(
-        self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
-    ) -> list[_Place]:
+        self, node: torch.fx.Node, arguments: list[torch.Tensor], module_tensors: dict[str, torch.Tensor]
+    ) -> list[Place]:
         """The place of every distinct tensor argument, numbered as `observe` numbers them."""
-        place_of: dict[int, _Place] = {
-            id(tensor): ("w", self._weights.of[name]) for name, tensor in module_tensors.items()
+        place_of: dict[int, Place] = {
+            id(tensor): Place("w", self._weights.of[name]) for name, tensor in module_tensors.items()
         }
         for source in node.all_input_nodes:
             leaves = pytree.tree_leaves(self._captured.values.get(source))
-            places = pytree.tree_leaves(self._places.get(source), is_leaf=_is_place)
+            places = pytree.tree_leaves(self._places.get(source), is_leaf=is_place)
             for leaf, place in zip(leaves, places, strict=False):
                 if isinstance(leaf, torch.Tensor):
                     place_of[id(leaf)] = place
-        return [place_of[id(tensor)] for tensor in distinct_tensors((module_tensors, args, kwargs))]
+        return [place_of[id(tensor)] for tensor in arguments]
 
     def _output_places(
-        self, node: torch.fx.Node, value: Any, effect: Effect, places: list[_Place]
+        self,
+        node: torch.fx.Node,
+        value: Any,
+        effect: Effect,
+        arguments: list[torch.Tensor],
+        places: list[Place],
     ) -> tuple[Any, list[int]]:
         """Places for the node's result, and the values that it makes."""
         made: dict[int, int] = {}
@@ -247,23 +254,31 @@ class _Reader:
             if output is None:
                 result.append(None)
             elif isinstance(output, Alias):
-                result.append(places[output.argument])
+                result.append(self._seen_through(places[output.argument], arguments[output.argument], leaf))
             else:
                 if output.slot not in made:
                     made[output.slot] = self._new_value(node, output.bytes, Role.ACTIVATION)
-                result.append(("v", made[output.slot]))
+                result.append(Place("v", made[output.slot]))
         return pytree.tree_unflatten(result, spec), list(made.values())
+
+    def _seen_through(self, place: Place, source: torch.Tensor, view: torch.Tensor) -> Place:
+        """The place of a view of ``source``, which lives at ``place``; a view as large as its source shows as much."""
+        if place.kind != "w" or (size := _bytes(view)) == _bytes(source):
+            return place
+        whole = self._weights.bytes[place.number]
+        shown = smallest(whole, size)  # more where a view repeats or overlaps itself
+        return place._replace(shown=None if shown == whole else shown)
 
     def _weight_nodes(self, state: dict[int, int]) -> dict[str, int]:
         """{node: weight}, state inputs included; ``state`` maps their values to weights."""
         found = {}
         for node, places in self._places.items():
             if node.op in ("placeholder", "get_attr"):
-                for kind, number in _leaf_places(places):
-                    if kind == "w":
-                        found[node.name] = number
-                    elif number in state:
-                        found[node.name] = state[number]
+                for place in leaf_places(places):
+                    if place.kind == "w":
+                        found[node.name] = place.number
+                    elif place.number in state:
+                        found[node.name] = state[place.number]
         return found
 
     def _with_state(self) -> Facts:
@@ -301,14 +316,8 @@ def gather_facts(captured: Captured) -> Facts:
     return _Reader(captured).read()
 
 
-def _is_place(leaf: Any) -> bool:
-    return isinstance(leaf, tuple) and len(leaf) == 2 and leaf[0] in ("v", "w")
-
-
-def _leaf_places(places: Any) -> Iterator[_Place]:
-    for leaf in pytree.tree_leaves(places, is_leaf=_is_place):
-        if leaf is not None:
-            yield leaf
+def _bytes(tensor: torch.Tensor) -> Size:
+    return to_expr(tensor.numel() * tensor.element_size())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

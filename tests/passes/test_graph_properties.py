@@ -49,7 +49,10 @@ class Builder:
         return torch.fx.GraphModule(self.root, self.graph)
 
 
-OPS = ["linear", "tied", "turned", "relu", "add", "cat", "chunk", "in_place", "view", "embedding", "in_place_view"]
+OPS = [
+    "linear", "tied", "turned", "slices", "half", "relu", "add", "cat", "chunk", "in_place", "view", "embedding",
+    "in_place_view",
+]  # fmt: skip
 
 
 @st.composite
@@ -75,6 +78,20 @@ def graphs(draw: st.DrawFn) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
                 w = g.get_attr(draw(st.sampled_from(square)))
                 w = g.call_method("t", (w,)) if op == "turned" else w
                 new = g.call_function(torch.matmul, (pick(), w))
+            case "slices":
+                w = b.weight((WIDTH, WIDTH))
+                square.append(str(w.target))
+                cut, x_in = draw(st.integers(1, WIDTH - 1)), pick()
+                rows = [g.call_function(operator.getitem, (w, s)) for s in (slice(0, cut), slice(cut, None))]
+                parts = [g.call_function(F.linear, (x_in, part)) for part in rows]
+                made += parts
+                new = g.call_function(torch.cat, (parts,), {"dim": 1})
+            case "half" if square:
+                w = g.get_attr(draw(st.sampled_from(square)))
+                halves = g.call_method("chunk", (w, 2))
+                parts = [g.call_function(operator.getitem, (halves, i)) for i in (0, 1)]
+                first = g.call_function(torch.matmul, (pick(), g.call_method("t", (parts[0],))))
+                new = g.call_function(torch.addmm, (g.call_function(torch.cat, ([first] * 2, 1)), first, parts[1]))
             case "add":
                 new = g.call_function(torch.add, (pick(), pick()))
             case "cat":
@@ -152,9 +169,12 @@ class Recorder(torch.fx.Interpreter):
         elif n.op == "output":
             for tensor in operands:
                 self.storage(tensor, -1).returned = True
-        elif not (n.target == "t" and self.storage(operands[0], -1).weight):
+        elif not self._is_view_of_a_weight(found):
             self._step(n, operands, before, found)
         return result
+
+    def _is_view_of_a_weight(self, found: list[Tensor]) -> bool:
+        return all(self.storage(tensor, len(self.steps)).weight for tensor in found)
 
     def _step(self, n: torch.fx.Node, operands: list[Tensor], before: list[Any], found: list[Tensor]) -> None:
         here = len(self.steps)
@@ -165,8 +185,10 @@ class Recorder(torch.fx.Interpreter):
         for tensor in [*(found if picked else operands), *found]:
             held = self.storage(tensor, here)
             if held.weight:
-                rows = found[0].untyped_storage().nbytes() if n.target is F.embedding else held.bytes
-                reads[tensor.untyped_storage().data_ptr()] = rows
+                shown = tensor.numel() * tensor.element_size()  # no view here overlaps another of the same node
+                rows = found[0].untyped_storage().nbytes() if n.target is F.embedding else shown
+                key = tensor.untyped_storage().data_ptr()
+                reads[key] = reads.get(key, 0) + rows
             elif here not in held.touches:
                 held.touches.append(here)
         for tensor, version in before:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 import fx_partition
 from fx_partition.passes.capture import capture
 from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.symbols import evaluate
 from fx_partition.passes.weights import find_weights
 
 
@@ -67,6 +71,103 @@ def test_a_tied_table_counts_whole_and_once() -> None:
 
     plan = fx_partition.plan(Tied(), "1GiB", example_inputs=torch.zeros(5, dtype=torch.long))
     assert plan.partitions[0].weight_bytes == 32000
+
+
+class Views(nn.Module):
+    """Reads parts of one weight of 64 x 16 floats (4096 bytes)."""
+
+    def __init__(self, *readers: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(64, 16))
+        self.readers = readers
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [reader(x, self.weight) for reader in self.readers]
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [
+        (lambda x, w: x @ w[:8].t(), 512),
+        (lambda x, w: x @ w.t()[:, 8:24], 1024),
+        (lambda x, w: x[:, :4] @ w[:, :4].t(), 1024),
+        (lambda x, w: x @ w.narrow(0, 3, 5).t(), 320),
+        (lambda x, w: x @ w.chunk(4)[1].t(), 1024),
+        (lambda x, w: x @ w.split([16, 48])[1].t(), 3072),
+        (lambda x, w: x @ w[:32][4:6].t(), 128),
+        (lambda x, w: x * w[3], 64),
+        (lambda x, w: x @ w.t(), 4096),
+        (lambda x, w: x @ w.view(16, 64), 4096),
+        (lambda x, w: x @ w.t().t().t(), 4096),
+        (lambda x, w: F.linear(x, w[:8], w[8:9, 0:1].expand(1, 8)[0]), 512 + 32),  # a repeated view counts repeated
+        (lambda x, w: F.linear(x, w[:40], w[:40, 0]), 2560 + 160),  # overlapping ones count twice
+        (lambda x, w: F.embedding(x.long()[:, 0], w[:2]), 128),  # three rows of two
+        (lambda x, w: F.embedding(x.long()[:, 0], w[:8]), 192),  # three rows of eight
+    ],
+)
+def test_a_view_counts_what_it_shows(reader: Callable[[Tensor, Tensor], Tensor], expected: int) -> None:
+    x = torch.zeros(3, 16)
+    for source in (torch.fx.symbolic_trace(Views(reader)), torch.export.export(Views(reader), (x,))):
+        plan = fx_partition.plan(source, "1GiB", example_inputs=x)
+        assert plan.partitions[0].weight_bytes == expected
+        assert plan.partitions[0].weight == expected
+
+
+def test_views_add_up_to_the_whole_at_most() -> None:
+    def half(x: Tensor, w: Tensor) -> Tensor:
+        return x @ w[:32].t()
+
+    def other_half(x: Tensor, w: Tensor) -> Tensor:
+        return x @ w[32:].t()
+
+    def again(x: Tensor, w: Tensor) -> Tensor:
+        return x @ w[16:48].t()
+
+    x = torch.zeros(3, 16)
+    for readers, expected in (((half, other_half), 4096), ((half, again, other_half), 4096), ((half, half), 4096)):
+        facts = gather_facts(capture(torch.fx.symbolic_trace(Views(*readers)), x))
+        assert [size for step in facts.steps for size in step.weights.values()] == [2048] * len(readers)
+        assert facts.weight_size(0, len(facts.steps), state=False) == expected
+        plan = fx_partition.plan(Views(*readers), "1GiB", example_inputs=x)
+        assert plan.partitions[0].weight_bytes == expected
+        apart = fx_partition.plan(Views(*readers), 2048 + 192 + 384 * len(readers), example_inputs=x)
+        assert apart.num_partitions >= 2
+        assert all(p.weight_bytes == 2048 for p in apart.partitions)
+
+
+def test_a_view_of_symbolic_length_counts_symbolically() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(100, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.table[: x.shape[0]]
+
+    program = torch.export.export(
+        Positions(), (torch.zeros(5, 4),), dynamic_shapes=({0: torch.export.Dim("n", max=100)},)
+    )
+    plan = fx_partition.plan(program, "1GiB")
+    assert plan.partitions[0].weight_bytes == 80
+    longer = fx_partition.plan(program, "1GiB", bind={"x.0": 60})
+    assert longer.partitions[0].weight_bytes == 960
+    assert evaluate(plan.partitions[0].weight, {plan.symbols.dims["x.0"]: 60}) == 960
+
+
+def test_a_written_view_is_all_of_its_weight() -> None:
+    """A weight that is written lives on one device, whole."""
+
+    class Cache(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("memory", torch.zeros(16, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.memory[0:1].copy_(x)
+            return x + 1
+
+    plan = fx_partition.plan(Cache(), "1GiB", example_inputs=torch.zeros(1, 4))
+    assert plan.partitions[0].state_bytes == 256
 
 
 def test_a_written_input_is_state() -> None:

@@ -1,0 +1,46 @@
+"""Where the tensors of a graph live: in a value, in a weight, or behind a view that shows a part of a weight.
+
+A node's places have the shape of its value: a `Place` for each tensor of it, None for anything else.
+
+Before: ``w = get_attr (64 x 16 floats);  a, b = w.chunk(2);  linear = F.linear(x, a)``
+After:  w at ``Place("w", 0)``, a and b at ``Place("w", 0, shown=2048)``, linear at ``Place("v", 1)``
+
+What two views show of one weight adds up, also where they overlap and where two steps read the same view: what a
+partition holds of the weight is then counted as more than it is, and never as more than the whole weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch.utils import _pytree as pytree
+
+from .symbols import Size
+
+
+class Place(NamedTuple):
+    """Where a tensor lives: kind "v" is value ``number``, "w" is weight ``number``.
+
+    ``shown`` is what a view shows of a weight, in bytes; None stands for the whole weight.
+    """
+
+    kind: str
+    number: int
+    shown: Size | None = None
+
+
+def is_place(leaf: Any) -> bool:
+    return isinstance(leaf, Place)
+
+
+def leaf_places(places: Any) -> Iterator[Place]:
+    """The places of a node's tensors, in pytree order."""
+    for leaf in pytree.tree_leaves(places, is_leaf=is_place):
+        if leaf is not None:
+            yield leaf
+
+
+def values_at(places: Any) -> dict[int, None]:
+    """The numbers of the values among places, each once, in order."""
+    return dict.fromkeys(place.number for place in leaf_places(places) if place.kind == "v")

@@ -1,0 +1,278 @@
+"""Which nodes to slice, and into how many parts, so that no atom exceeds the budget: ``oversize="slice"``.
+
+An atom is *oversize* if its own footprint exceeds the budget: alone in a partition, it spills. Where a node of it can
+be computed in slices (`slice_rules`), the graph is rewritten (`slice_graph`) so that each slice is an atom that fits.
+
+Before (budget 24 MiB)::
+
+    linear (x 16 KiB, weight 100 MiB, result 200 KiB)                       spills 76 MiB
+
+After ``find_slicings`` (``Slicing("linear", "outputs", 5)``) and ``apply_slicings``::
+
+    linear_slice_0 ... linear_slice_4 (weight 20 MiB each), linear (cat)    nothing spills
+
+How the parts are found. A slice holds the node's inputs, its share of the weight and its share of the result, so these
+alone say how many parts are needed at least. Then the graph is rewritten and its facts are gathered anew; where a slice
+does not fit yet (its operator takes workspace, which depends on its shape), the smallest slice there is tells whether
+any number of parts does; then it gets more parts, and where that reaches one that fits, bisection finds the fewest. All
+nodes go through this together. Slices over outputs come first; those over inputs add three results up where a
+concatenation holds two. A node is left as it is where no number of parts helps: its inputs alone exceed the budget, or
+what joins the slices does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import sympy
+
+from .atoms import Atoms, KeepTogether, find_atoms
+from .capture import Captured
+from .chain import Chain
+from .errors import PartitionWarning
+from .facts import Facts
+from .gather import gather_facts
+from .greedy import oversize_atoms
+from .lay_out import lay_out
+from .slice_graph import Slicer, Slicing, apply_slicings, why_not_sliced
+from .slice_rules import Recipe, Unsliceable
+from .slice_writer import Written
+
+__all__ = ["Slicing", "apply_slicings", "find_slicings", "why_not_sliced"]
+
+
+def find_slicings(
+    captured: Captured,
+    facts: Facts,
+    atoms: Atoms,
+    numbers: Mapping[sympy.Symbol, int],
+    budget: int,
+    keep_together: KeepTogether = (),
+) -> tuple[Slicing, ...]:
+    """The slicings that make oversize atoms fit, with the fewest parts each; in the order of the graph.
+
+    Each round gathers the facts of the rewritten graph; one round is enough where slices take no workspace.
+
+    Args:
+        captured: the graph.
+        facts: what `gather_facts` says of it, in its order.
+        atoms: what `find_atoms` says of it.
+        numbers: the binding, ``facts.symbols.bind(...)``.
+        budget: usable bytes of one device.
+        keep_together: what ``atoms`` was made with.
+
+    Example::
+
+        >>> numbers = facts.symbols.bind()
+        >>> find_slicings(captured, facts, find_atoms(captured, facts), numbers, parse_bytes("24MiB"))
+        (Slicing(node='linear', axis='outputs', parts=5),)
+    """
+    search = _Search(captured, facts, numbers, budget, keep_together)
+    tries = _candidates(captured, facts, atoms, numbers, budget)
+    while any(not t.settled for t in tries):
+        try:
+            failures = search.failures(
+                [t.proposal for t in tries if t.recipes and not t.probing], [t.proposal for t in tries if t.probing]
+            )
+        except _Refused as refused:
+            next(t for t in tries if t.node == refused.node).next_recipe()
+            continue
+        for t in tries:
+            if not t.settled:
+                t.learn(failures.get(t.node, ""))
+    found = [t.proposal for t in tries if t.recipes]
+    while found and (failures := search.failures(found)):  # what helps together need not help apart
+        found = [slicing for slicing in found if slicing.node not in failures]
+    return tuple(found)
+
+
+class _Refused(Exception):
+    """A node whose slices could not be written."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
+
+
+@dataclass
+class _Sizes:
+    """Bytes of a node on its own: what it receives, the weights that it touches, the largest of them, its result."""
+
+    received: int
+    weights: int
+    largest_weight: int
+    result: int
+
+    def fewest_parts(self, recipe: Recipe, budget: int) -> int | None:
+        """A lower bound on the parts that fit, workspace left out; None if none can."""
+        if recipe.axis == "outputs":
+            joint, fixed, shared = 2 * self.result, self.received, self.weights + self.result
+        else:
+            joint = (2 if recipe.chained is not None else 3) * self.result
+            fixed, shared = self.received + self.result, self.largest_weight
+        if joint > budget or fixed > budget:
+            return None
+        most_units = (budget - fixed) * recipe.units // shared if shared else recipe.units
+        if most_units < 1:
+            return None
+        return max(2, -(-recipe.units // most_units))
+
+
+class _Try:
+    """The search for one node: recipes that are left, and what is known of the number of parts of the first."""
+
+    def __init__(self, node: str, recipes: Iterable[Recipe], sizes: _Sizes, budget: int) -> None:
+        self.node = node
+        possible = ((recipe, sizes.fewest_parts(recipe, budget)) for recipe in recipes)
+        self.recipes = [(recipe, parts) for recipe, parts in possible if parts is not None]
+        self._begin()
+
+    def _begin(self) -> None:
+        self.parts = self.recipes[0][1] if self.recipes else 0
+        self._too_few = self.parts - 1
+        self._enough: int | None = None
+        self._stride = 1
+        self.probing = False
+
+    def next_recipe(self) -> None:
+        del self.recipes[0]
+        self._begin()
+
+    @property
+    def settled(self) -> bool:
+        return not self.recipes or self._enough == self._too_few + 1
+
+    @property
+    def proposal(self) -> Slicing:
+        return Slicing(self.node, self.recipes[0][0].axis, self.parts)
+
+    def learn(self, failure: str) -> None:
+        """Take in how the proposal did: "" (it fits), "slice" (a slice is too large), "joint" (what joins them is)."""
+        most = self.recipes[0][0].units
+        if failure == "joint" or (failure and self.parts == most):
+            self.next_recipe()
+        elif self.probing:
+            self.probing = False
+            self._grow(most)
+        elif not failure:
+            self._enough = self.parts
+            self._halve()
+        else:
+            self._too_few = self.parts
+            if self._enough is not None:
+                self._halve()
+            elif self._stride > 1:
+                self._grow(most)
+            else:
+                self.probing = True
+
+    def _halve(self) -> None:
+        assert self._enough is not None
+        self.parts = self._enough if self.settled else (self._too_few + self._enough) // 2
+
+    def _grow(self, most: int) -> None:
+        self.parts = min(most, self._too_few + self._stride)
+        self._stride *= 2
+
+
+class _Search:
+    """Looks at a graph under slicings."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        facts: Facts,
+        numbers: Mapping[sympy.Symbol, int],
+        budget: int,
+        keep_together: KeepTogether,
+    ) -> None:
+        self._captured, self._facts, self._numbers = captured, facts, numbers
+        self._budget, self._keep_together = budget, keep_together
+        self._seen: dict[tuple[tuple[Slicing, ...], ...], dict[str, str]] = {}
+
+    def failures(self, slicings: Iterable[Slicing], probes: Iterable[Slicing] = ()) -> dict[str, str]:
+        """The sliced nodes of which an atom exceeds the budget: {node: "slice" or "joint"}.
+
+        Args:
+            slicings: what is written and looked at as a whole.
+            probes: of these the smallest slice alone.
+
+        Raises:
+            _Refused: a slicing cannot be written.
+        """
+        key = (tuple(slicings), tuple(probes))
+        if key not in self._seen:
+            self._seen[key] = self._look(*key)
+        return self._seen[key]
+
+    def _look(self, slicings: tuple[Slicing, ...], probes: tuple[Slicing, ...]) -> dict[str, str]:
+        slicer = Slicer(self._captured, self._facts)
+        written: dict[str, Written] = {}
+        node = ""
+        try:
+            for slicing in slicings:
+                node = slicing.node
+                written[node] = slicer.slice(slicing)
+            for probe in probes:
+                node = probe.node
+                written[node] = slicer.smallest_slice(node, probe.axis)
+        except Unsliceable as error:
+            raise _Refused(node) from error
+        captured = slicer.result()
+        facts = gather_facts(captured)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PartitionWarning)  # the planner will say it, of the graph that is kept
+            atoms = find_atoms(captured, facts, self._keep_together)
+        too_large = _oversize_steps(facts, atoms, self._numbers, self._budget)
+        return {
+            node: "joint" if made.joint in too_large else "slice"
+            for node, made in written.items()
+            if too_large & {made.joint, *made.slices}
+        }
+
+
+def _oversize_steps(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int) -> set[str]:
+    facts = facts.reordered(atoms.order)
+    chain = lay_out(facts, atoms, numbers)
+    found: set[str] = set()
+    for atom in oversize_atoms(chain, budget):
+        found.update(step.node for step in facts.steps[atoms.starts[atom] : atoms.starts[atom + 1]])
+    return found
+
+
+def _candidates(
+    captured: Captured, facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int
+) -> list[_Try]:
+    """A search for each node of an oversize atom that has recipes, in the order of the graph."""
+    too_large = _oversize_steps(facts, atoms, numbers, budget)
+    if not too_large:
+        return []
+    chain = lay_out(facts, atoms, numbers)
+    slicer = Slicer(captured, facts)
+    found: list[_Try] = []
+    for t, step in enumerate(facts.steps):
+        if step.node not in too_large:
+            continue
+        try:
+            recipes = slicer.recipes(step.node)
+        except Unsliceable:
+            continue
+        found.append(_Try(step.node, recipes.values(), _sizes(chain, t), budget))
+    return found
+
+
+def _sizes(chain: Chain, step: int) -> _Sizes:
+    values = chain.touch_value[chain.touch_start[step] : chain.touch_start[step + 1]]
+    made = chain.value_def[values] == step
+    size = chain.value_bytes[values]
+    rows = slice(int(chain.weight_start[step]), int(chain.weight_start[step + 1]))
+    weights = np.minimum(chain.weight_touch_bytes[rows], chain.weight_bytes[chain.weight_id[rows]])
+    return _Sizes(
+        received=int(size[~made].sum()),
+        weights=int(weights.sum()),
+        largest_weight=int(weights.max(initial=0)),
+        result=int(size[made].sum()),
+    )
