@@ -22,7 +22,7 @@ from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
-from fx_partition.passes.split import cut
+from fx_partition.passes.split import cut, planned_graph
 from fx_partition.report import render
 
 from .dynamo import capture_dynamo
@@ -104,6 +104,7 @@ def _compile_stages(
     patches: Mapping[str, Any],
     asked: Options,
 ) -> Callable[..., Any]:
+    captured = planned_graph(captured, plan)
     stubs = cut(captured, plan)
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]

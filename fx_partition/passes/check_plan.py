@@ -14,11 +14,11 @@ from .certificate import Certificate
 from .certificate import Witness as Run
 from .chain import Chain
 from .checker import footprints, verify, verify_bounds, verify_spread
-from .errors import PlanMismatchError
 from .facts import Facts
-from .fingerprint import fingerprint
+from .gather import gather_facts
 from .lay_out import lay_out
 from .plan import Plan, Witness
+from .split import planned_graph
 
 
 def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
@@ -32,8 +32,9 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     Raises:
         PlanMismatchError: the plan was made for another graph.
     """
-    if plan.graph != fingerprint(captured.gm.graph):
-        raise PlanMismatchError("this plan was made for another graph; make one with fx_partition.plan(...)")
+    sliced = planned_graph(captured, plan)
+    if sliced is not captured:
+        captured, facts = sliced, gather_facts(sliced)
     atoms = find_atoms(captured, facts, plan.keep_together)
     steps = [facts.steps[t].node for t in atoms.order]
     atom_of = {steps[t]: a for a in range(len(atoms.starts) - 1) for t in range(atoms.starts[a], atoms.starts[a + 1])}

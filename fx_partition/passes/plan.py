@@ -15,6 +15,7 @@ import sympy
 
 from .errors import PartitionError
 from .pareto import Tradeoff
+from .slice_graph import Slicing
 from .symbols import Size, Symbols, evaluate, from_text, to_text
 
 VERSION = 1
@@ -121,7 +122,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Oversize:
-    """An atom that exceeds the budget by itself, and of what it is made."""
+    """An atom that exceeds the budget by itself, and of what it is made; ``why_whole``: why it was not sliced."""
 
     nodes: tuple[str, ...]
     weight_bytes: int
@@ -129,6 +130,7 @@ class Oversize:
     output_bytes: int
     workspace_bytes: int
     total_bytes: int
+    why_whole: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Plan:
         certificate: why no plan has fewer or smaller partitions.
         tradeoffs: what other plans offer, see `pareto`; empty where devices differ.
         oversize: atoms that no budget of this size can hold.
+        slicings: nodes that are computed in parts; the partitions are those of the graph that has them so.
         keep_together: what the caller asked to stay together.
         unknown_workspace: operators whose scratch memory no rule describes; they count as none.
         devices: the devices asked for, in order; empty if none were named.
@@ -176,6 +179,7 @@ class Plan:
     certificate: Proof
     tradeoffs: tuple[Tradeoff, ...] = ()
     oversize: tuple[Oversize, ...] = ()
+    slicings: tuple[Slicing, ...] = ()
     keep_together: tuple[str | tuple[str, ...], ...] = ()
     unknown_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
@@ -264,6 +268,7 @@ class Plan:
             "partitions": [_partition_to_dict(p) for p in self.partitions],
             "pareto": [row._asdict() for row in self.tradeoffs],
             "oversize": [_shallow(o) for o in self.oversize],
+            "slicings": [_shallow(s) for s in self.slicings],
             "keep_together": [group if isinstance(group, str) else list(group) for group in self.keep_together],
             "unknown_workspace": list(self.unknown_workspace),
             "devices": list(self.devices),
@@ -408,6 +413,7 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
         oversize=tuple(
             Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]
         ),
+        slicings=tuple(Slicing(**entry) for entry in data["slicings"]),
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in data["keep_together"]),
         unknown_workspace=tuple(data["unknown_workspace"]),
         devices=tuple(data["devices"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from .atoms import find_atoms
@@ -10,6 +11,7 @@ from .describe import Writer
 from .errors import OversizeError
 from .facts import Facts
 from .fingerprint import fingerprint
+from .gather import gather_facts
 from .greedy import oversize_atoms
 from .lay_out import lay_out
 from .placing import place
@@ -17,6 +19,7 @@ from .plan import Oversize, Plan
 from .replicas import share_out
 from .request import Request
 from .sizes import format_bytes
+from .slicing import Slicing, apply_slicings, find_slicings, why_not_sliced
 
 
 def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
@@ -26,9 +29,17 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         OversizeError: an atom exceeds the budget and ``oversize="error"``.
         PartitionError: ``bind`` or ``keep_together`` names nothing, or devices are short and ``on_shortage="error"``.
     """
+    graph = fingerprint(captured.gm.graph)
     numbers = facts.symbols.bind(request.bind)
     atoms = find_atoms(captured, facts, request.keep_together)
-    facts = facts.reordered(atoms.order)
+    slicings: tuple[Slicing, ...] = ()
+    if request.budget is not None and request.oversize == "slice":
+        slicings = find_slicings(captured, facts, atoms, numbers, request.budget, request.keep_together)
+    if slicings:
+        captured = apply_slicings(captured, slicings)
+        facts = gather_facts(captured)
+        atoms = find_atoms(captured, facts, request.keep_together)
+    traced, facts = facts, facts.reordered(atoms.order)
     chain = lay_out(facts, atoms, numbers)
     writer = Writer(facts, atoms, chain)
     if request.budget is not None and request.oversize == "error":
@@ -37,7 +48,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
     placement = place(chain, request)
     budgets = request.budgets or (placement.budget,)
     plan = Plan(
-        graph=fingerprint(captured.gm.graph),
+        graph=graph,
         algorithm=request.algorithm,
         objective=request.objective,
         max_slack=request.max_slack,
@@ -54,11 +65,23 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         ),
         certificate=writer.proof(placement.certificate),
         tradeoffs=placement.tradeoffs,
-        oversize=tuple(writer.oversize(a) for a in oversize_atoms(chain, placement.budget)),
+        oversize=tuple(
+            _with_reason(writer.oversize(a), captured, traced, request)
+            for a in oversize_atoms(chain, placement.budget)
+        ),
+        slicings=slicings,
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
     ).with_devices(request.devices)
     return _replicated(plan, budgets) if request.replicate else plan
+
+
+def _with_reason(atom: Oversize, captured: Captured, facts: Facts, request: Request) -> Oversize:
+    """The atom, with why it was not sliced if that was asked for."""
+    if request.oversize != "slice":
+        return atom
+    reasons = (why_not_sliced(captured, facts, node) for node in atom.nodes)
+    return replace(atom, why_whole=next(filter(None, reasons), "what its slices share does not fit"))
 
 
 def _replicated(plan: Plan, budgets: tuple[int, ...]) -> Plan:
@@ -74,5 +97,5 @@ def _explain(atom: Oversize, budget: int) -> str:
         f"{atom.nodes[0]} needs {format_bytes(atom.total_bytes)} by itself and the budget is {format_bytes(budget)}: "
         f"weights {format_bytes(atom.weight_bytes)}, inputs {format_bytes(atom.input_bytes)}, outputs "
         f"{format_bytes(atom.output_bytes)}, workspace {format_bytes(atom.workspace_bytes)}; raise cache_bytes, or set "
-        f'oversize="stream" to give it a partition that spills'
+        f'oversize="slice" to compute it in parts or "stream" to give it a partition that spills'
     )

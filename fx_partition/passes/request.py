@@ -17,7 +17,7 @@ Devices: TypeAlias = "int | Sequence[str]"
 ALGORITHMS = ("dp", "greedy")
 OBJECTIVES = ("balanced", "traffic")
 FOOTPRINTS = ("peak",)
-OVERSIZE = ("stream", "error")
+OVERSIZE = ("stream", "slice", "error")
 ON_SHORTAGE = ("balance", "wrap", "error")
 
 
@@ -37,7 +37,8 @@ class Request:
             None: 0 for "balanced", any for "traffic". It never exceeds the budget.
         footprint: "peak".
         oversize: what to do with an atom larger than the budget: "stream" (a partition of its own, the spill is
-            reported) or "error".
+            reported), "slice" (a linear layer, matrix product, embedding or convolution in parts that fit; what cannot
+            be sliced is streamed) or "error".
         keep_together: groups of nodes that must not be separated, by module path or by node names.
         bind: numbers for symbols, by name ("s0") or by input ("input_ids.0"); hints stand for the rest.
         on_shortage: with fewer devices than partitions, "balance" (as many partitions as devices, the spill is

@@ -37,6 +37,7 @@ from .errors import PartitionError, PlanMismatchError
 from .fingerprint import fingerprint
 from .plan import Plan
 from .regions import Regions, is_region_handle
+from .slice_graph import apply_slicings
 
 PREFIX = "partition_"
 
@@ -83,19 +84,24 @@ class Stub:
     outputs: tuple[torch.fx.Node, ...]
 
 
-def cut(captured: Captured, plan: Plan) -> list[Stub]:
-    """The partitions of a graph, each with what it takes and gives, in nodes of the original; linear in nodes.
+def planned_graph(captured: Captured, plan: Plan) -> Captured:
+    """The graph that a plan cuts: the captured one, with the nodes in slices that the plan slices.
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
     """
-    graph = captured.gm.graph
-    if plan.graph != fingerprint(graph):
+    found = fingerprint(captured.gm.graph)
+    if plan.graph != found:
         raise PlanMismatchError(
-            f"this plan was made for another graph (its fingerprint is {plan.graph}, this graph's is "
-            f"{fingerprint(graph)}); make one with fx_partition.plan(...)"
+            f"this plan was made for another graph (its fingerprint is {plan.graph}, this graph's is {found}); "
+            f"make one with fx_partition.plan(...)"
         )
-    by_name = {node.name: node for node in graph.nodes}
+    return apply_slicings(captured, plan.slicings)
+
+
+def cut(captured: Captured, plan: Plan) -> list[Stub]:
+    """The partitions of a planned graph, each with what it takes and gives, in nodes of that; linear in nodes."""
+    by_name = {node.name: node for node in captured.gm.graph.nodes}
     owner = {by_name[name]: p.index for p in plan.partitions for name in p.nodes}
     symbols = captured.symbol_inputs
     regions = Regions()
@@ -207,6 +213,7 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
         PlanMismatchError: the plan was made for another graph.
         PartitionError: the model has a child of a name that a partition needs.
     """
+    captured = planned_graph(captured, plan)
     stubs = cut(captured, plan)
     gm = captured.gm
     taken = [name for name, _ in gm.named_children() if name.startswith(PREFIX)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fx_partition.passes.pareto import Tradeoff
 from fx_partition.passes.plan import Oversize, Partition, Plan
 from fx_partition.passes.sizes import format_bytes
+from fx_partition.passes.slicing import Slicing
 
 from .document import Document, Section, Table, code, count, shortened
 from .headline import has_budget, headline
@@ -35,6 +36,9 @@ def contents(plan: Plan) -> Document:
         *((_tradeoffs(plan),) if len(plan.tradeoffs) > 1 else ()),
         *(proof_sections(plan) if has_budget(plan) else ()),
     ]
+    if plan.slicings:
+        lead = "Larger than the budget whole, so these are computed in parts, each with its share of the weight:"
+        sections.append(Section("Sliced", lead, points=shortened(map(_slicing, plan.slicings))))
     if plan.oversize:
         lead = f"Each needs more than {format_bytes(plan.budget_bytes)} by itself, so its partition spills:"
         sections.append(Section("Oversize", lead, points=shortened(map(_oversize, plan.oversize))))
@@ -93,5 +97,10 @@ def _oversize(atom: Oversize) -> str:
     return (
         f"{name}: {format_bytes(atom.total_bytes)} = weights {format_bytes(atom.weight_bytes)} + inputs "
         f"{format_bytes(atom.input_bytes)} + outputs {format_bytes(atom.output_bytes)} + workspace "
-        f"{format_bytes(atom.workspace_bytes)}"
+        f"{format_bytes(atom.workspace_bytes)}" + (f"; not sliced: {atom.why_whole}" if atom.why_whole else "")
     )
+
+
+def _slicing(slicing: Slicing) -> str:
+    joined = "side by side" if slicing.axis == "outputs" else "added up"
+    return f"{code(slicing.node)}: {slicing.parts} parts over its {slicing.axis}, {joined}"

@@ -308,6 +308,24 @@ def test_what_the_planner_is_asked_for_reaches_it(net: Net, asked: dict[str, Any
     assert bool(graph.plan.device_budgets) == isinstance(asked.get("cache_bytes"), list)
 
 
+def test_slices_compile_run_and_train() -> None:
+    wide = 8 * WIDTH
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, wide), nn.Tanh(), nn.Linear(wide, 4))
+    twin = copy.deepcopy(model)
+    torch._dynamo.reset()
+    fast = compiled(model, oversize="slice")
+    for rows in (3, 5):
+        x = torch.randn(rows, WIDTH)
+        torch.testing.assert_close(fast(x), twin(x))
+    fast(x).square().sum().backward()
+    twin(x).square().sum().backward()
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+    plans = [graph.plan for graph in live_graphs(model)]
+    assert plans and all(plan.spill_bytes == 0 and plan.slicings and plan.num_partitions > 2 for plan in plans)
+    assert model.state_dict().keys() == twin.state_dict().keys()
+
+
 def test_a_failed_compile_runs_as_one_partition(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("no such luck")

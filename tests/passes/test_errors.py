@@ -54,7 +54,7 @@ def test_an_atom_larger_than_the_budget_is_explained() -> None:
         ({"algorithm": "magic"}, "algorithm='magic' is not known; choose from dp, greedy"),
         ({"objective": "magic"}, "objective='magic'.*balanced"),
         ({"footprint": "magic"}, "footprint='magic'.*peak"),
-        ({"oversize": "magic"}, "oversize='magic'.*stream, error"),
+        ({"oversize": "magic"}, "oversize='magic'.*stream, slice, error"),
         ({"on_shortage": "magic"}, "on_shortage='magic'.*balance, wrap, error"),
         ({"bind": {"batch": 3}}, "'batch' is no symbol of this graph.*none: the graph is static"),
         ({"keep_together": ["nowhere"]}, "keep_together names 'nowhere'"),
