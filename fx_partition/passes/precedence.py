@@ -1,0 +1,119 @@
+"""Which step, and which atom, must run before which.
+
+Terms
+-----
+predecessor
+    A step p of a step t that must run before it: t takes what p makes; one of them writes a storage that the other
+    touches; both draw random numbers or have effects that someone could see.
+barrier
+    A step that enters or leaves a mode (autocast, grad mode). Nothing moves across it: a mode is in force for whatever
+    runs while it is on, and `regions` replays it by position.
+
+Before (steps)::
+
+    linear = F.linear(x, w);  draw = torch.rand_like(x);  relu_ = linear.relu_();  drop = F.dropout(draw);  neg = -relu_
+
+After (predecessors)::
+
+    linear: -;  draw: -;  relu_: linear;  drop: draw;  neg: relu_
+
+Only the predecessors that a rule names are listed, so others follow through them: the lists are linear in steps,
+touches and edges. A barrier needs every step since the barrier before it, and every step needs the last barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.fx
+
+from .facts import Facts
+
+_RANDOM = ("rand", "bernoulli", "multinomial", "normal", "exponential", "uniform", "poisson", "geometric", "rrelu")
+# Their own dropout is an argument among many.
+_MAY_DROP = ("multi_head_attention", "lstm", "gru", "rnn")
+
+
+def step_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node], span: Sequence[int]) -> dict[int, list[int]]:
+    """For each step of a span the steps of the span that must run before it, barriers left out.
+
+    Args:
+        nodes: the graph's nodes by name.
+        span: steps, ascending.
+    """
+    index = {facts.steps[t].node: t for t in span}
+    last_write: dict[tuple[str, int], int] = {}
+    touches: dict[tuple[str, int], list[int]] = {}
+    last_effect = -1
+    needs: dict[int, list[int]] = {}
+    for t in span:
+        step = facts.steps[t]
+        node = nodes[step.node]
+        found = {index[source.name] for source in node.all_input_nodes if source.name in index}
+        written = {("v", v) for v in step.writes} | {("w", w) for w in step.weight_writes}
+        for place in [*(("v", v) for v in step.values), *(("w", w) for w in step.weights)]:
+            if place in last_write:
+                found.add(last_write[place])
+            if place in written:
+                found.update(touches.get(place, ()))
+                last_write[place] = t
+                touches[place] = []
+            else:
+                touches.setdefault(place, []).append(t)
+        if _has_effect(node):
+            if last_effect >= 0:
+                found.add(last_effect)
+            last_effect = t
+        needs[t] = sorted(found)
+    return needs
+
+
+def atom_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node], starts: Sequence[int]) -> list[list[int]]:
+    """For each atom the atoms that must run before it, ascending; linear in steps, touches and edges.
+
+    Args:
+        facts: in the order in which the atoms are runs of steps (``facts.reordered(atoms.order)``).
+        nodes: the graph's nodes by name.
+        starts: the place where each atom begins, then the number of steps (``atoms.starts``).
+
+    Example: ``a = x + 1; b = x * 2; c = a + b`` gives ``[[], [], [0, 1]]``.
+    """
+    atom_of = [atom for atom in range(len(starts) - 1) for _ in range(starts[atom], starts[atom + 1])]
+    needs: list[set[int]] = [set() for _ in range(len(starts) - 1)]
+    barrier = -1
+    for t, found in step_predecessors(facts, nodes, range(len(facts.steps))).items():
+        mine = needs[atom_of[t]]
+        mine.update(atom_of[p] for p in found)
+        if is_region(nodes[facts.steps[t].node]):
+            mine.update(atom_of[max(barrier, 0) : t])
+            barrier = t
+        elif barrier >= 0:
+            mine.add(atom_of[barrier])
+    return [sorted(found - {atom}) for atom, found in enumerate(needs)]
+
+
+def is_region(node: torch.fx.Node) -> bool:
+    """Whether a node enters or leaves a mode."""
+    name = getattr(node.target, "__name__", "")
+    return "enter" in name or "exit" in name or name == "_set_grad_enabled"
+
+
+def _has_effect(node: torch.fx.Node) -> bool:
+    """Random numbers, checks and calls whose insides are unknown keep their order among themselves."""
+    if node.op == "call_module" or isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if "dropout" in name or name == "scaled_dot_product_attention":
+        return _drops(node, name)
+    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+        return True
+    return node.is_impure() or any(word in name for word in (*_RANDOM, *_MAY_DROP))
+
+
+def _drops(node: torch.fx.Node, name: str) -> bool:
+    """Whether a dropout or an attention draws random numbers: not in eval mode, which the graph's constants say."""
+    if name == "scaled_dot_product_attention":
+        return bool(node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0.0)
+    training = node.args[2] if len(node.args) > 2 else True
+    return node.kwargs.get("training", node.kwargs.get("train", training)) is not False
