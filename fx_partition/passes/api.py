@@ -25,6 +25,7 @@ def plan(
     algorithm: str = "dp",
     objective: str = "balanced",
     max_slack: float | None = None,
+    order: str = "search",
     footprint: str = "peak",
     oversize: str = "stream",
     keep_together: KeepTogether = (),
@@ -43,7 +44,7 @@ def plan(
         dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
         devices: how many devices there are, or their names in order.
-        algorithm, objective, max_slack, footprint, oversize, keep_together, on_shortage, replicate: see
+        algorithm, objective, max_slack, order, footprint, oversize, keep_together, on_shortage, replicate: see
             `request.Request`.
 
     Raises:
@@ -59,7 +60,7 @@ def plan(
     """
     request = Request.check(
         cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, max_slack=max_slack,
-        footprint=footprint, oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
+        order=order, footprint=footprint, oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
         replicate=replicate,
     )  # fmt: skip
     captured = capture(model, example_inputs, dynamic_shapes)

@@ -8,6 +8,7 @@ from .chain import Chain
 from .facts import Facts
 from .moments import find_moments
 from .plan import Oversize, Partition, Proof, Witness
+from .reorder import Tried
 from .window import interval, last_touches
 
 
@@ -80,12 +81,14 @@ class Writer:
             total_bytes=held.total,
         )
 
-    def proof(self, certificate: Certificate) -> Proof:
+    def proof(self, certificate: Certificate, tried: Tried) -> Proof:
         return Proof(
             min_partitions=certificate.min_partitions,
             witnesses=tuple(map(self._witness, certificate.witnesses)),
             max_bytes_lower_bound=certificate.max_bytes_lower_bound,
             max_witnesses=tuple(map(self._witness, certificate.max_witnesses)),
+            orders_tried=tried.searched,
+            exhaustive=tried.exhaustive,
         )
 
     def _witness(self, witness: tuple[int, int, int]) -> Witness:

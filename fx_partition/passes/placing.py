@@ -46,8 +46,13 @@ class Placement:
     tradeoffs: tuple[Tradeoff, ...] = ()
 
 
-def place(chain: Chain, request: Request) -> Placement:
+def place(chain: Chain, request: Request, found: list[int] | None = None) -> Placement:
     """Place the boundaries of a chain.
+
+    Args:
+        chain: the planner's input.
+        request: what was asked.
+        found: boundaries that a search over orders has found for devices of one size.
 
     Raises:
         PartitionError: devices are short and ``on_shortage="error"``.
@@ -55,7 +60,7 @@ def place(chain: Chain, request: Request) -> Placement:
     if len(set(request.budgets)) > 1:
         return _place_uneven(chain, request)
     budget = smallest_budget(chain, request.count) if request.budget is None else request.budget
-    boundaries = solve(chain, budget, request)
+    boundaries = found or solve(chain, budget, request)
     needed = len(boundaries) - 1
     if request.count and needed > request.count and request.on_shortage != "wrap":
         if request.on_shortage == "error":

@@ -110,7 +110,9 @@ class Proof:
     Attributes:
         min_partitions, witnesses: no plan has fewer partitions; no boundary can cut two witnesses.
         max_bytes_lower_bound, max_witnesses: no plan of as many partitions has a smaller maximum.
-        orders_tried: how many topological orders were searched; 1 means trace order alone.
+        orders_tried: how many topological orders (or sets of nodes that may come first) were searched; 1 means trace
+            order alone.
+        exhaustive: whether no topological order at all has a better plan.
     """
 
     min_partitions: int
@@ -118,6 +120,7 @@ class Proof:
     max_bytes_lower_bound: int
     max_witnesses: tuple[Witness, ...]
     orders_tried: int = 1
+    exhaustive: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,7 @@ class Plan:
                 "max_bytes_lower_bound": self.certificate.max_bytes_lower_bound,
                 "max_witnesses": [[w.first, w.rejected, w.bytes] for w in self.certificate.max_witnesses],
                 "orders_tried": self.certificate.orders_tried,
+                "exhaustive": self.certificate.exhaustive,
             },
             "partitions": [_partition_to_dict(p) for p in self.partitions],
             "pareto": [row._asdict() for row in self.tradeoffs],
@@ -408,6 +412,7 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
             max_bytes_lower_bound=int(proof["max_bytes_lower_bound"]),
             max_witnesses=_witnesses(proof["max_witnesses"]),
             orders_tried=int(proof["orders_tried"]),
+            exhaustive=bool(proof["exhaustive"]),
         ),
         tradeoffs=tuple(Tradeoff(**row) for row in data["pareto"]),
         oversize=tuple(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from .atoms import find_atoms
+from .atoms import Atoms, find_atoms
 from .capture import Captured
+from .chain import Chain
 from .describe import Writer
 from .errors import OversizeError
 from .facts import Facts
@@ -14,8 +15,10 @@ from .fingerprint import fingerprint
 from .gather import gather_facts
 from .greedy import oversize_atoms
 from .lay_out import lay_out
-from .placing import place
+from .placing import NO_BUDGET, place, solve
 from .plan import Oversize, Plan
+from .precedence import atom_predecessors
+from .reorder import Reordered, Tried, permuted, search_order
 from .replicas import share_out
 from .request import Request
 from .sizes import format_bytes
@@ -41,11 +44,15 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         atoms = find_atoms(captured, facts, request.keep_together)
     traced, facts = facts, facts.reordered(atoms.order)
     chain = lay_out(facts, atoms, numbers)
+    found = _search(captured, facts, atoms, chain, request)
+    if found.order:
+        atoms = atoms.permuted(found.order)
+        facts, chain = traced.reordered(atoms.order), permuted(chain, found.order)
     writer = Writer(facts, atoms, chain)
     if request.budget is not None and request.oversize == "error":
         for atom in oversize_atoms(chain, request.budget):
             raise OversizeError(_explain(writer.oversize(atom), request.budget))
-    placement = place(chain, request)
+    placement = place(chain, request, found.boundaries)
     budgets = request.budgets or (placement.budget,)
     plan = Plan(
         graph=graph,
@@ -63,7 +70,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
             writer.partition(i, a, b, slot, budgets[slot % len(budgets)])
             for i, ((a, b), slot) in enumerate(zip(pairwise(placement.boundaries), placement.slots, strict=True))
         ),
-        certificate=writer.proof(placement.certificate),
+        certificate=writer.proof(placement.certificate, found.tried),
         tradeoffs=placement.tradeoffs,
         oversize=tuple(
             _with_reason(writer.oversize(a), captured, traced, request)
@@ -74,6 +81,19 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
     ).with_devices(request.devices)
     return _replicated(plan, budgets) if request.replicate else plan
+
+
+def _search(captured: Captured, facts: Facts, atoms: Atoms, chain: Chain, request: Request) -> Reordered:
+    """Another order and its boundaries, where the search is for one size of devices and enough of them."""
+    nothing = Reordered([], [], Tried(1, False))
+    budget = request.budget
+    if request.order == "trace" or request.algorithm != "dp" or budget is None or len(set(request.budgets)) > 1:
+        return nothing
+    if budget >= NO_BUDGET:
+        return nothing
+    nodes = {node.name: node for node in captured.gm.graph.nodes}
+    predecessors = atom_predecessors(facts, nodes, atoms.starts)
+    return search_order(chain, predecessors, budget, lambda c: solve(c, budget, request))
 
 
 def _with_reason(atom: Oversize, captured: Captured, facts: Facts, request: Request) -> Oversize:

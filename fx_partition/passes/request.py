@@ -16,6 +16,7 @@ Devices: TypeAlias = "int | Sequence[str]"
 
 ALGORITHMS = ("dp", "greedy")
 OBJECTIVES = ("balanced", "traffic")
+ORDERS = ("search", "trace")
 FOOTPRINTS = ("peak",)
 OVERSIZE = ("stream", "slice", "error")
 ON_SHORTAGE = ("balance", "wrap", "error")
@@ -35,6 +36,7 @@ class Request:
             fewest partitions, then the fewest cut bytes, then the smallest maximum.
         max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
             None: 0 for "balanced", any for "traffic". It never exceeds the budget.
+        order: "search": another topological order is taken if its plan is better; "trace": the order of the graph.
         footprint: "peak".
         oversize: what to do with an atom larger than the budget: "stream" (a partition of its own, the spill is
             reported), "slice" (a linear layer, matrix product, embedding or convolution in parts that fit; what cannot
@@ -53,6 +55,7 @@ class Request:
     algorithm: str = "dp"
     objective: str = "balanced"
     max_slack: float | None = None
+    order: str = "search"
     footprint: str = "peak"
     oversize: str = "stream"
     keep_together: KeepTogether = ()
@@ -139,6 +142,7 @@ def _check_choices(request: Request) -> None:
     choices = {
         "algorithm": ALGORITHMS,
         "objective": OBJECTIVES,
+        "order": ORDERS,
         "footprint": FOOTPRINTS,
         "oversize": OVERSIZE,
         "on_shortage": ON_SHORTAGE,

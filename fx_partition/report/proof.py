@@ -63,17 +63,27 @@ def _fewest_devices(plan: Plan) -> Section:
 
 
 def _smallest(plan: Plan) -> Section:
-    proof = plan.certificate
     lines: list[str] = []
     if len(plan.oversize) and plan.num_partitions > 1:
         lines.append("Operators larger than the budget are as large in every plan; this is about the other partitions.")
     lines += _bound(plan)
-    lines.append(
-        "Searched: the order in which the graph was traced, and no other."
-        if proof.orders_tried == 1
-        else f"Searched: {proof.orders_tried} orders of the graph's nodes."
-    )
+    lines.append(_searched(plan))
     return Section("Why no smaller maximum", points=tuple(lines))
+
+
+def _searched(plan: Plan) -> str:
+    """How far the proofs reach beyond the order in which the partitions run."""
+    proof = plan.certificate
+    if proof.exhaustive and proof.orders_tried == 1:
+        return "No other order of the nodes can be better: what must run before what leaves no choice that matters."
+    if proof.exhaustive:
+        return (
+            f"No other order of the nodes is better: all {proof.orders_tried} sets of nodes that may come first were "
+            f"searched, the nodes of a partition in the order of the trace."
+        )
+    if proof.orders_tried == 1:
+        return "Searched: the order in which the graph was traced, and no other."
+    return f"Searched: {proof.orders_tried} orders and sets of nodes that may come first; others may be better."
 
 
 def _bound(plan: Plan) -> list[str]:
