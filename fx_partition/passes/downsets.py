@@ -88,14 +88,14 @@ def search_downsets(
     """
     most = chain.num_atoms if most is None else most
     groups = [[atom] for atom in range(chain.num_atoms)]
-    found = _search(Parts(chain, groups), groups, predecessors, budget, most, limit, effort)
+    found = _search(chain, groups, predecessors, budget, most, limit, effort)
     if found is not None:
         return Found(*found, exact=True)
     sizes = Parts(chain, groups).at_most
     for share in _ABSORB:
         absorb = -1 if share is None else budget // share
         groups, before = group_atoms(predecessors, sizes, budget // _SERIES, absorb)
-        found = _search(Parts(chain, groups), groups, before, budget, most, limit, effort)
+        found = _search(chain, groups, before, budget, most, limit, effort)
         if found is not None:
             return Found(*found, exact=False)
     return None
@@ -123,6 +123,8 @@ class _Lattice:
         ways: list[list[tuple[int, int]]] = []
         for mask in masks:  # grows while it is walked
             options = ready[len(ways)]
+            if len(options) >= limit.bit_length():  # every subset of them gives a downset
+                return None
             row = []
             for group in options:
                 grown = mask | 1 << group
@@ -140,7 +142,7 @@ class _Lattice:
 
 
 def _search(
-    parts: Parts,
+    chain: Chain,
     groups: Sequence[Sequence[int]],
     predecessors: Sequence[Sequence[int]],
     budget: int,
@@ -152,7 +154,7 @@ def _search(
     lattice = _Lattice.of(predecessors, limit)
     if lattice is None:
         return None
-    edges = _feasible_parts(lattice, parts, groups, budget, most, effort)
+    edges = _feasible_parts(lattice, Parts(chain, groups), groups, budget, most, effort)
     if edges is None:
         return None
     path = _best_path(edges)

@@ -85,6 +85,20 @@ def test_precedence_is_kept_although_a_set_without_it_would_fit() -> None:
     assert found is not None and found.parts in ([[0, 1], [2]], [[0], [1, 2]])
 
 
+def test_the_maximum_comes_before_the_bytes_received() -> None:
+    # A value goes from atom 1 to atom 2: a cut behind atom 2 would save it, and make a partition of 7 bytes.
+    touched: list[list[int]] = [[], [0], [0], []]
+    chain = make_chain([(0, touched[i], [(i, 2)]) for i in range(4)], [(1, 1, False)], [2] * 4)
+    predecessors: list[list[int]] = [[], [0], [1], [2]]
+    found = search_downsets(chain, predecessors, 7)
+    assert found is not None and found.parts == [[0, 1], [2, 3]]
+
+
+def test_oversize_atoms_do_not_count_for_the_maximum() -> None:
+    found = search_downsets(separate(50, 2, 2, 2, 2), [[], [0], [1], [2], [3]], 6)
+    assert found is not None and found.parts == [[0], [1, 2], [3, 4]]
+
+
 def test_too_many_downsets_are_grouped_or_given_up() -> None:
     wide = separate(*[4] * 20)
     assert search_downsets(wide, [[] for _ in range(20)], 8) is None

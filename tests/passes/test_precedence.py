@@ -22,7 +22,7 @@ from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.lay_out import lay_out
 from fx_partition.passes.planning import Request, make_plan
-from fx_partition.passes.precedence import atom_predecessors
+from fx_partition.passes.precedence import atom_predecessors, step_predecessors
 from fx_partition.passes.reorder import permuted, search_order
 from fx_partition.passes.split import split_graph
 
@@ -64,6 +64,21 @@ def test_readers_of_an_input_come_before_its_writer_and_later_readers_after() ->
     found = needs(function, X, X)
     assert found["neg"] == {"add"}  # add .. relu_ is one atom
     assert "neg" not in found["add"]
+
+
+def test_a_write_comes_after_earlier_reads_and_before_later_ones() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        before = y * 3
+        y.relu_()
+        return before + y.neg()
+
+    captured, facts, _, _ = prepare(function, X)
+    nodes = {node.name: node for node in captured.gm.graph.nodes}
+    found = step_predecessors(facts, nodes, range(len(facts.steps)))
+    place = {step.node: t for t, step in enumerate(facts.steps)}
+    assert found[place["relu_"]] == [place["add"], place["mul"]]
+    assert place["relu_"] in found[place["neg"]]
 
 
 def test_random_numbers_keep_their_order() -> None:
