@@ -40,11 +40,7 @@ def group_atoms(
     before = [set(found) for found in predecessors]
     bytes_of = list(sizes)
     while True:
-        after: list[set[int]] = [set() for _ in groups]
-        for group, needed in enumerate(before):
-            for p in needed:
-                after[p].add(group)
-        into = _merges(before, after, bytes_of, series, absorb)
+        into = _merges(before, _only_successors(before), bytes_of, series, absorb)
         if all(target == group for group, target in enumerate(into)):
             return [sorted(atoms) for atoms in groups], [sorted(needed) for needed in before]
         number = {target: i for i, target in enumerate(sorted(set(into)))}
@@ -60,8 +56,19 @@ def group_atoms(
         before = [needed - {group} for group, needed in enumerate(needs)]
 
 
+def _only_successors(before: list[set[int]]) -> list[int]:
+    """For each group its successor if it has one and no other, else -1. (No sets: building thousands is slow.)"""
+    count = [0] * len(before)
+    last = [-1] * len(before)
+    for group, needed in enumerate(before):
+        for p in needed:
+            count[p] += 1
+            last[p] = group
+    return [group if number == 1 else -1 for group, number in zip(last, count, strict=True)]
+
+
 def _merges(
-    before: list[set[int]], after: list[set[int]], bytes_of: list[int], series: int, absorb: int
+    before: list[set[int]], only_after: list[int], bytes_of: list[int], series: int, absorb: int
 ) -> list[int]:
     """The group that each becomes one with, or itself; disjoint pairs, so that no merge sees another."""
     into = list(range(len(before)))
@@ -72,12 +79,10 @@ def _merges(
         other = -1
         if len(before[group]) == 1:
             (p,) = before[group]
-            if free[p] and (size <= absorb or (len(after[p]) == 1 and size + bytes_of[p] <= series)):
+            if free[p] and (size <= absorb or (only_after[p] == group and size + bytes_of[p] <= series)):
                 other = p
-        if other < 0 and size <= absorb and len(after[group]) == 1:
-            (s,) = after[group]
-            if free[s]:
-                other = s
+        if other < 0 and size <= absorb and only_after[group] >= 0 and free[only_after[group]]:
+            other = only_after[group]
         if other >= 0:
             into[group] = other
             free[group] = free[other] = False
