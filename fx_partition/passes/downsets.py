@@ -82,10 +82,13 @@ def search_downsets(
             microseconds.
 
     Returns:
-        The plan, or None if the graph has too many downsets or parts, grouped as far as that goes.
+        The plan, or None if the graph has as many atoms as ``limit``, or, grouped as far as that goes, too many
+        downsets or parts.
 
     Example: four atoms of 2 bytes that share nothing and need nothing, budget 4: two parts of two.
     """
+    if chain.num_atoms >= limit:  # n atoms have at least n + 1 downsets; to group so many takes longer than it is worth
+        return None
     most = chain.num_atoms if most is None else most
     groups = [[atom] for atom in range(chain.num_atoms)]
     found = _search(chain, groups, predecessors, budget, most, limit, effort)

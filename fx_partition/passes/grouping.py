@@ -26,7 +26,7 @@ from collections.abc import Sequence
 def group_atoms(
     predecessors: Sequence[Sequence[int]], sizes: Sequence[int], series: int, absorb: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Groups of atoms, each ascending, and the groups that must run before each; O((n + e) log n).
+    """Groups of atoms, each ascending, and the groups that must run before each; linear a pass.
 
     Args:
         predecessors: of each atom.

@@ -111,6 +111,12 @@ def test_too_many_downsets_are_grouped_or_given_up() -> None:
     assert measure_sets(branches, found.parts, 20) == (2, 20, 0)
 
 
+def test_as_many_atoms_as_the_limit_are_too_many() -> None:
+    chain = [[], [0], [1]]
+    assert search_downsets(separate(1, 1, 1), chain, 2, limit=3) is None
+    assert search_downsets(separate(1, 1, 1), chain, 2, limit=4) is not None
+
+
 def test_an_effort_that_is_spent_is_given_up() -> None:
     chain = separate(*[1] * 10)
     assert search_downsets(chain, [[] for _ in range(10)], 5, effort=50) is None
