@@ -93,7 +93,8 @@ def _search(captured: Captured, facts: Facts, atoms: Atoms, chain: Chain, reques
         return nothing
     nodes = {node.name: node for node in captured.gm.graph.nodes}
     predecessors = atom_predecessors(facts, nodes, atoms.starts)
-    return search_order(chain, predecessors, budget, lambda c: solve(c, budget, request))
+    traffic = request.slack > 0
+    return search_order(chain, predecessors, budget, lambda c: solve(c, budget, request), traffic=traffic)
 
 
 def _with_reason(atom: Oversize, captured: Captured, facts: Facts, request: Request) -> Oversize:

@@ -4,10 +4,11 @@ Terms
 -----
 executed order
     The order that runs: partition after partition, and inside each the atoms in trace order. A plan over any other
-    order is put into it and measured again before it is compared.
+    order is put into it and measured again before it is compared. (Boundaries moved over the order so found may be
+    better still; then they are taken, and the atoms of a partition run in that order.)
 measure
-    (partitions, bytes of the largest, bytes received from other partitions), compared in this order. An atom that alone
-    exceeds the budget does not count for the largest.
+    (partitions, bytes of the largest, bytes received from other partitions), compared in this order, or with the bytes
+    received before the largest (``traffic``). An atom that alone exceeds the budget does not count for the largest.
 
 Before (two branches of weights a, a and b, b, interleaved; a partition holds two weights)::
 
@@ -65,7 +66,12 @@ class Reordered(NamedTuple):
 
 
 def search_order(
-    chain: Chain, predecessors: Sequence[Sequence[int]], budget: int, solve: Callable[[Chain], list[int]]
+    chain: Chain,
+    predecessors: Sequence[Sequence[int]],
+    budget: int,
+    solve: Callable[[Chain], list[int]],
+    *,
+    traffic: bool = False,
 ) -> Reordered:
     """The best plan found over all orders tried; trace order's own unless another is strictly better.
 
@@ -74,6 +80,7 @@ def search_order(
         predecessors: of each atom the atoms that must run before it, all smaller (`precedence.atom_predecessors`).
         budget: bytes of one device.
         solve: the boundaries of the best plan within the budget over a chain's own order.
+        traffic: whether fewer bytes received come before a smaller largest; then no search is exhaustive.
 
     Example::
 
@@ -92,26 +99,39 @@ def search_order(
     assert best is not None, "a plan of more than the budget"
     result = (identity, boundaries)
 
+    def rank(found: Measure) -> Measure:
+        return (found[0], found[2], found[1]) if traffic else found
+
     def consider(order: list[int], places: list[int]) -> None:
         nonlocal best, result
         executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
         found = measure(permuted(chain, executed), places, budget)
-        if found is not None and best is not None and found < best:
+        if found is not None and best is not None and rank(found) < rank(best):
             best, result = found, (executed, places)
+
+    def settled(tried: Tried) -> Reordered:
+        """The result, its boundaries the best over its own order, as its certificate will say."""
+        order, places = result
+        executed = permuted(chain, order)
+        moved = solve(executed)
+        found = measure(executed, moved, budget)
+        if found is not None and best is not None and rank(found) < rank(best):
+            places = moved
+        return Reordered(order, places, tried)
 
     found = search_downsets(chain, predecessors, budget, most=best[0])
     searched = 1
     if found is not None:
         order = [atom for part in found.parts for atom in part]
         consider(order, np.cumsum([0, *map(len, found.parts)]).tolist())
-        if found.exact:
-            return Reordered(*result, Tried(found.num_downsets, True))
+        if found.exact and not traffic:
+            return settled(Tried(found.num_downsets, True))
         consider(order, solve(permuted(chain, order)))  # boundaries inside groups may be better
         searched += found.num_downsets
     for heuristic in HEURISTICS.values():
         order = heuristic(chain, predecessors)
         consider(order, solve(permuted(chain, order)))
-    return Reordered(*result, Tried(searched + len(HEURISTICS), False))
+    return settled(Tried(searched + len(HEURISTICS), False))
 
 
 def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Measure | None:
