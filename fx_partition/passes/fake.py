@@ -7,7 +7,7 @@ running an operator on fakes answers "what would it allocate" without allocating
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -21,6 +21,7 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "ShapeEnv",
+    "fake_mode_of",
     "has_hooks",
     "hint_of",
     "new_fake_mode",
@@ -70,21 +71,26 @@ def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
     return int(hint)
 
 
-def run_fake(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The value of a call on fake tensors, in the mode that they come from; real tensors among them are weights."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    mode = next((t.fake_mode for t in tensors if isinstance(t, FakeTensor)), None) or new_fake_mode(None)
+def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:
+    """The mode of the first fake tensor among values, a mode of our own if there is none."""
+    return next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None) or new_fake_mode(None)
+
+
+def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The value of a call on fake tensors of ``mode``; real tensors among them are weights, whose sizes are static."""
 
     def fake(leaf: Any) -> Any:
         real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
         return mode.from_tensor(leaf, static_shapes=True) if real else leaf
 
     with no_new_guards(mode.shape_env):
-        args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
+        args, kwargs = pytree.tree_map(fake, (args, kwargs))
         with mode:
             return function(*args, **kwargs)
 
 
 def has_hooks(module: torch.nn.Module) -> bool:
     """Whether calling a module runs more than its ``forward``."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -28,11 +28,11 @@ from torch import nn
 from .capture import Captured
 from .errors import PartitionError
 from .facts import Facts
-from .fake import has_hooks
+from .fake import fake_mode_of, has_hooks
 from .gather import gather_facts
 from .regions import Regions
 from .slice_rules import Axis, Call, Recipe, Unsliceable, read_call
-from .slice_writer import SliceWriter, Written
+from .slice_writer import SliceWriter
 
 # Leaf modules that are one call of a function on their own tensors: {type: (function, its arguments from the module)}.
 _LEAVES: dict[type[nn.Module], tuple[Any, tuple[str, ...]]] = {
@@ -110,7 +110,9 @@ class Slicer:
         self._names = {twin[node]: name for node, name in captured.names.items()}
         self._nodes = {node.name: node for node in self._graph.nodes}
         self._steps = {step.node for step in facts.steps}
-        self._written = {id(t) for node, t in self._weights.items() if node.name in facts.written}
+        written = facts.written
+        self._written = {id(tensor) for node, tensor in self._weights.items() if node.name in written}
+        self._mode = fake_mode_of(captured.values.values())
         self._sliced: set[str] = set()
         self._autocast: dict[torch.fx.Node, tuple[torch.fx.Node, ...]] = {}
         regions = Regions()
@@ -127,8 +129,8 @@ class Slicer:
         """
         return self._read(name)[1]
 
-    def slice(self, slicing: Slicing) -> Written:
-        """Write the slices of one node in its place.
+    def slice(self, slicing: Slicing) -> tuple[str, ...]:
+        """Write the slices of one node in its place; returns the names of the slices and of what joins them.
 
         Raises:
             PartitionError: there is no such node.
@@ -136,27 +138,27 @@ class Slicer:
         """
         if slicing.node in self._sliced:
             raise Unsliceable("it is in slices already")
-        writer, recipe = self._writer(slicing.node, slicing.axis)
-        if not 2 <= slicing.parts <= recipe.units:
-            raise Unsliceable(f"it can have 2 to {recipe.units} slices over {slicing.axis}, not {slicing.parts}")
+        writer = self._writer(slicing)
         self._sliced.add(slicing.node)
         return writer.write(slicing.parts)
 
-    def smallest_slice(self, name: str, axis: Axis) -> Written:
-        """Write the first of the smallest slices of a node, and leave the node: what no number of parts goes below.
+    def sample(self, slicing: Slicing) -> tuple[str, ...]:
+        """Write slices of the shapes that a slicing has and leave the node; returns their names.
 
         Raises:
             PartitionError: there is no such node.
-            Unsliceable: it has no slices along that axis.
+            Unsliceable: it cannot be sliced so.
         """
-        return self._writer(name, axis)[0].smallest()
+        return self._writer(slicing).sample(slicing.parts)
 
-    def _writer(self, name: str, axis: Axis) -> tuple[SliceWriter, Recipe]:
-        call, recipes = self._read(name)
-        recipe = recipes.get(axis)
+    def _writer(self, slicing: Slicing) -> SliceWriter:
+        call, recipes = self._read(slicing.node)
+        recipe = recipes.get(slicing.axis)
         if recipe is None:
             raise Unsliceable(f"it has slices over {', '.join(recipes)} only")
-        return SliceWriter(self._graph, self._values, self._autocast[call.node], call, recipe), recipe
+        if not 2 <= slicing.parts <= recipe.units:
+            raise Unsliceable(f"it can have 2 to {recipe.units} slices over {slicing.axis}, not {slicing.parts}")
+        return SliceWriter(self._graph, self._values, self._mode, self._autocast[call.node], call, recipe)
 
     def result(self) -> Captured:
         self._graph.lint()

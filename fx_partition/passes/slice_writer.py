@@ -24,24 +24,14 @@ After ``Slicing("linear", "inputs", 2)``::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx
 
-from .fake import run_fake
+from .fake import FakeTensorMode, run_fake
 from .slice_rules import Call, Recipe, Unsliceable
 from .symbols import to_expr
-
-
-@dataclass(frozen=True)
-class Written:
-    """Names of the nodes that a slicing made: what computes and adds up slices; ``joint`` is the last of them."""
-
-    slices: tuple[str, ...]
-    joint: str
 
 
 class SliceWriter:
@@ -50,6 +40,7 @@ class SliceWriter:
     Args:
         graph: the graph; it is changed.
         values: fake values of its nodes; those of the new ones are added.
+        mode: the mode of these values.
         autocast: the nodes that entered the autocast regions in which the node lies.
         call, recipe: the node, and how to slice it.
     """
@@ -58,11 +49,13 @@ class SliceWriter:
         self,
         graph: torch.fx.Graph,
         values: dict[torch.fx.Node, Any],
+        mode: FakeTensorMode,
         autocast: tuple[torch.fx.Node, ...],
         call: Call,
         recipe: Recipe,
     ) -> None:
-        self._graph, self._values, self._autocast, self._call, self._recipe = graph, values, autocast, call, recipe
+        self._graph, self._values, self._mode, self._autocast = graph, values, mode, autocast
+        self._call, self._recipe = call, recipe
         self._node = call.node
         aten = isinstance(call.node.target, torch._ops.OpOverload)
         self._narrow = torch.ops.aten.slice.Tensor if aten else torch.narrow
@@ -73,8 +66,8 @@ class SliceWriter:
         self._meta = {k: v for k, v in call.node.meta.items() if k not in ("val", "example_value", "tensor_meta")}
         self._grad = bool(getattr(values.get(call.node), "requires_grad", False))
 
-    def write(self, parts: int) -> Written:
-        """Write ``parts`` slices, as equal as can be, and over the node what joins them.
+    def write(self, parts: int) -> tuple[str, ...]:
+        """Write ``parts`` slices, as equal as can be, and over the node what joins them; returns the names of both.
 
         Raises:
             Unsliceable: the joined slices have other strides than the node's result, which views of it would notice.
@@ -100,14 +93,18 @@ class SliceWriter:
                 self._put("", "call_function", self._cat, (made, recipe.cat_dim), {}, joint=True)
         if not _same_layout(before, self._values[node]):
             raise Unsliceable("joined slices would have other strides than its result")
-        return Written(tuple(part.name for part in made if part is not node), node.name)
+        return (*(part.name for part in made if part is not node), node.name)
 
-    def smallest(self) -> Written:
-        """Write one slice of one unit before the node, and leave the node."""
+    def sample(self, parts: int) -> tuple[str, ...]:
+        """Write the first slice of ``parts``, the smallest, and one of the largest of the others; leave the node."""
+        first = self._recipe.units // parts
+        end = first - (-self._recipe.units // parts)
+        made: list[torch.fx.Node] = []
         with self._graph.inserting_before(self._node):
-            args, kwargs = self._arguments(0, 0, 1, None)
-            name = self._put("_slice_0", self._node.op, self._node.target, args, kwargs).name
-        return Written((name,), name)
+            for i, (begin, stop) in enumerate([(0, first), (first, end)]):
+                args, kwargs = self._arguments(i, begin, stop, made[0] if made else None)
+                made.append(self._put(f"_slice_{i}", self._node.op, self._node.target, args, kwargs))
+        return tuple(part.name for part in made)
 
     def _arguments(
         self, i: int, first: int, end: int, total: torch.fx.Node | None
@@ -146,15 +143,15 @@ class SliceWriter:
         self._values[made] = value
         return made
 
-    def _value(self, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _value(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self._grad))
             for enter in self._autocast:
-                mode: tuple[Any, ...] = enter.args
-                stack.enter_context(torch.amp.autocast(*mode))
-            real = torch.fx.map_arg((args, dict(kwargs)), self._values.get)
+                region: tuple[Any, ...] = enter.args
+                stack.enter_context(torch.amp.autocast(*region))
+            args, kwargs = torch.fx.map_arg((args, kwargs), self._values.get)
             function = getattr(torch.Tensor, target) if op == "call_method" else target
-            return run_fake(function, *real)
+            return run_fake(self._mode, function, args, kwargs)
 
 
 def _same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -11,13 +11,14 @@ After ``find_slicings`` (``Slicing("linear", "outputs", 5)``) and ``apply_slicin
 
     linear_slice_0 ... linear_slice_4 (weight 20 MiB each), linear (cat)    nothing spills
 
-How the parts are found. A slice holds the node's inputs, its share of the weight and its share of the result, so these
-alone say how many parts are needed at least. Then the graph is rewritten and its facts are gathered anew; where a slice
-does not fit yet (its operator takes workspace, which depends on its shape), the smallest slice there is tells whether
-any number of parts does; then it gets more parts, and where that reaches one that fits, bisection finds the fewest. All
-nodes go through this together. Slices over outputs come first; those over inputs add three results up where a
-concatenation holds two. A node is left as it is where no number of parts helps: its inputs alone exceed the budget, or
-what joins the slices does.
+How the parts are found. A slice holds the node's inputs, its share of the weight and its share of the result, so
+these alone say how many parts are needed at least. What workspace its operator takes depends on the slice's shape, so
+slices of the shapes that so many parts have are written into the graph and its facts are gathered anew. Where they do
+not fit, the smallest slice there is tells whether any number of parts does; if so, the fewest are found in growing
+steps, then by bisection (more parts never make a slice larger). All nodes go through this together. At last the graph
+is rewritten as a whole, and a node of which anything does not fit goes on with its other axis: slices over outputs
+come first, since those over inputs add three results up where a concatenation holds two. A node is left as it is
+where no number of parts helps: its inputs alone exceed the budget, or what joins the slices does.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from .greedy import oversize_atoms
 from .lay_out import lay_out
 from .slice_graph import Slicer, Slicing, apply_slicings, why_not_sliced
 from .slice_rules import Recipe, Unsliceable
-from .slice_writer import Written
 
 __all__ = ["Slicing", "apply_slicings", "find_slicings", "why_not_sliced"]
 
@@ -54,7 +54,7 @@ def find_slicings(
 ) -> tuple[Slicing, ...]:
     """The slicings that make oversize atoms fit, with the fewest parts each; in the order of the graph.
 
-    Each round gathers the facts of the rewritten graph; one round is enough where slices take no workspace.
+    Each round gathers the facts of a rewritten graph; two are enough where slices take no workspace.
 
     Args:
         captured: the graph.
@@ -72,29 +72,21 @@ def find_slicings(
     """
     search = _Search(captured, facts, numbers, budget, keep_together)
     tries = _candidates(captured, facts, atoms, numbers, budget)
-    while any(not t.settled for t in tries):
-        try:
-            failures = search.failures(
-                [t.proposal for t in tries if t.recipes and not t.probing], [t.proposal for t in tries if t.probing]
-            )
-        except _Refused as refused:
-            next(t for t in tries if t.node == refused.node).next_recipe()
-            continue
-        for t in tries:
-            if not t.settled:
-                t.learn(failures.get(t.node, ""))
-    found = [t.proposal for t in tries if t.recipes]
-    while found and (failures := search.failures(found)):  # what helps together need not help apart
-        found = [slicing for slicing in found if slicing.node not in failures]
-    return tuple(found)
-
-
-class _Refused(Exception):
-    """A node whose slices could not be written."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node)
-        self.node = node
+    while tries:
+        unsettled = [t for t in tries if not t.settled]
+        if unsettled:
+            too_large = search.too_large(t.proposal for t in unsettled)
+            for t in unsettled:
+                t.learn(fits=t.node not in too_large)
+        else:
+            failed = search.failures(t.proposal for t in tries)
+            if not failed:
+                break
+            for t in tries:
+                if t.node in failed:
+                    t.next_recipe()
+        tries = [t for t in tries if t.recipes]
+    return tuple(t.proposal for t in tries)
 
 
 @dataclass
@@ -135,7 +127,6 @@ class _Try:
         self._too_few = self.parts - 1
         self._enough: int | None = None
         self._stride = 1
-        self.probing = False
 
     def next_recipe(self) -> None:
         del self.recipes[0]
@@ -143,39 +134,29 @@ class _Try:
 
     @property
     def settled(self) -> bool:
-        return not self.recipes or self._enough == self._too_few + 1
+        return self._enough == self._too_few + 1
 
     @property
     def proposal(self) -> Slicing:
         return Slicing(self.node, self.recipes[0][0].axis, self.parts)
 
-    def learn(self, failure: str) -> None:
-        """Take in how the proposal did: "" (it fits), "slice" (a slice is too large), "joint" (what joins them is)."""
+    def learn(self, fits: bool) -> None:
+        """Take in whether the slices of the proposal fit."""
         most = self.recipes[0][0].units
-        if failure == "joint" or (failure and self.parts == most):
-            self.next_recipe()
-        elif self.probing:
-            self.probing = False
-            self._grow(most)
-        elif not failure:
+        if fits:
             self._enough = self.parts
-            self._halve()
         else:
             self._too_few = self.parts
-            if self._enough is not None:
-                self._halve()
-            elif self._stride > 1:
-                self._grow(most)
+        if self._enough is None:
+            if self.parts == most:
+                self.next_recipe()
             else:
-                self.probing = True
-
-    def _halve(self) -> None:
-        assert self._enough is not None
-        self.parts = self._enough if self.settled else (self._too_few + self._enough) // 2
-
-    def _grow(self, most: int) -> None:
-        self.parts = min(most, self._too_few + self._stride)
-        self._stride *= 2
+                self.parts = most
+        elif self.settled:
+            self.parts = self._enough
+        else:
+            self.parts = min(self._too_few + self._stride, (self._too_few + self._enough) // 2)
+            self._stride *= 2
 
 
 class _Search:
@@ -191,47 +172,34 @@ class _Search:
     ) -> None:
         self._captured, self._facts, self._numbers = captured, facts, numbers
         self._budget, self._keep_together = budget, keep_together
-        self._seen: dict[tuple[tuple[Slicing, ...], ...], dict[str, str]] = {}
 
-    def failures(self, slicings: Iterable[Slicing], probes: Iterable[Slicing] = ()) -> dict[str, str]:
-        """The sliced nodes of which an atom exceeds the budget: {node: "slice" or "joint"}.
-
-        Args:
-            slicings: what is written and looked at as a whole.
-            probes: of these the smallest slice alone.
-
-        Raises:
-            _Refused: a slicing cannot be written.
-        """
-        key = (tuple(slicings), tuple(probes))
-        if key not in self._seen:
-            self._seen[key] = self._look(*key)
-        return self._seen[key]
-
-    def _look(self, slicings: tuple[Slicing, ...], probes: tuple[Slicing, ...]) -> dict[str, str]:
+    def too_large(self, slicings: Iterable[Slicing]) -> set[str]:
+        """The nodes of which a slice exceeds the budget; of each, slices of every shape are written, and no more."""
         slicer = Slicer(self._captured, self._facts)
-        written: dict[str, Written] = {}
+        samples = {slicing.node: slicer.sample(slicing) for slicing in slicings}
+        oversize = self._oversize(slicer.result())
+        return {node for node, names in samples.items() if not oversize.isdisjoint(names)}
+
+    def failures(self, slicings: Iterable[Slicing]) -> set[str]:
+        """The nodes of which a slice, or what joins them, exceeds the budget or cannot be written."""
+        slicer = Slicer(self._captured, self._facts)
+        written: dict[str, tuple[str, ...]] = {}
         node = ""
         try:
             for slicing in slicings:
                 node = slicing.node
                 written[node] = slicer.slice(slicing)
-            for probe in probes:
-                node = probe.node
-                written[node] = slicer.smallest_slice(node, probe.axis)
-        except Unsliceable as error:
-            raise _Refused(node) from error
-        captured = slicer.result()
+        except Unsliceable:
+            return {node}
+        oversize = self._oversize(slicer.result())
+        return {node for node, names in written.items() if not oversize.isdisjoint(names)}
+
+    def _oversize(self, captured: Captured) -> set[str]:
         facts = gather_facts(captured)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PartitionWarning)  # the planner will say it, of the graph that is kept
             atoms = find_atoms(captured, facts, self._keep_together)
-        too_large = _oversize_steps(facts, atoms, self._numbers, self._budget)
-        return {
-            node: "joint" if made.joint in too_large else "slice"
-            for node, made in written.items()
-            if too_large & {made.joint, *made.slices}
-        }
+        return _oversize_steps(facts, atoms, self._numbers, self._budget)
 
 
 def _oversize_steps(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int) -> set[str]:
@@ -261,7 +229,7 @@ def _candidates(
         except Unsliceable:
             continue
         found.append(_Try(step.node, recipes.values(), _sizes(chain, t), budget))
-    return found
+    return [candidate for candidate in found if candidate.recipes]
 
 
 def _sizes(chain: Chain, step: int) -> _Sizes:

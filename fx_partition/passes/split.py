@@ -236,7 +236,10 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
     result.plan = plan
     result.register_load_state_dict_pre_hook(_own_keys_only)  # type: ignore[no-untyped-call]
     result.register_load_state_dict_post_hook(_forgive_shared_modules)  # type: ignore[no-untyped-call]
-    result.train(gm.training)
+    # Not train(): it would set the mode of the model's own submodules, which may be in one of their own.
+    result.training = gm.training
+    for stub in stubs:
+        stub.module.training = gm.training
     return result
 
 

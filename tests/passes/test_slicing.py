@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import Request, make_plan
 from fx_partition.passes.slice_graph import Slicer
-from fx_partition.passes.slice_writer import SliceWriter, Written
+from fx_partition.passes.slice_writer import SliceWriter
 from fx_partition.passes.slicing import Slicing, apply_slicings, find_slicings, why_not_sliced
 from fx_partition.passes.split import split_graph
 from fx_partition.passes.workspace_rules import RULES, WorkspaceRule
@@ -39,10 +39,12 @@ class Op(nn.Module):
     def __init__(self, function: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
         super().__init__()
         self.function = function
-        self.w = nn.ParameterList(nn.Parameter(torch.randn(shape)) for shape in shapes)
+        self.weights = [f"w{i}" for i in range(len(shapes))]
+        for name, shape in zip(self.weights, shapes, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.w)
+        return self.function(x, *[getattr(self, name) for name in self.weights])
 
 
 class Tied(nn.Module):
@@ -241,6 +243,18 @@ def test_new_nodes_carry_values_and_where_they_come_from() -> None:
         ).meta["nn_module_stack"]
     assert value_of(by_name["linear_slice_0"]).shape[0].node.expr == batch
     assert tuple(value_of(by_name["linear_slice_1_weight"]).shape) == (4, 4)
+
+
+def test_weights_that_no_tracer_gave_a_value() -> None:
+    """They stand as real tensors among the fake ones; their slices belong to the tracer's mode."""
+    model, x = nn.Linear(4, 8), torch.randn(3, 4)
+    gm = torch.export.export(model, (x,)).module(check_guards=False)
+    for node in gm.graph.find_nodes(op="get_attr"):
+        del node.meta["val"]
+    sliced = apply_slicings(capture(gm), [Slicing("linear", "inputs", 2)])
+    assert_same(model, sliced.gm, x)
+    fakes = [value for node, value in sliced.values.items() if node.op != "get_attr"]
+    assert len({value.fake_mode for value in fakes}) == 1
 
 
 @pytest.mark.parametrize(
@@ -516,7 +530,7 @@ def test_workspace_of_a_convolution_counts() -> None:
     assert_same(model, apply_slicings(captured, [slicing]).gm, x)
 
 
-@pytest.mark.parametrize("scratch", [0, 300, 500, 600, 700])
+@pytest.mark.parametrize("scratch", [0, 500, 700])
 def test_the_fewest_parts_where_operators_take_workspace(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of the weight costs 80 bytes, its input 192; the rest of the budget is what the scratch leaves."""
     monkeypatch.setitem(RULES, "aten::addmm", WorkspaceRule(lambda call: scratch, "for this test"))
@@ -530,29 +544,42 @@ def test_the_fewest_parts_where_operators_take_workspace(scratch: int, monkeypat
 
 
 def test_a_hopeless_node_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest slice is asked before there are many: a vocabulary has tens of thousands of rows."""
+    """Samples tell before any node is written in full: a vocabulary has tens of thousands of rows."""
     monkeypatch.setitem(RULES, "aten::addmm", WorkspaceRule(lambda call: 4000, "for this test"))
-    most = [0]
-    write = SliceWriter.write
+    asked = []
+    sample = SliceWriter.sample
 
-    def counted(self: SliceWriter, parts: int) -> Written:
-        most[0] = max(most[0], parts)
-        return write(self, parts)
+    def counted(self: SliceWriter, parts: int) -> tuple[str, ...]:
+        asked.append(parts)
+        return sample(self, parts)
 
-    monkeypatch.setattr(SliceWriter, "write", counted)
+    monkeypatch.setattr(SliceWriter, "sample", counted)
+    monkeypatch.delattr(SliceWriter, "write")
     assert slicings_of(capture(nn.Linear(16, 96), torch.randn(3, 16)), 4096) == ()
-    assert most[0] <= 3
+    assert asked == [2, 96, 3, 16], "the fewest and the most over outputs, and over inputs"
 
 
 def test_what_helps_together_need_not_help_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failures(self: Any, slicings: list[Slicing], probes: Any = ()) -> dict[str, str]:
+    def failures(self: Any, slicings: Iterable[Slicing]) -> set[str]:
         names = {slicing.node for slicing in slicings}
-        return {name: "joint" for name in names if name == "linear_1" or len(names) == 1}
+        return {name for name in names if name == "linear_1" or len(names) == 1}
 
     captured = capture(nn.Sequential(nn.Linear(16, 96), nn.Linear(96, 16)), torch.randn(3, 16))
     assert len(slicings_of(captured, 4096)) == 2
     monkeypatch.setattr("fx_partition.passes.slicing._Search.failures", failures)
     assert slicings_of(captured, 4096) == ()
+
+
+def test_the_other_axis_is_tried_where_the_whole_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failures(self: Any, slicings: Iterable[Slicing]) -> set[str]:
+        return {slicing.node for slicing in slicings if slicing.axis == "outputs"}
+
+    captured = capture(nn.Linear(16, 24), torch.randn(3, 16))
+    assert slicings_of(captured, 1024) == (Slicing("linear", "outputs", 3),)
+    monkeypatch.setattr("fx_partition.passes.slicing._Search.failures", failures)
+    (slicing,) = slicings_of(captured, 1024)
+    assert slicing.axis == "inputs"
+    assert planned(apply_slicings(captured, [slicing]), 1024).spill_bytes == 0
 
 
 def test_a_result_of_other_strides_is_left() -> None:
@@ -608,7 +635,7 @@ def models(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers), torch.randn(draw(st.integers(1, 3)), 3, first)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(models(), st.integers(200, 8000), st.booleans())
 def test_every_footprint_fits_or_is_named(case: tuple[nn.Module, Tensor], budget: int, leaves: bool) -> None:
     model, x = case

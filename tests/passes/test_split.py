@@ -303,3 +303,21 @@ def test_the_model_and_its_graph_are_not_changed() -> None:
     fx_partition.split(traced, "40KiB", example_inputs=torch.randn(4, WIDTH))
     assert traced.code == code and [name for name, _ in traced.named_children()] == children
     assert [dict(node.meta) for node in traced.graph.nodes] == metas
+
+
+def test_a_part_of_the_model_keeps_a_mode_of_its_own() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Dropout(0.5))
+    traced = torch.fx.symbolic_trace(model)
+    traced.train()
+    frozen = traced.get_submodule("1")
+    frozen.eval()
+    x = torch.randn(4, 8)
+    cut = fx_partition.split(traced, "600B", example_inputs=x)
+    assert cut.training and traced.training and not frozen.training
+    before = frozen.state_dict()["running_mean"].clone()
+    torch.manual_seed(0)
+    result = cut(x)
+    torch.manual_seed(0)
+    assert same(result, traced(x)) and torch.equal(frozen.state_dict()["running_mean"], before)
+    cut.eval()
+    assert not traced.get_submodule("3").training
