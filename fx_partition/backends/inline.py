@@ -25,6 +25,7 @@ from fx_partition.passes.split import PREFIX, stitch
 
 from .stages import Stage
 from .store import STORE
+from .strides import contiguous
 
 
 def assemble(
@@ -151,13 +152,14 @@ def retarget(gm: torch.fx.GraphModule, home: torch.device, device: torch.device)
 
 
 def stage_inputs(
-    stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device
+    stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device, gapped: set[torch.fx.Node]
 ) -> list[Any]:
     """What to compile a stage with: the fake value of every input, on the stage's device.
 
     Args:
         real: the real inputs of the whole graph. A fake may have been changed while Dynamo traced (an in-place update
             by something that needs a gradient makes it need one); the real one tells.
+        gapped: what arrives contiguous, whatever its strides were.
     """
     inputs = []
     for node in stage.stub.inputs:
@@ -167,6 +169,8 @@ def stage_inputs(
             continue
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
         elsewhere = not _shares_memory(stage.device, home)
+        if node in gapped:
+            value = contiguous(value)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
             inputs.append(value)  # itself: it remembers which symbol its item() is
             continue

@@ -29,6 +29,7 @@ from .dynamo import capture_dynamo
 from .inline import assemble, retarget, stage_inputs
 from .options import Options
 from .stages import Boundaries, Stage
+from .strides import gapped_crossings, make_contiguous
 from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options, training_patches
 
 
@@ -111,11 +112,13 @@ def _compile_stages(
     real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
     for stage in stages:
         _refuse_training_elsewhere(stage, real, home)
+    gapped = gapped_crossings(stubs)
     compiled = []
     for stage in tqdm(stages, desc="l2partition: compiling stages", disable=None, leave=False):
-        inputs = stage_inputs(stage, real, home)
+        inputs = stage_inputs(stage, real, home, gapped)
         module = copy.deepcopy(stage.stub.module)  # inductor owns and changes what it is given
         retarget(module, home, stage.device)
+        make_contiguous(module, stage.stub.outputs, gapped)
         results = [value_of(node) for node in stage.stub.outputs]
         with no_new_guards(shape_env_of(results)):
             options = training_patches(results, patches)

@@ -4,8 +4,7 @@ Terms
 -----
 executed order
     The order that runs: partition after partition, and inside each the atoms in trace order. A plan over any other
-    order is put into it and measured again before it is compared. (Boundaries moved over the order so found may be
-    better still; then they are taken, and the atoms of a partition run in that order.)
+    order is put into it and measured again before it is compared.
 measure
     (partitions, bytes of the largest, bytes received from other partitions), compared in this order, or with the bytes
     received before the largest (``traffic``). An atom that alone exceeds the budget does not count for the largest.
@@ -110,14 +109,10 @@ def search_order(
             best, result = found, (executed, places)
 
     def settled(tried: Tried) -> Reordered:
-        """The result, its boundaries the best over its own order, as its certificate will say."""
-        order, places = result
-        executed = permuted(chain, order)
-        moved = solve(executed)
-        found = measure(executed, moved, budget)
-        if found is not None and best is not None and rank(found) < rank(best):
-            places = moved
-        return Reordered(order, places, tried)
+        """The result, once more after boundaries have moved over its own order."""
+        order, _ = result
+        consider(order, solve(permuted(chain, order)))
+        return Reordered(*result, tried)
 
     found = search_downsets(chain, predecessors, budget, most=best[0])
     searched = 1

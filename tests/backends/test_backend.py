@@ -308,6 +308,51 @@ def test_what_the_planner_is_asked_for_reaches_it(net: Net, asked: dict[str, Any
     assert bool(graph.plan.device_budgets) == isinstance(asked.get("cache_bytes"), list)
 
 
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "slice": lambda x: x[:, :32],
+    "step": lambda x: x[:, ::2],
+    "expand": lambda x: x[:, None].expand(-1, 3, WIDTH),
+    "diagonal": lambda x: x.view(-1, 8, 8).diagonal(dim1=1, dim2=2),
+    "unfold": lambda x: x.unfold(1, 32, 16),
+    "transpose": lambda x: x.t(),
+}
+
+
+@pytest.mark.parametrize(("grad", "dynamic"), [(False, True), (True, False)])
+@pytest.mark.parametrize("name", list(VIEWS))
+def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) -> None:
+    view = VIEWS[name]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            made = view(torch.sigmoid(self.first(x)))
+            part = y.unfold(1, 32, 16)
+            return made, torch.tanh(self.second(y).mean(0) + made.mean() + part.mean())
+
+    model = Model()
+    inputs = [torch.randn(5, WIDTH), torch.randn(4, WIDTH)]
+    if dynamic:
+        torch._dynamo.mark_dynamic(inputs[0], 0)
+    torch._dynamo.reset()
+    fast = compiled(model, cache_bytes="24KiB", keep_together=[["linear", "made", "part"]], order="trace")
+    with torch.set_grad_enabled(grad):
+        for mine, expected in zip(fast(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(mine, expected)
+        (graph,) = live_graphs(model)
+        assert graph.plan.num_partitions > 1
+        if grad:
+            sum(t.mean() for t in fast(*inputs)).backward()
+            found = [p.grad.clone() for p in model.parameters()]
+            model.zero_grad()
+            sum(t.mean() for t in model(*inputs)).backward()
+            for mine, p in zip(found, model.parameters(), strict=True):
+                torch.testing.assert_close(mine, p.grad)
+
+
 def test_slices_compile_run_and_train() -> None:
     wide = 8 * WIDTH
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, wide), nn.Tanh(), nn.Linear(wide, 4))

@@ -7,8 +7,9 @@ that the graphs are built with (views of weights), which are known by constructi
 
 from __future__ import annotations
 
+import copy
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 import fx_partition
 from fx_partition import Plan
+from fx_partition.passes.capture import capture
+from fx_partition.passes.check_plan import check_plan
+from fx_partition.passes.gather import gather_facts
 
 WIDTH = 8
 ROWS = 3
@@ -196,6 +200,25 @@ class Recorder(torch.fx.Interpreter):
                 self.storage(tensor, here).writes.append(here)
         self.weight_reads.append(reads)
 
+    def reordered(self, names: list[str]) -> Recorder:
+        """The same record with the steps in another order."""
+        assert sorted(names) == sorted(self.steps)
+        place = {self.steps.index(name): new for new, name in enumerate(names)} | {-1: -1}
+        twin = copy.copy(self)
+        old = [self.steps.index(name) for name in names]
+        twin.steps, twin.scratch = names, [self.scratch[t] for t in old]
+        twin.weight_reads = [self.weight_reads[t] for t in old]
+        twin.storages = {
+            key: replace(
+                s,
+                made_at=place[s.made_at],
+                touches=sorted(place[t] for t in s.touches),
+                writes=[place[t] for t in s.writes],
+            )
+            for key, s in self.storages.items()
+        }
+        return twin
+
     def footprint(self, first: int, end: int) -> int:
         """DESIGN section 3, word by word."""
         weights: dict[int, int] = {}
@@ -234,18 +257,22 @@ def test_plans_and_splits_of_random_graphs(
     case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]], share: int
 ) -> None:
     gm, inputs = case
-    recorder = Recorder(gm)
+    traced = Recorder(gm)
     with torch.no_grad():
-        expected = recorder.run(*clones(inputs))
+        expected = traced.run(*clones(inputs))
         expected = [t.clone() for t in expected]
-    whole = recorder.footprint(0, len(recorder.steps))
+    whole = traced.footprint(0, len(traced.steps))
     budget = max(1, whole * share // 6)
-    for algorithm in ("dp", "greedy"):
-        cut = fx_partition.split(gm, budget, example_inputs=inputs, algorithm=algorithm)
+    for algorithm, order in (("dp", "search"), ("dp", "trace"), ("greedy", "search")):
+        cut = fx_partition.split(gm, budget, example_inputs=inputs, algorithm=algorithm, order=order)
         plan = cut.plan
 
-        # order: the partitions are the steps, each once, in the order of the graph
-        assert [name for p in plan.partitions for name in p.nodes] == recorder.steps
+        # order: the partitions are the steps, each once; inside a partition in the order of the graph
+        planned = [name for p in plan.partitions for name in p.nodes]
+        recorder = traced.reordered(planned)
+        assert all(list(p.nodes) == sorted(p.nodes, key=traced.steps.index) for p in plan.partitions)
+        if (algorithm, order) != ("dp", "search"):
+            assert planned == traced.steps
         bounds = [0]
         for p in plan.partitions:
             bounds.append(bounds[-1] + len(p.nodes))
@@ -294,8 +321,14 @@ def test_dp_is_never_worse_than_greedy_and_as_good_as_its_certificate(
     budget = max(1, fx_partition.plan(gm, "1GiB", example_inputs=inputs).max_bytes // 2)
     best = fx_partition.plan(gm, budget, example_inputs=inputs)
     first = fx_partition.plan(gm, budget, example_inputs=inputs, algorithm="greedy")
-    assert best.num_partitions == first.num_partitions == best.certificate.min_partitions
-    assert best.max_bytes <= first.max_bytes
+    traced = fx_partition.plan(gm, budget, example_inputs=inputs, order="trace")
+    assert traced.num_partitions == first.num_partitions == traced.certificate.min_partitions
+    assert traced.max_bytes <= first.max_bytes
+    measures = [(p.num_partitions, p.regular_max_bytes, p.cut_bytes) for p in (best, traced)]
+    assert measures[0] <= measures[1]
+    captured = capture(gm, inputs)
+    facts = gather_facts(captured)
+    assert all(check_plan(captured, facts, plan) == [] for plan in (best, traced, first))
 
 
 def test_the_independent_count_can_tell() -> None:

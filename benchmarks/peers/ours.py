@@ -1,0 +1,32 @@
+"""fx_partition's own two algorithms, on facts that are known: atoms, chain, boundaries, certificate, description."""
+
+from __future__ import annotations
+
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.planning import Request, make_plan
+
+from .case import Case, Planned, timed
+
+
+def plan(case: Case, budget: int, algorithm: str = "dp") -> Planned:
+    """A plan, checked: its figures and the scorer's are equal byte for byte.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    request = Request.check(budget, algorithm=algorithm)
+    made, seconds = timed(lambda facts: make_plan(case.captured, facts, request), lambda: case.facts)
+    assignment = assignment_of(made)
+    score = case.score(assignment)
+    assert score.footprints == tuple(p.total_bytes for p in made.partitions), "footprints differ from the scorer's"
+    assert score.cut_bytes == made.cut_bytes and not score.back_edges, "the cut differs from the scorer's"
+    return Planned(assignment, seconds, "an atom is oversize" if made.oversize else "")
+
+
+def greedy(case: Case, budget: int) -> Planned:
+    return plan(case, budget, "greedy")
+
+
+def assignment_of(made: Plan) -> dict[str, int]:
+    """The plan as the scorer takes it."""
+    return {node: part.index for part in made.partitions for node in part.nodes}
