@@ -29,6 +29,7 @@ from .dynamo import capture_dynamo
 from .inline import assemble, retarget, stage_inputs
 from .options import Options
 from .stages import Boundaries, Stage
+from .stand_ins import measured_bytes
 from .strides import gapped_crossings, make_contiguous
 from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options, training_patches
 
@@ -83,8 +84,11 @@ def l2partition(
                 stacklevel=2,
             )
     weights = list(captured.weights.values())
+    nodes = captured.gm.graph.find_nodes(op="placeholder")
     # A partial is cheaper than a call in Python and, unlike what inductor returns, is kept by Dynamo as it is.
     function = functools.partial(compile_graph(gm, example_inputs, patches))
+    if plan.num_partitions == 1 and asked.measures:
+        plan = plan.with_allocated((measured_bytes(function, nodes, example_inputs, captured, facts, home),))
     _publish(function, CompiledGraph(plan, (), weights), asked)
     return function
 
@@ -113,7 +117,8 @@ def _compile_stages(
     for stage in stages:
         _refuse_training_elsewhere(stage, real, home)
     gapped = gapped_crossings(stubs)
-    compiled = []
+    compiled: list[Callable[..., Any]] = []
+    allocated: list[int | None] = []
     for stage in tqdm(stages, desc="l2partition: compiling stages", disable=None, leave=False):
         inputs = stage_inputs(stage, real, home, gapped)
         module = copy.deepcopy(stage.stub.module)  # inductor owns and changes what it is given
@@ -123,6 +128,11 @@ def _compile_stages(
         with no_new_guards(shape_env_of(results)):
             options = training_patches(results, patches)
         compiled.append(compile_part(module, inputs, options))
+        if asked.measures:
+            nodes = stage.stub.inputs
+            allocated.append(measured_bytes(compiled[-1], nodes, inputs, captured, facts, stage.device))
+    if allocated:
+        plan = plan.with_allocated(tuple(allocated))
     function = assemble(captured, stages, compiled, home, facts.written)
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
     return function

@@ -61,6 +61,11 @@ class Options:
         return self.request.budget == sys.maxsize and not self.request.devices
 
     @property
+    def measures(self) -> bool:
+        """Whether to see what compiled stages allocate: footprints are for inference, and eager's are not theirs."""
+        return self.request.footprint == "fused" and not torch.is_grad_enabled()
+
+    @property
     def report_format(self) -> str:
         return _REPORT_SUFFIXES[_suffix(self.report)] if isinstance(self.report, str) else "text"
 

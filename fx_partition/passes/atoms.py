@@ -72,11 +72,14 @@ class Atoms:
         return Atoms(tuple(chain.from_iterable(runs)), (0, *accumulate(map(len, runs))))
 
 
-def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = ()) -> Atoms:
+def find_atoms(
+    captured: Captured, facts: Facts, keep_together: KeepTogether = (), together: Iterable[Hull] = ()
+) -> Atoms:
     """Group the steps of a graph into atoms; linear in steps and touches, but for one sort of the hulls.
 
     Args:
         keep_together: groups of nodes; each is a module path (all steps that come from it) or a list of node names.
+        together: further hulls, such as the kernels that `fusion.fuse` finds.
 
     Raises:
         PartitionError: a group in ``keep_together`` names nothing in this graph.
@@ -88,6 +91,7 @@ def find_atoms(captured: Captured, facts: Facts, keep_together: KeepTogether = (
             *_containers_and_unbacked(captured, facts),
             *_regions(captured, facts),
             *_asked_for(facts, keep_together),
+            *together,
         ]
     )
     limit = max(LARGE_SHARE * len(facts.steps), 16)

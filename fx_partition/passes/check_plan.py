@@ -15,6 +15,7 @@ from .certificate import Witness as Run
 from .chain import Chain
 from .checker import footprints, verify, verify_bounds, verify_spread
 from .facts import Facts
+from .fusion import fuse
 from .gather import gather_facts
 from .lay_out import lay_out
 from .plan import Plan, Witness
@@ -35,7 +36,8 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     sliced = planned_graph(captured, plan)
     if sliced is not captured:
         captured, facts = sliced, gather_facts(sliced)
-    atoms = find_atoms(captured, facts, plan.keep_together)
+    kernels = fuse(captured, facts)[1] if plan.footprint == "fused" else []
+    atoms = find_atoms(captured, facts, plan.keep_together, kernels)
     steps = [facts.steps[t].node for t in atoms.order]
     atom_of = {steps[t]: a for a in range(len(atoms.starts) - 1) for t in range(atoms.starts[a], atoms.starts[a + 1])}
     planned = [name for partition in plan.partitions for name in partition.nodes]
@@ -50,7 +52,10 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     if not all(end in starts for end in ends):
         return ["a boundary lies within an atom"]
     boundaries = [starts[end] for end in ends]
-    chain = lay_out(facts.reordered(atoms.order), atoms, plan.symbols.bind(plan.bindings))
+    ordered = facts.reordered(atoms.order)
+    if plan.footprint == "fused":
+        ordered, _ = fuse(captured, ordered, ends[:-1])
+    chain = lay_out(ordered, atoms, plan.symbols.bind(plan.bindings))
     holder = {t: a for a in range(chain.num_atoms) for t in range(atoms.starts[a], atoms.starts[a + 1])}
 
     def runs(witnesses: tuple[Witness, ...]) -> tuple[Run, ...]:
@@ -65,6 +70,8 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
         for partition, size in zip(plan.partitions, footprints(chain, boundaries), strict=True)
         if size != partition.total_bytes
     ]
+    if plan.footprint == "fused":  # it claims nothing that could be wrong
+        return reasons
     return reasons + _verify(plan, certificate, chain, boundaries, in_trace_order=planned == steps)
 
 

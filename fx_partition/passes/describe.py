@@ -45,6 +45,7 @@ class Writer:
             state_bytes=state_bytes,
             activation_bytes=held.activation,
             workspace_bytes=held.workspace,
+            own_bytes=held.own,
             total_bytes=held.total,
             spill_bytes=max(0, held.total - budget),
             peak_node=facts.steps[held.peak_step].node,

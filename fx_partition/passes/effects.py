@@ -70,6 +70,10 @@ class Effect:
     peaks: tuple[Size, ...]
     unknown: tuple[str, ...]
 
+    @property
+    def sizes(self) -> list[Size]:
+        return [*self.peaks, *(output.bytes for output in self.outputs if isinstance(output, Fresh))]
+
 
 # Operators that read rows of their first argument and not the whole of it; the bytes read are those of the result.
 _GATHERS = frozenset({"aten::embedding", "aten::index_select", "aten::index", "aten::gather"})

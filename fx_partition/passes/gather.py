@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from .capture import Captured, module_path
-from .effects import Alias, Effect, distinct_tensors
+from .effects import Alias, Effect, distinct_tensors, observe
 from .facts import Facts, Role, Step, Value
 from .fake import new_fake_mode, shape_env_of
 from .node_effects import Effects
@@ -33,7 +33,7 @@ class _Reader:
             leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value)
         )
         self.symbols = symbols_of(_sized(captured.values.values()), captured.dims, shape_env)
-        self._effects = Effects(self._modules, new_fake_mode(shape_env), self.symbols)
+        self._effects = Effects(self._modules, new_fake_mode(shape_env), self.symbols, observe)
         tensors = {node.name: (captured.names[node], tensor) for node, tensor in captured.weights.items()}
         for node in self._graph.nodes:
             if node.op == "call_module":

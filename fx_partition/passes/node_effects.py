@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from .effects import Alias, Effect, observe
 from .fake import FakeTensorMode
-from .symbols import Symbols, to_expr
+from .symbols import Size, Symbols, to_expr
 
 
-class Effects:
-    """Observes nodes in the order of their graph, and remembers what it saw by operator and argument shapes."""
+class Seen(Protocol):
+    """What an observer says of a node: it knows the sizes that it speaks of."""
 
-    def __init__(self, modules: Mapping[str, torch.nn.Module], mode: FakeTensorMode, symbols: Symbols) -> None:
-        self._modules, self._mode, self._symbols = modules, mode, symbols
-        self._memo: dict[Any, Effect | None] = {}
+    @property
+    def sizes(self) -> Sequence[Size]: ...
+
+
+SeenT = TypeVar("SeenT", bound=Seen)
+
+
+class Effects(Generic[SeenT]):
+    """Observes nodes in the order of their graph, and remembers what it saw by operator and argument shapes.
+
+    Args:
+        observe: looks at one call: ``observe(function, args, kwargs, mode)``.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        mode: FakeTensorMode,
+        symbols: Symbols,
+        observe: Callable[[Callable[..., Any], Any, Any, FakeTensorMode], SeenT],
+    ) -> None:
+        self._modules, self._mode, self._symbols, self._look = modules, mode, symbols, observe
+        self._memo: dict[Any, SeenT | None] = {}
         self._autocast: list[tuple[torch.fx.Node, tuple[Any, ...]]] = []
 
     def enter_or_exit(self, node: torch.fx.Node) -> bool:
@@ -36,7 +55,7 @@ class Effects:
 
     def of(
         self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
-    ) -> Effect | None:
+    ) -> SeenT | None:
         """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return None
@@ -51,12 +70,12 @@ class Effects:
             self._memo[key] = self._observe(node, args, kwargs)
         return self._memo[key]
 
-    def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> Effect | None:
+    def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> SeenT | None:
         with contextlib.ExitStack() as stack:
             for _, arguments in self._autocast:
                 stack.enter_context(torch.amp.autocast(*arguments))
             try:
-                effect = observe(self._callable(node), args, kwargs, self._mode)
+                effect = self._look(self._callable(node), args, kwargs, self._mode)
             except Exception:  # any operator may refuse fake tensors, in a way of its own
                 return None
         return self._without_fresh_symbols(node, effect)
@@ -75,11 +94,10 @@ class Effects:
 
         return call
 
-    def _without_fresh_symbols(self, node: torch.fx.Node, effect: Effect) -> Effect | None:
+    def _without_fresh_symbols(self, node: torch.fx.Node, effect: SeenT) -> SeenT | None:
         """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
         known = set(self._symbols.hints) | self._symbols.unbacked
-        sizes = [*effect.peaks, *(o.bytes for o in effect.outputs if not isinstance(o, Alias))]
-        if all(isinstance(size, int) or size.free_symbols <= known for size in sizes):
+        if all(isinstance(size, int) or size.free_symbols <= known for size in effect.sizes):
             return effect
         return None
 

@@ -45,6 +45,7 @@ class Partition:
         weight_bytes: weights that it reads, without state.
         state_bytes: inputs and buffers that it writes (a KV cache).
         activation_bytes, workspace_bytes: what is resident and allocated at its peak step.
+        own_bytes: the most that it allocates itself at one time: results and workspace, without what it receives.
         total_bytes: weight + state + activation + workspace: its footprint.
         spill_bytes: what of that exceeds the budget of its device.
         peak_node: the step at which it is fullest.
@@ -55,6 +56,7 @@ class Partition:
         weight, state: symbolic bytes of both.
         moments: the steps that can be its peak for some binding.
         replicas: places of further devices that hold a copy of it.
+        allocated_bytes: what ``own_bytes`` was when the compiled stage ran; None if that was not measured.
     """
 
     index: int
@@ -68,6 +70,7 @@ class Partition:
     state_bytes: int
     activation_bytes: int
     workspace_bytes: int
+    own_bytes: int
     total_bytes: int
     spill_bytes: int
     peak_node: str
@@ -80,6 +83,7 @@ class Partition:
     state: Size
     moments: tuple[Moment, ...]
     replicas: tuple[int, ...] = ()
+    allocated_bytes: int | None = None
 
     def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
         """Its bytes under another binding."""
@@ -144,7 +148,8 @@ class Plan:
         graph: fingerprint of the graph it was made for.
         algorithm: "dp" or "greedy".
         objective, max_slack: what was minimised; see `request.Request`.
-        footprint: "peak": weights + the most that is resident and allocated at any step, for inference.
+        footprint: weights + the most that is resident and allocated at any step, for inference: by eager ("peak") or
+            by compiled code ("fused").
         budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
         budget_is_smallest: whether no budget was given, and this is the least for which the devices suffice.
         device_budgets: the bytes of each device in their order, where they differ.
@@ -303,6 +308,11 @@ class Plan:
             replace(p, device=devices[p.slot % len(devices)] if devices else "") for p in self.partitions
         )
         return replace(self, partitions=partitions, devices=devices)
+
+    def with_allocated(self, allocated: tuple[int | None, ...]) -> Plan:
+        """The same plan, with what its compiled stages allocated."""
+        partitions = tuple(replace(p, allocated_bytes=a) for p, a in zip(self.partitions, allocated, strict=True))
+        return replace(self, partitions=partitions)
 
     def with_replicas(self, replicas: tuple[tuple[int, ...], ...]) -> Plan:
         """The same plan with copies of partition i on the devices ``replicas[i]``."""

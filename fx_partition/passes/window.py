@@ -109,6 +109,7 @@ class IntervalFootprint:
     Attributes:
         weight: weights that the interval touches.
         activation, workspace: values resident and scratch at the peak step.
+        own: the most at one step of the scratch and of the values that the interval defines.
         total: weight + activation + workspace, the footprint.
         peak_step: the first step at which the footprint is reached.
         recv_bytes: distinct values that a step before i defines and that the interval touches.
@@ -120,6 +121,7 @@ class IntervalFootprint:
     weight: int
     activation: int
     workspace: int
+    own: int
     total: int
     peak_step: int
     recv_bytes: int
@@ -144,6 +146,7 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
             touched[value] = step
 
     change = [0] * (j - i + 1)
+    own_change = [0] * (j - i + 1)
     spans: dict[int, tuple[int, int]] = {}
     received = sent = 0
     ids = np.array(list(touched), dtype=np.int64)
@@ -156,13 +159,19 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
         spans[value] = (begin, end)
         change[begin - i] += size
         change[end - i] -= size
+        if defined >= i:
+            own_change[begin - i] += size
+            own_change[end - i] -= size
         received += size if 0 <= defined < i else 0
         sent += size if defined >= i and later else 0
 
     peak_step, activation, workspace, live = i, -1, 0, 0
+    own = own_live = 0
     for step in range(i, j):
         live += change[step - i]
+        own_live += own_change[step - i]
         scratch = int(chain.workspace[step])
+        own = max(own, own_live + scratch)
         if live + scratch > activation + workspace:
             peak_step, activation, workspace = step, live, scratch
 
@@ -178,6 +187,7 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
         weight=weight_bytes,
         activation=activation,
         workspace=workspace,
+        own=own,
         total=weight_bytes + activation + workspace,
         peak_step=peak_step,
         recv_bytes=received,

@@ -57,7 +57,8 @@ def _totals(plan: Plan) -> Section:
     if has_budget(plan):
         points.append(f"spill (streamed from off-chip each call): {_exactly(plan.spill_bytes)}")
     slack = "" if plan.max_slack is None else f", max_slack {plan.max_slack:g}"
-    return Section("Totals", f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}.", points=tuple(points))
+    how = f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}, footprint {plan.footprint}."
+    return Section("Totals", how, points=tuple(points))
 
 
 def _tradeoffs(plan: Plan) -> Section:

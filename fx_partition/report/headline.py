@@ -72,10 +72,11 @@ def _fits(plan: Plan) -> str:
         left = format_bytes(full.budget_bytes - full.total_bytes)
         return f"Fits one device of {budget}: it holds {fullest} ({share}), {left} stay free."
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
+    fewer = f"{_fewer(plan)} " if plan.certificate.witnesses else ""
     streamed = "" if _in_turns(plan) else "Nothing is streamed from off-chip; "
     return (
         f"Needs {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
-        f"device {fullest} ({share}). {_fewer(plan)} {streamed}"
+        f"device {fullest} ({share}). {fewer}{streamed}"
         f"{format_bytes(plan.cut_bytes)} cross between devices each call."
     )
 
@@ -120,6 +121,12 @@ def _short_of_devices(plan: Plan) -> str:
 
 def _does_not_fit(plan: Plan) -> str:
     budget = sizes(plan)
+    if not plan.oversize:  # only compiled code: its footprints are exact only once the boundaries are known
+        return (
+            f"No boundaries were found with which compiled code stays within devices of {budget}. On "
+            f"{count(plan.num_partitions, 'device')}, {format_bytes(plan.spill_bytes)} are streamed from off-chip each "
+            f"call."
+        )
     atoms = count(len(plan.oversize), "operator")
     verb = "is" if len(plan.oversize) == 1 else "are"
     text = (

@@ -8,6 +8,11 @@ from fx_partition.passes.sizes import format_bytes
 from .document import Document, Section, code, count, shortened
 from .headline import has_budget, headline, is_short
 
+_UNPROVED = (
+    "What compiled code allocates is exact only once the boundaries are known, so these are the best boundaries by "
+    'estimates, and no plan is ruled out; footprint="peak" comes with a proof.'
+)
+
 
 def why(plan: Plan, checked: str = "") -> Document:
     """The proofs alone; ``checked`` says against what they were checked."""
@@ -18,6 +23,8 @@ def why(plan: Plan, checked: str = "") -> Document:
 
 def proof_sections(plan: Plan) -> tuple[Section, ...]:
     """A section on the number of partitions, one on the maximum; the second ends with what was searched."""
+    if plan.footprint == "fused":
+        return (Section("No proof", _UNPROVED),)
     if plan.device_budgets:
         return _fewest_devices(plan), _smallest(plan)
     return _fewest(plan), _smallest(plan)

@@ -47,6 +47,9 @@ def partition_table(plan: Plan) -> Table:
         columns.append(size("state", lambda p: p.state_bytes))
     columns.append(size("activations", lambda p: p.activation_bytes))
     columns.append(size("workspace", lambda p: p.workspace_bytes))
+    if any(p.allocated_bytes is not None for p in plan.partitions):
+        columns.append(size("allocates (planned)", lambda p: p.own_bytes))
+        columns.append(_Column("allocates (compiled)", True, _allocated, ""))
     columns.append(size("total", lambda p: p.total_bytes))
     if has_budget(plan):
         used = percent(sum(p.total_bytes for p in plan.partitions), sum(p.budget_bytes for p in plan.partitions))
@@ -66,3 +69,7 @@ def partition_table(plan: Plan) -> Table:
 def _copies(plan: Plan) -> Callable[[Partition], str]:
     """Where the copies of a partition are: names of devices, or their places."""
     return lambda p: ", ".join(plan.devices[d] if plan.devices else str(d) for d in p.replicas)
+
+
+def _allocated(partition: Partition) -> str:
+    return "not measured" if partition.allocated_bytes is None else format_bytes(partition.allocated_bytes)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
+import fx_partition
 from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.comm import RECV, SEND
 from fx_partition.backends.store import STORE
@@ -351,6 +352,34 @@ def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) 
             sum(t.mean() for t in model(*inputs)).backward()
             for mine, p in zip(found, model.parameters(), strict=True):
                 torch.testing.assert_close(mine, p.grad)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_stages_allocate_stands_beside_the_plan(net: Net, dynamic: bool) -> None:
+    x = torch.randn(48, WIDTH)
+    if dynamic:
+        torch._dynamo.mark_dynamic(x, 0)
+    torch._dynamo.reset()
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        state = torch.get_rng_state()
+        fast = compiled(net, cache_bytes="100KiB", footprint="fused")
+        torch.testing.assert_close(fast(x)["x"], copy.deepcopy(net)(x)["x"])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert net.calls.item() == 1 and before.keys() == net.state_dict().keys()  # the call, and nothing that measured
+    (graph,) = live_graphs(net)
+    assert graph.plan.footprint == "fused" and graph.plan.num_partitions > 1 and graph.plan.spill_bytes == 0
+    for partition in graph.plan.partitions:
+        assert partition.allocated_bytes is not None and partition.own_bytes > 0
+        assert abs(partition.own_bytes / partition.allocated_bytes - 1) <= 0.1, partition
+    text = fx_partition.report(net)
+    assert "allocates (planned)" in text and "allocates (compiled)" in text and "no plan is ruled out" in text
+    with torch.no_grad():
+        torch._dynamo.reset()
+        whole = copy.deepcopy(net)
+        compiled(whole, cache_bytes="1GiB", footprint="fused")(x)
+    ((alone,),) = [graph.plan.partitions for graph in live_graphs(whole)]
+    assert alone.allocated_bytes is not None and abs(alone.own_bytes / alone.allocated_bytes - 1) <= 0.1
 
 
 def test_slices_compile_run_and_train() -> None:

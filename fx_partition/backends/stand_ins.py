@@ -1,0 +1,71 @@
+"""Calls a compiled stage once on zeros to see what it allocates; nothing of the model is changed by that.
+
+Zeros are valid wherever a stage may be given anything: as indices, masks, activations. Weights are the model's own,
+except those that the graph writes, which are copied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured
+from fx_partition.passes.errors import PartitionWarning
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.symbols import evaluate, to_expr
+
+from .allocated import allocated_bytes
+
+
+def measured_bytes(
+    call: Callable[..., Any],
+    nodes: Sequence[torch.fx.Node],
+    inputs: Sequence[Any],
+    captured: Captured,
+    facts: Facts,
+    device: torch.device,
+) -> int | None:
+    """The most that one call of a compiled stage allocates at one time, None (with a warning) if it cannot be called.
+
+    Args:
+        call: the compiled stage.
+        nodes, inputs: what it takes: nodes of the graph, and the values that it was compiled with.
+        captured, facts: of the graph; symbols have the sizes of the trace.
+        device: where it runs.
+    """
+    try:
+        numbers = facts.symbols.bind(None)
+        own = captured.weights
+        arguments = [
+            _own(own[node], node.name in facts.written) if node in own else _zeros(value, numbers, device)
+            for node, value in zip(nodes, inputs, strict=True)
+        ]
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return allocated_bytes(lambda: call(*arguments), device)
+    except Exception as error:  # the model runs without this figure, and may not be stopped by it
+        warnings.warn(
+            f"what a stage allocates could not be measured: {type(error).__name__}: {error}",
+            PartitionWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _own(weight: torch.Tensor, written: bool) -> torch.Tensor:
+    return weight.detach().clone() if written else weight
+
+
+def _zeros(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:
+    """Zeros of the sizes and strides of a fake tensor; the number that a symbolic one was traced with."""
+    if isinstance(value, torch.SymInt):
+        return evaluate(to_expr(value), numbers)
+    if not isinstance(value, torch.Tensor):
+        return value
+    sizes, strides = ([evaluate(to_expr(s), numbers) for s in row] for row in (value.shape, value.stride()))
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return torch.zeros(max(reach, 0), dtype=value.dtype, device=device).as_strided(sizes, strides)

@@ -1,0 +1,87 @@
+"""What is to be planned: the graph as it will run, and its footprints as numbers.
+
+Slices first (they change the graph), then the footprint (it may change what stays together), then atoms, then numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+
+from .atoms import Atoms, find_atoms
+from .capture import Captured
+from .chain import Chain
+from .facts import Facts
+from .fusion import fuse
+from .gather import gather_facts
+from .lay_out import lay_out
+from .reorder import permuted
+from .request import Request
+from .slicing import Slicing, apply_slicings, find_slicings
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A graph that is ready for the planner.
+
+    Attributes:
+        captured: the graph, oversize nodes in slices if that was asked for.
+        eager: its facts as eager runs it, in the order of the trace.
+        model: its facts under the footprint, in the order of ``atoms``.
+        atoms: what stays together, and in which order it runs.
+        chain: ``model`` in numbers.
+        numbers: the binding.
+        slicings: what is in slices.
+        fused: whether the footprint is that of compiled code.
+    """
+
+    captured: Captured
+    eager: Facts
+    model: Facts
+    atoms: Atoms
+    chain: Chain
+    numbers: Mapping[sympy.Symbol, int]
+    slicings: tuple[Slicing, ...]
+    fused: bool
+
+    def in_order(self, atom_order: Sequence[int]) -> Problem:
+        """The same problem with atom ``atom_order[i]`` at place i."""
+        assert not self.fused, "kernels are found in the order of the trace"
+        atoms = self.atoms.permuted(atom_order)
+        chain = permuted(self.chain, atom_order)
+        return replace(self, atoms=atoms, model=self.eager.reordered(atoms.order), chain=chain)
+
+    def settled(self, boundaries: Sequence[int]) -> tuple[Facts, Chain]:
+        """The facts and the chain that describe partitions, once it is known where they begin.
+
+        Compiled code allocates by what crosses a boundary (see `fusion`); for eager code nothing changes.
+        """
+        if not self.fused:
+            return self.model, self.chain
+        starts = [self.atoms.starts[boundary] for boundary in boundaries[:-1]]
+        facts, _ = fuse(self.captured, self.eager.reordered(self.atoms.order), starts)
+        return facts, lay_out(facts, self.atoms, self.numbers)
+
+
+def pose(captured: Captured, facts: Facts, request: Request) -> Problem:
+    """The problem that a request poses.
+
+    Raises:
+        PartitionError: ``bind`` or ``keep_together`` names nothing.
+    """
+    numbers = facts.symbols.bind(request.bind)
+    slicings: tuple[Slicing, ...] = ()
+    if request.budget is not None and request.oversize == "slice":
+        atoms = find_atoms(captured, facts, request.keep_together)
+        slicings = find_slicings(captured, facts, atoms, numbers, request.budget, request.keep_together)
+    if slicings:
+        captured = apply_slicings(captured, slicings)
+        facts = gather_facts(captured)
+    fused = request.footprint == "fused"
+    model, together = fuse(captured, facts) if fused else (facts, [])
+    atoms = find_atoms(captured, facts, request.keep_together, together)
+    model = model.reordered(atoms.order)
+    return Problem(captured, facts, model, atoms, lay_out(model, atoms, numbers), numbers, slicings, fused)
+
