@@ -101,9 +101,7 @@ def stages(name: str, *, batch: int, whole_only: bool) -> list[Row]:
 def _measure_graph(
     name: str, label: str, captured: Captured, facts: Facts, budget: int, inputs: Sequence[Any]
 ) -> list[Row]:
-    fused, hulls = fuse(captured, facts)
-    groups = [[fused.steps[t].node for t in sorted(hull.members)] for hull in hulls]
-    plan = make_plan(captured, fused, Request(budget, keep_together=groups, order="trace"))
+    plan = make_plan(captured, facts, Request.check(budget, footprint="fused"))
     values = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     real = dict(values)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import Request, make_plan
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import Request
 
 from .case import Case, Planned, timed
 
 
-def plan(case: Case, budget: int, algorithm: str = "dp") -> Planned:
+def plan(case: Case, budget: int, algorithm: str = "dp", order: str = "search") -> Planned:
     """A plan, checked: its figures and the scorer's are equal byte for byte.
 
     Raises:
         AssertionError: they differ.
     """
-    request = Request.check(budget, algorithm=algorithm)
+    request = Request.check(budget, algorithm=algorithm, order=order)
     made, seconds = timed(lambda facts: make_plan(case.captured, facts, request), lambda: case.facts)
     assignment = assignment_of(made)
     score = case.score(assignment)
     assert score.footprints == tuple(p.total_bytes for p in made.partitions), "footprints differ from the scorer's"
     assert score.cut_bytes == made.cut_bytes and not score.back_edges, "the cut differs from the scorer's"
     return Planned(assignment, seconds, "an atom is oversize" if made.oversize else "")
+
+
+def traced(case: Case, budget: int) -> Planned:
+    return plan(case, budget, order="trace")
 
 
 def greedy(case: Case, budget: int) -> Planned:

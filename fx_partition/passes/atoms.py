@@ -232,4 +232,6 @@ def _asked_for(facts: Facts, groups: KeepTogether) -> Iterable[Hull]:
                 raise PartitionError(f"keep_together names {', '.join(sorted(missing))}: no such node in the graph")
         if not found:
             raise PartitionError(f"keep_together names {group!r}: no step of the graph comes from that module")
-        yield Hull.of(found, f"keep_together={group!r}")
+        more = "" if isinstance(group, str) or len(group) < 4 else f" and {len(group) - 3} more"
+        named = group if isinstance(group, str) else ", ".join(group[:3])
+        yield Hull.of(found, f"keep_together names {named}{more}")
