@@ -22,6 +22,9 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/fused.py
+	$(BIN)/python benchmarks/planner_scale.py
+	$(BIN)/python benchmarks/planner_depth.py
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt

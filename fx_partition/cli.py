@@ -122,10 +122,11 @@ def _parser() -> _Parser:
 
     for command in (plan, report, why):
         formats = command.add_mutually_exclusive_group()
-        formats.add_argument("--json", dest="format", action="store_const", const="json")
+        if command is not why:
+            formats.add_argument("--json", dest="format", action="store_const", const="json")
         formats.add_argument("--markdown", dest="format", action="store_const", const="markdown")
         command.add_argument(
-            "-o", "--output", type=Path, metavar="FILE", help="write here; .json and .md set the format"
+            "-o", "--output", type=Path, metavar="FILE", help="write here; the suffix sets the format"
         )
     return parser
 
