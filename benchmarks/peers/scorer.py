@@ -9,7 +9,7 @@ assignment
     ``{node name: partition}``, in execution order. Nodes that are not named (inputs, parameters, views of parameters)
     are wherever they are needed.
 footprint
-    Of one partition: its weights, each once (where it only gathers, the rows that it reads, up to the whole table) +
+    Of one partition: its weights, each once (of a view what it shows, of a gather the rows it reads, up to the whole) +
     the most, over its nodes, of the values resident there + the node's workspace. A value that the partition touches is
     resident from its maker (from the first node, if made elsewhere) to its last touch, or to the last node if a
     partition that runs later touches it or the graph returns it.

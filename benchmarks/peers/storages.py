@@ -142,11 +142,14 @@ class Storages:
             key, weight = self._key(tensor), self._weight_of(tensor)
             if weight is None:
                 continue
+            bytes_read = tensor.numel() * tensor.element_size()
             if tensor is table:
-                rows = sum(int(t.untyped_storage().nbytes()) for t in _tensors(node.meta["val"]))
-                touch.weights.setdefault(weight, min(rows, self.weight_bytes[weight]))
-            elif key in written or key not in own:  # else a view, which reads nothing
-                touch.weights[weight] = self.weight_bytes[weight]
+                bytes_read = min(bytes_read, sum(int(t.untyped_storage().nbytes()) for t in _tensors(node.meta["val"])))
+            elif key in written:
+                bytes_read = self.weight_bytes[weight]
+            elif key in own:  # a view reads nothing
+                continue
+            touch.weights[weight] = min(self.weight_bytes[weight], touch.weights.get(weight, 0) + bytes_read)
         return touch
 
 

@@ -19,6 +19,7 @@ from .dp import balance, dp, smallest_budget
 from .errors import PartitionError
 from .greedy import greedy
 from .pareto import Tradeoff, pareto
+from .reorder import measure
 from .request import Request
 from .sizes import format_bytes
 from .uneven import farthest, overfill, spread
@@ -71,8 +72,19 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
         list(range(len(boundaries) - 1)),
         budget,
         certify(chain, boundaries, budget),
-        tuple(pareto(chain, budget)) if budget < NO_BUDGET else (),
+        _tradeoffs(chain, budget, found) if budget < NO_BUDGET else (),
     )
+
+
+def _tradeoffs(chain: Chain, budget: int, found: list[int] | None) -> tuple[Tradeoff, ...]:
+    """Rows over the order that runs. Partitions of a searched plan run in the order of the trace; boundaries over the
+    same order that would be better than it without that are not offered."""
+    rows = pareto(chain, budget)
+    own = measure(chain, found, budget) if found else None
+    if own is None or own in rows:
+        return tuple(rows)
+    others = [row for row in rows if not all(a <= b for a, b in zip(row, own, strict=True))]
+    return tuple(sorted([Tradeoff(*own), *others]))
 
 
 def solve(chain: Chain, budget: int, request: Request) -> list[int]:

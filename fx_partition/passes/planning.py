@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from .capture import Captured
 from .describe import Writer
+from .dp import smallest_budget
 from .errors import OversizeError
 from .facts import Facts
 from .fingerprint import fingerprint
@@ -15,12 +16,15 @@ from .placing import NO_BUDGET, Placement, place, solve
 from .plan import Oversize, Plan
 from .precedence import atom_predecessors
 from .problem import Problem, pose
-from .reorder import Reordered, Tried, search_order
+from .reorder import Reordered, Tried, permuted, search_order
 from .replicas import share_out
 from .request import Request
 from .settle import settle
 from .sizes import format_bytes
 from .slicing import why_not_sliced
+
+# The order of the trace, and boundaries still to be placed.
+_NOTHING = Reordered([], [], Tried(1, False))
 
 
 def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
@@ -36,6 +40,8 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         for atom in oversize_atoms(problem.chain, request.budget):
             raise OversizeError(_explain(writer.oversize(atom), request.budget))
     found = _search(problem, request)
+    if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
+        found = _for_too_few_devices(problem, found, request.count)
     if found.order:
         problem = problem.in_order(found.order)
     placement = place(problem.chain, request, found.boundaries)
@@ -46,16 +52,22 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
 
 def _search(problem: Problem, request: Request) -> Reordered:
     """Another order and its boundaries, where the search is for one size of devices and enough of them."""
-    nothing = Reordered([], [], Tried(1, False))
     budget = request.budget
     if request.order == "trace" or request.algorithm != "dp" or problem.fused or len(set(request.budgets)) > 1:
-        return nothing
+        return _NOTHING
     if budget is None or budget >= NO_BUDGET:
-        return nothing
+        return _NOTHING
     nodes = {node.name: node for node in problem.captured.gm.graph.nodes}
     predecessors = atom_predecessors(problem.model, nodes, problem.atoms.starts)
     traffic = request.slack > 0
     return search_order(problem.chain, predecessors, budget, lambda c: solve(c, budget, request), traffic=traffic)
+
+
+def _for_too_few_devices(problem: Problem, found: Reordered, count: int) -> Reordered:
+    """The order found, unless the devices are less overfilled in the order of the trace; boundaries to be placed."""
+    if smallest_budget(permuted(problem.chain, found.order), count) > smallest_budget(problem.chain, count):
+        return _NOTHING
+    return found._replace(boundaries=[], tried=Tried(found.tried.searched, False))
 
 
 def _described(graph: str, problem: Problem, placement: Placement, tried: Tried, request: Request) -> Plan:

@@ -69,3 +69,27 @@ def test_what_is_wrong_with_a_plan_is_named() -> None:
     assert any("certificate claims" in reason for reason in reasons(*plan.partitions, certificate=proof))
     with pytest.raises(fx_partition.PlanMismatchError):
         check_plan(captured, facts, dataclasses.replace(plan, graph="other"))
+
+
+def test_another_order_needs_fewer_partitions_for_a_mixture_of_experts() -> None:
+    captured, facts = captured_family("mixtral")
+    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    budget = int(whole / 4.3)
+    found, traced = (make_plan(captured, facts, Request.check(budget, order=order)) for order in ("search", "trace"))
+    assert found.num_partitions < traced.num_partitions and found.certificate.orders_tried > 1
+    assert traced.certificate.orders_tried == 1 and not traced.certificate.exhaustive
+    place = {step.node: t for t, step in enumerate(facts.steps)}
+    assert all(list(p.nodes) == sorted(p.nodes, key=place.__getitem__) for p in found.partitions)
+    own = (found.num_partitions, found.regular_max_bytes, found.cut_bytes)
+    assert found.tradeoffs[0] == own
+    # Too few devices for either: what is needed is what the order found needs, and no order is ruled out.
+    short, other = (
+        make_plan(captured, facts, Request.check(budget, devices=found.num_partitions - 1, order=order))
+        for order in ("search", "trace")
+    )
+    assert short.certificate.min_partitions <= found.num_partitions < other.certificate.min_partitions
+    assert short.max_bytes <= other.max_bytes and not short.certificate.exhaustive
+    assert check_plan(captured, facts, short) == []
+    # Enough for the order found and not for that of the trace.
+    enough = make_plan(captured, facts, Request.check(budget, devices=found.num_partitions, on_shortage="error"))
+    assert enough.num_partitions == found.num_partitions
