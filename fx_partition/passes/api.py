@@ -56,7 +56,7 @@ def plan(
         >>> fx_partition.plan(model, "1MiB", example_inputs=torch.randn(4, 256)).num_partitions
         3
         >>> fx_partition.plan(model, devices=2, example_inputs=torch.randn(4, 256)).budget_bytes
-        1064960
+        1060864
     """
     request = Request.check(
         cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, max_slack=max_slack,
