@@ -20,7 +20,7 @@ from .passes.capture import capture
 from .passes.check_plan import check_plan
 from .passes.gather import gather_facts
 from .passes.plan import Plan
-from .passes.request import ALGORITHMS, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
+from .passes.request import ALGORITHMS, FOOTPRINTS, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
 from .passes.sizes import parse_bytes
 from .report import render
 from .report.markdown import to_markdown
@@ -107,6 +107,7 @@ def _parser() -> _Parser:
         "--oversize", choices=OVERSIZE, default="stream", help="if an operator is larger than the cache"
     )
     plan.add_argument("--order", choices=ORDERS, default="search", help="whether other orders of the nodes are tried")
+    plan.add_argument("--footprint", choices=FOOTPRINTS, default="peak", help="of eager, or of code that is compiled")
     plan.add_argument("--replicate", action="store_true", help="devices that are left over take copies")
 
     report = commands.add_parser("report", help="report on a saved plan")
@@ -143,8 +144,8 @@ def _planned(args: argparse.Namespace) -> Plan:
         raise ValueError("say how large one device is (--cache 6MiB), or with --devices how many there are")
     return make_plan(
         _load_program(args.model), cache, bind=bind, algorithm=args.algorithm, objective=args.objective,
-        max_slack=args.max_slack, order=args.order, devices=devices, on_shortage=args.on_shortage,
-        oversize=args.oversize, replicate=args.replicate,
+        max_slack=args.max_slack, order=args.order, footprint=args.footprint, devices=devices,
+        on_shortage=args.on_shortage, oversize=args.oversize, replicate=args.replicate,
     )  # fmt: skip
 
 

@@ -104,5 +104,7 @@ def test_sizes_and_devices_of_the_command_line(exported: str, capsys: pytest.Cap
     assert "is the smallest size with which 2 devices do" in capsys.readouterr().out
     assert main(["plan", exported, "--cache", "20KiB,60KiB,40KiB", "--objective", "traffic", "--max-slack", "0.1"]) == 0
     assert "devices of 20 KiB to 60 KiB" in capsys.readouterr().out
+    assert main(["plan", exported, "--cache", "40KiB", "--footprint", "fused", "--order", "trace"]) == 0
+    assert "footprint fused" in capsys.readouterr().out
     assert main(["plan", exported]) == 2
     assert "--cache 6MiB" in capsys.readouterr().err
