@@ -70,7 +70,7 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     captured = capture_dynamo(gm, inputs)
     facts = gather_facts(captured)
     budget = int(SHARE * sum(int(size) for size in facts.weight_bytes))
-    plan = make_plan(captured, facts, Request(budget))
+    plan = make_plan(captured, facts, Request(budget, order="trace"))
     atoms = find_atoms(captured, facts)
     facts = facts.reordered(atoms.order)
     chain = lay_out(facts, atoms, facts.symbols.bind())
