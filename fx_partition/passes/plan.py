@@ -109,7 +109,9 @@ class Witness:
 
 @dataclass(frozen=True)
 class Proof:
-    """Why a plan is best (see `certificate`), in the names of the graph.
+    """Why a plan is best (see `certificate`), in the names of the graph; about the order in which the plan runs.
+
+    A plan with ``footprint="fused"`` has no proof: there are no witnesses, and nothing is claimed.
 
     Attributes:
         min_partitions, witnesses: no plan has fewer partitions; no boundary can cut two witnesses.
