@@ -17,15 +17,14 @@ Example::
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
+
+from fx_partition.backends.allocated import change, memory_events, recorded
 
 __all__ = ["Range", "RecordedInterpreter", "measure", "measure_calls", "record_function"]
 
@@ -66,52 +65,33 @@ def measure_timeline(function: Callable[[], Any]) -> dict[str, int]:
     peaks: dict[str, int] = {}
     for start, end, name in spans:
         while pending is not None and pending[0] < start:
-            total += _apply(live, *pending[1:])
+            total += change(live, *pending[1:])
             pending = next(ordered, None)
         peak = total
         while pending is not None and pending[0] <= end:
-            total += _apply(live, *pending[1:])
+            total += change(live, *pending[1:])
             peak = max(peak, total)
             pending = next(ordered, None)
         peaks[name] = peak
     return peaks
 
 
-def _apply(live: dict[int, int], address: int, size: int) -> int:
-    """The change of the total by one event; a free of what was allocated before the call changes nothing."""
-    if size >= 0:
-        live[address] = size
-        return size
-    return -live.pop(address, 0)
-
-
 def _record(function: Callable[[], Any]) -> tuple[list[tuple[float, int, int]], list[tuple[float, float, str]]]:
     """Memory events (time, address, bytes) and named ranges (start, end, name) of one call, in order."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = function()  # kept alive to the end, so that the outputs of the last range count as kept
-        del result
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    memory = sorted(
-        (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
-        for event in events
-        if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
-    )
+    events = recorded(function)
     spans = sorted(
         (event["ts"], event["ts"] + event["dur"], event["name"])
         for event in events
         if event.get("cat") == "user_annotation"
     )
-    return [(time, address, size) for time, _, address, size in memory], spans
+    return memory_events(events), spans
 
 
 def _replay(name: str, events: list[tuple[int, int]]) -> Range:
     live: dict[int, int] = {}
     total = peak = 0
     for address, size in events:
-        total += _apply(live, address, size)
+        total += change(live, address, size)
         peak = max(peak, total)
     return Range(name, peak, total)
 

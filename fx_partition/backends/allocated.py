@@ -56,31 +56,37 @@ def _on_cuda(call: Callable[[], Any], device: torch.device) -> int:
 def _on_cpu(call: Callable[[], Any]) -> int:
     live: dict[int, int] = {}
     total = peak = 0
-    for address, size in _events(call):
-        if size >= 0:
-            live[address] = size
-            total += size
-        else:
-            total -= live.pop(address, 0)
+    for _, address, size in memory_events(recorded(call)):
+        total += change(live, address, size)
         peak = max(peak, total)
     return peak
 
 
-def _events(call: Callable[[], Any]) -> list[tuple[int, int]]:
-    """(address, bytes) of every allocation, and (address, negative bytes) of every release, in order.
-
-    Read from the exported Chrome trace, which is the profiler's public form of them.
-    """
+def recorded(call: Callable[[], Any]) -> list[dict[str, Any]]:
+    """The profiler's events of one call, memory included, from its exported Chrome trace: its public form of them."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()  # alive to the end, so that the results count as long as the call runs
         del result
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    return events
+
+
+def memory_events(events: list[dict[str, Any]]) -> list[tuple[float, int, int]]:
+    """(time, address, bytes) of every allocation on the CPU, and of every release with bytes below 0, in order."""
     found = sorted(
         (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
         for event in events
         if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
     )
-    return [(address, size) for _, _, address, size in found]
+    return [(time, address, size) for time, _, address, size in found]
+
+
+def change(live: dict[int, int], address: int, size: int) -> int:
+    """By how much one event changes what is ``live``; the release of what was there before the call changes nothing."""
+    if size >= 0:
+        live[address] = size
+        return size
+    return -live.pop(address, 0)

@@ -46,7 +46,7 @@ def l2partition(
     Args:
         gm, example_inputs: what Dynamo traced; ``gm`` is Dynamo's copy, the model itself is not changed.
         mode: as for ``backend="inductor"``.
-        options: see `options.Options` and `planning.Request`.
+        options: see `options.Options` and `request.Request`.
 
     Returns:
         A function of the graph's inputs.

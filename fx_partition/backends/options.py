@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 import torch
 
 from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.request import Request
+from fx_partition.passes.request import NO_BUDGET, Request
 
 _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """The backend's options; everything else about a plan is `planning.Request`.
+    """The backend's options; everything else about a plan is `request.Request`.
 
     Attributes:
-        request: what is asked of the planner; its budget is ``sys.maxsize`` where none was given.
+        request: what is asked of the planner; its budget is ``NO_BUDGET`` where none was given.
         report: True prints the report to standard error once compiled; a path ending in .txt, .md or .json writes it.
         inductor: options of inductor itself.
     """
@@ -48,7 +47,7 @@ class Options:
         devices = _devices(given.get("devices"), budget is not None)
         planning = {name: given[name] for name in Request.options() if name in given}
         if budget is None and not isinstance(devices, int) and len(devices) < 2:
-            budget = sys.maxsize
+            budget = NO_BUDGET
         request = Request.check(budget, None if devices == () else devices, **planning)
         report = given.get("report", False)
         if not isinstance(report, bool) and not (isinstance(report, str) and _suffix(report) in _REPORT_SUFFIXES):
@@ -58,7 +57,7 @@ class Options:
     @property
     def places_nothing(self) -> bool:
         """Whether neither a budget nor a device was named: then this is inductor, whole."""
-        return self.request.budget == sys.maxsize and not self.request.devices
+        return self.request.budget == NO_BUDGET and not self.request.devices
 
     @property
     def measures(self) -> bool:

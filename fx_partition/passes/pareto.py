@@ -23,6 +23,10 @@ class Tradeoff(NamedTuple):
     max_bytes: int
     cut_bytes: int
 
+    def is_as_good_as(self, other: Tradeoff) -> bool:
+        """Whether ``other`` has nothing that this does not have as well."""
+        return all(mine <= its for mine, its in zip(self, other, strict=True))
+
 
 def pareto(chain: Chain, budget: int, more: int = 2) -> list[Tradeoff]:
     """The ends of the fronts for k .. k + ``more`` partitions, without those that another row beats or equals.
@@ -45,6 +49,6 @@ def pareto(chain: Chain, budget: int, more: int = 2) -> list[Tradeoff]:
         for limit in (smallest, budget):
             cut, largest, _ = cheapest(contraction, even(contraction, count), smallest, limit, budget)
             row = Tradeoff(count, largest, cut)
-            if not any(all(a <= b for a, b in zip(other, row, strict=True)) for other in rows):
+            if not any(other.is_as_good_as(row) for other in rows):
                 rows.append(row)
     return rows

@@ -20,12 +20,9 @@ from .errors import PartitionError
 from .greedy import greedy
 from .pareto import Tradeoff, pareto
 from .reorder import measure
-from .request import Request
+from .request import NO_BUDGET, Request
 from .sizes import format_bytes
 from .uneven import farthest, overfill, spread
-
-# A budget of so many bytes or more stands for none; there is nothing to trade off.
-NO_BUDGET = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
     Raises:
         PartitionError: devices are short and ``on_shortage="error"``.
     """
-    if len(set(request.budgets)) > 1:
+    if request.budgets:
         return _place_uneven(chain, request)
     budget = smallest_budget(chain, request.count) if request.budget is None else request.budget
     boundaries = found or solve(chain, budget, request)
@@ -83,8 +80,7 @@ def _tradeoffs(chain: Chain, budget: int, found: list[int] | None) -> tuple[Trad
     own = measure(chain, found, budget) if found else None
     if own is None or own in rows:
         return tuple(rows)
-    others = [row for row in rows if not all(a <= b for a, b in zip(row, own, strict=True))]
-    return tuple(sorted([Tradeoff(*own), *others]))
+    return tuple(sorted([own, *(row for row in rows if not row.is_as_good_as(own))]))
 
 
 def solve(chain: Chain, budget: int, request: Request) -> list[int]:

@@ -12,16 +12,16 @@ from .errors import OversizeError
 from .facts import Facts
 from .fingerprint import fingerprint
 from .greedy import oversize_atoms
-from .placing import NO_BUDGET, Placement, place, solve
+from .placing import place, solve
 from .plan import Oversize, Plan
 from .precedence import atom_predecessors
 from .problem import Problem, pose
 from .reorder import Reordered, Tried, permuted, search_order
 from .replicas import share_out
-from .request import Request
-from .settle import settle
+from .request import NO_BUDGET, Request
+from .settle import Settled, settle
 from .sizes import format_bytes
-from .slicing import why_not_sliced
+from .slice_graph import Slicer
 
 # The order of the trace, and boundaries still to be placed.
 _NOTHING = Reordered([], [], Tried(1, False))
@@ -45,15 +45,14 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
     if found.order:
         problem = problem.in_order(found.order)
     placement = place(problem.chain, request, found.boundaries)
-    if problem.fused:
-        placement = settle(problem, placement, request)
-    return _described(fingerprint(captured.gm.graph), problem, placement, found.tried, request)
+    settled = settle(problem, placement, request)
+    return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, request)
 
 
 def _search(problem: Problem, request: Request) -> Reordered:
     """Another order and its boundaries, where the search is for one size of devices and enough of them."""
     budget = request.budget
-    if request.order == "trace" or request.algorithm != "dp" or problem.fused or len(set(request.budgets)) > 1:
+    if request.order == "trace" or request.algorithm != "dp" or problem.fused or request.budgets:
         return _NOTHING
     if budget is None or budget >= NO_BUDGET:
         return _NOTHING
@@ -70,9 +69,9 @@ def _for_too_few_devices(problem: Problem, found: Reordered, count: int) -> Reor
     return found._replace(boundaries=[], tried=Tried(found.tried.searched, False))
 
 
-def _described(graph: str, problem: Problem, placement: Placement, tried: Tried, request: Request) -> Plan:
+def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, request: Request) -> Plan:
     """The plan in the names of the graph."""
-    facts, chain = problem.settled(placement.boundaries)
+    placement, facts, chain = settled
     writer = Writer(facts, problem.atoms, chain)
     parts = zip(pairwise(placement.boundaries), placement.slots, strict=True)
     budgets = request.budgets or (placement.budget,)
@@ -84,7 +83,7 @@ def _described(graph: str, problem: Problem, placement: Placement, tried: Tried,
         footprint=request.footprint,
         budget_bytes=placement.budget,
         budget_is_smallest=request.budget is None,
-        device_budgets=request.budgets if len(set(request.budgets)) > 1 else (),
+        device_budgets=request.budgets,
         num_devices=request.count,
         symbols=facts.symbols,
         bindings={symbol.name: number for symbol, number in problem.numbers.items()},
@@ -93,9 +92,7 @@ def _described(graph: str, problem: Problem, placement: Placement, tried: Tried,
         ),
         certificate=writer.proof(placement.certificate, tried),
         tradeoffs=placement.tradeoffs,
-        oversize=tuple(
-            _with_reason(writer.oversize(a), problem, request) for a in oversize_atoms(chain, placement.budget)
-        ),
+        oversize=_with_reasons([writer.oversize(a) for a in oversize_atoms(chain, placement.budget)], problem, request),
         slicings=problem.slicings,
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
@@ -103,12 +100,13 @@ def _described(graph: str, problem: Problem, placement: Placement, tried: Tried,
     return _replicated(plan, budgets) if request.replicate else plan
 
 
-def _with_reason(atom: Oversize, problem: Problem, request: Request) -> Oversize:
-    """The atom, with why it was not sliced if that was asked for."""
-    if request.oversize != "slice":
-        return atom
-    reasons = (why_not_sliced(problem.captured, problem.eager, node) for node in atom.nodes)
-    return replace(atom, why_whole=next(filter(None, reasons), "what its slices share does not fit"))
+def _with_reasons(atoms: list[Oversize], problem: Problem, request: Request) -> tuple[Oversize, ...]:
+    """The atoms, each with why it was not sliced if that was asked for."""
+    if request.oversize != "slice" or not atoms:
+        return tuple(atoms)
+    slicer = Slicer(problem.captured, problem.eager)
+    found = [next(filter(None, map(slicer.why_not, a.nodes)), "what its slices share does not fit") for a in atoms]
+    return tuple(replace(atom, why_whole=reason) for atom, reason in zip(atoms, found, strict=True))
 
 
 def _replicated(plan: Plan, budgets: tuple[int, ...]) -> Plan:

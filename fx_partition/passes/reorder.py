@@ -30,9 +30,8 @@ import numpy as np
 from .chain import Chain, IntArray
 from .downsets import search_downsets
 from .orders import HEURISTICS
+from .pareto import Tradeoff
 from .window import interval
-
-Measure = tuple[int, int, int]
 
 # Beyond so many atoms only trace order is planned: the search would take longer than the rest of the planner.
 MAX_ATOMS = 20_000
@@ -98,7 +97,7 @@ def search_order(
     assert best is not None, "a plan of more than the budget"
     result = (identity, boundaries)
 
-    def rank(found: Measure) -> Measure:
+    def rank(found: Tradeoff) -> tuple[int, int, int]:
         return (found[0], found[2], found[1]) if traffic else found
 
     def consider(order: list[int], places: list[int]) -> None:
@@ -108,28 +107,25 @@ def search_order(
         if found is not None and best is not None and rank(found) < rank(best):
             best, result = found, (executed, places)
 
-    def settled(tried: Tried) -> Reordered:
-        """The result, once more after boundaries have moved over its own order."""
-        order, _ = result
-        consider(order, solve(permuted(chain, order)))
-        return Reordered(*result, tried)
-
     found = search_downsets(chain, predecessors, budget, most=best[0])
     searched = 1
     if found is not None:
         order = [atom for part in found.parts for atom in part]
         consider(order, np.cumsum([0, *map(len, found.parts)]).tolist())
         if found.exact and not traffic:
-            return settled(Tried(found.num_downsets, True))
+            return Reordered(*result, Tried(found.num_downsets, True))
         consider(order, solve(permuted(chain, order)))  # boundaries inside groups may be better
         searched += found.num_downsets
     for heuristic in HEURISTICS.values():
         order = heuristic(chain, predecessors)
         consider(order, solve(permuted(chain, order)))
-    return settled(Tried(searched + len(HEURISTICS), False))
+    order, _ = result
+    if order != identity:  # boundaries over the order as it runs may be better still
+        consider(order, solve(permuted(chain, order)))
+    return Reordered(*result, Tried(searched + len(HEURISTICS), False))
 
 
-def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Measure | None:
+def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Tradeoff | None:
     """The measure of a plan over a chain's own order; None if a partition of several atoms exceeds the budget."""
     largest = received = 0
     starts: list[int] = chain.atom_start[list(boundaries)].tolist()
@@ -140,7 +136,7 @@ def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Measure | N
             largest = max(largest, held.total)
         elif b - a > 1:
             return None
-    return len(boundaries) - 1, largest, received
+    return Tradeoff(len(boundaries) - 1, largest, received)
 
 
 def permuted(chain: Chain, order: Sequence[int]) -> Chain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -13,6 +14,9 @@ from .sizes import parse_bytes
 
 CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
 Devices: TypeAlias = "int | Sequence[str]"
+
+# The budget that stands for none: nothing is cut, and there is nothing to trade off.
+NO_BUDGET = sys.maxsize
 
 ALGORITHMS = ("dp", "greedy")
 OBJECTIVES = ("balanced", "traffic")
@@ -96,7 +100,10 @@ class Request:
             )
         names, count = _devices(devices)
         budget, budgets = _budgets(cache_bytes, count)
-        request = cls(budget, budgets, names, count or len(budgets), **options)
+        count = count or len(budgets)
+        if len(set(budgets)) == 1:
+            budgets = ()
+        request = cls(budget, budgets, names, count, **options)
         _check_choices(request)
         if request.algorithm == "greedy" and (request.objective != "balanced" or request.max_slack is not None):
             raise PartitionError(

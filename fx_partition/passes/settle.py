@@ -9,26 +9,51 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from .certificate import Certificate
-from .placing import NO_BUDGET, Placement, solve
+from .chain import Chain
+from .facts import Facts
+from .placing import Placement, solve
 from .problem import Problem
-from .request import Request
+from .request import NO_BUDGET, Request
 from .window import interval
 
 _ROUNDS = 6
 
 
-def settle(problem: Problem, placement: Placement, request: Request) -> Placement:
-    """A placement whose partitions are within the budget by their exact footprints, as far as that is found."""
+class Settled(NamedTuple):
+    """A placement, and the facts and the chain that describe its partitions."""
+
+    placement: Placement
+    facts: Facts
+    chain: Chain
+
+    @property
+    def spill(self) -> int:
+        """The bytes beyond the budget of all partitions."""
+        budget = self.placement.budget
+        places: list[int] = self.chain.atom_start[self.placement.boundaries].tolist()
+        return sum(max(0, interval(self.chain, *part).total - budget) for part in pairwise(places))
+
+
+def settle(problem: Problem, placement: Placement, request: Request) -> Settled:
+    """For compiled code, a placement whose partitions are within the budget by exact footprints, if that is found; for
+    eager code the placement as it is."""
+
+    def exactly(found: Placement) -> Settled:
+        return Settled(found, *problem.settled(found.boundaries))
+
+    if not problem.fused:
+        return exactly(placement)
     needed = placement.certificate.min_partitions
     short = bool(request.count) and needed > request.count and request.on_shortage == "balance"
     claims_nothing = Certificate(needed if short else min(1, needed), (), 0, ())
     placement = replace(placement, certificate=claims_nothing, tradeoffs=())
-    one_size = len(set(request.budgets)) < 2 and request.budget is not None and placement.budget < NO_BUDGET
-    if short or not one_size:
-        return placement
-    best, least = placement, _spill(problem, placement)
+    best = exactly(placement)
+    if short or request.budgets or request.budget is None or placement.budget >= NO_BUDGET:
+        return best
+    least = best.spill
     target = placement.budget
     for _ in range(_ROUNDS):
         if least == 0:
@@ -37,15 +62,7 @@ def settle(problem: Problem, placement: Placement, request: Request) -> Placemen
         boundaries = solve(problem.chain, target, request)
         if request.count and len(boundaries) - 1 > request.count and request.on_shortage != "wrap":
             break
-        tried = replace(placement, boundaries=boundaries, slots=list(range(len(boundaries) - 1)))
-        spill = _spill(problem, tried)
-        if spill < least:
-            best, least = tried, spill
+        tried = exactly(replace(placement, boundaries=boundaries, slots=list(range(len(boundaries) - 1))))
+        if tried.spill < least:
+            best, least = tried, tried.spill
     return best
-
-
-def _spill(problem: Problem, placement: Placement) -> int:
-    """The bytes beyond the budget of all partitions, by their exact footprints."""
-    _, chain = problem.settled(placement.boundaries)
-    places: list[int] = chain.atom_start[placement.boundaries].tolist()
-    return sum(max(0, interval(chain, *part).total - placement.budget) for part in pairwise(places))

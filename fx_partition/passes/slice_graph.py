@@ -16,7 +16,7 @@ narrowed weights are views, so parameters and their gradients are the original's
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from .errors import PartitionError
 from .facts import Facts
 from .fake import fake_mode_of, has_hooks
 from .gather import gather_facts
+from .members import hand_over, members
 from .regions import Regions
 from .slice_rules import Axis, Call, Recipe, Unsliceable, read_call
 from .slice_writer import SliceWriter
@@ -86,11 +87,7 @@ def why_not_sliced(captured: Captured, facts: Facts, node: str) -> str:
     Raises:
         PartitionError: there is no such node.
     """
-    try:
-        Slicer(captured, facts).recipes(node)
-    except Unsliceable as error:
-        return str(error)
-    return ""
+    return Slicer(captured, facts).why_not(node)
 
 
 class Slicer:
@@ -128,6 +125,14 @@ class Slicer:
             Unsliceable: it has no recipe.
         """
         return self._read(name)[1]
+
+    def why_not(self, name: str) -> str:
+        """Why the node of this name has no slices, "" if it has; errors as for `recipes`."""
+        try:
+            self.recipes(name)
+        except Unsliceable as error:
+            return str(error)
+        return ""
 
     def slice(self, slicing: Slicing) -> tuple[str, ...]:
         """Write the slices of one node in its place; returns the names of the slices and of what joins them.
@@ -212,23 +217,8 @@ class Slicer:
 def _module(gm: torch.fx.GraphModule, graph: torch.fx.Graph) -> torch.fx.GraphModule:
     """A module that runs ``graph`` with the very parameters, buffers and children of ``gm``, in their order."""
     result = torch.fx.GraphModule(gm, graph, class_name=type(gm).__name__)
-    persistent = gm.state_dict().keys()
-    for name, _ in [*_members(result)]:
+    for name, _ in list(members(result)):
         delattr(result, name)
-    for name, member in _members(gm):
-        if isinstance(member, nn.Module):
-            result.add_module(name, member)
-        elif isinstance(member, nn.Parameter):
-            result.register_parameter(name, member)
-        else:
-            result.register_buffer(name, member, persistent=name in persistent)
+    hand_over(gm, result)
     result.meta = dict(gm.meta)
     return result
-
-
-def _members(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from module.named_parameters(recurse=False, remove_duplicate=False)
-    yield from module.named_buffers(recurse=False, remove_duplicate=False)
-    for name, child in module.named_modules(remove_duplicate=False):
-        if name and "." not in name:
-            yield name, child

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from torch.utils import _pytree as pytree
 from .capture import Captured
 from .errors import PartitionError, PlanMismatchError
 from .fingerprint import fingerprint
+from .members import hand_over, members
 from .plan import Plan
 from .regions import Regions, is_region_handle
 from .slice_graph import apply_slicings
@@ -223,15 +224,9 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
     root = torch.nn.Module()
     for index, stub in enumerate(stubs):
         root.add_module(f"{PREFIX}{index}", stub.module)
-    persistent = gm.state_dict().keys()
-    for name, parameter in gm.named_parameters(recurse=False):
-        root.register_parameter(name, parameter)
-    for name, buffer in gm.named_buffers(recurse=False):
-        root.register_buffer(name, buffer, persistent=name in persistent)
-    for name, child in gm.named_children():
-        root.add_module(name, child)
+    hand_over(gm, root)
     result = SplitModule(root, graph, class_name="SplitModule")
-    _adopt(result, root, {id(member): member for _, member in _members(root)})
+    _adopt(result, root, {id(member): member for _, member in members(root)})
     result.meta = dict(gm.meta)
     result.plan = plan
     result.register_load_state_dict_pre_hook(_own_keys_only)  # type: ignore[no-untyped-call]
@@ -245,23 +240,9 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
 
 def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -> None:
     """Give a split module what its graph does not read: GraphModule leaves it out, and state_dict() must not."""
-    persistent = source.state_dict().keys()
-    for name, member in _members(source):
-        twin = copy.deepcopy(member, memo)
-        if isinstance(twin, torch.nn.Module):
-            result.add_module(name, twin)
-        elif isinstance(twin, torch.nn.Parameter):
-            result.register_parameter(name, twin)
-        else:
-            result.register_buffer(name, twin, persistent=name in persistent)
+    hand_over(source, result, lambda member: copy.deepcopy(member, memo))
     if isinstance(source, SplitModule):
         result.plan = source.plan
-
-
-def _members(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
-    yield from module.named_children()
 
 
 def _forgive_shared_modules(module: torch.nn.Module, incompatible: Any) -> None:

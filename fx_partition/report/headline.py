@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.request import NO_BUDGET
 from fx_partition.passes.sizes import format_bytes
 
 from .document import code, count
 
 
 def has_budget(plan: Plan) -> bool:
-    """Whether a budget was set; the backend plans with ``sys.maxsize`` where none was."""
-    return plan.budget_bytes != sys.maxsize
+    """Whether a budget was set; the backend plans with `request.NO_BUDGET` where none was."""
+    return plan.budget_bytes != NO_BUDGET
 
 
 def is_short(plan: Plan) -> bool:

@@ -114,8 +114,10 @@ def test_too_few_devices_of_different_sizes(algorithm: str) -> None:
         plan(sizes, on_shortage="error", algorithm=algorithm)
     made = checked(plan(sizes, algorithm=algorithm))
     assert made.num_partitions == 2 and made.spill_bytes > 0
-    over = [p.total_bytes - p.budget_bytes for p in made.partitions]
-    assert all(part <= max(over) for part in over) and "Does not fit the 2 devices" in fx_partition.report(made)
+    over = max(p.total_bytes - p.budget_bytes for p in made.partitions)
+    assert "Does not fit the 2 devices" in fx_partition.report(made)
+    assert plan([size + over for size in sizes], algorithm=algorithm).spill_bytes == 0
+    assert plan([size + over - 1 for size in sizes], algorithm=algorithm).spill_bytes > 0
     turns = checked(plan(sizes, on_shortage="wrap", devices=["a", "b"], algorithm=algorithm))
     assert turns.spill_bytes == 0 and turns.num_partitions > 2
     assert [p.device for p in turns.partitions] == ["ab"[p.slot % 2] for p in turns.partitions]

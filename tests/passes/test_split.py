@@ -321,3 +321,23 @@ def test_a_part_of_the_model_keeps_a_mode_of_its_own() -> None:
     assert same(result, traced(x)) and torch.equal(frozen.state_dict()["running_mean"], before)
     cut.eval()
     assert not traced.get_submodule("3").training
+
+
+def test_a_weight_of_two_names_keeps_both_in_the_state_dict() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(8, 8))
+            self.second = self.first
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x @ self.first) @ self.second
+
+    traced = torch.fx.symbolic_trace(Tied())
+    traced.register_parameter("second", traced.first)  # the tracer keeps one name only
+    x = torch.randn(2, 8)
+    for options in ({}, {"oversize": "slice"}):
+        cut = fx_partition.split(traced, "400B", example_inputs=x, **options)
+        assert cut.state_dict().keys() == traced.state_dict().keys() == {"first", "second"}
+        assert cut.first is cut.second is traced.first
+        torch.testing.assert_close(copy.deepcopy(cut)(x), traced(x))
