@@ -9,6 +9,9 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
   must let it pass.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
+- ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
+  documented ``aoti_compile_and_package`` takes an exported program alone, and a stage is none.
+- ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """
 
@@ -21,7 +24,8 @@ import torch
 import torch.fx
 from torch._dynamo.exc import RestartAnalysis
 from torch._guards import TracingContext, tracing
-from torch._inductor import config, list_mode_options
+from torch._C import _aoti
+from torch._inductor import aot_compile, config, list_mode_options
 from torch._inductor.compile_fx import compile_fx
 
 from fx_partition.passes.fake import FakeTensor
@@ -31,10 +35,13 @@ CompiledFunction = Callable[..., Any]
 __all__ = [
     "RestartAnalysis",
     "compile_graph",
+    "compile_native",
     "compile_part",
     "inductor_options",
     "is_static_input",
     "source_name",
+    "tensors_of",
+    "to_handles",
     "training_patches",
 ]
 
@@ -77,6 +84,30 @@ def compile_part(
     modes = [value.fake_mode for value in example_inputs if isinstance(value, FakeTensor)]
     with tracing(TracingContext(modes[0] if modes else None)):
         return compile_graph(gm, example_inputs, patches)
+
+
+def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any]) -> str:
+    """Compile a graph to a shared object that needs no Python; returns its path. ``gm`` belongs to inductor afterwards.
+
+    Args:
+        example_inputs: fake tensors alone.
+    """
+    with torch.no_grad():
+        path = aot_compile(gm, tuple(example_inputs), options=dict(patches))
+    assert isinstance(path, str)
+    return path
+
+
+def to_handles(tensors: Sequence[torch.Tensor]) -> list[Any]:
+    """New handles of tensors, in capsules; whoever takes them must use or delete each once."""
+    handles: list[Any] = _aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)
+    return handles
+
+
+def tensors_of(handles: list[Any]) -> list[torch.Tensor]:
+    """The tensors of handles, which must not be used afterwards."""
+    tensors: list[torch.Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(handles)
+    return tensors
 
 
 def training_patches(outputs: Sequence[Any], patches: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Compiles ``stage_loop.cpp`` on first use, with the compiler that inductor needs on a CPU anyway, and loads it.
+
+The library lies in the user's cache directory, under a name that holds for one source, Python and torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch.utils import cpp_extension
+
+_SOURCE = Path(__file__).with_name("stage_loop.cpp")
+_NAME = "_stage_loop"
+
+
+@functools.lru_cache(maxsize=1)
+def stage_loop() -> ModuleType:
+    """The extension module.
+
+    Raises:
+        RuntimeError: it cannot be compiled here; the compiler's words are in the message.
+    """
+    library = cache_directory() / f"{_NAME}-{_version()}.so"
+    if not library.exists():
+        _compile(library)
+    loader = importlib.machinery.ExtensionFileLoader(_NAME, str(library))
+    spec = importlib.util.spec_from_loader(_NAME, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def cache_directory() -> Path:
+    """Where compiled code is kept: ``$FX_PARTITION_CACHE_DIR``, else below the user's cache directory."""
+    named = os.environ.get("FX_PARTITION_CACHE_DIR")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fx_partition"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def _version() -> str:
+    text = _SOURCE.read_bytes() + f"{sys.version} {torch.__version__} {torch.__file__}".encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _compile(library: Path) -> None:
+    if sys.platform != "linux":
+        raise RuntimeError(f"stage threads need Linux (futexes, core affinity), and this is {sys.platform}")
+    compiler = os.environ.get("CXX", "g++")
+    libraries = cpp_extension.library_paths()
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        command = [compiler, "-O2", "-std=c++20", "-shared", "-fPIC", str(_SOURCE), "-o", str(made)]
+        command += [f"-I{path}" for path in (*cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
+        command += [option for path in libraries for option in (f"-L{path}", f"-Wl,-rpath,{path}")]
+        command += ["-ltorch_cpu"]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            raise RuntimeError(f"stage threads need a C++ compiler, and {compiler!r} does not run: {error}") from error
+        if result.returncode:
+            raise RuntimeError(f"stage threads could not be compiled:\n{' '.join(command)}\n{result.stderr}")
+        made.replace(library)  # at once: another process may look for it

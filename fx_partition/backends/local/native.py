@@ -1,0 +1,80 @@
+"""A stage as code that needs no Python: compiled by AOTInductor where that can, else called under Python's lock.
+
+AOTInductor's code is inductor's with ``cpp_wrapper``, without the lock: stages of it overlap fully. A stage that writes
+what it takes, that passes numbers, or that calls an operator known to Python alone, is compiled as in line instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fx_partition.passes.errors import PartitionWarning
+
+from ..program import Step
+from ..torch_internals import compile_native, compile_part, tensors_of, to_handles
+
+# What AOTInductor's code calls for an operator that has no C interface.
+_NEEDS_PYTHON = "aoti_torch_proxy_executor_call_function"
+
+
+@dataclass(frozen=True)
+class Code:
+    """How a stage runs: ``path`` of a shared object, or a ``callback`` from handles of inputs to handles of outputs."""
+
+    path: str | None
+    callback: Callable[[list[Any]], list[Any]] | None = None
+
+
+def compile_step(step: Step, threads: int, patches: Mapping[str, Any]) -> Code:
+    """Compile a stage for a pool of ``threads`` threads.
+
+    Args:
+        patches: inductor options.
+    """
+    options = {"cpp.threads": threads, **patches}
+    reason = _why_python(step)
+    if not reason:
+        try:
+            path = compile_native(copy.deepcopy(step.module), step.takes, options)
+        except Exception as error:  # inductor's, of any kind; the other way of compiling tells whether it is the model's
+            reason = f"AOTInductor cannot compile it ({type(error).__name__}: {error})"
+        else:
+            if _NEEDS_PYTHON not in Path(path).with_suffix(".cpp").read_text():
+                return Code(path)
+            reason = "it calls an operator that has no C interface"
+    warnings.warn(
+        f"stage {step.index} runs under Python's lock, so it does not overlap with others that do: {reason}",
+        PartitionWarning,
+        stacklevel=2,
+    )
+    with torch.no_grad():
+        function = compile_part(copy.deepcopy(step.module), step.takes, {"cpp_wrapper": True, **options})
+    return Code(None, _with_handles(function, step))
+
+
+def _why_python(step: Step) -> str:
+    if not step.is_of_tensors:
+        return "numbers cross its boundaries"
+    if step.writes:
+        return "it writes what it takes"
+    return ""
+
+
+def _with_handles(function: Callable[..., Sequence[Any]], step: Step) -> Callable[[list[Any]], list[Any]]:
+    """Numbers cross as tensors of no dimension."""
+    takes = tuple(isinstance(value, torch.Tensor) for value in step.takes)
+
+    def call(handles: list[Any]) -> list[Any]:
+        tensors = tensors_of(handles)
+        with torch.no_grad():
+            results = function(*(t if is_tensor else t.item() for t, is_tensor in zip(tensors, takes, strict=True)))
+        return to_handles([r if isinstance(r, torch.Tensor) else torch.tensor(r) for r in results])
+
+    return call

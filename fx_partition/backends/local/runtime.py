@@ -1,0 +1,140 @@
+"""Stage threads that a program runs on; see ``stage_loop.cpp`` for how requests move."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..program import Program
+from ..torch_internals import tensors_of, to_handles
+from .build import stage_loop
+from .native import Code
+
+# Between two looks at whether Ctrl-C was pressed.
+_SLICE_NS = 50_000_000
+# A thread that waits longer than this for its next request is better off asleep.
+SPIN_NS = 50_000
+
+Cores = tuple[int, ...]
+
+
+class StageError(RuntimeError):
+    """Compiled code of a stage has failed, and eager code does not."""
+
+
+class Ticket:
+    """A request in flight."""
+
+    def __init__(self, runtime: LocalRuntime, capsule: Any) -> None:
+        self._runtime, self._capsule = runtime, capsule
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the request, at most ``timeout`` seconds; says whether it is finished."""
+        loop = self._runtime.loop
+        left = None if timeout is None else max(0, int(timeout * 1e9))
+        while True:
+            step = _SLICE_NS if left is None else min(left, _SLICE_NS)
+            if loop.wait(self._capsule, self._runtime.host_spin_ns, step):
+                return True
+            if left is not None:
+                left -= step
+                if left <= 0:
+                    return False
+
+    def take(self) -> list[torch.Tensor]:
+        """The results of a finished request.
+
+        Raises:
+            Exception: what the failed stage raises on the same inputs in eager mode.
+        """
+        handles, failed, error = self._runtime.loop.take(self._runtime.pipe, self._capsule)
+        tensors = tensors_of(handles)
+        if failed < 0:
+            return tensors
+        if error is not None:
+            raise error
+        self._runtime.fail(failed, tensors)
+        raise AssertionError("unreachable")
+
+    @property
+    def times(self) -> list[tuple[int, int]]:
+        """Start and end of each stage, in nanoseconds of the monotonic clock."""
+        flat = self._runtime.loop.times(self._capsule)
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+class LocalRuntime:
+    """Runs a program's stages on threads of their own.
+
+    Args:
+        program: the stages.
+        codes: the compiled code of each.
+        cores: for each stage the cores of each of its copies.
+        inflight: how many requests may be in flight.
+    """
+
+    def __init__(
+        self, program: Program, codes: Sequence[Code], cores: Sequence[Sequence[Cores]], inflight: int
+    ) -> None:
+        self.loop: Any = stage_loop()
+        self._program = program
+        self._weights: list[torch.Tensor] = []
+        stages = []
+        for step, code, groups in zip(program.steps, codes, cores, strict=True):
+            weights = [value for value in step.inputs if isinstance(value, torch.Tensor)]
+            self._weights += weights
+            order = iter(range(len(weights)))
+            inputs = [-1 - next(order) if isinstance(v, torch.Tensor) else v for v in step.inputs]
+            stages.append((code.path, inputs, to_handles(weights), step.outputs, step.dead, len(groups)))
+        results = [result for result in program.results if isinstance(result, int)]
+        self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, SPIN_NS)
+        taken = sum(len(group) for groups in cores for group in groups)
+        self.host_spin_ns = SPIN_NS if taken < torch.get_num_threads() else 0
+        self._threads = [
+            threading.Thread(
+                target=self._serve,
+                args=(step.index, replica, group, code.callback),
+                name=f"fx_partition-stage-{step.index}.{replica}",
+                daemon=True,
+            )
+            for step, code, groups in zip(program.steps, codes, cores, strict=True)
+            for replica, group in enumerate(groups)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self, stage: int, replica: int, group: Cores, callback: Any) -> None:
+        torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone
+        self.loop.serve(self.pipe, stage, replica, group, callback)
+
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
+        """Start a request; waits while as many are in flight as may be.
+
+        Args:
+            numbers, tensors: values of the request's table.
+        """
+        while not self.loop.wait_free(self.pipe, _SLICE_NS):
+            pass
+        while (capsule := self.loop.submit(self.pipe, numbers, handles := to_handles(tensors), tensors)) is None:
+            tensors_of(handles)
+            self.loop.wait_free(self.pipe, _SLICE_NS)
+        return Ticket(self, capsule)
+
+    def fail(self, stage: int, tensors: Sequence[torch.Tensor]) -> None:
+        """Raise what a stage raises in eager mode on inputs on which its compiled code has failed."""
+        step = self._program.steps[stage]
+        values = iter(tensors)
+        inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
+        with torch.no_grad():
+            step.module(*inputs)
+        raise StageError(f"compiled code of stage {stage} failed; its words are on standard error")
+
+    def close(self) -> None:
+        """Stop the threads once nothing is in flight; a second call does nothing."""
+        self.loop.stop(self.pipe)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []

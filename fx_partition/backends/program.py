@@ -1,0 +1,199 @@
+"""The stages of a graph as a program over numbered values, which every pipelined runtime reads.
+
+A request is a table of values: inputs of the graph and tensors that cross boundaries, each with a number. A step takes
+values and weights, and makes values; the last step that needs a value names it dead::
+
+    def forward(self, x, weight, weight_1):              values 0: x, 1: relu, 2: linear_1
+        relu = partition_0(x, weight)                    step 0: inputs (0, weight),   outputs (1,), dead ()
+        linear_1 = partition_1(relu, x, weight_1)        step 1: inputs (1, 0, weight_1), outputs (2,), dead (1, 0)
+        return linear_1                                  results (2,)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.split import Stub
+
+from .strides import contiguous, gapped_crossings, make_contiguous
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage.
+
+    Attributes:
+        index: which stage.
+        module: its graph, an own copy; it returns a tuple.
+        inputs: what it takes in order: numbers of values, and weights.
+        outputs: numbers of the values that it makes, in order.
+        dead: values that no later step and no result needs.
+        takes, makes: the fake values of inputs and outputs, without gradients.
+        writes: whether it changes what it takes.
+    """
+
+    index: int
+    module: torch.fx.GraphModule
+    inputs: tuple[int | torch.Tensor, ...]
+    outputs: tuple[int, ...]
+    dead: tuple[int, ...]
+    takes: tuple[Any, ...]
+    makes: tuple[Any, ...]
+    writes: bool
+
+    @property
+    def is_of_tensors(self) -> bool:
+        """Whether only tensors go in and out, and no numbers."""
+        return all(isinstance(value, torch.Tensor) for value in (*self.takes, *self.makes))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A leaf of the output that is the same for every request, or a size that follows from the inputs' sizes."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Program:
+    """All stages in order.
+
+    Attributes:
+        steps: the stages.
+        num_values: size of a request's table.
+        inputs: for each input of the graph its value's number, or None where no step and no result needs it.
+        results: for each leaf of the graph's output a value's number, or what it is: a weight, a constant or a size.
+        results_tree: how the leaves make what the graph returns.
+    """
+
+    steps: tuple[Step, ...]
+    num_values: int
+    inputs: tuple[int | None, ...]
+    results: tuple[int | Constant, ...]
+    results_tree: pytree.TreeSpec
+
+
+def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[str]) -> Program:
+    """Number what crosses the boundaries of a cut graph.
+
+    Args:
+        captured, stubs: as `split.cut` gives them.
+        written: names of the nodes that the graph writes.
+
+    Raises:
+        PartitionError: the graph returns what is neither made by a stage, nor an input or a weight.
+    """
+    gapped = gapped_crossings(stubs)
+    output = next(iter(reversed(captured.gm.graph.nodes)))
+    leaves, results_tree = pytree.tree_flatten(output.args[0])
+    numbers = _Numbers(captured, stubs, leaves)
+    steps = []
+    for index, stub in enumerate(stubs):
+        module = copy.deepcopy(stub.module)
+        make_contiguous(module, stub.outputs, gapped)
+        constants = [node for node in stub.inputs if _is_constant(value_of(node))]
+        _write_in(module, stub.inputs, constants)
+        inputs = [node for node in stub.inputs if node not in constants]
+        steps.append(
+            Step(
+                index=index,
+                module=module,
+                inputs=tuple(numbers.argument(node) for node in inputs),
+                outputs=tuple(numbers.of[node] for node in stub.outputs),
+                dead=numbers.dead_after(index),
+                takes=tuple(_detached(value_of(node), node in gapped) for node in inputs),
+                makes=tuple(_detached(value_of(node), node in gapped) for node in stub.outputs),
+                writes=any(node.name in written for node in inputs),
+            )
+        )
+    placeholders = captured.gm.graph.find_nodes(op="placeholder")
+    return Program(
+        steps=tuple(steps),
+        num_values=len(numbers.of),
+        inputs=tuple(numbers.of.get(node) for node in placeholders),
+        results=tuple(_result(leaf, numbers) for leaf in leaves),
+        results_tree=results_tree,
+    )
+
+
+class _Numbers:
+    """The number of each value, and after which stage it is needed no more."""
+
+    def __init__(self, captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any]) -> None:
+        self._weights = captured.weights
+        self.of: dict[torch.fx.Node, int] = {}
+        last: dict[torch.fx.Node, int] = {}
+        for index, stub in enumerate(stubs):
+            for node in (*stub.inputs, *stub.outputs):
+                if node not in captured.weights and not _is_constant(value_of(node)):
+                    self.of.setdefault(node, len(self.of))
+                    last[node] = index
+        returned = {leaf for leaf in leaves if isinstance(leaf, torch.fx.Node)}
+        for node in returned:
+            if node.op == "placeholder" and node not in captured.weights:
+                self.of.setdefault(node, len(self.of))
+        self._dead: dict[int, list[int]] = {}
+        for node, index in last.items():
+            if node not in returned:
+                self._dead.setdefault(index, []).append(self.of[node])
+
+    def argument(self, node: torch.fx.Node) -> int | torch.Tensor:
+        weight = self._weights.get(node)
+        return self.of[node] if weight is None else weight.detach()
+
+    def dead_after(self, stage: int) -> tuple[int, ...]:
+        return tuple(self._dead.get(stage, ()))
+
+    def result(self, node: torch.fx.Node) -> int | Constant:
+        if node in self.of:
+            return self.of[node]
+        if node in self._weights:
+            return Constant(self._weights[node])
+        value = value_of(node)
+        if _is_constant(value) or isinstance(value, torch.SymInt):
+            return Constant(value)
+        raise PartitionError(
+            f"the graph returns {node.name}, which depends on weights alone; return it apart from the model's results"
+        )
+
+
+def _result(leaf: Any, numbers: _Numbers) -> int | Constant:
+    return numbers.result(leaf) if isinstance(leaf, torch.fx.Node) else Constant(leaf)
+
+
+def _is_constant(value: Any) -> bool:
+    return not isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def _write_in(
+    module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], constants: Sequence[torch.fx.Node]
+) -> None:
+    """Numbers that are the same for every request become part of a stage's graph."""
+    for node, placeholder in zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True):
+        if node not in constants:
+            continue
+        for user in list(placeholder.users):
+            user.args = torch.fx.node.map_arg(user.args, lambda n, p=placeholder, v=value_of(node): v if n is p else n)
+            user.kwargs = torch.fx.node.map_arg(
+                user.kwargs, lambda n, p=placeholder, v=value_of(node): v if n is p else n
+            )
+        module.graph.erase_node(placeholder)
+    module.recompile()
+
+
+def _detached(value: Any, is_gapped: bool) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    if is_gapped:
+        value = contiguous(value)
+    with torch.no_grad():
+        return value.detach()

@@ -1,0 +1,137 @@
+"""What one request of a pipeline may be: the graph's inputs, their sizes, and the tree of its results.
+
+Dynamo guards a compiled function; a pipeline is compiled once, so each request is checked here, before it starts. The
+sizes of a request are looked at once: a second request of the same sizes costs one dictionary look-up an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.passes.capture import Captured, ExampleInputs, value_of
+from fx_partition.passes.fake import shape_env_of
+from fx_partition.passes.symbols import evaluate, to_expr
+
+from .program import Constant, Program
+
+
+class Signature:
+    """Turns the arguments of a request into the graph's inputs, and its results into what the model returns.
+
+    Args:
+        captured: the graph.
+        program: its stages.
+        example_inputs: what it was captured with; it tells the names of keyword arguments. None: positional.
+    """
+
+    def __init__(self, captured: Captured, program: Program, example_inputs: ExampleInputs | None) -> None:
+        self._graph = captured.gm.graph
+        self._program = program
+        self._keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
+        placeholders = self._graph.find_nodes(op="placeholder")
+        self._names = [captured.names.get(node, node.name) for node in placeholders]
+        self._values = [value_of(node) if value_of(node) is not None else captured.values.get(node) for node in placeholders]
+        self._env = shape_env_of(self._values)
+        self._guards = 0 if self._env is None else len(self._env.guards)
+        self._wanted = [i for i, number in enumerate(program.inputs) if number is not None]
+        self.numbers = tuple(number for number in program.inputs if number is not None)
+        self._known: dict[tuple[Any, ...], tuple[tuple[tuple[int, ...] | None, ...], dict[sympy.Symbol, int]]] = {}
+        self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self._keywords
+
+    def forget_guards(self) -> None:
+        """What was assumed while the graph was traced is checked by the ranges of its sizes; from here on, count."""
+        self._guards = 0 if self._env is None else len(self._env.guards)
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], dict[sympy.Symbol, int]]:
+        """The tensors of a request, of the strides that the stages were compiled for, and its symbols' numbers.
+
+        Raises:
+            TypeError: not the arguments of the model.
+            ValueError: an input of another shape, dtype or device than the graph was captured for; it names the input.
+        """
+        flat = list(args) if self._plain and len(args) == len(self._values) and not kwargs else self._flatten(args, kwargs)
+        key = tuple(x.shape if isinstance(x, torch.Tensor) else x for x in flat)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._check(flat)
+        strides, numbers = known
+        tensors = []
+        for i in self._wanted:
+            x, value = flat[i], self._values[i]
+            if x.dtype != value.dtype or x.device.type != value.device.type:
+                raise ValueError(
+                    f"input {self._names[i]!r} is {x.dtype} on {x.device}; the pipeline was made for {value.dtype} on "
+                    f"{value.device}"
+                )
+            if x.stride() != strides[i]:
+                x = torch.empty_strided(x.shape, strides[i], dtype=x.dtype, device=x.device).copy_(x)
+            tensors.append(x.detach() if x.requires_grad else x)
+        return tensors, numbers
+
+    def results(self, tensors: Sequence[torch.Tensor], numbers: Mapping[sympy.Symbol, int]) -> Any:
+        """What the model returns, from the values that `Program.results` numbers, in their order."""
+        given = iter(tensors)
+        leaves = [
+            _constant(result.value, numbers) if isinstance(result, Constant) else next(given)
+            for result in self._program.results
+        ]
+        return self._graph.process_outputs(pytree.tree_unflatten(leaves, self._program.results_tree))
+
+    def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        if set(kwargs) != set(self._keywords):
+            wanted = ", ".join(self._keywords) or "none"
+            raise TypeError(f"a request has the keyword arguments of example_inputs: {wanted}, not {', '.join(kwargs)}")
+        flat = list(self._graph.process_inputs(*args, *(kwargs[name] for name in self._keywords)))
+        if len(flat) != len(self._values):
+            raise TypeError(f"a request has {len(self._values)} inputs ({', '.join(self._names)}), not {len(flat)}")
+        return flat
+
+    def _check(self, flat: Sequence[Any]) -> tuple[tuple[tuple[int, ...] | None, ...], dict[sympy.Symbol, int]]:
+        """The strides that each input is to have, and the symbols' numbers, for sizes not seen before."""
+        numbers: dict[sympy.Symbol, int] = {}
+        for x, value in zip(flat, self._values, strict=True):
+            if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and x.dim() == value.dim():
+                for size, traced in zip(x.shape, value.shape, strict=True):
+                    expr = to_expr(traced)
+                    if isinstance(expr, sympy.Symbol):
+                        numbers.setdefault(expr, size)
+        strides: list[tuple[int, ...] | None] = []
+        for name, x, value in zip(self._names, flat, self._values, strict=True):
+            if not isinstance(value, torch.Tensor):
+                if value is not None and not isinstance(value, torch.SymInt) and x != value:
+                    raise ValueError(f"input {name!r} is {x!r}; the graph was captured with {value!r}, and holds for it")
+                strides.append(None)
+                continue
+            if not isinstance(x, torch.Tensor):
+                raise TypeError(f"input {name!r} is {type(x).__name__}, and has to be a tensor")
+            wanted = [to_expr(size) for size in value.shape]
+            if x.dim() != len(wanted) or any(evaluate(w, numbers) != s for w, s in zip(wanted, x.shape, strict=True)):
+                shape = ", ".join(map(str, wanted))
+                raise ValueError(
+                    f"input {name!r} has shape {list(x.shape)}, and the graph takes [{shape}]; give dynamic_shapes= "
+                    "to let a dimension vary"
+                )
+            strides.append(tuple(evaluate(to_expr(stride), numbers) for stride in value.stride()))
+        self._check_ranges(numbers)
+        return tuple(strides), numbers
+
+    def _check_ranges(self, numbers: Mapping[sympy.Symbol, int]) -> None:
+        if self._env is None:
+            return
+        for symbol, number in numbers.items():
+            bounds = self._env.bound_sympy(symbol)
+            if not bounds.lower <= number <= bounds.upper:
+                raise ValueError(f"{symbol} is {number}, and the graph holds for {bounds.lower} to {bounds.upper}")
+        for guard in self._env.guards[self._guards :]:
+            if guard.expr.xreplace(dict(numbers)) is sympy.false:
+                raise ValueError(f"sizes {dict(numbers)} do not fulfil {guard.expr}, which the stages were compiled for")
+
+
+def _constant(value: Any, numbers: Mapping[sympy.Symbol, int]) -> Any:
+    return evaluate(to_expr(value), numbers) if isinstance(value, torch.SymInt) else value

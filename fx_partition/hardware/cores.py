@@ -1,0 +1,105 @@
+"""Groups of CPU cores that share a cache, from Linux's sysfs; affinity and cgroup limits are respected.
+
+A group is written ``"cores:0-3,8"``, as taskset writes lists of cores.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+_SYSFS = Path("/sys/devices/system/cpu")
+_GROUP = re.compile(r"cores:(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)")
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """The cores that this process may run on, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def core_groups(root: Path = _SYSFS) -> list[tuple[int, ...]]:
+    """The allowed cores, grouped by the outermost cache that not all of them share.
+
+    On a CPU of several L3 domains these are the domains; on one whose L3 is common, the cores of one L2 each. Where
+    nothing is known of the caches, or one holds for all cores, there is one group.
+
+    Args:
+        root: the directory that describes the cores; another for tests.
+    """
+    allowed = allowed_cores()
+    for level in sorted(_levels(root, allowed), reverse=True):
+        groups = {_sharers(root, core, level, allowed) for core in allowed}
+        if len(groups) > 1:
+            return sorted(groups)
+    return [allowed]
+
+
+def _levels(root: Path, cores: Iterable[int]) -> set[int]:
+    return {int(text) for core in cores for index in _caches(root, core) if (text := _read(index / "level"))}
+
+
+def _caches(root: Path, core: int) -> list[Path]:
+    """The data caches of a core."""
+    found = sorted((root / f"cpu{core}" / "cache").glob("index*"))
+    return [index for index in found if _read(index / "type") != "Instruction"]
+
+
+def _sharers(root: Path, core: int, level: int, allowed: tuple[int, ...]) -> tuple[int, ...]:
+    for index in _caches(root, core):
+        if _read(index / "level") == str(level):
+            return tuple(sorted(set(_parse(_read(index / "shared_cpu_list"))) & set(allowed))) or (core,)
+    return (core,)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parse(text: str) -> list[int]:
+    """``"0-2,8"`` as numbers."""
+    cores: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        cores += range(int(first), int(last or first) + 1)
+    return cores
+
+
+def is_group(name: str) -> bool:
+    """Whether a device's name is meant as a group of cores."""
+    return name.startswith("cores:")
+
+
+def parse_group(name: str) -> tuple[int, ...]:
+    """The cores of ``"cores:0-3,8"``.
+
+    Raises:
+        ValueError: it is not written so, or names a core that this process may not use.
+    """
+    match = _GROUP.fullmatch(name)
+    if not match:
+        raise ValueError(f'{name!r} is no group of cores; for example "cores:0-3" or "cores:0,2"')
+    cores = tuple(sorted(set(_parse(match[1]))))
+    missing = [core for core in cores if core not in allowed_cores()]
+    if missing or not cores:
+        raise ValueError(
+            f"{name!r} names core {', '.join(map(str, missing))}; this process may use {format_group(allowed_cores())}"
+        )
+    return cores
+
+
+def format_group(cores: Iterable[int]) -> str:
+    """``"cores:0-3,8"`` for the cores 0 to 3 and 8."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return "cores:" + ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
