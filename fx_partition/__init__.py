@@ -1,5 +1,6 @@
 """Cut a PyTorch graph into contiguous partitions that each fit one device's on-chip memory, and run them."""
 
+from .backends.pipeline import Pipeline, pipeline
 from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan
@@ -9,8 +10,10 @@ __all__ = [
     "OversizeError",
     "PartitionError",
     "PartitionWarning",
+    "Pipeline",
     "Plan",
     "PlanMismatchError",
+    "pipeline",
     "plan",
     "report",
     "split",

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
@@ -84,7 +85,8 @@ def pipeline(
     ]
     steps = tqdm(program.steps, desc="pipeline: compiling stages", disable=None, leave=False)
     codes = [
-        compile_step(step, min(map(len, places)), inductor or {}) for step, places in zip(steps, cores, strict=True)
+        compile_step(step, min(map(len, places)), inductor or {}, facts.symbols.bind(request.bind))
+        for step, places in zip(steps, cores, strict=True)
     ]
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
@@ -97,8 +99,8 @@ def _groups(devices: str | Sequence[str]) -> list[Cores]:
     unknown = [name for name in names if not is_group(name)]
     if unknown or not names:
         raise PartitionError(
-            f"devices names {', '.join(map(repr, unknown)) or 'none'}; a pipeline runs on \"cpu:threads\" or on groups of "
-            'cores, ["cores:0-3", "cores:4-7"]'
+            f"devices names {', '.join(map(repr, unknown)) or 'none'}; a pipeline runs on \"cpu:threads\" or on groups "
+            'of cores, ["cores:0-3", "cores:4-7"]'
         )
     try:
         return [parse_group(name) for name in names]
@@ -171,16 +173,11 @@ class Pipeline:
         limit = min(inflight or self._inflight, self._inflight)
         waiting: deque[_Waiting] = deque()
         stream = iter(requests)
-        more = True
         try:
-            while more or waiting:
-                while more and len(waiting) < limit:
-                    try:
-                        args, kwargs = _arguments(next(stream))
-                    except StopIteration:
-                        more = False
-                    else:
-                        waiting.append(self._start(args, kwargs))
+            while True:
+                for request in islice(stream, limit - len(waiting)):
+                    args, kwargs = _arguments(request)
+                    waiting.append(self._start(args, kwargs))
                 if not waiting:
                     return
                 # Waking this thread costs a stage some of its core: once for half of what is in flight will do.

@@ -179,15 +179,15 @@ def _write_in(
 ) -> None:
     """Numbers that are the same for every request become part of a stage's graph."""
     for node, placeholder in zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True):
-        if node not in constants:
-            continue
-        for user in list(placeholder.users):
-            user.args = torch.fx.node.map_arg(user.args, lambda n, p=placeholder, v=value_of(node): v if n is p else n)
-            user.kwargs = torch.fx.node.map_arg(
-                user.kwargs, lambda n, p=placeholder, v=value_of(node): v if n is p else n
-            )
-        module.graph.erase_node(placeholder)
+        if node in constants:
+            for user in list(placeholder.users):
+                user.args, user.kwargs = _with_value((user.args, user.kwargs), placeholder, value_of(node))
+            module.graph.erase_node(placeholder)
     module.recompile()
+
+
+def _with_value(arguments: Any, placeholder: torch.fx.Node, value: Any) -> Any:
+    return torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
 
 
 def _detached(value: Any, is_gapped: bool) -> Any:

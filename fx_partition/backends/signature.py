@@ -7,18 +7,21 @@ sizes of a request are looked at once: a second request of the same sizes costs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture import Captured, ExampleInputs, value_of
+from fx_partition.passes.capture import Captured, ExampleInputs
 from fx_partition.passes.fake import shape_env_of
 from fx_partition.passes.symbols import evaluate, to_expr
 
 from .program import Constant, Program
+
+Numbers: TypeAlias = "dict[sympy.Symbol, int]"
+Strides: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
 class Signature:
@@ -36,26 +39,27 @@ class Signature:
         self._keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
         placeholders = self._graph.find_nodes(op="placeholder")
         self._names = [captured.names.get(node, node.name) for node in placeholders]
-        self._values = [value_of(node) if value_of(node) is not None else captured.values.get(node) for node in placeholders]
+        self._values: list[Any] = [captured.values.get(node) for node in placeholders]
         self._env = shape_env_of(self._values)
         self._guards = 0 if self._env is None else len(self._env.guards)
         self._wanted = [i for i, number in enumerate(program.inputs) if number is not None]
         self.numbers = tuple(number for number in program.inputs if number is not None)
-        self._known: dict[tuple[Any, ...], tuple[tuple[tuple[int, ...] | None, ...], dict[sympy.Symbol, int]]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Strides, Numbers]] = {}
         self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self._keywords
 
     def forget_guards(self) -> None:
         """What was assumed while the graph was traced is checked by the ranges of its sizes; from here on, count."""
         self._guards = 0 if self._env is None else len(self._env.guards)
 
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], dict[sympy.Symbol, int]]:
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], Numbers]:
         """The tensors of a request, of the strides that the stages were compiled for, and its symbols' numbers.
 
         Raises:
             TypeError: not the arguments of the model.
             ValueError: an input of another shape, dtype or device than the graph was captured for; it names the input.
         """
-        flat = list(args) if self._plain and len(args) == len(self._values) and not kwargs else self._flatten(args, kwargs)
+        is_plain = self._plain and len(args) == len(self._values) and not kwargs
+        flat = list(args) if is_plain else self._flatten(args, kwargs)
         key = tuple(x.shape if isinstance(x, torch.Tensor) else x for x in flat)
         known = self._known.get(key)
         if known is None:
@@ -64,6 +68,9 @@ class Signature:
         tensors = []
         for i in self._wanted:
             x, value = flat[i], self._values[i]
+            if not isinstance(x, torch.Tensor):
+                tensors.append(torch.tensor(x))
+                continue
             if x.dtype != value.dtype or x.device.type != value.device.type:
                 raise ValueError(
                     f"input {self._names[i]!r} is {x.dtype} on {x.device}; the pipeline was made for {value.dtype} on "
@@ -92,21 +99,21 @@ class Signature:
             raise TypeError(f"a request has {len(self._values)} inputs ({', '.join(self._names)}), not {len(flat)}")
         return flat
 
-    def _check(self, flat: Sequence[Any]) -> tuple[tuple[tuple[int, ...] | None, ...], dict[sympy.Symbol, int]]:
+    def _check(self, flat: Sequence[Any]) -> tuple[Strides, Numbers]:
         """The strides that each input is to have, and the symbols' numbers, for sizes not seen before."""
-        numbers: dict[sympy.Symbol, int] = {}
+        numbers: Numbers = {}
         for x, value in zip(flat, self._values, strict=True):
             if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and x.dim() == value.dim():
                 for size, traced in zip(x.shape, value.shape, strict=True):
                     expr = to_expr(traced)
                     if isinstance(expr, sympy.Symbol):
                         numbers.setdefault(expr, size)
-        strides: list[tuple[int, ...] | None] = []
+        strides: list[tuple[int, ...]] = []
         for name, x, value in zip(self._names, flat, self._values, strict=True):
             if not isinstance(value, torch.Tensor):
                 if value is not None and not isinstance(value, torch.SymInt) and x != value:
-                    raise ValueError(f"input {name!r} is {x!r}; the graph was captured with {value!r}, and holds for it")
-                strides.append(None)
+                    raise ValueError(f"input {name!r} is {x!r}; the graph holds for {value!r} alone")
+                strides.append(())
                 continue
             if not isinstance(x, torch.Tensor):
                 raise TypeError(f"input {name!r} is {type(x).__name__}, and has to be a tensor")
@@ -130,7 +137,7 @@ class Signature:
                 raise ValueError(f"{symbol} is {number}, and the graph holds for {bounds.lower} to {bounds.upper}")
         for guard in self._env.guards[self._guards :]:
             if guard.expr.xreplace(dict(numbers)) is sympy.false:
-                raise ValueError(f"sizes {dict(numbers)} do not fulfil {guard.expr}, which the stages were compiled for")
+                raise ValueError(f"sizes {dict(numbers)} do not fulfil {guard.expr}, for which stages were compiled")
 
 
 def _constant(value: Any, numbers: Mapping[sympy.Symbol, int]) -> Any:

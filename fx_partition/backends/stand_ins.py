@@ -42,7 +42,7 @@ def measured_bytes(
         numbers = facts.symbols.bind(None)
         own = captured.weights
         arguments = [
-            _own(own[node], node.name in facts.written) if node in own else _zeros(value, numbers, device)
+            _own(own[node], node.name in facts.written) if node in own else zeros_of(value, numbers, device)
             for node, value in zip(nodes, inputs, strict=True)
         ]
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -60,7 +60,7 @@ def _own(weight: torch.Tensor, written: bool) -> torch.Tensor:
     return weight.detach().clone() if written else weight
 
 
-def _zeros(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:
+def zeros_of(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:
     """Zeros of the sizes and strides of a fake tensor; the number that a symbolic one was traced with."""
     if isinstance(value, torch.SymInt):
         return evaluate(to_expr(value), numbers)

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 import torch.fx
+from torch._C import _aoti
 from torch._dynamo.exc import RestartAnalysis
 from torch._guards import TracingContext, tracing
-from torch._C import _aoti
 from torch._inductor import aot_compile, config, list_mode_options
 from torch._inductor.compile_fx import compile_fx
 
@@ -98,7 +98,7 @@ def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patc
     return path
 
 
-def to_handles(tensors: Sequence[torch.Tensor]) -> list[Any]:
+def to_handles(tensors: list[torch.Tensor]) -> list[Any]:
     """New handles of tensors, in capsules; whoever takes them must use or delete each once."""
     handles: list[Any] = _aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)
     return handles

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 
 from fx_partition.passes.errors import PartitionWarning
 
 from ..program import Step
+from ..stand_ins import zeros_of
 from ..torch_internals import compile_native, compile_part, tensors_of, to_handles
+from .build import stage_loop
 
 # What AOTInductor's code calls for an operator that has no C interface.
 _NEEDS_PYTHON = "aoti_torch_proxy_executor_call_function"
@@ -32,23 +35,25 @@ class Code:
     callback: Callable[[list[Any]], list[Any]] | None = None
 
 
-def compile_step(step: Step, threads: int, patches: Mapping[str, Any]) -> Code:
+def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]) -> Code:
     """Compile a stage for a pool of ``threads`` threads.
 
     Args:
         patches: inductor options.
+        numbers: the symbols' sizes for a first call on zeros, which shows that results are laid out as the next stage
+            was compiled for.
     """
     options = {"cpp.threads": threads, **patches}
     reason = _why_python(step)
     if not reason:
         try:
             path = compile_native(copy.deepcopy(step.module), step.takes, options)
-        except Exception as error:  # inductor's, of any kind; the other way of compiling tells whether it is the model's
+        except Exception as error:  # inductor's, of any kind; if it is the model's, it comes again below
             reason = f"AOTInductor cannot compile it ({type(error).__name__}: {error})"
         else:
-            if _NEEDS_PYTHON not in Path(path).with_suffix(".cpp").read_text():
+            reason = _why_not_native(path, step, numbers)
+            if not reason:
                 return Code(path)
-            reason = "it calls an operator that has no C interface"
     warnings.warn(
         f"stage {step.index} runs under Python's lock, so it does not overlap with others that do: {reason}",
         PartitionWarning,
@@ -64,6 +69,27 @@ def _why_python(step: Step) -> str:
         return "numbers cross its boundaries"
     if step.writes:
         return "it writes what it takes"
+    return ""
+
+
+def _why_not_native(path: str, step: Step, numbers: Mapping[sympy.Symbol, int]) -> str:
+    if _NEEDS_PYTHON in Path(path).with_suffix(".cpp").read_text():
+        return "it calls an operator that has no C interface"
+    cpu = torch.device("cpu")
+    inputs = [
+        source if isinstance(source, torch.Tensor) else zeros_of(value, numbers, cpu)
+        for source, value in zip(step.inputs, step.takes, strict=True)
+    ]
+    try:
+        results = tensors_of(stage_loop().run(path, to_handles(inputs), len(step.outputs)))
+    except RuntimeError as error:
+        return f"its compiled code fails on zeros ({error})"
+    for result, value in zip(results, step.makes, strict=True):
+        expected = zeros_of(value, numbers, torch.device("meta"))
+        if result.dtype != expected.dtype or (
+            result.shape == expected.shape and result.stride() != expected.stride() and result.numel()
+        ):
+            return "its compiled code lays its results out in another way than the next stage expects"
     return ""
 
 

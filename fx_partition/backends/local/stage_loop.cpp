@@ -467,6 +467,34 @@ PyObject* times(PyObject*, PyObject* capsule) {
   return result;
 }
 
+// run(path, handles, outputs) -> handles: compiled code once, in the calling thread; handles that are passed are stolen
+PyObject* run(PyObject*, PyObject* args) {
+  const char* path;
+  PyObject* capsules;
+  Py_ssize_t num_outputs;
+  if (!PyArg_ParseTuple(args, "sO!n", &path, &PyList_Type, &capsules, &num_outputs)) return nullptr;
+  std::vector<Handle> inputs, outputs(static_cast<size_t>(num_outputs));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(capsules); ++i) inputs.push_back(handle_of(PyList_GET_ITEM(capsules, i)));
+  std::string failure;
+  Py_BEGIN_ALLOW_THREADS;
+  try {
+    Code code(path);
+    if (code.run(code.container, inputs.data(), inputs.size(), outputs.data(), outputs.size(), nullptr, nullptr))
+      failure = "its words are on standard error";
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  Py_END_ALLOW_THREADS;
+  if (!failure.empty()) {
+    PyErr_SetString(PyExc_RuntimeError, failure.c_str());
+    return nullptr;
+  }
+  PyObject* result = PyList_New(num_outputs);
+  for (Py_ssize_t i = 0; i < num_outputs; ++i)
+    PyList_SET_ITEM(result, i, PyCapsule_New(outputs[size_t(i)], nullptr, nullptr));
+  return result;
+}
+
 // stop(pipe): workers return once they have nothing to do
 PyObject* stop(PyObject*, PyObject* capsule) {
   Pipe* pipe = pipe_of(capsule);
@@ -485,6 +513,7 @@ PyMethodDef methods[] = {
     {"wait", wait, METH_VARARGS, nullptr},
     {"take", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(take)), METH_FASTCALL, nullptr},
     {"times", times, METH_O, nullptr},
+    {"run", run, METH_VARARGS, nullptr},
     {"stop", stop, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
