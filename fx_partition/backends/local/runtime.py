@@ -52,12 +52,9 @@ class Ticket:
         """
         handles, failed, error = self._runtime.loop.take(self._runtime.pipe, self._capsule)
         tensors = tensors_of(handles)
-        if failed < 0:
-            return tensors
-        if error is not None:
-            raise error
-        self._runtime.fail(failed, tensors)
-        raise AssertionError("unreachable")
+        if failed >= 0:
+            raise self._runtime.explain(failed, tensors, error)
+        return tensors
 
     @property
     def times(self) -> list[tuple[int, int]]:
@@ -123,14 +120,23 @@ class LocalRuntime:
             self.loop.wait_free(self.pipe, _SLICE_NS)
         return Ticket(self, capsule)
 
-    def fail(self, stage: int, tensors: Sequence[torch.Tensor]) -> None:
-        """Raise what a stage raises in eager mode on inputs on which its compiled code has failed."""
+    def explain(self, stage: int, tensors: Sequence[torch.Tensor], error: Exception | None) -> Exception:
+        """Why a stage has failed: what it raises in eager mode on the same inputs, as compiled code loses the type.
+
+        Args:
+            tensors: the values that it took.
+            error: what its compiled code raised in Python, if it runs there.
+        """
         step = self._program.steps[stage]
         values = iter(tensors)
         inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
-        with torch.no_grad():
-            step.module(*inputs)
-        raise StageError(f"compiled code of stage {stage} failed; its words are on standard error")
+        if step.is_of_tensors and not step.writes:
+            try:
+                with torch.no_grad():
+                    step.module(*inputs)
+            except Exception as found:
+                return found
+        return error or StageError(f"compiled code of stage {stage} failed; its words are on standard error")
 
     def close(self) -> None:
         """Stop the threads once nothing is in flight; a second call does nothing."""
