@@ -103,6 +103,9 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
         constants = [node for node in stub.inputs if _is_constant(value_of(node))]
         _write_in(module, stub.inputs, constants)
         inputs = [node for node in stub.inputs if node not in constants]
+        takes = tuple(_detached(value_of(node), node in gapped) for node in inputs)
+        for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), takes, strict=True):
+            placeholder.meta = {"val": value}  # AOTInductor believes it, and not the inputs that it is given
         steps.append(
             Step(
                 index=index,
@@ -110,7 +113,7 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
                 inputs=tuple(numbers.argument(node) for node in inputs),
                 outputs=tuple(numbers.of[node] for node in stub.outputs),
                 dead=numbers.dead_after(index),
-                takes=tuple(_detached(value_of(node), node in gapped) for node in inputs),
+                takes=takes,
                 makes=tuple(_detached(value_of(node), node in gapped) for node in stub.outputs),
                 writes=any(node.name in written for node in inputs),
             )

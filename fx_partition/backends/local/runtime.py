@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fx_partition.hardware.cores import allowed_cores
+
 from ..program import Program
 from ..torch_internals import tensors_of, to_handles
 from .build import stage_loop
@@ -87,9 +89,11 @@ class LocalRuntime:
             inputs = [-1 - next(order) if isinstance(v, torch.Tensor) else v for v in step.inputs]
             stages.append((code.path, inputs, to_handles(weights), step.outputs, step.dead, len(groups)))
         results = [result for result in program.results if isinstance(result, int)]
-        self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, SPIN_NS)
-        taken = sum(len(group) for groups in cores for group in groups)
-        self.host_spin_ns = SPIN_NS if taken < torch.get_num_threads() else 0
+        taken = [core for groups in cores for group in groups for core in group]
+        # A thread that spins where another could work only keeps it waiting.
+        spin_ns = SPIN_NS if len(set(taken)) == len(taken) else 0
+        self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, spin_ns)
+        self.host_spin_ns = SPIN_NS if set(allowed_cores()) - set(taken) else 0
         self._threads = [
             threading.Thread(
                 target=self._serve,
