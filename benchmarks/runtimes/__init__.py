@@ -1,0 +1,1 @@
+"""What `runtime.py` measures: models (`models`), ways to run them (`sides`, `crew`), and what is asked (`targets`)."""
