@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import sys
 import warnings
@@ -12,9 +11,8 @@ from typing import Any
 
 import torch
 import torch.fx
-from tqdm import tqdm
 
-from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.capture import Captured
 from fx_partition.passes.errors import PartitionError, PartitionWarning
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.fake import no_new_guards, shape_env_of
@@ -26,12 +24,19 @@ from fx_partition.passes.split import cut, planned_graph
 from fx_partition.report import render
 
 from .dynamo import capture_dynamo
-from .inline import assemble, retarget, stage_inputs
+from .inline import assemble
+from .lower import lower
 from .options import Options
 from .stages import Boundaries, Stage
 from .stand_ins import measured_bytes
-from .strides import gapped_crossings, make_contiguous
-from .torch_internals import RestartAnalysis, compile_graph, compile_part, inductor_options, training_patches
+from .torch_internals import (
+    RestartAnalysis,
+    binds_addresses,
+    compile_graph,
+    compile_part,
+    inductor_options,
+    training_patches,
+)
 
 
 def l2partition(
@@ -116,24 +121,23 @@ def _compile_stages(
     real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
     for stage in stages:
         _refuse_training_elsewhere(stage, real, home)
-    gapped = gapped_crossings(stubs)
-    compiled: list[Callable[..., Any]] = []
-    allocated: list[int | None] = []
-    for stage in tqdm(stages, desc="l2partition: compiling stages", disable=None, leave=False):
-        inputs = stage_inputs(stage, real, home, gapped)
-        module = copy.deepcopy(stage.stub.module)  # inductor owns and changes what it is given
-        retarget(module, home, stage.device)
-        make_contiguous(module, stage.stub.outputs, gapped)
-        results = [value_of(node) for node in stage.stub.outputs]
+
+    def compile_one(module: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Callable[..., Any]:
         with no_new_guards(shape_env_of(results)):
             options = training_patches(results, patches)
-        compiled.append(compile_part(module, inputs, options))
-        if asked.measures:
-            nodes = stage.stub.inputs
-            allocated.append(measured_bytes(compiled[-1], nodes, inputs, captured, facts, stage.device))
-    if allocated:
-        plan = plan.with_allocated(tuple(allocated))
-    function = assemble(captured, stages, compiled, home, facts.written)
+        return compile_part(module, inputs, options)
+
+    lowered = lower(stages, real, home, compile_one, share=not binds_addresses(patches))
+    plan = plan.with_code(tuple(lowered.code))
+    if asked.measures:
+        measured = {
+            i: measured_bytes(
+                lowered.compiled[i], stages[i].stub.inputs, lowered.inputs[i], captured, facts, stages[i].device
+            )
+            for i in lowered.first_of_kind
+        }
+        plan = plan.with_allocated(tuple(measured[i] for i in lowered.code))
+    function = assemble(captured, stages, lowered.compiled, home, facts.written)
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
     return function
 

@@ -9,14 +9,19 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
   must let it pass.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
+<<<<<<< ours
 - ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
   documented ``aoti_compile_and_package`` takes an exported program alone, and a stage is none.
 - ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
+=======
+- ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
+>>>>>>> theirs
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,14 +39,20 @@ CompiledFunction = Callable[..., Any]
 
 __all__ = [
     "RestartAnalysis",
+    "binds_addresses",
     "compile_graph",
     "compile_native",
     "compile_part",
+    "fake_notes",
     "inductor_options",
     "is_static_input",
     "source_name",
+<<<<<<< ours
     "tensors_of",
     "to_handles",
+=======
+    "static_input_type",
+>>>>>>> theirs
     "training_patches",
 ]
 
@@ -140,4 +151,36 @@ def source_name(placeholder: torch.fx.Node) -> str:
 
 def is_static_input(placeholder: torch.fx.Node) -> bool:
     """Whether Dynamo knows an input to stay at one address from call to call: parameters, buffers, static caches."""
-    return placeholder.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is not None
+    return static_input_type(placeholder) is not None
+
+
+def static_input_type(placeholder: torch.fx.Node) -> str | None:
+    """How Dynamo marks an input that stays at one address: "guarded" or "unguarded"; None for others."""
+    mark = placeholder.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
+    return None if mark is None else str(mark)
+
+
+# What a fake tensor has in every graph, and what tells whether its memos are up to date, which reading them asks.
+_OF_EVERY_FAKE = {"fake_mode", "_fake_device", "pytype", "dispatch_keys"}
+
+
+def fake_notes(value: FakeTensor) -> dict[str, Any]:
+    """What a fake tensor carries beside its shape: the symbol that its ``item()`` is, a constant that it stands for,
+    marks of Dynamo. Only what is there: ``{}`` for most."""
+    notes = {}
+    for name, note in vars(value).items():
+        if name in _OF_EVERY_FAKE or name.endswith(("_memo_vc", "_memo_epoch")):
+            continue
+        if name.endswith("_memo"):
+            note = getattr(value, name.lstrip("_"))
+        if note is not None:
+            notes[name] = note
+    return notes
+
+
+def binds_addresses(patches: Mapping[str, Any]) -> bool:
+    """Whether compiled code belongs to the tensors that it was made for, so that others may not run it: CUDA graphs
+    replay addresses, and freezing makes constants of weights."""
+    return any(
+        patches.get(name, operator.attrgetter(name)(config)) for name in ("triton.cudagraphs", "freezing")
+    )

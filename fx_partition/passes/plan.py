@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import sympy
@@ -57,6 +57,7 @@ class Partition:
         moments: the steps that can be its peak for some binding.
         replicas: places of further devices that hold a copy of it.
         allocated_bytes: what ``own_bytes`` was when the compiled stage ran; None if that was not measured.
+        code: the first partition whose compiled code it shares, itself where that is its own; None until compiled.
     """
 
     index: int
@@ -84,6 +85,7 @@ class Partition:
     moments: tuple[Moment, ...]
     replicas: tuple[int, ...] = ()
     allocated_bytes: int | None = None
+    code: int | None = None
 
     def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
         """Its bytes under another binding."""
@@ -197,6 +199,12 @@ class Plan:
     @property
     def num_partitions(self) -> int:
         return len(self.partitions)
+
+    @property
+    def num_distinct(self) -> int | None:
+        """How many pieces of code run the partitions; fewer where some are alike. None until compiled."""
+        codes = {p.code for p in self.partitions}
+        return None if None in codes else len(codes)
 
     @property
     def max_bytes(self) -> int:
@@ -316,6 +324,11 @@ class Plan:
         partitions = tuple(replace(p, allocated_bytes=a) for p, a in zip(self.partitions, allocated, strict=True))
         return replace(self, partitions=partitions)
 
+    def with_code(self, code: tuple[int, ...]) -> Plan:
+        """The same plan, with which partitions share their compiled code."""
+        partitions = tuple(replace(p, code=c) for p, c in zip(self.partitions, code, strict=True))
+        return replace(self, partitions=partitions)
+
     def with_replicas(self, replicas: tuple[tuple[int, ...], ...]) -> Plan:
         """The same plan with copies of partition i on the devices ``replicas[i]``."""
         partitions = tuple(replace(p, replicas=r) for p, r in zip(self.partitions, replicas, strict=True))
@@ -392,7 +405,7 @@ def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
         plain: dict[str, Any] = {
             f.name: tuple(entry[f.name]) if isinstance(entry[f.name], list) else entry[f.name]
             for f in fields(Partition)
-            if f.name not in _SYMBOLIC
+            if f.name not in _SYMBOLIC and (f.name in entry or f.default is MISSING)
         }
         plain["resident"] = tuple((str(name), int(size)) for name, size in entry["resident"])
         moments = tuple(

@@ -50,7 +50,7 @@ def contents(plan: Plan) -> Document:
 
 def _totals(plan: Plan) -> Section:
     points = [
-        f"partitions: {plan.num_partitions}",
+        f"partitions: {plan.num_partitions}{_distinct(plan)}",
         f"largest: {_exactly(plan.max_bytes)}",
         f"cut (received from other partitions): {_exactly(plan.cut_bytes)}",
     ]
@@ -59,6 +59,14 @@ def _totals(plan: Plan) -> Section:
     slack = "" if plan.max_slack is None else f", max_slack {plan.max_slack:g}"
     how = f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}, footprint {plan.footprint}."
     return Section("Totals", how, points=tuple(points))
+
+
+def _distinct(plan: Plan) -> str:
+    """How many of the partitions were compiled, where that is known: ", 3 distinct (alike ones share their code)"."""
+    if plan.num_distinct is None or plan.num_partitions == 1:
+        return ""
+    shared = " (alike ones share their code)" if plan.num_distinct < plan.num_partitions else ""
+    return f", {plan.num_distinct} distinct{shared}"
 
 
 def _tradeoffs(plan: Plan) -> Section:

@@ -1,0 +1,104 @@
+"""From stages to compiled code, each distinct stage once: stages that are alike (see `likeness`) share one function.
+
+Before: twelve stages, the first with the embedding, the last with the head, ten of two layers each.
+After: three compiled functions; stages 1 to 10 have the same one, called with the weights of each.
+
+A compiled function keeps nothing of the stage that it was made for: weights are arguments, and what it saves for a
+backward belongs to the call. Where that is not so (CUDA graphs, frozen weights) nothing may be shared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.fx
+from tqdm import tqdm
+
+from fx_partition.passes.capture import value_of
+
+from .inline import retarget, stage_inputs
+from .likeness import stage_key
+from .stages import Stage
+from .strides import gapped_crossings, make_contiguous
+
+#: Compiles one stage: its graph (which it owns), what to compile it with, and the fake values that it returns.
+CompileOne: TypeAlias = Callable[[torch.fx.GraphModule, Sequence[Any], Sequence[Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Compiled stages.
+
+    Attributes:
+        compiled: the code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
+        code: for each stage the index of the first one whose code it shares; its own for the first of a kind.
+        inputs: what each stage was to be compiled with.
+    """
+
+    compiled: list[Callable[..., Any]]
+    code: list[int]
+    inputs: list[list[Any]]
+
+    @property
+    def first_of_kind(self) -> list[int]:
+        """The stages that were compiled, ascending."""
+        return list(dict.fromkeys(self.code))
+
+
+def lower(
+    stages: Sequence[Stage],
+    real: Mapping[torch.fx.Node, Any],
+    home: torch.device,
+    compile_one: CompileOne,
+    *,
+    share: bool = True,
+) -> Lowered:
+    """Compile stages, with a progress bar on a terminal.
+
+    Args:
+        stages: those of one graph, in order.
+        real: the real inputs of the whole graph.
+        home: the device of the model and its inputs.
+        compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
+            does not tell stages apart.
+        share: whether stages that are alike share code; where code belongs to its tensors they must not.
+
+    Raises:
+        Whatever ``compile_one`` raises.
+
+    Example::
+
+        >>> lowered = lower(stages, real, home, lambda gm, inputs, results: gm)      # doctest: +SKIP
+        >>> lowered.code                                                             # doctest: +SKIP
+        [0, 1, 1, 1, 4]
+    """
+    gapped = gapped_crossings(stage.stub for stage in stages)
+    inputs = [stage_inputs(stage, real, home, gapped) for stage in stages]
+    code = list(range(len(stages)))
+    if share:
+        firsts: dict[Hashable, int] = {}
+        code = [firsts.setdefault(_key(s, i, gapped), s.index) for s, i in zip(stages, inputs, strict=True)]
+    functions: dict[int, Callable[..., Any]] = {}
+    with tqdm(total=len(set(code)), desc="l2partition: compiling stages", disable=None, leave=False) as bar:
+        for first in dict.fromkeys(code):
+            stage = stages[first]
+            bar.set_postfix_str(f"stage {first} for {code.count(first)} of {len(stages)}")
+            module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
+            retarget(module, home, stage.device)
+            make_contiguous(module, stage.stub.outputs, gapped)
+            functions[first] = compile_one(module, inputs[first], _results(stage))
+            bar.update()
+    return Lowered([functions[first] for first in code], code, inputs)
+
+
+def _key(stage: Stage, inputs: Sequence[Any], gapped: set[torch.fx.Node]) -> Hashable:
+    made_contiguous = tuple(node in gapped for node in stage.stub.outputs)
+    return stage.device, made_contiguous, stage_key(stage.stub.module, inputs, _results(stage))
+
+
+def _results(stage: Stage) -> list[Any]:
+    return [value_of(node) for node in stage.stub.outputs]
