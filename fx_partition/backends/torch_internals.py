@@ -9,13 +9,10 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
   must let it pass.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
-<<<<<<< ours
 - ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
   documented ``aoti_compile_and_package`` takes an exported program alone, and a stage is none.
 - ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
-=======
 - ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
->>>>>>> theirs
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """
 
@@ -47,12 +44,9 @@ __all__ = [
     "inductor_options",
     "is_static_input",
     "source_name",
-<<<<<<< ours
+    "static_input_type",
     "tensors_of",
     "to_handles",
-=======
-    "static_input_type",
->>>>>>> theirs
     "training_patches",
 ]
 
