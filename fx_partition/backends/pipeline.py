@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
 from fx_partition.passes.capture import ExampleInputs, Model, capture
@@ -24,7 +23,7 @@ from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import CacheBytes, Request
 from fx_partition.passes.split import cut, planned_graph
 
-from .local.native import compile_step
+from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime, Ticket
 from .program import make_program
 from .signature import Signature
@@ -83,11 +82,10 @@ def pipeline(
         _places(partition, groups, replicated=not step.writes)
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
-    steps = tqdm(program.steps, desc="pipeline: compiling stages", disable=None, leave=False)
-    codes = [
-        compile_step(step, min(map(len, places)), inductor or {}, facts.symbols.bind(request.bind))
-        for step, places in zip(steps, cores, strict=True)
-    ]
+    threads = [min(map(len, places)) for places in cores]
+    codes = compile_steps(program.steps, threads, inductor or {}, facts.symbols.bind(request.bind))
+    first = {code: index for index, code in reversed(list(enumerate(codes)))}
+    plan = plan.with_code(tuple(first[code] for code in codes))
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
 

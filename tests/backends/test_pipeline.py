@@ -208,6 +208,14 @@ def test_one_partition_is_replicated_and_keeps_the_order():
             torch.testing.assert_close(result, run_eager(model, x))
 
 
+def test_stages_that_are_alike_share_their_code():
+    model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4))).eval()
+    x = torch.randn(2, WIDTH)
+    with fx_partition.pipeline(model, x, devices=["cores:0", "cores:0"]) as pipe:
+        assert (pipe.plan.num_partitions, pipe.plan.num_distinct) == (2, 1)
+        torch.testing.assert_close(pipe(x), run_eager(model, x))
+
+
 class Counter(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
+from tqdm import tqdm
 
 from fx_partition.passes.errors import PartitionWarning
 
+from ..likeness import stage_key
 from ..program import Step
 from ..stand_ins import zeros_of
 from ..torch_internals import compile_native, compile_part, tensors_of, to_handles
@@ -33,6 +35,29 @@ class Code:
 
     path: str | None
     callback: Callable[[list[Any]], list[Any]] | None = None
+
+
+def compile_steps(
+    steps: Sequence[Step], threads: Sequence[int], patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]
+) -> list[Code]:
+    """The code of each stage; stages that are alike, for pools of one size, share it.
+
+    Args:
+        threads: how many threads the pool of each stage has.
+        patches, numbers: see `compile_step`.
+    """
+    keys = [
+        (count, step.writes, stage_key(step.module, step.takes, step.makes))
+        for step, count in zip(steps, threads, strict=True)
+    ]
+    codes: dict[Hashable, Code] = {}
+    with tqdm(total=len(set(keys)), desc="pipeline: compiling stages", disable=None, leave=False) as bar:
+        for step, count, key in zip(steps, threads, keys, strict=True):
+            if key not in codes:
+                bar.set_postfix_str(f"stage {step.index} for {keys.count(key)} of {len(steps)}")
+                codes[key] = compile_step(step, count, patches, numbers)
+                bar.update()
+    return [codes[key] for key in keys]
 
 
 def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]) -> Code:
