@@ -18,16 +18,16 @@ class _Copy:
         self.original = weakref.ref(original)
         with torch.no_grad():
             self.tensor = original.detach().to(device, copy=True)
-        self.version = _version(original)
+        self.version = version_of(original)
 
     def refresh(self) -> None:
         original = self.original()
-        if original is not None and (version := _version(original)) != self.version:
+        if original is not None and (version := version_of(original)) != self.version:
             self.tensor.copy_(original.detach())
             self.version = version
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 

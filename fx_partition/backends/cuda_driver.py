@@ -1,0 +1,116 @@
+"""All that the CUDA runtime asks of ``torch.cuda``, in one class that a test can stand in for.
+
+A *stream* runs what is enqueued on it in order; an *event* recorded on one stream and waited for on another orders
+the two. torch's allocator keeps free memory by stream: a tensor that another stream uses must be told so
+(``used_on``), or its memory is given away while that stream still reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Stream(Protocol):
+    """A queue of work on one device; ``cuda_stream`` is the driver's handle."""
+
+    @property
+    def cuda_stream(self) -> int: ...
+
+    def record_event(self, event: Any = None) -> Any: ...
+
+    def wait_event(self, event: Any) -> None: ...
+
+
+class Graph(Protocol):
+    """Captured work."""
+
+    def replay(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+class Driver:
+    """Streams, copies and captures on CUDA devices; the CPU is the *host*, which has no streams."""
+
+    def device(self, device: torch.device) -> torch.device:
+        """The device with its index: ``cuda`` is the current one."""
+        if self.is_host(device) or device.index is not None:
+            return device
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def is_host(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    def device_of(self, tensor: Tensor) -> torch.device:
+        return tensor.device
+
+    def stream(self, device: torch.device) -> Stream:
+        """A new stream; of torch's pool of 32 a device, so that the 33rd is the first again."""
+        return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def current(self, device: torch.device) -> Stream:
+        """The stream that the caller uses on ``device``."""
+        return torch.cuda.current_stream(device)
+
+    @contextlib.contextmanager
+    def on(self, *streams: Stream) -> Iterator[None]:
+        """Enqueue on these streams, each for its device; the last one's device is current."""
+        with contextlib.ExitStack() as stack:
+            for stream in streams:
+                assert isinstance(stream, torch.cuda.Stream)
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+    def used_on(self, tensor: Tensor, stream: Stream) -> None:
+        """Keep the tensor's memory, once it is freed, until what ``stream`` has now is done."""
+        assert isinstance(stream, torch.cuda.Stream)
+        tensor.record_stream(stream)
+
+    def copy(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """A copy on ``device``, enqueued on the current streams.
+
+        Between two GPUs torch copies on the source's current stream, between two waits of the target's current one.
+        To and from the host it goes through pinned memory, as the driver would wait for pageable memory; the
+        allocator of pinned memory knows of copies, and keeps it until they are done.
+        """
+        if tensor.device.type == "cpu" and not tensor.is_pinned():
+            tensor = torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+        elif device.type == "cpu":
+            return torch.empty_like(tensor, device=device, pin_memory=True).copy_(tensor, non_blocking=True)
+        return tensor.to(device, copy=True, non_blocking=True)
+
+    def copy_into(self, target: Tensor, source: Tensor) -> None:
+        """Copy between tensors of one device, on the current stream."""
+        target.copy_(source, non_blocking=True)
+
+    def capture(self, function: Callable[[], Sequence[Any]], stream: Stream) -> tuple[Graph, Sequence[Any]]:
+        """What ``function`` enqueues on ``stream``, as a graph, and what it returns; nothing runs yet.
+
+        Other threads may go on using CUDA meanwhile (``thread_local``).
+        """
+        assert isinstance(stream, torch.cuda.Stream)
+        graph = torch.cuda.CUDAGraph()
+        # A capture that fails leaves its stream the current one: the outer context puts the caller's back.
+        with self.on(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            results = function()
+        return graph, results
+
+    def synchronize(self, device: torch.device) -> None:
+        """Wait for all that ``device`` has to do."""
+        torch.cuda.synchronize(device)
+
+
+DRIVER = Driver()
