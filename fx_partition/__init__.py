@@ -1,6 +1,7 @@
 """Cut a PyTorch graph into contiguous partitions that each fit one device's on-chip memory, and run them."""
 
-from .backends.pipeline import Pipeline, pipeline
+from .backends.pipeline import pipeline
+from .backends.stream import Pipeline
 from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan

@@ -84,16 +84,21 @@ def _devices(devices: int | str | Sequence[str] | None, has_budget: bool) -> int
             raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may repeat one")
         return tuple(f"cuda:{i}" for i in range(devices)) if count else devices
     if isinstance(devices, str):
-        _check_device(devices)
+        check_device(devices)
         return () if torch.device(devices) == torch.device("cpu") else (devices,)
     if not devices:
         raise PartitionError("devices=[] names none; leave it out for the default")
     for device in devices:
-        _check_device(device)
+        check_device(device)
     return tuple(map(str, devices))
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Refuse the name of a device that torch or this machine does not have.
+
+    Raises:
+        PartitionError: it says what there is.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 import torch.fx
 from torch.utils import _pytree as pytree
@@ -23,6 +24,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
+from fx_partition.passes.symbols import to_expr
 
 from .strides import contiguous, gapped_crossings, make_contiguous
 
@@ -54,6 +56,13 @@ class Step:
     def is_of_tensors(self) -> bool:
         """Whether only tensors go in and out, and no numbers."""
         return all(isinstance(value, torch.Tensor) for value in (*self.takes, *self.makes))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether no size of what goes in and out is symbolic."""
+        return self.is_of_tensors and not any(
+            isinstance(to_expr(size), sympy.Expr) for value in (*self.takes, *self.makes) for size in value.shape
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""A program on GPUs: each stage compiled for its device, behind the interface that `pipeline.Pipeline` drives."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fx_partition.passes.fake import FakeTensor
+
+from .cuda_driver import DRIVER, Driver
+from .cuda_pipeline import CudaPipeline, CudaStep
+from .cuda_pipeline import Ticket as CudaTicket
+from .inline import retarget
+from .likeness import stage_key
+from .program import Program, Step
+from .torch_internals import compile_part
+
+# Between two looks at whether a request is finished, in seconds; `take` waits without looking.
+_POLL = 50e-6
+
+
+class Ticket:
+    """A request in flight."""
+
+    def __init__(self, ticket: CudaTicket) -> None:
+        self._ticket = ticket
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the request, at most ``timeout`` seconds; says whether it is finished."""
+        pause = threading.Event()
+        left = timeout
+        while not self._ticket.done():
+            if left is not None:
+                if left <= 0:
+                    return False
+                left -= _POLL
+            pause.wait(_POLL)
+        return True
+
+    def take(self) -> list[torch.Tensor]:
+        """The results of a request.
+
+        Raises:
+            Exception: what a stage raised.
+        """
+        return self._ticket.wait()
+
+
+class CudaRuntime:
+    """Runs a program's stages on GPUs.
+
+    Args:
+        program: the stages.
+        devices: the device of each.
+        home: the device of the model.
+        inflight: how many requests may be in flight.
+        patches: inductor options.
+        graphs, persist: see `cuda_pipeline.CudaPipeline`.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        devices: Sequence[torch.device],
+        home: torch.device,
+        inflight: int,
+        patches: Mapping[str, Any],
+        *,
+        graphs: bool,
+        persist: bool,
+        driver: Driver = DRIVER,
+    ) -> None:
+        functions = compile_for(program.steps, devices, home, patches)
+        steps = [
+            CudaStep(device, function, step.inputs, step.outputs, step.dead, step.is_static and not step.writes)
+            for step, device, function in zip(program.steps, devices, functions, strict=True)
+        ]
+        results = [result for result in program.results if isinstance(result, int)]
+        self._pipeline = CudaPipeline(
+            steps, program.num_values, results, inflight, graphs=graphs, persist=persist, driver=driver
+        )
+        self._lock = threading.Lock()
+
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
+        """Start a request; waits while as many are in flight as may be.
+
+        Args:
+            numbers, tensors: values of the request's table.
+        """
+        with self._lock:
+            return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True))))
+
+    def close(self) -> None:
+        """Wait for what is in flight and free what the devices hold; a second call does nothing."""
+        self._pipeline.close()
+
+
+def compile_for(
+    steps: Sequence[Step], devices: Sequence[torch.device], home: torch.device, patches: Mapping[str, Any]
+) -> list[Callable[..., Sequence[Any]]]:
+    """The code of each stage on its device; stages that are alike, on devices of one kind and index, share it."""
+    keys = [
+        (device, stage_key(step.module, step.takes, step.makes)) for step, device in zip(steps, devices, strict=True)
+    ]
+    functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
+    with tqdm(total=len(set(keys)), desc="pipeline: compiling stages", disable=None, leave=False) as bar:
+        for step, device, key in zip(steps, devices, keys, strict=True):
+            if key not in functions:
+                module = copy.deepcopy(step.module)
+                retarget(module, home, device)
+                takes = [_on(value, device) for value in step.takes]
+                with torch.no_grad():
+                    functions[key] = compile_part(module, takes, patches)
+                bar.update()
+    return [functions[key] for key in keys]
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    """A stage's fake input where the stage runs."""
+    if not isinstance(value, FakeTensor) or value.device == device:
+        return value
+    with value.fake_mode, torch.no_grad():
+        return value.to(device)

@@ -1,0 +1,188 @@
+"""A stream of requests through stages that run, whatever runs them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+
+from fx_partition.passes.plan import Plan
+
+from .signature import Signature
+
+
+class Ticket(Protocol):
+    """A request in flight."""
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+    def take(self) -> list[torch.Tensor]: ...
+
+
+class Runtime(Protocol):
+    """What runs the stages; see `local.runtime.LocalRuntime` and `cuda_runtime.CudaRuntime`."""
+
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket: ...
+
+    def close(self) -> None: ...
+
+
+_Waiting = tuple[Ticket, dict[Any, int]]
+
+
+class Pipeline:
+    """Stages that run, each on its own device; made by `pipeline.pipeline`.
+
+    Results are plain tensors without gradients, also under ``torch.inference_mode``. Requests may be submitted from
+    several threads. What a model writes (a cache, a counter) is written in the order of the requests.
+
+    Attributes:
+        plan: how the model was cut.
+    """
+
+    def __init__(self, plan: Plan, signature: Signature, runtime: Runtime, inflight: int) -> None:
+        self.plan = plan
+        self._signature = signature
+        self._runtime = runtime
+        self._inflight = inflight
+        self._collector = _Collector(signature)
+        self._close = weakref.finalize(self, _shut_down, runtime, self._collector)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one request and wait for it."""
+        ticket, numbers = self._start(args, kwargs)
+        ticket.wait()
+        return self._signature.results(ticket.take(), numbers)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a request; waits while as many are in flight as may be.
+
+        Args:
+            args, kwargs: as the model takes them; the tensors must not change before the request is finished.
+
+        Returns:
+            A future of what the model returns, or of the exception that a stage raised.
+
+        Raises:
+            ValueError, TypeError: not what the pipeline was made for; nothing was started.
+            RuntimeError: the pipeline is closed.
+        """
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        self._collector.add(future, self._start(args, kwargs))
+        return future
+
+    def map(
+        self, requests: Iterable[Any], *, inflight: int | None = None, return_exceptions: bool = False
+    ) -> Iterator[Any]:
+        """Results of a stream of requests, in their order.
+
+        Args:
+            requests: each a tensor, a sequence of positional or a mapping of keyword arguments; taken only as results
+                are taken, but for those in flight.
+            inflight: how many requests may be in flight; default: as many as the pipeline allows.
+            return_exceptions: whether an exception is yielded in place of its result, and not raised.
+
+        Raises:
+            Exception: what a stage raised, when its request's turn has come; the rest is dropped.
+        """
+        limit = min(inflight or self._inflight, self._inflight)
+        waiting: deque[_Waiting] = deque()
+        stream = iter(requests)
+        try:
+            while True:
+                for request in islice(stream, limit - len(waiting)):
+                    args, kwargs = _arguments(request)
+                    waiting.append(self._start(args, kwargs))
+                if not waiting:
+                    return
+                # Waking this thread costs a stage some of its core: once for half of what is in flight will do.
+                waiting[(len(waiting) - 1) // 2][0].wait()
+                for _ in range((len(waiting) + 1) // 2):
+                    yield self._finish(waiting.popleft(), return_exceptions)
+        finally:
+            for ticket, _ in waiting:
+                ticket.wait()
+
+    def _start(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Waiting:
+        if not self._close.alive:
+            raise RuntimeError("the pipeline is closed")
+        tensors, numbers = self._signature.read(args, kwargs)
+        return self._runtime.submit(self._signature.numbers, tensors), numbers
+
+    def _finish(self, waiting: _Waiting, return_exceptions: bool) -> Any:
+        ticket, numbers = waiting
+        ticket.wait()
+        try:
+            return self._signature.results(ticket.take(), numbers)
+        except Exception as error:
+            if return_exceptions:
+                return error
+            raise
+
+    def close(self) -> None:
+        """Finish what is in flight and stop the stages; a second call does nothing."""
+        self._close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Collector:
+    """Gives futures their results, on a thread that is started with the first of them."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._queue: SimpleQueue[tuple[Future[Any], _Waiting] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def add(self, future: Future[Any], waiting: _Waiting) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
+                self._thread.start()
+        self._queue.put((future, waiting))
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            future, (ticket, numbers) = item
+            ticket.wait()
+            try:
+                result = self._signature.results(ticket.take(), numbers)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            del item, future, ticket  # nothing of a request may outlive it here
+
+    def close(self) -> None:
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _shut_down(runtime: Runtime, collector: _Collector) -> None:
+    collector.close()
+    runtime.close()
+
+
+def _arguments(request: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    if isinstance(request, Mapping):
+        return (), request
+    if isinstance(request, torch.Tensor):
+        return (request,), {}
+    return tuple(request), {}
