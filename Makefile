@@ -25,6 +25,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/planner_scale.py
 	$(BIN)/python benchmarks/planner_depth.py
+	$(BIN)/python benchmarks/hop.py
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/compile_time.py
+	$(BIN)/python benchmarks/wrap.py
+	$(BIN)/python benchmarks/gpu.py
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt

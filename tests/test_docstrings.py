@@ -13,7 +13,10 @@ import fx_partition
 from fx_partition.report.document import Document, Section
 
 
-@pytest.mark.parametrize("name", ["passes.api", "report.api", "report.markdown", "report.text"])
+@pytest.mark.parametrize(
+    "name",
+    ["backends.l2_persistence", "backends.pack", "passes.api", "report.api", "report.markdown", "report.text"],
+)
 def test_examples_say_what_happens(name: str) -> None:
     module: ModuleType = importlib.import_module(f"fx_partition.{name}")
     names = {"torch": torch, "fx_partition": fx_partition, "Document": Document, "Section": Section}

@@ -68,14 +68,18 @@ class Ticket:
         """Whether `wait` would return, or raise, at once."""
         return all(event.query() for event in self._events)
 
+    def finish(self) -> None:
+        """Wait until the request is done, however it ended."""
+        for event in self._events:
+            event.synchronize()
+
     def wait(self) -> list[Any]:
         """The results, on the device of the request's inputs.
 
         Raises:
             Exception: what a stage raised.
         """
-        for event in self._events:
-            event.synchronize()
+        self.finish()
         if self._error is not None:
             raise self._error
         for result in self._results:
@@ -144,10 +148,13 @@ class _Stage:
         return here.tensor
 
     def _refresh(self) -> None:
-        for device in self._sources:  # the caller's stream wrote the weights
-            self.stream.wait_event(self._driver.current(device).record_event())
+        callers = [self._driver.current(device) for device in self._sources]
+        for caller in callers:  # which wrote the weights, and may write them again
+            self.stream.wait_event(caller.record_event())
         with self._driver.on(self.stream):
             self.pack.refresh()
+        for caller in callers:
+            caller.wait_event(self.stream.record_event())
 
 
 def bring(

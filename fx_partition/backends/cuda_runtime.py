@@ -20,9 +20,6 @@ from .likeness import stage_key
 from .program import Program, Step
 from .torch_internals import compile_part
 
-# Between two looks at whether a request is finished, in seconds; `take` waits without looking.
-_POLL = 50e-6
-
 
 class Ticket:
     """A request in flight."""
@@ -30,17 +27,9 @@ class Ticket:
     def __init__(self, ticket: CudaTicket) -> None:
         self._ticket = ticket
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the request, at most ``timeout`` seconds; says whether it is finished."""
-        pause = threading.Event()
-        left = timeout
-        while not self._ticket.done():
-            if left is not None:
-                if left <= 0:
-                    return False
-                left -= _POLL
-            pause.wait(_POLL)
-        return True
+    def wait(self) -> None:
+        """Wait until the request is finished."""
+        self._ticket.finish()
 
     def take(self) -> list[torch.Tensor]:
         """The results of a request.

@@ -79,6 +79,12 @@ def pipeline(
     if names[0].startswith("cuda"):
         homes = [value.device for value in captured.weights.values()] or [torch.device("cpu")]
         limit = inflight or 4 * plan.num_partitions
+        for step in program.steps:
+            if step.writes:
+                raise PartitionError(
+                    f"stage {step.index} writes a state (a buffer, a cache), and on GPUs it would write a copy of it; "
+                    "run this model with torch.compile, or on groups of cores"
+                )
         places = [torch.device(partition.device) for partition in plan.partitions]
         gpus = CudaRuntime(
             program, places, homes[0], limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence

@@ -243,6 +243,25 @@ def test_weights_that_change_are_copied_again() -> None:
         weights[1].mul_(2)
 
 
+def test_weights_are_copied_again_between_two_writes_of_the_caller() -> None:
+    """The stage waits for the write that it has seen, and the caller's next one for the copy."""
+    driver = FakeDriver()
+    home = torch.device("cpu:1")
+    weights = [driver.put(weight, home) for weight in weights_of(1)]
+    pipeline = build(driver, (0,), weights)
+    before = driver.waits
+    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    usual = driver.waits - before
+    weights[0].mul_(2)
+    driver.access(driver.current(home), [], weights)
+    written = driver.current(home).clock.copy()
+    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    assert driver.waits - before == 2 * usual + 2
+    assert all(driver.runs[1].before.get(name, 0) >= tick for name, tick in written.items())
+    assert driver.current(home).clock[driver.runs[0].stream] >= driver.runs[0].tick
+    pipeline.close()
+
+
 @pytest.mark.parametrize("persist", [False, True])
 def test_weights_are_packed_where_they_must_be(persist: bool) -> None:
     driver = FakeDriver()

@@ -33,18 +33,10 @@ class Ticket:
     def __init__(self, runtime: LocalRuntime, capsule: Any) -> None:
         self._runtime, self._capsule = runtime, capsule
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the request, at most ``timeout`` seconds; says whether it is finished."""
-        loop = self._runtime.loop
-        left = None if timeout is None else max(0, int(timeout * 1e9))
-        while True:
-            step = _SLICE_NS if left is None else min(left, _SLICE_NS)
-            if loop.wait(self._capsule, self._runtime.host_spin_ns, step):
-                return True
-            if left is not None:
-                left -= step
-                if left <= 0:
-                    return False
+    def wait(self) -> None:
+        """Wait until the request is finished."""
+        while not self._runtime.loop.wait(self._capsule, self._runtime.host_spin_ns, _SLICE_NS):
+            pass
 
     def take(self) -> list[torch.Tensor]:
         """The results of a finished request.
