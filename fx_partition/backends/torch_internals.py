@@ -19,6 +19,7 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,8 @@ def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patc
     Args:
         example_inputs: fake tensors alone.
     """
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own use of it
         path = aot_compile(gm, tuple(example_inputs), options=dict(patches))
     assert isinstance(path, str)
     return path
