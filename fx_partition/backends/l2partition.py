@@ -23,9 +23,11 @@ from fx_partition.passes.planning import make_plan
 from fx_partition.passes.split import cut, planned_graph
 from fx_partition.report import render
 
+from .buffers import keep_buffers
 from .dynamo import capture_dynamo
 from .inline import assemble
 from .lower import lower
+from .microbatch import Cutting
 from .options import Options
 from .stages import Boundaries, Stage
 from .stand_ins import measured_bytes
@@ -72,11 +74,14 @@ def l2partition(
     captured = capture_dynamo(gm, example_inputs)
     home = _home(captured)
     facts = gather_facts(captured)
-    plan = make_plan(captured, facts, asked.request)
+    if asked.keep_buffers and asked.reuses_a_cache:
+        keep_buffers()
+    cutting = Cutting.of(captured, facts, asked, example_inputs)
+    plan = cutting.plan if cutting else make_plan(captured, facts, asked.request)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
-    if plan.num_partitions > 1 or any(device != home for device in devices):
+    if plan.num_partitions > 1 or any(device != home for device in devices) or cutting:
         try:
-            return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked)
+            return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked, cutting)
         except (PartitionError, RestartAnalysis):
             raise
         except Exception as error:
@@ -113,6 +118,7 @@ def _compile_stages(
     example_inputs: Sequence[Any],
     patches: Mapping[str, Any],
     asked: Options,
+    cutting: Cutting | None,
 ) -> Callable[..., Any]:
     captured = planned_graph(captured, plan)
     stubs = cut(captured, plan)
@@ -138,16 +144,27 @@ def _compile_stages(
         }
         plan = plan.with_allocated(tuple(measured[i] for i in lowered.code))
     function = assemble(captured, stages, lowered.compiled, home, facts.written)
-    _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
+    if cutting:
+        function = cutting.assemble(captured, stages, lowered.compiled, function)
+    rows = cutting.rows if cutting else None
+    _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values(), rows), asked)
     return function
 
 
 class CompiledGraph(LiveGraph):
-    """One graph that this backend compiled; ``stages`` is empty where it runs as one partition."""
+    """One graph that this backend compiled.
 
-    def __init__(self, plan: Plan, stages: tuple[Stage, ...], weights: Iterable[torch.Tensor]) -> None:
+    Attributes:
+        stages: empty where it runs as one partition.
+        rows: the rows of the largest microbatch that it was planned for; None where the batch runs whole.
+    """
+
+    def __init__(
+        self, plan: Plan, stages: tuple[Stage, ...], weights: Iterable[torch.Tensor], rows: int | None = None
+    ) -> None:
         super().__init__(plan, weights)
         self.stages = stages
+        self.rows = rows
 
 
 def _refuse_training_elsewhere(stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device) -> None:

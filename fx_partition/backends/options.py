@@ -22,11 +22,18 @@ class Options:
         request: what is asked of the planner; its budget is ``NO_BUDGET`` where none was given.
         report: True prints the report to standard error once compiled; a path ending in .txt, .md or .json writes it.
         inductor: options of inductor itself.
+        microbatches: into how many microbatches a call's batch is cut, each partition running all of them before the
+            next; 1: the batch runs whole; None ("auto" to the user): the fewest whose footprints fit the budget. For
+            inference, and for graphs that treat each row of the batch alone (see `separable`).
+        keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
+            (see `buffers`); that is a setting of the whole process.
     """
 
     request: Request
     report: bool | str = False
     inductor: Mapping[str, Any] = field(default_factory=dict)
+    microbatches: int | None = 1
+    keep_buffers: bool = True
 
     @classmethod
     def check(cls, options: Mapping[str, Any] | None) -> Options:
@@ -36,7 +43,7 @@ class Options:
             PartitionError: an unknown option, device or choice, or a size that is none; it names what there is.
         """
         given = dict(options or {})
-        own = {"cache_bytes", "devices", "report", "inductor"}
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
         unknown = set(given) - Request.options() - own
         if unknown:
             raise PartitionError(
@@ -52,12 +59,21 @@ class Options:
         report = given.get("report", False)
         if not isinstance(report, bool) and not (isinstance(report, str) and _suffix(report) in _REPORT_SUFFIXES):
             raise PartitionError(f"report={report!r} is neither True nor a path ending in .txt, .md or .json")
-        return cls(request, report, given.get("inductor", {}))
+        microbatches = _microbatches(given.get("microbatches", 1), request)
+        keep_buffers = given.get("keep_buffers", True)
+        if not isinstance(keep_buffers, bool):
+            raise PartitionError(f"keep_buffers={keep_buffers!r} is neither True nor False")
+        return cls(request, report, given.get("inductor", {}), microbatches, keep_buffers)
 
     @property
     def places_nothing(self) -> bool:
         """Whether neither a budget nor a device was named: then this is inductor, whole."""
-        return self.request.budget == NO_BUDGET and not self.request.devices
+        return self.request.budget == NO_BUDGET and not self.request.devices and self.microbatches == 1
+
+    @property
+    def reuses_a_cache(self) -> bool:
+        """Whether more than one partition, or one partition more than once, runs on a device in a call."""
+        return self.microbatches != 1 or self.request.on_shortage == "wrap"
 
     @property
     def measures(self) -> bool:
@@ -67,6 +83,16 @@ class Options:
     @property
     def report_format(self) -> str:
         return _REPORT_SUFFIXES[_suffix(self.report)] if isinstance(self.report, str) else "text"
+
+
+def _microbatches(given: Any, request: Request) -> int | None:
+    if given == "auto":
+        if request.budget == NO_BUDGET:
+            raise PartitionError('microbatches="auto" fits footprints to a budget; name it with cache_bytes=')
+        return None
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise PartitionError(f'microbatches={given!r} is neither a number of 1 or more nor "auto"')
+    return given
 
 
 def _suffix(path: str) -> str:

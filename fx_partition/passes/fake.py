@@ -7,11 +7,12 @@ running an operator on fakes answers "what would it allocate" without allocating
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import sympy
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
@@ -21,9 +22,13 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "ShapeEnv",
+    "enable_python_dispatcher",
+    "fake_copy",
     "fake_mode_of",
+    "guards_of",
     "has_hooks",
     "hint_of",
+    "least_of",
     "new_fake_mode",
     "no_new_guards",
     "run_fake",
@@ -53,6 +58,12 @@ def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
     return FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
 
 
+def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | torch.SymInt]) -> torch.Tensor:
+    """A fake tensor of ``mode`` like ``value``, of the sizes ``shape``; ``value`` may be one of another mode."""
+    with mode:
+        return torch.empty_strided(tuple(shape), value.stride(), dtype=value.dtype, device=value.device)
+
+
 @contextlib.contextmanager
 def no_new_guards(shape_env: ShapeEnv | None) -> Iterator[None]:
     """While planning, no comparison of sizes may become a guard: each would recompile the model for a new shape."""
@@ -69,6 +80,19 @@ def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
     hint = read(symbol)
     assert hint is not None, f"{symbol} has no hint"
     return int(hint)
+
+
+def guards_of(shape_env: ShapeEnv) -> list[sympy.Basic]:
+    """What has been assumed of sizes so far: comparisons that were decided, and ranges of symbols."""
+    ranges = shape_env.var_to_range.items()
+    bounds = [bound for symbol, r in ranges for bound in (sympy.Ge(symbol, r.lower), sympy.Le(symbol, r.upper))]
+    return [*(guard.expr for guard in shape_env.guards), *bounds]
+
+
+def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
+    """The smallest value that a symbol may have: 2 where 1 is compiled apart."""
+    lower = shape_env.var_to_range[symbol].lower
+    return int(lower) if lower.is_Integer else 0
 
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:

@@ -1,0 +1,178 @@
+"""Partitions that take turns in one core's cache, in microbatches, beside inductor's whole batch.
+
+    python benchmarks/wrap.py [--model mobilenetv2 mlp transformer] [--threads 1 2] [--allocator ...] [--repeats 7]
+
+The weights of a model exceed a core's L2. The l2partition side cuts it into partitions of 1.5 MiB, each of which runs
+all microbatches before the next (``microbatches="auto"``); the other side is ``backend="inductor"``. As memory that
+malloc returns to the kernel can cost more than the caches do, the allocator is a variable of its own:
+
+============  ==========================================================================================
+default       default malloc on both sides (``keep_buffers=False``)
+raised        both sides with the same raised ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_``
+as it is      l2partition as a user gets it (``keep_buffers`` is on) against inductor with default malloc
+============  ==========================================================================================
+
+Each (model, allocator, threads) has fresh processes: one that holds both sides, or one for each where the allocators
+differ, as malloc's settings are a process's. Sides are timed in turn; figures are medians after a warm-up, ratios the
+median of the ratios within a round; below 1 l2partition is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+ALLOCATORS = ("default", "raised", "as it is")
+SIDES = ("inductor", "l2partition")
+RAISED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
+
+
+class Block(nn.Module):
+    """A transformer's block of 3 MiB."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in self.qkv(self.norms[0](x)).chunk(3, -1))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(*(m for _ in range(12) for m in (nn.Linear(512, 512), nn.ReLU())))  # 12 MiB
+
+
+def mobilenetv2() -> nn.Module:
+    from zoo import FAMILIES
+
+    return FAMILIES["mobilenetv2"].build()
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mobilenetv2": (mobilenetv2, (32, 3, 32, 32)),
+    "mlp": (mlp, (64, 512)),
+    "transformer": (lambda: nn.Sequential(*(Block() for _ in range(4))), (32, 32, 256)),  # 12 MiB
+}
+
+
+def child(name: str, sides: list[str], threads: int, keep: bool) -> None:
+    """Compile; then for each side that a line of stdin names, print the seconds of a call."""
+    from fx_partition.passes.live import live_graphs
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    model = make().eval()
+    x = torch.randn(shape)
+    torch._dynamo.mark_dynamic(x, 0)
+    options = {"cache_bytes": "1.5MiB", "microbatches": "auto", "keep_buffers": keep}
+    runs, calls, note = {}, {}, ""
+    with torch.no_grad():
+        expected = model(x)
+        for side in sides:
+            runs[side] = torch.compile(model, backend=side, options=options if side == "l2partition" else None)
+            assert torch.allclose(runs[side](x), expected, rtol=1e-3, atol=1e-3)
+            calls[side] = max(1, int(0.15 / max(seconds(runs[side], x, 3), 1e-6)))
+            if side == "l2partition":
+                (graph,) = live_graphs(model)
+                note = f"{graph.plan.num_partitions} {getattr(graph, 'rows', None)}"
+            torch._dynamo.reset()  # a model is compiled by one backend; what is compiled stays
+            seconds(runs[side], x, 1)
+        print(note or "-", flush=True)
+        for line in sys.stdin:
+            side = line.strip()
+            print(seconds(runs[side], x, calls[side]), flush=True)
+
+
+def seconds(run: Callable[[Tensor], Tensor], x: Tensor, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    return (time.perf_counter() - start) / calls
+
+
+def measure(name: str, allocator: str, threads: int, repeats: int) -> tuple[str, list[float], list[float]]:
+    """Partitions and rows of a microbatch; seconds a call of inductor and of l2partition, a pair a round."""
+    environment = {k: v for k, v in os.environ.items() if k not in RAISED and k != "OMP_NUM_THREADS"}
+    if allocator == "raised":
+        environment |= RAISED
+    apart = allocator == "as it is"
+    groups = [[side] for side in SIDES] if apart else [list(SIDES)]
+    served: dict[str, subprocess.Popen[str]] = {}
+    note = ""
+    for sides in groups:
+        command = [sys.executable, __file__, "--child", name, *sides, "--threads", str(threads)]
+        command += ["--keep"] * apart
+        process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        word = process.stdout.readline().strip()
+        note = word if word != "-" else note
+        served |= dict.fromkeys(sides, process)
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(repeats + 1):
+        for side in SIDES:
+            process = served[side]
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(side + "\n")
+            process.stdin.flush()
+            times[side].append(float(process.stdout.readline()))
+    for process in set(served.values()):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    return note, times["inductor"][1:], times["l2partition"][1:]  # the first round warms up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--allocator", nargs="+", choices=ALLOCATORS, default=list(ALLOCATORS))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        name, *sides = options.child
+        child(name, sides, options.threads[0], options.keep)
+        return 0
+    cases = [(m, t, a) for m in options.model for t in options.threads for a in options.allocator]
+    rows = []
+    for name, threads, allocator in tqdm(cases, disable=None):
+        note, inductor, ours = measure(name, allocator, threads, options.repeats)
+        partitions, most = note.split()
+        ratios = [b / a for a, b in zip(inductor, ours, strict=True)]
+        figures = (statistics.median(inductor) * 1e3, statistics.median(ours) * 1e3)
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        times = (f"{figure:.2f}" for figure in figures)
+        row = (name, threads, allocator, partitions, most, *times, f"{statistics.median(ratios):.2f}", spread)
+        rows.append(row)
+    machine = platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {machine}, {os.cpu_count()} cores, median of {options.repeats}")
+    headers = ("model", "threads", "malloc", "partitions", "rows", "inductor ms", "l2partition ms", "ratio", "range")
+    print(tabulate(rows, headers=headers, disable_numparse=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Runs a graph's batch in microbatches: all of them through one partition, then all through the next.
+
+So the weights of a partition are fetched once a call and used for every microbatch, and the activations of a microbatch
+are few enough to stay in the cache beside them. The call is one generated function::
+
+    def forward(self, s0, x, weight, weight_1):
+        blocks = self.blocks(s0)                      # ((0, 11), (11, 11), (22, 10)) for 32 rows in three
+        if not blocks:
+            return self.whole(s0, x, weight, weight_1)
+        s0 = [n for _, n in blocks]
+        x = [x.narrow(0, i, n) for i, n in blocks]
+        relu, = zip(*[self.partition_0(a, b, weight) for a, b in zip(s0, x)]); x = None
+        linear_1, = zip(*[self.partition_1(a, b, weight_1) for a, b in zip(s0, relu)]); relu = None
+        return (cat(linear_1, 0),)
+
+Stages are compiled for a symbolic batch, once; what they were compiled to assume of it holds for every microbatch, or
+the batch runs whole (see `passes.microbatch.Cutter`). A partition that takes nothing of the batch runs once.
+Results are made anew: two that share memory when the batch runs whole do not.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.fake import guards_of, hint_of, least_of, shape_env_of
+from fx_partition.passes.microbatch import Cutter, plan_microbatches
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.separable import WAY_OUT, Separation, separate
+from fx_partition.passes.split import PREFIX
+from fx_partition.passes.symbols import Size, to_expr
+
+from .options import Options
+from .stages import Stage
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How the batch of one graph is cut.
+
+    Attributes:
+        separation: what is cut and what is joined.
+        plan: the plan for microbatches.
+        rows: the rows of the largest microbatch that it was made for.
+        count: how many microbatches were asked for; None: as many as ``rows`` needs.
+    """
+
+    separation: Separation
+    plan: Plan
+    rows: int
+    count: int | None
+
+    @classmethod
+    def of(cls, captured: Captured, facts: Facts, asked: Options, example_inputs: Sequence[Any]) -> Cutting | None:
+        """None where the batch is to run whole.
+
+        Raises:
+            PartitionError: gradients are needed, stages run on several devices, or the graph is not separable.
+        """
+        if asked.microbatches == 1:
+            return None
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs):
+            raise PartitionError(
+                f"microbatches are for inference, and an input or a parameter needs a gradient: run under "
+                f"torch.no_grad(), or {WAY_OUT}"
+            )
+        if any(torch.device(name).type != "cpu" for name in asked.request.devices[1:]):
+            raise PartitionError(f"microbatches run in line on one device, and devices= names more; {WAY_OUT}")
+        separation = separate(captured)
+        env = shape_env_of(captured.values.values())
+        assert env is not None  # or there would be no batch
+        symbols = (separation.symbol, *separation.equal)
+        fewest = max(1, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
+        plan, rows = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches, fewest)
+        return cls(separation, plan, rows, asked.microbatches)
+
+    def assemble(
+        self,
+        captured: Captured,
+        stages: Sequence[Stage],
+        compiled: Sequence[Callable[..., Any]],
+        whole: Callable[..., Any],
+    ) -> Callable[..., Any]:
+        """One function of the graph's inputs that runs the compiled stages microbatch by microbatch.
+
+        Args:
+            whole: the function that runs the batch whole.
+        """
+        return _Writer(self, captured, stages, compiled, whole).run()
+
+
+class _Writer:
+    """Writes the function's text."""
+
+    def __init__(
+        self,
+        cutting: Cutting,
+        captured: Captured,
+        stages: Sequence[Stage],
+        compiled: Sequence[Callable[..., Any]],
+        whole: Callable[..., Any],
+    ) -> None:
+        self._cutting, self._captured, self._stages = cutting, captured, stages
+        self._batch = (cutting.separation.symbol, *cutting.separation.equal)
+        self._scope = types.SimpleNamespace(whole=whole)
+        for stage, function in zip(stages, compiled, strict=True):
+            setattr(self._scope, f"{PREFIX}{stage.index}", function)
+        self._lines: list[str] = []
+        self._lists: set[torch.fx.Node] = set()  # what has an entry for each microbatch
+
+    def run(self) -> Callable[..., Any]:
+        graph = self._captured.gm.graph
+        arguments = ", ".join(node.name for node in graph.find_nodes(op="placeholder"))
+        self._write_blocks(arguments)
+        last = self._last_uses()
+        for stage in self._stages:
+            self._write_stage(stage)
+            for node in last.get(stage.index, ()):
+                self._lines[-1] += f"; {node.name} = None"
+        (output,) = graph.find_nodes(op="output")
+        results = zip(output.args[0], self._cutting.separation.outputs, strict=True)
+        joined = "".join(f"{self._joined(node, dim)}, " for node, dim in results)
+        self._lines.append(f"return ({joined})")
+        source = f"def forward(self, {arguments}):\n" + "".join(f"    {line}\n" for line in self._lines)
+        namespace: dict[str, Any] = {"cat": torch.cat}
+        exec(compile(source, f"<l2partition {len(self._stages)} stages in microbatches>", "exec"), namespace)
+        return types.MethodType(namespace["forward"], self._scope)
+
+    def _write_blocks(self, arguments: str) -> None:
+        """The blocks of rows, and the inputs in blocks."""
+        env = shape_env_of(self._captured.values.values())
+        assert env is not None
+        sizes = self._captured.symbol_inputs
+        by_name = {symbol.name: symbol for symbol in env.var_to_range}
+        symbols = tuple(by_name[name] for name in sizes)
+        batch = tuple(by_name[name] for name in self._batch)
+        self._scope.blocks = Cutter(symbols, batch, self._cutting.count, self._cutting.rows, guards_of(env))
+        self._lines += [
+            f"blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
+            "if not blocks:",
+            f"    return self.whole({arguments})",
+        ]
+        for node in self._captured.gm.graph.find_nodes(op="placeholder"):
+            value = self._captured.values.get(node)
+            dim = self._cutting.separation.inputs.get(node.name)
+            if dim is not None:
+                assert isinstance(value, torch.Tensor)
+                self._lines.append(f"{node.name} = [{self._block(node, value, dim)} for i, n in blocks]")
+                self._lists.add(node)
+            elif isinstance(value, torch.SymInt) and str(to_expr(value)) in self._batch:
+                self._lines.append(f"{node.name} = [n for _, n in blocks]")
+                self._lists.add(node)
+
+    def _block(self, node: torch.fx.Node, value: torch.Tensor, dim: int) -> str:
+        """A block of an input, with the strides that a batch of its size has."""
+        if not any(self._has_batch(to_expr(stride)) for stride in value.stride()):
+            return f"{node.name}.narrow({dim}, i, n)"  # rows are apart in memory
+        order = _memory_order(value)
+        name = self._captured.names.get(node, node.name)
+        if node.name in self._cutting.separation.written or not _is_dense(value, order):
+            raise PartitionError(
+                f"the input {name} cannot be cut: its rows are not apart in memory, and it is written or has gaps; "
+                f"pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
+            )
+        inverse = [order.index(d) for d in range(len(order))]
+        return f"{node.name}.permute({order}).narrow({order.index(dim)}, i, n).contiguous().permute({inverse})"
+
+    def _has_batch(self, size: Size) -> bool:
+        return isinstance(size, sympy.Expr) and any(symbol.name in self._batch for symbol in size.free_symbols)
+
+    def _last_uses(self) -> dict[int, list[torch.fx.Node]]:
+        """By partition, the values that nobody needs after it."""
+        (output,) = self._captured.gm.graph.find_nodes(op="output")
+        kept = set(output.all_input_nodes) | set(self._captured.symbol_inputs.values())
+        last: dict[torch.fx.Node, int] = {}
+        for stage in self._stages:
+            last |= dict.fromkeys((*stage.stub.outputs, *stage.stub.inputs), stage.index)
+        result: dict[int, list[torch.fx.Node]] = {}
+        for node, index in last.items():
+            if node not in kept and node not in self._captured.weights:
+                result.setdefault(index, []).append(node)
+        return result
+
+    def _write_stage(self, stage: Stage) -> None:
+        call = f"self.{PREFIX}{stage.index}"
+        names = [self._name(node) for node in stage.stub.inputs]
+        lists = [name for name, node in zip(names, stage.stub.inputs, strict=True) if node in self._lists]
+        results = "".join(f"{node.name}, " for node in stage.stub.outputs)
+        target = f"{results}= " if results else ""
+        if not lists:
+            self._lines.append(f"{target}{call}({', '.join(names)})")
+            return
+        each = [f"{name}_" if name in lists else name for name in names]
+        variables = "".join(f"{name}_, " for name in lists)
+        calls = f"[{call}({', '.join(each)}) for {variables}in zip({', '.join(lists)})]"
+        self._lines.append(f"{target}zip(*{calls})" if results else calls)
+        self._lists.update(stage.stub.outputs)
+
+    def _name(self, node: torch.fx.Node) -> str:
+        if node.op != "get_attr":
+            return node.name
+        setattr(self._scope, node.name, self._captured.weights[node])
+        return f"self.{node.name}"
+
+    def _joined(self, node: Any, dim: int | None) -> str:
+        """One result, laid out as that of the whole batch."""
+        if dim is None:
+            return repr(node)
+        order = _memory_order(value_of(node))
+        if order == sorted(order):
+            return f"cat({node.name}, {dim})"
+        inverse = [order.index(d) for d in range(len(order))]
+        return f"cat([part.permute({order}) for part in {node.name}], {order.index(dim)}).permute({inverse})"
+
+
+def _numbers(value: torch.Tensor) -> list[int]:
+    """The strides of the trace."""
+    env = shape_env_of([value])
+    strides = [to_expr(stride) for stride in value.stride()]
+    if env is None:
+        return [int(stride) for stride in strides]
+    return [s if isinstance(s, int) else int(s.subs({x: hint_of(env, x) for x in s.free_symbols})) for s in strides]
+
+
+def _memory_order(value: torch.Tensor) -> list[int]:
+    """The dimensions from the outermost in memory to the innermost."""
+    strides = _numbers(value)
+    return sorted(range(len(strides)), key=lambda d: -strides[d])
+
+
+def _is_dense(value: torch.Tensor, order: list[int]) -> bool:
+    expected: Size = 1
+    for d in reversed(order):
+        if to_expr(value.shape[d]) != 1 and sympy.expand(to_expr(value.stride()[d]) - expected) != 0:
+            return False
+        expected = to_expr(expected * to_expr(value.shape[d]))
+    return True

@@ -1,0 +1,234 @@
+"""Microbatches: what runs in blocks of rows equals eager, compiles once, and is refused where it may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sympy
+import torch
+import torch._dynamo
+from test_families import TOLERANCE, budget, call, error, no_fallback
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.utils import counters
+from zoo import FAMILIES, mark_batch
+
+from fx_partition import plan
+from fx_partition.backends.l2partition import CompiledGraph
+from fx_partition.backends.options import Options
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.live import live_graphs
+from fx_partition.passes.microbatch import Cutter, even_sizes, largest_microbatch
+
+QUICK = [("mlp", 2), ("mlp", "auto"), ("vit", 3)]
+SLOW = [
+    *((name, count) for name in ("gpt2", "llama", "mobilenetv2", "unet") for count in (2, "auto")),
+    ("resnet18", 3), ("bert", 3), ("t5", 2), ("mlp", 3),
+]  # fmt: skip
+
+
+def compiled(model: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    return torch.compile(model, backend="l2partition", options={"keep_buffers": False, **options})
+
+
+def graph_of(model: nn.Module) -> CompiledGraph:
+    (graph,) = live_graphs(model)
+    assert isinstance(graph, CompiledGraph)
+    return graph
+
+
+class Counting(nn.Module):
+    """Linear layers."""
+
+    def __init__(self, width: int = 64, depth: int = 6) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "count"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+def test_families_equal_eager_at_even_uneven_and_small_batches_with_one_compile(name: str, count: int | str) -> None:
+    family = FAMILIES[name]
+    model = family.build()
+    counters.clear()
+    with torch._dynamo.config.patch(**family.dynamo_config), torch.no_grad(), no_fallback():
+        run = compiled(model, cache_bytes=budget(model), microbatches=count)
+        for batch in (8, 7, 2):
+            found = call(family, run, mark_batch(family.inputs(batch)))
+            expected = call(family, model, family.inputs(batch))
+            assert error(found, expected) <= TOLERANCE
+            assert [t.stride() for t in found] == [t.stride() for t in expected]
+    assert graph_of(model).plan.num_partitions >= 3
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def calls_of_stages(model: nn.Module, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, x: Tensor) -> list[int]:
+    """The rows of each call of a compiled stage, in order; the model is compiled by this call."""
+    from fx_partition.backends import l2partition as module
+
+    rows: list[int] = []
+    compile_part = module.compile_part
+
+    def recorded(*arguments: Any) -> Callable[..., Any]:
+        function = compile_part(*arguments)
+
+        def stage(*inputs: Any) -> Any:
+            values = [value for value in inputs if isinstance(value, Tensor) and value.dim() == 2]
+            rows.extend(value.shape[0] for value in values if value.shape != (64, 64))
+            return function(*inputs)
+
+        return stage
+
+    monkeypatch.setattr(module, "compile_part", recorded)
+    torch._dynamo.mark_dynamic(x, 0)
+    run(x)
+    return rows
+
+
+@pytest.mark.parametrize("on_shortage", ["balance", "wrap"])
+def test_every_stage_runs_all_microbatches_before_the_next(on_shortage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Counting()
+    options: dict[str, Any] = {"cache_bytes": budget(model, 0.4), "microbatches": 3, "on_shortage": on_shortage}
+    with torch.no_grad():
+        run = compiled(model, **options)
+        rows = calls_of_stages(model, run, monkeypatch, x := torch.randn(8, 64))
+        assert rows == [3, 3, 2] * graph_of(model).plan.num_partitions
+        assert torch.allclose(run(x), model(x), atol=1e-5)
+        rows.clear()
+        run(torch.randn(3, 64))  # the code was compiled for two rows or more, so that three run whole
+        assert rows == [3] * graph_of(model).plan.num_partitions
+
+
+def test_a_shortage_of_devices_wraps_stages_of_microbatches() -> None:
+    model = Counting()
+    with torch.no_grad(), no_fallback():
+        run = compiled(model, cache_bytes=budget(model, 0.3), devices=2, on_shortage="wrap", microbatches=2)
+        for batch in (6, 5):
+            x = torch.randn(batch, 64)
+            torch._dynamo.mark_dynamic(x, 0)
+            assert torch.allclose(run(x), model(x), atol=1e-5)
+    assert graph_of(model).plan.num_partitions > 2
+
+
+def test_auto_takes_the_most_rows_that_fit_of_a_loop_over_all_plans() -> None:
+    model, budget_bytes, batch = Counting(depth=8), 56 << 10, 40  # 16 KiB a layer, 256 bytes a row of each value
+    x = torch.randn(batch, 64)
+    plans = {
+        rows: plan(
+            model, budget_bytes, example_inputs=(x,), dynamic_shapes=({0: torch.export.Dim("b", min=2)},),
+            bind={"x.0": rows},
+        )
+        for rows in range(2, batch + 1)
+    }  # fmt: skip
+    good = [rows for rows, found in plans.items() if found.num_partitions <= plans[2].num_partitions]
+    assert 2 < max(good) < batch and not plans[max(good)].spill_bytes
+    with torch.no_grad():
+        run = compiled(model, cache_bytes=budget_bytes, microbatches="auto")
+        torch._dynamo.mark_dynamic(x, 0)
+        assert torch.allclose(run(x), model(x), atol=1e-5)
+    graph = graph_of(model)
+    assert (graph.rows, graph.plan.num_partitions) == (max(good), plans[2].num_partitions)
+
+
+# ---- The choice of rows, against a loop over all of them
+
+
+class _Plan:
+    def __init__(self, rows: int, partitions: Callable[[int], int], spills: Callable[[int], int]) -> None:
+        self.num_partitions, self._spills = partitions(rows), spills(rows)
+        self.partitions = tuple(_Spilled(int(i < self._spills)) for i in range(self.num_partitions))
+        self.spill_bytes = self._spills
+
+    def largest(self, symbol: str) -> int:
+        return 3
+
+
+class _Spilled:
+    def __init__(self, spill_bytes: int) -> None:
+        self.spill_bytes = spill_bytes
+
+
+@pytest.mark.parametrize("fewest", [1, 2])
+@pytest.mark.parametrize("batch", [2, 3, 9, 32])
+@pytest.mark.parametrize("step", [1, 2, 5, 7, 40])
+@pytest.mark.parametrize("oversize", [0, 1])
+def test_the_rows_are_the_most_of_a_loop_over_all_plans(fewest: int, batch: int, step: int, oversize: int) -> None:
+    asked: list[int] = []
+
+    def plan_of(rows: int) -> Any:
+        asked.append(rows)
+        return _Plan(rows, lambda r: 4 + r // step, lambda r: oversize + (r > 20))
+
+    first = plan_of(fewest)
+    good = [
+        rows
+        for rows in range(fewest, batch + 1)
+        if plan_of(rows).num_partitions <= first.num_partitions and plan_of(rows)._spills <= first._spills
+    ]
+    asked.clear()
+    found, rows = largest_microbatch(plan_of, "s0", batch, fewest)
+    assert rows == max(good) and found.num_partitions == first.num_partitions
+    assert len(asked) <= 4 + batch.bit_length()
+
+
+def test_a_batch_of_fewer_rows_than_a_microbatch_is_refused() -> None:
+    with pytest.raises(PartitionError, match="microbatches=1"):
+        largest_microbatch(lambda rows: _Plan(rows, lambda _: 1, lambda _: 0), "s0", 1, 2)  # type: ignore[arg-type,return-value]
+
+
+def test_sizes_are_even_and_guards_hold_for_each() -> None:
+    assert [even_sizes(n, 3) for n in (9, 8, 7)] == [(3, 3, 3), (3, 3, 2), (3, 2, 2)]
+    s = sympy.Symbol("s", positive=True, integer=True)
+    cut = Cutter((s,), (s,), None, 4, [sympy.Ge(s, 3)])
+    assert cut(12) == ((0, 4), (4, 4), (8, 4))
+    assert cut(10) == ((0, 4), (4, 3), (7, 3))
+    assert cut(5) == ()  # 3 and 2
+    t = sympy.Symbol("t", positive=True, integer=True)
+    assert Cutter((s, t), (s, t), 2, 4, [])(4, 6) == ()  # two inputs taken for one batch, and unlike
+
+
+# ---- Refusals
+
+
+def refused(model: Callable[..., Any], x: Tensor, **options: Any) -> str:
+    torch._dynamo.mark_dynamic(x, 0)
+    with pytest.raises((BackendCompilerFailed, PartitionError)) as raised:
+        compiled(model, **{"cache_bytes": "20KiB", **options})(x)
+    return str(raised.value)
+
+
+def test_gradients_are_refused_with_the_way_out() -> None:
+    text = refused(Counting(), torch.randn(6, 64), microbatches=2)
+    assert "gradient" in text and "no_grad" in text and "microbatches=1" in text
+
+
+def test_an_operator_that_mixes_rows_is_named() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Softmax(0))
+    with torch.no_grad():
+        text = refused(model, torch.randn(6, 64), microbatches=2)
+    assert "softmax" in text and "works along the batch" in text and "microbatches=1" in text
+
+
+def test_a_batch_that_is_not_symbolic_is_told_how_to_make_it_so() -> None:
+    with torch.no_grad(), pytest.raises(BackendCompilerFailed, match="mark_dynamic"):
+        torch.compile(Counting(), backend="l2partition", options={"cache_bytes": "20KiB", "microbatches": 2})(
+            torch.randn(6, 64)
+        )
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "many", None, [2]])
+def test_values_that_are_no_number_of_microbatches_are_refused(value: Any) -> None:
+    with pytest.raises(PartitionError, match='number of 1 or more nor "auto"'):
+        Options.check({"cache_bytes": "1MiB", "microbatches": value})
+
+
+def test_auto_needs_a_budget_and_keep_buffers_a_bool() -> None:
+    with pytest.raises(PartitionError, match="cache_bytes"):
+        Options.check({"microbatches": "auto"})
+    with pytest.raises(PartitionError, match="keep_buffers"):
+        Options.check({"cache_bytes": "1MiB", "keep_buffers": 1})
