@@ -90,6 +90,15 @@ class RowCall(LeafCall):
         return value.dim()
 
 
+def lacks(tensor: torch.Tensor, dim: int, rank: int) -> bool:
+    """Whether a shared operand, broadcast to ``rank`` dimensions, has one row for all at dimension ``dim``.
+
+    It can have another number of rows there: that of an input with a symbol of its own, which happens to be equal.
+    """
+    own = dim - (rank - tensor.dim())
+    return own < 0 or to_expr(tensor.shape[own]) == 1
+
+
 def tensors(value: Any) -> list[torch.Tensor]:
     """The tensors in an argument: itself, or those in a list."""
     if isinstance(value, torch.Tensor):

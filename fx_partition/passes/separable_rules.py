@@ -26,23 +26,23 @@ from typing import TypeAlias
 import torch
 
 from . import separable_views as views
-from .separable_call import Batched, Mixes, Place, RowCall, tensors
+from .separable_call import Batched, Mixes, Place, RowCall, lacks, tensors
 from .separable_views import wrap
 
 Rule: TypeAlias = "Callable[[RowCall], Place | Sequence[Place]]"
 
 
+TOGETHER = "brings rows of the batch together with others"
+
+
 def pointwise(call: RowCall) -> Place:
     rank = call.result.dim()
-    places = {
-        place.at(place.dim + rank - t.dim())
-        for argument in (*call.args, *call.kwargs.values())
-        for t in tensors(argument)
-        if (place := call.place(t)) is not None
-    }
-    if len(places) != 1:
-        raise Mixes("brings rows of the batch together with others")
-    return places.pop()
+    operands = [t for argument in (*call.args, *call.kwargs.values()) for t in tensors(argument)]
+    places = {place.at(place.dim + rank - t.dim()) for t in operands if (place := call.place(t)) is not None}
+    (place, *others) = places
+    if others or not all(call.place(t) or lacks(t, place.dim, rank) for t in operands):
+        raise Mixes(TOGETHER)
+    return place
 
 
 def reduction(call: RowCall) -> Place:
@@ -72,10 +72,10 @@ def mm(call: RowCall, a: str = "self", b: str = "mat2") -> Place:
 def addmm(call: RowCall) -> Place:
     a, b = ("batch1", "batch2") if call["batch1"] is not None else ("mat1", "mat2")
     place = mm(call, a, b)
-    bias = call.of("self")
-    shifted = bias and bias.at(bias.dim + call.result.dim() - call.rank("self"))
-    if shifted is not None and shifted != place:
-        raise Mixes("adds rows of the batch to others")
+    assert place is not None
+    bias, rank = call.of("self"), call.result.dim()
+    if bias.at(bias.dim + rank - call.rank("self")) != place if bias else not lacks(call["self"], place.dim, rank):
+        raise Mixes(TOGETHER)
     return place
 
 
@@ -107,6 +107,9 @@ def leading(*names: str) -> Rule:
         if len(places) != 1 or next(iter(places)).dim != 0:
             raise Mixes("has the batch in a dimension that it works over")
         (place,) = places
+        shared = [t for name in names if call.of(name) is None for t in tensors(call[name])]
+        if not all(lacks(t, 0, call.first.dim()) for t in shared):
+            raise Mixes(TOGETHER)
         return [_where(call, t, place) for t in tensors(call.out)]
 
     return rule

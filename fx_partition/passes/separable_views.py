@@ -10,7 +10,19 @@ from typing import Any
 
 import torch
 
-from .separable_call import Batched, Mixes, Place, RowCall, batch_dims, flattened, product, quotient, same, tensors
+from .separable_call import (
+    Batched,
+    Mixes,
+    Place,
+    RowCall,
+    batch_dims,
+    flattened,
+    lacks,
+    product,
+    quotient,
+    same,
+    tensors,
+)
 from .symbols import to_expr
 
 
@@ -39,8 +51,13 @@ def view(call: RowCall) -> Place:
 
 def expand(call: RowCall) -> Place:
     place = call.of("self")
-    shift = call.result.dim() - call.first.dim()
-    return place.at(place.dim + shift) if place else made(call)
+    rank = call.result.dim()
+    if place is not None:
+        return place.at(place.dim + rank - call.first.dim())
+    found = made(call)
+    if found is not None and not lacks(call.first, found.dim, rank):
+        raise Mixes("takes rows of another tensor for rows of the batch")
+    return found
 
 
 def made(call: RowCall) -> Place:
@@ -287,7 +304,10 @@ def _index_rows(call: RowCall, indices: list[Any], rank: int) -> Place:
     }
     if len(places) > 1:
         raise Mixes("picks by indices whose rows differ")
-    return next(iter(places), None)
+    found = next(iter(places), None)
+    if found is not None and not all(call.place(i) or lacks(i, found.dim, rank) for i in indices if i is not None):
+        raise Mixes("picks by indices whose rows differ")
+    return found
 
 
 def index_put(call: RowCall) -> Place:
@@ -297,7 +317,12 @@ def index_put(call: RowCall) -> Place:
     spot = index(
         RowCall(torch.ops.aten.index.Tensor, (call["self"], call["indices"]), {}, picked, 0, call.batch, call.place)
     )
-    values = call.of("values")
-    if values is not None and values.at(values.dim + picked.dim() - call.rank("values")) != spot:
+    assert isinstance(spot, Batched)
+    values, rank = call.of("values"), picked.dim()
+    if values is None:
+        fits = lacks(call["values"], spot.dim, rank)
+    else:
+        fits = values.at(values.dim + rank - call.rank("values")) == spot
+    if not fits:
         raise Mixes("writes rows of the batch into others")
     return place

@@ -127,6 +127,9 @@ MIXING: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "cat along the batch": (lambda x: torch.cat([x, x]), "cat"),
     "index by rows into rows": (lambda x: x[x.argmax(-1)], "index"),
     "index by a mask": (lambda x: x.masked_fill(x > 0, 0).index_select(0, torch.tensor([1, 0])), "index_select"),
+    "as many rows as the batch happens to have": (
+        lambda x: x.clone().index_put_((torch.arange(x.shape[0]),), torch.ones(BATCH, 4)), "index_put_"
+    ),
     "a flattened batch": (lambda x: _two(x).flatten(0, 1), "flatten"),
     "topk over all tokens": (lambda x: _two(x).flatten(0, 1).topk(3, 0)[0], "topk"),
     "softmax over all tokens": (lambda x: _two(x).reshape(-1, 2).softmax(0).view(x.shape), "softmax"),
