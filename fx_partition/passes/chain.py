@@ -54,6 +54,8 @@ class Chain:
         weight_bytes: ``(num_weights,)``.
         weight_start, weight_id, weight_touch_bytes: rows of the weight touches, as for the values; each weight at most
             once a step.
+        atom_key: ``(num_atoms,)`` equal numbers for atoms that run the same with equal footprints (`alike`); None:
+            not known. Decides only between plans that are equally good.
     """
 
     atom_start: IntArray
@@ -67,6 +69,7 @@ class Chain:
     weight_start: IntArray
     weight_id: IntArray
     weight_touch_bytes: IntArray
+    atom_key: IntArray | None = None
 
     @property
     def num_steps(self) -> int:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .alike import choose
 from .chain import IntArray
 from .contraction import Contraction
 from .layers import Layers
@@ -141,18 +142,18 @@ class CutTable:
             least.append(tree.min_from(q) + common[p - low] if q <= last - first else _NEVER)
         return np.array(least, dtype=np.int64)
 
-    def boundaries(self) -> list[int]:
-        """Of a plan with the fewest bytes: its last boundary is leftmost, then the one before it, and so on.
+    def boundaries(self, keys: IntArray | None = None) -> list[int]:
+        """Of a plan with the fewest bytes: its last boundary is leftmost, then the one before it, and so on; with the
+        ``keys`` of the atoms, one whose partitions are more alike if there is one (`alike.choose`).
 
         Boundaries that coincide are partitions that are empty, where the layers allow them.
         """
-        position = self._layers.high[-1]
-        result = [position]
-        for layer in range(len(self._best) - 1, 0, -1):
-            position = int(self.before(layer, position)[0])
-            result.append(position)
-        result.reverse()
-        return result
+
+        def before(layer: int, p: int) -> list[int]:
+            starts: list[int] = self.before(layer, p).tolist()
+            return starts
+
+        return choose(before, self.num_partitions, self._layers.high[-1], keys)
 
     def before(self, layer: int, p: int) -> IntArray:
         """Where the boundary before ``layer`` can be if that is at p, in plans with the fewest bytes; ascending.

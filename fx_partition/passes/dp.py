@@ -26,7 +26,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from .chain import Chain
+from .chain import Chain, IntArray
 from .contraction import Contraction, contract, whole_footprint
 from .cut import CutTable
 from .greedy import Sweep, Sweeper, check_budget
@@ -38,8 +38,8 @@ from .window import Window
 def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
     """The best plan: boundaries as atom indices ``[0, ..., num_atoms]``.
 
-    Among plans that are equal in all three measures, the last boundary is as far left as possible, then the
-    one before it, and so on.
+    Among plans that are equal in all three measures, one of few distinct partitions where the chain has
+    ``atom_key`` (`alike`); else the last boundary is as far left as possible, then the one before it, and so on.
 
     Example: four atoms of 2 bytes that share nothing, budget 6: ``[0, 2, 4]``; ``greedy`` says ``[0, 3, 4]``.
 
@@ -57,7 +57,7 @@ def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
     contraction = contract(chain)
     k, maximum = fewest_and_smallest(contraction, budget)
     limit = slack_limit(maximum, budget, max_slack)
-    return cheapest(contraction, even(contraction, k), maximum, limit, budget)[2]
+    return cheapest(contraction, even(contraction, k), maximum, limit, budget, chain.atom_key)[2]
 
 
 def balance(chain: Chain, num_partitions: int) -> list[int]:
@@ -71,7 +71,7 @@ def balance(chain: Chain, num_partitions: int) -> list[int]:
         ValueError: if ``num_partitions`` is less than 1.
     """
     contraction, fewest, maximum = _balanced(chain, num_partitions)
-    return cheapest(contraction, even(contraction, fewest), maximum, maximum, maximum)[2]
+    return cheapest(contraction, even(contraction, fewest), maximum, maximum, maximum, chain.atom_key)[2]
 
 
 def smallest_budget(chain: Chain, num_partitions: int) -> int:
@@ -106,7 +106,12 @@ def fewest_and_smallest(contraction: Contraction, budget: int) -> tuple[int, int
 
 
 def cheapest(
-    contraction: Contraction, under: Callable[[int], Layers | None], low: int, limit: int, oversize: int
+    contraction: Contraction,
+    under: Callable[[int], Layers | None],
+    low: int,
+    limit: int,
+    oversize: int,
+    keys: IntArray | None = None,
 ) -> tuple[int, int, list[int]]:
     """Of the plans under ``limit`` with the fewest bytes received one with the smallest maximum: the bytes, the maximum
     and the boundaries.
@@ -117,13 +122,15 @@ def cheapest(
         low: a lower bound of the maximum of all these plans.
         limit: the largest that a partition may be.
         oversize: an atom above it may be alone, and does not count for the maximum.
+        keys: of the atoms, to choose among equal plans by (`alike`); not used where the maximum is found by bisection,
+            whose last table may hold plans of a larger maximum.
     """
     layers_under = under(limit)
     assert layers_under is not None
     table = CutTable(contraction, layers_under)
     if low >= limit:
-        return table.cut, limit, table.boundaries()
-    tied = smallest_of_ties(contraction, table, oversize)
+        return table.cut, limit, table.boundaries(keys)
+    tied = smallest_of_ties(contraction, table, oversize, keys)
     if tied is not None:
         return table.cut, *tied
     best = table.boundaries()

@@ -5,11 +5,13 @@ Slices first (they change the graph), then the footprint (it may change what sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy
 
+from .alike import with_keys
 from .atoms import Atoms, find_atoms
 from .capture import Captured
 from .chain import Chain
@@ -83,5 +85,16 @@ def pose(captured: Captured, facts: Facts, request: Request) -> Problem:
     model, together = fuse(captured, facts) if fused else (facts, [])
     atoms = find_atoms(captured, facts, request.keep_together, together)
     model = model.reordered(atoms.order)
-    return Problem(captured, facts, model, atoms, lay_out(model, atoms, numbers), numbers, slicings, fused)
+    chain = with_keys(lay_out(model, atoms, numbers), _operators(captured, model))
+    return Problem(captured, facts, model, atoms, chain, numbers, slicings, fused)
+
+
+def _operators(captured: Captured, facts: Facts) -> list[Hashable]:
+    """What each step runs: the operator, or the kind of module."""
+    modules = dict(captured.gm.named_modules())
+    runs: dict[str, Any] = {
+        node.name: type(modules[str(node.target)]) if node.op == "call_module" else node.target
+        for node in captured.gm.graph.nodes
+    }
+    return [runs[step.node] for step in facts.steps]
 

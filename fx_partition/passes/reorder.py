@@ -158,6 +158,7 @@ def permuted(chain: Chain, order: Sequence[int]) -> Chain:
         weight_start=_starts(np.diff(chain.weight_start)[steps]),
         weight_id=chain.weight_id[reads],
         weight_touch_bytes=chain.weight_touch_bytes[reads],
+        atom_key=None if chain.atom_key is None else chain.atom_key[atoms],
     )
 
 

@@ -7,6 +7,8 @@ bottleneck of the paths, one footprint for each pair (q, p).
 
 from __future__ import annotations
 
+from .alike import choose
+from .chain import IntArray
 from .contraction import Contraction
 from .cut import CutTable
 from .window import Window
@@ -16,12 +18,12 @@ _PATIENCE = 32
 
 
 def smallest_of_ties(
-    contraction: Contraction, table: CutTable, oversize: int
+    contraction: Contraction, table: CutTable, oversize: int, keys: IntArray | None = None
 ) -> tuple[int, list[int]] | None:
     """The smallest maximum and the boundaries, or None where too many plans have the fewest bytes.
 
-    An atom above ``oversize`` on its own does not count for the maximum. Among equals the last boundary is
-    leftmost, then the one before it, and so on. O(n + e) but for one row of the table for each p.
+    An atom above ``oversize`` on its own does not count for the maximum. Which of equal plans is taken, the
+    ``keys`` of the atoms say (`alike.choose`). O(n + e) but for one row of the table for each p.
     """
     window = Window(contraction)
     moves = _PATIENCE * contraction.num_atoms
@@ -43,14 +45,14 @@ def smallest_of_ties(
     for pairs in reversed(steps):
         least = {p: min(max(least[q], size) for q, size in found) for p, found in pairs.items()}
         reached.append(least)
-    position = contraction.num_atoms
-    maximum = least[position]
-    boundaries = [position]
-    for pairs, before in zip(steps, reversed(reached[:-1]), strict=True):
-        position = next(q for q, size in pairs[position] if size <= maximum and before[q] <= maximum)
-        boundaries.append(position)
-    boundaries.reverse()
-    return maximum, boundaries
+    end = contraction.num_atoms
+    maximum = least[end]
+
+    def before(layer: int, p: int) -> list[int]:
+        found = steps[table.num_partitions - layer][p]
+        return [q for q, size in found if size <= maximum and reached[layer - 1][q] <= maximum]
+
+    return maximum, choose(before, table.num_partitions, end, keys)
 
 
 def _footprints(window: Window, starts: list[int], end: int, oversize: int) -> list[int]:

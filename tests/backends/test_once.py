@@ -27,17 +27,18 @@ FUNCTIONAL = nn.functional
 
 
 class Blocks(nn.Module):
-    """Layers of one shape, of which two (32.5 KiB of weights) fit 40 KiB. Boundaries are before a relu, so that the
-    first of the six stages begins without one, the last ends with one, and the others are alike."""
+    """Layers of one shape, of which two (32.5 KiB of weights) fit 40 KiB. The first of the six stages begins with a
+    sin, the last ends with a tanh, and the others are alike."""
 
     def __init__(self, depth: int = 12) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = torch.sin(x)
         for layer in self.layers:
             x = torch.relu(layer(x))
-        return x
+        return torch.tanh(x)
 
 
 @pytest.fixture
@@ -73,6 +74,15 @@ def test_equal_layers_are_compiled_once_and_equal_eager(compiles: list[torch.fx.
     assert len(compiles) == 6
     assert "partitions: 6, 3 distinct" in fx_partition.report(static.plan)
     assert type(static.plan).from_json(static.plan.to_json()) == static.plan
+
+
+def test_boundaries_are_where_stages_are_alike(compiles: list[torch.fx.GraphModule]) -> None:
+    model = nn.Sequential(*(layer for _ in range(12) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
+    x = torch.randn(4, WIDTH)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(model)(x), model(x))
+    (graph,) = live_graphs(model)  # leftmost boundaries would be before each ReLU, and make three kinds of stages
+    assert graph.plan.num_partitions == 6 and graph.plan.num_distinct == 1 == len(compiles)
 
 
 def test_gradients_of_shared_code_equal_eager_over_steps(compiles: list[torch.fx.GraphModule]) -> None:
