@@ -41,15 +41,12 @@ class Signature:
         self._names = [captured.names.get(node, node.name) for node in placeholders]
         self._values: list[Any] = [captured.values.get(node) for node in placeholders]
         self._env = shape_env_of(self._values)
+        # Those of the trace are in the ranges of its sizes; what compiling the stages adds is checked for each request.
         self._guards = 0 if self._env is None else len(self._env.guards)
         self._wanted = [i for i, number in enumerate(program.inputs) if number is not None]
         self.numbers = tuple(number for number in program.inputs if number is not None)
         self._known: dict[tuple[Any, ...], tuple[Strides, Numbers]] = {}
         self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self._keywords
-
-    def forget_guards(self) -> None:
-        """What was assumed while the graph was traced is checked by the ranges of its sizes; from here on, count."""
-        self._guards = 0 if self._env is None else len(self._env.guards)
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], Numbers]:
         """The tensors of a request, of the strides that the stages were compiled for, and its symbols' numbers.
