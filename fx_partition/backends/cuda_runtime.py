@@ -74,19 +74,27 @@ class CudaRuntime:
             steps, program.num_values, results, inflight, graphs=graphs, persist=persist, driver=driver
         )
         self._lock = threading.Lock()
+        self._closed = False
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
             numbers, tensors: values of the request's table.
+
+        Raises:
+            RuntimeError: the runtime is closed; nothing was started.
         """
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the pipeline is closed")
             return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True))))
 
     def close(self) -> None:
         """Wait for what is in flight and free what the devices hold; a second call does nothing."""
-        self._pipeline.close()
+        with self._lock:
+            self._closed = True
+            self._pipeline.close()
 
 
 def compile_for(

@@ -28,7 +28,11 @@ class Ticket(Protocol):
 
 
 class Runtime(Protocol):
-    """What runs the stages; see `local.runtime.LocalRuntime` and `cuda_runtime.CudaRuntime`."""
+    """What runs the stages; see `local.runtime.LocalRuntime` and `cuda_runtime.CudaRuntime`.
+
+    ``close`` may come while other threads are in ``submit``: each of these starts its request, which is then finished,
+    or raises RuntimeError.
+    """
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket: ...
 
@@ -73,7 +77,7 @@ class Pipeline:
 
         Raises:
             ValueError, TypeError: not what the pipeline was made for; nothing was started.
-            RuntimeError: the pipeline is closed.
+            RuntimeError: the pipeline is closed, or was while this waited; nothing was started.
         """
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
@@ -129,7 +133,10 @@ class Pipeline:
             raise
 
     def close(self) -> None:
-        """Finish what is in flight and stop the stages; a second call does nothing."""
+        """Finish what is in flight and stop the stages; a second call does nothing.
+
+        Other threads may be submitting meanwhile: what was started before is finished, all else is refused.
+        """
         self._close()
 
     def __enter__(self) -> Pipeline:
@@ -148,36 +155,47 @@ class _Collector:
         self._signature = signature
         self._queue: SimpleQueue[tuple[Future[Any], _Waiting] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def add(self, future: Future[Any], waiting: _Waiting) -> None:
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
-                self._thread.start()
-        self._queue.put((future, waiting))
+            if not self._closed:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
+                    self._thread.start()
+                self._queue.put((future, waiting))
+                return
+        self._settle(future, waiting)  # closed since the request was started: nobody else will
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            future, (ticket, numbers) = item
+            self._settle(*item)
+            del item  # nothing of a request may outlive it here
+
+    def _settle(self, future: Future[Any], waiting: _Waiting) -> None:
+        ticket, numbers = waiting
+        try:
             ticket.wait()
-            try:
-                result = self._signature.results(ticket.take(), numbers)
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-            del item, future, ticket  # nothing of a request may outlive it here
+            result = self._signature.results(ticket.take(), numbers)
+        except BaseException as error:  # whatever a stage raised is its request's, and others wait for theirs
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def close(self) -> None:
-        self._queue.put(None)
-        if self._thread is not None:
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():  # which a callback may be on
             self._thread.join()
 
 
 def _shut_down(runtime: Runtime, collector: _Collector) -> None:
-    collector.close()
-    runtime.close()
+    try:
+        runtime.close()
+    finally:  # what was started is finished by now, or has failed
+        collector.close()
 
 
 def _arguments(request: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

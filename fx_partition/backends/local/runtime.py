@@ -72,6 +72,7 @@ class LocalRuntime:
     ) -> None:
         self.loop: Any = stage_loop()
         self._program = program
+        self._closed = False
         self._weights: list[torch.Tensor] = []
         stages = []
         for step, code, groups in zip(program.steps, codes, cores, strict=True):
@@ -108,11 +109,16 @@ class LocalRuntime:
 
         Args:
             numbers, tensors: values of the request's table.
+
+        Raises:
+            RuntimeError: the runtime is closed, or was while this waited; nothing was started.
         """
         while not self.loop.wait_free(self.pipe, _SLICE_NS):
             pass
         while (capsule := self.loop.submit(self.pipe, numbers, handles := to_handles(tensors), tensors)) is None:
-            tensors_of(handles)
+            tensors_of(handles)  # they own tensors until something takes them
+            if self._closed:
+                raise RuntimeError("the pipeline is closed")
             self.loop.wait_free(self.pipe, _SLICE_NS)
         return Ticket(self, capsule)
 
@@ -135,7 +141,8 @@ class LocalRuntime:
         return error or StageError(f"compiled code of stage {stage} failed; its words are on standard error")
 
     def close(self) -> None:
-        """Stop the threads once nothing is in flight; a second call does nothing."""
+        """Refuse further requests, and stop the threads once nothing is in flight; a second call does nothing."""
+        self._closed = True
         self.loop.stop(self.pipe)
         for thread in self._threads:
             thread.join()

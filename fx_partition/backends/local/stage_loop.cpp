@@ -162,7 +162,7 @@ struct Pipe {
   std::vector<int> results;
   size_t num_values = 0;
   int64_t spin_ns = 0;
-  int64_t next = 0;  // number of the next request; used with Python's lock held
+  int64_t next = 0;  // number of the next request; used with Python's lock held, and final once stopped
   std::atomic<bool> stopped{false};
 
   int64_t at(int64_t request, size_t stage) const { return request * int64_t(stages.size() + 1) + int64_t(stage); }
@@ -258,7 +258,9 @@ void serve_stage(Pipe* pipe, size_t index, size_t replica, PyObject* callback, P
   for (int64_t n = int64_t(replica);; n += int64_t(stage.workers.size())) {
     Slot& slot = pipe->slot(n);
     const int64_t mine = pipe->at(n, index);
-    auto ready = [&] { return slot.progress.load(std::memory_order_acquire) == mine || pipe->stopped.load(); };
+    // A request that was submitted comes, stopped or not: an earlier stage may have it still.
+    auto over = [&] { return pipe->stopped.load() && n >= pipe->next; };
+    auto ready = [&] { return slot.progress.load(std::memory_order_acquire) == mine || over(); };
     wait_until(&worker.parked, ready, pipe->spin_ns, -1);
     if (slot.progress.load(std::memory_order_acquire) != mine) return;
     Request& request = *slot.request;
@@ -369,7 +371,7 @@ PyObject* serve(PyObject*, PyObject* args) {
   Py_RETURN_NONE;
 }
 
-// submit(pipe, values, handles, inputs) -> ticket, or None while as many requests are in flight as may be
+// submit(pipe, values, handles, inputs) -> ticket, or None while as many requests are in flight as may be, or stopped
 // values: the numbers of the request's values that the handles are; inputs: kept alive with the ticket
 PyObject* submit(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (count != 4 || !PyTuple_Check(args[1]) || !PyList_Check(args[2])) {
@@ -379,7 +381,7 @@ PyObject* submit(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Pipe* pipe = pipe_of(args[0]);
   if (!pipe) return nullptr;
   const int64_t n = pipe->next;
-  if (!pipe->is_free(n)) Py_RETURN_NONE;
+  if (pipe->stopped.load() || !pipe->is_free(n)) Py_RETURN_NONE;
   auto request = std::make_shared<Request>(pipe->num_values, pipe->stages.size());
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); ++i)
     request->values[size_t(PyLong_AsLong(PyTuple_GET_ITEM(args[1], i)))] = handle_of(PyList_GET_ITEM(args[2], i));
@@ -495,7 +497,7 @@ PyObject* run(PyObject*, PyObject* args) {
   return result;
 }
 
-// stop(pipe): workers return once they have nothing to do
+// stop(pipe): nothing is submitted any more; workers return once all that was is finished
 PyObject* stop(PyObject*, PyObject* capsule) {
   Pipe* pipe = pipe_of(capsule);
   if (!pipe) return nullptr;

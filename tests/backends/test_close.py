@@ -1,0 +1,201 @@
+"""Closing a pipeline while other threads use it: what was started gives its result, all else is refused."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from cuda_fakes import FakeDriver
+from torch import nn
+
+from fx_partition.backends import cuda_runtime
+from fx_partition.backends.local.native import Code
+from fx_partition.backends.local.runtime import LocalRuntime
+from fx_partition.backends.program import Step, make_program
+from fx_partition.backends.signature import Signature
+from fx_partition.backends.stream import Pipeline, Runtime
+from fx_partition.backends.torch_internals import tensors_of, to_handles
+from fx_partition.hardware.cores import allowed_cores
+from fx_partition.passes.capture import capture
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import Request
+from fx_partition.passes.split import cut, planned_graph
+
+WIDTH, INFLIGHT = 64, 3
+CLIENTS, ROUNDS = 4, 30
+X = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def in_python(step: Step) -> Callable[[list[Any]], list[Any]]:
+    def call(handles: list[Any]) -> list[Any]:
+        with torch.no_grad():
+            return to_handles(step.module(*tensors_of(handles)))
+
+    return call
+
+
+class Made:
+    """The parts of a pipeline of two stages, which call Python: nothing need be compiled."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(*(layer for _ in range(2) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh()))).eval()
+        with torch.no_grad():
+            self.expected = self.model(X)
+        captured = capture(self.model, X)
+        facts = gather_facts(captured)
+        self.plan = make_plan(captured, facts, Request.check(None, 2))
+        captured = planned_graph(captured, self.plan)
+        self.program = make_program(captured, cut(captured, self.plan), facts.written)
+        self.signature = Signature(captured, self.program, X)
+
+    def local(self) -> Runtime:
+        groups = [[(core,)] for core in (*allowed_cores(), *allowed_cores())[:2]]
+        codes = [Code(None, in_python(step)) for step in self.program.steps]
+        return LocalRuntime(self.program, codes, groups, INFLIGHT)
+
+    def cuda(self) -> Runtime:
+        devices = [torch.device("cpu:0"), torch.device("cpu:1")]
+        options = {"graphs": False, "persist": False, "driver": FakeDriver()}
+        with mock.patch.object(cuda_runtime, "compile_for", lambda steps, *_: [step.module for step in steps]):
+            return cuda_runtime.CudaRuntime(self.program, devices, torch.device("cpu"), INFLIGHT, {}, **options)
+
+    def pipeline(self, runtime: Runtime) -> Pipeline:
+        return Pipeline(self.plan, self.signature, runtime, INFLIGHT)
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    return Made()
+
+
+@pytest.fixture
+def many_switches() -> Iterator[None]:
+    """Threads of Python change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def submits(pipe: Pipeline, found: list[Any]) -> None:
+    futures = []
+    try:
+        while True:
+            futures.append(pipe.submit(X))
+    except RuntimeError as error:
+        assert str(error) == "the pipeline is closed"
+    found += [future.result(timeout=20) for future in futures]
+
+
+def calls(pipe: Pipeline, found: list[Any]) -> None:
+    try:
+        while True:
+            found.append(pipe(X))
+    except RuntimeError as error:
+        assert str(error) == "the pipeline is closed"
+
+
+def maps(pipe: Pipeline, found: list[Any]) -> None:
+    try:
+        for result in pipe.map(iter(lambda: X, None)):
+            found.append(result)  # noqa: PERF402 - what came before the exception counts
+    except RuntimeError as error:
+        assert str(error) == "the pipeline is closed"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("kind", "client"), [("local", submits), ("local", calls), ("local", maps), ("cuda", submits)]
+)
+def test_every_request_ends_when_others_close(
+    made: Made, many_switches: None, kind: str, client: Callable[[Pipeline, list[Any]], None]
+) -> None:
+    for turn in range(ROUNDS):
+        pipe = made.pipeline(getattr(made, kind)())
+        found: list[Any] = []
+        failures: list[BaseException] = []
+
+        def body(pipe: Pipeline = pipe, found: list[Any] = found, failures: list[BaseException] = failures) -> None:
+            try:
+                client(pipe, found)
+            except BaseException as error:
+                failures.append(error)
+
+        clients = [threading.Thread(target=body, daemon=True) for _ in range(CLIENTS)]
+        for thread in clients:
+            thread.start()
+        while len(found) < turn % 5 and client is not submits:
+            clients[0].join(timeout=0.001)
+        clients[0].join(timeout=turn % 7 * 0.001)
+        pipe.close()
+        for thread in clients:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in clients), f"a request of round {turn} never ended"
+        assert not failures
+        for result in found:
+            torch.testing.assert_close(result, made.expected)
+
+
+class Now:
+    """A runtime, and the ticket of each of its requests: it is finished when it is started."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None, outcome: BaseException | None = None) -> None:
+        self.then, self.outcome = then, outcome
+        self.closed = False
+        self.tensors: list[torch.Tensor] = []
+
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Now:
+        self.tensors = tensors
+        self.then()
+        return self
+
+    def close(self) -> None:
+        self.closed = True
+
+    def wait(self) -> None:
+        if self.outcome is not None:
+            raise self.outcome
+
+    def take(self) -> list[torch.Tensor]:
+        return self.tensors
+
+
+def test_a_request_that_was_started_before_close_gets_its_result_after_it(made: Made) -> None:
+    runtime = Now()
+    pipe = made.pipeline(runtime)
+    runtime.then = pipe.close
+    future = pipe.submit(X)
+    assert runtime.closed
+    assert future.result(timeout=10) is X
+    with pytest.raises(RuntimeError, match="closed"):
+        pipe.submit(X)
+
+
+def test_a_callback_of_a_future_may_close_the_pipeline(made: Made) -> None:
+    runtime = Now()
+    pipe = made.pipeline(runtime)
+    future, closed = pipe.submit(X), threading.Event()
+
+    def close(_: Any) -> None:
+        pipe.close()
+        closed.set()
+
+    future.add_done_callback(close)
+    assert closed.wait(timeout=10) and runtime.closed
+
+
+@pytest.mark.parametrize("outcome", [RuntimeError("a device is lost"), SystemExit(3)])
+def test_whatever_a_request_raises_ends_its_future_alone(made: Made, outcome: BaseException) -> None:
+    runtime = Now(outcome=outcome)
+    with made.pipeline(runtime) as pipe:
+        with pytest.raises(type(outcome)):
+            pipe.submit(X).result(timeout=10)
+        runtime.outcome = None
+        assert pipe.submit(X).result(timeout=10) is X
