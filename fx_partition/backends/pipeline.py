@@ -22,7 +22,7 @@ from .local.runtime import Cores, LocalRuntime
 from .options import check_device
 from .program import make_program
 from .signature import Signature
-from .stream import Pipeline
+from .stream import Pipeline, check_inflight
 
 
 def pipeline(
@@ -67,8 +67,7 @@ def pipeline(
         ...     results = list(pipe.map(torch.randn(4, 256) for _ in range(100)))
     """
     names = _names(devices)
-    if inflight is not None and inflight < 1:
-        raise PartitionError(f"inflight={inflight} lets no request in; it is 1 or more")
+    check_inflight(inflight)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
     captured = capture(model, example_inputs, dynamic_shapes)
     facts = gather_facts(captured)

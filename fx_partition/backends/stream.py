@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
 
 from .signature import Signature
@@ -92,13 +93,18 @@ class Pipeline:
         Args:
             requests: each a tensor, a sequence of positional or a mapping of keyword arguments; taken only as results
                 are taken, but for those in flight.
-            inflight: how many requests may be in flight; default: as many as the pipeline allows.
+            inflight: how many requests may be in flight; default, and at most: as many as the pipeline allows.
             return_exceptions: whether an exception is yielded in place of its result, and not raised.
 
         Raises:
+            PartitionError (a ValueError): at once, where ``inflight`` is less than 1.
             Exception: what a stage raised, when its request's turn has come; the rest is dropped.
         """
-        limit = min(inflight or self._inflight, self._inflight)
+        check_inflight(inflight)
+        limit = self._inflight if inflight is None else min(inflight, self._inflight)
+        return self._stream(requests, limit, return_exceptions)
+
+    def _stream(self, requests: Iterable[Any], limit: int, return_exceptions: bool) -> Iterator[Any]:
         waiting: deque[_Waiting] = deque()
         stream = iter(requests)
         try:
@@ -196,6 +202,16 @@ def _shut_down(runtime: Runtime, collector: _Collector) -> None:
         runtime.close()
     finally:  # what was started is finished by now, or has failed
         collector.close()
+
+
+def check_inflight(inflight: int | None) -> None:
+    """Refuse a number of requests in flight that lets none in; None stands for the default.
+
+    Raises:
+        PartitionError: it is less than 1.
+    """
+    if inflight is not None and inflight < 1:
+        raise PartitionError(f"inflight={inflight} lets no request in; it is 1 or more, and left out the default")
 
 
 def _arguments(request: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -131,6 +131,13 @@ def test_a_map_that_is_not_read_on_blocks_no_other_request(layers):
     torch.testing.assert_close(pipe(**request(5)), run_eager(model, **request(5)))
 
 
+@pytest.mark.parametrize("inflight", [0, -1])
+def test_a_map_that_lets_no_request_in_is_refused_at_the_call(layers, inflight):
+    _, pipe = layers
+    with pytest.raises(PartitionError, match=f"inflight={inflight}.*1 or more"):
+        pipe.map([request(2)], inflight=inflight)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
