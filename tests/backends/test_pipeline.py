@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -308,13 +309,52 @@ def test_a_pipeline_that_is_forgotten_stops_its_threads():
     assert stage_threads() == before
 
 
+def asleep(threads):
+    """For each thread the kernel's word for what it does ("S": it sleeps), and how often it was given the processor."""
+    found = []
+    for thread in threads:
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        switches = [int(fields[f"{kind}_ctxt_switches"]) for kind in ("voluntary", "nonvoluntary")]
+        found.append((fields["State"].split()[0], sum(switches)))
+    return found
+
+
+def stays_asleep(threads, looks=40):
+    """Whether all threads sleep, and none wakes, from one of so many looks to the next, half a second later."""
+    for _ in range(looks):
+        before = asleep(threads)
+        time.sleep(0.5)
+        if {state for state, _ in before} == {"S"} and asleep(threads) == before:
+            return True
+    return False
+
+
 def test_an_idle_pipeline_uses_no_processor(layers):
     _, pipe = layers
     pipe(**request(4))
-    time.sleep(0.05)
-    before = time.process_time()
-    time.sleep(0.5)
-    assert time.process_time() - before < 0.1
+    pipe.submit(**request(4)).result()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("fx_partition")]
+    assert len(threads) > 1
+    assert stays_asleep(threads)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["spins", "looks now and then"])
+def test_a_thread_that_is_not_parked_is_told_from_one_that_is(pause):
+    ended = threading.Event()
+
+    def body():
+        while not ended.is_set():
+            if pause:
+                time.sleep(pause)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        assert not stays_asleep([thread], looks=2)
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(
