@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 
+from fx_partition.hardware.cores import is_group
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.request import NO_BUDGET, Request
+
+#: The name that stands for a thread on each group of cores, where stages may have threads.
+STAGE_THREADS = "cpu:threads"
 
 _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
 
@@ -125,6 +129,11 @@ def check_device(name: str) -> None:
     Raises:
         PartitionError: it says what there is.
     """
+    if name == STAGE_THREADS or is_group(name):
+        raise PartitionError(
+            f"devices names {name!r}, and stage threads are for fx_partition.pipeline(model, x, devices={name!r}); "
+            "a compiled call runs its partitions one after another: leave devices out, or name 'cpu' or 'cuda:0'"
+        )
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -19,7 +19,7 @@ from fx_partition.passes.split import cut, planned_graph
 from .cuda_runtime import CudaRuntime
 from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime
-from .options import check_device
+from .options import STAGE_THREADS, check_device
 from .program import make_program
 from .signature import Signature
 from .stream import Pipeline, check_inflight
@@ -106,7 +106,7 @@ def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:
     """The devices by name: all GPUs, or all groups of cores."""
     if devices is None and torch.cuda.is_available():
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-    if devices is None or devices == "cpu:threads":
+    if devices is None or devices == STAGE_THREADS:
         return tuple(map(format_group, core_groups()))
     names = (devices,) if isinstance(devices, str) else tuple(devices)
     if names and all(name.startswith("cuda") for name in names):
