@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.weights import span
 
 from .store import version_of
 
@@ -126,8 +127,7 @@ def _reach(weight: Tensor) -> tuple[int, int]:
             f"another device; give the stages the model's own device, without an L2 persistence window"
         )
     start = int(weight.storage_offset())
-    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-    stop = start + last + 1 if weight.numel() else start
+    stop = start + span(weight.shape, weight.stride())
     return start * weight.element_size(), stop * weight.element_size()
 
 

@@ -18,6 +18,7 @@ from fx_partition.passes.capture import Captured
 from fx_partition.passes.errors import PartitionWarning
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.symbols import evaluate, to_expr
+from fx_partition.passes.weights import span
 
 from .allocated import allocated_bytes
 
@@ -67,5 +68,4 @@ def zeros_of(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.devi
     if not isinstance(value, torch.Tensor):
         return value
     sizes, strides = ([evaluate(to_expr(s), numbers) for s in row] for row in (value.shape, value.stride()))
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return torch.zeros(max(reach, 0), dtype=value.dtype, device=device).as_strided(sizes, strides)
+    return torch.zeros(span(sizes, strides), dtype=value.dtype, device=device).as_strided(sizes, strides)

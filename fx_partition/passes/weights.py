@@ -6,7 +6,7 @@ After: two weights, ``a`` (shared by a and c) and ``b``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +65,21 @@ def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """First byte and end byte of a tensor in its storage; a sparse or opaque tensor counts from 0 to its size."""
-    item = tensor.element_size()
-    sizes = [int(n) for n in tensor.shape]  # weights are real: their sizes are numbers
-    if tensor.numel() == 0:
+    elements = span(tensor.shape, tensor.stride())
+    if elements == 0:
         return 0, 0
-    reach = sum((n - 1) * int(s) for n, s in zip(sizes, tensor.stride(), strict=True))
-    first = int(tensor.storage_offset()) * item
-    return first, first + (reach + 1) * item
+    first = int(tensor.storage_offset())
+    return first * tensor.element_size(), (first + elements) * tensor.element_size()
+
+
+def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie from the first to the last of a strided tensor, both included; 0 where it is empty.
+
+    Example: the second column of a matrix of three rows and four columns::
+
+        >>> span((3,), (4,))
+        9
+    """
+    if 0 in sizes:
+        return 0
+    return 1 + sum((int(size) - 1) * int(stride) for size, stride in zip(sizes, strides, strict=True))

@@ -13,12 +13,34 @@ import fx_partition
 from fx_partition.passes.capture import capture
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.symbols import evaluate
-from fx_partition.passes.weights import find_weights
+from fx_partition.passes.weights import find_weights, span
 
 
 def sizes(**tensors: Tensor) -> tuple[dict[str, int], list[int]]:
     found = find_weights({key: (key, tensor) for key, tensor in tensors.items()})
     return dict(found.of), [int(size) for size in found.bytes]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 4)[:, 1],
+        torch.zeros(5, 6).t()[1:3],
+        torch.zeros(4).expand(3, 4),
+        torch.zeros(()),
+        torch.zeros(0, 4),
+        torch.zeros(3, 0),
+    ],
+    ids=lambda tensor: f"{tuple(tensor.shape)} by {tensor.stride()}",
+)
+def test_a_span_holds_every_element_and_ends_with_the_last(tensor: Tensor) -> None:
+    elements = span(tensor.shape, tensor.stride())
+    torch.zeros(elements).as_strided(tensor.shape, tensor.stride())
+    if tensor.numel():
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            torch.empty(0).set_(torch.zeros(elements - 1).untyped_storage()).as_strided(tensor.shape, tensor.stride())
+    else:
+        assert elements == 0
 
 
 def test_tied_and_viewed_tensors_are_one_weight() -> None:
