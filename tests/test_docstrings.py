@@ -15,7 +15,16 @@ from fx_partition.report.document import Document, Section
 
 @pytest.mark.parametrize(
     "name",
-    ["backends.l2_persistence", "backends.pack", "passes.api", "report.api", "report.markdown", "report.text"],
+    [
+        "backends.each_once",
+        "backends.l2_persistence",
+        "backends.pack",
+        "passes.api",
+        "passes.weights",
+        "report.api",
+        "report.markdown",
+        "report.text",
+    ],
 )
 def test_examples_say_what_happens(name: str) -> None:
     module: ModuleType = importlib.import_module(f"fx_partition.{name}")

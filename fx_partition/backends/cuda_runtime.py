@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fx_partition.passes.fake import FakeTensor
 
 from .cuda_driver import DRIVER, Driver
 from .cuda_pipeline import CudaPipeline, CudaStep
 from .cuda_pipeline import Ticket as CudaTicket
+from .each_once import compile_each_once
 from .inline import retarget
 from .likeness import stage_key
 from .program import Program, Step
@@ -104,17 +104,15 @@ def compile_for(
     keys = [
         (device, stage_key(step.module, step.takes, step.makes)) for step, device in zip(steps, devices, strict=True)
     ]
-    functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
-    with tqdm(total=len(set(keys)), desc="pipeline: compiling stages", disable=None, leave=False) as bar:
-        for step, device, key in zip(steps, devices, keys, strict=True):
-            if key not in functions:
-                module = copy.deepcopy(step.module)
-                retarget(module, home, device)
-                takes = [_on(value, device) for value in step.takes]
-                with torch.no_grad():
-                    functions[key] = compile_part(module, takes, patches)
-                bar.update()
-    return [functions[key] for key in keys]
+
+    def compile_stage(index: int) -> Callable[..., Sequence[Any]]:
+        module = copy.deepcopy(steps[index].module)
+        retarget(module, home, devices[index])
+        takes = [_on(value, devices[index]) for value in steps[index].takes]
+        with torch.no_grad():
+            return compile_part(module, takes, patches)
+
+    return compile_each_once(keys, compile_stage, "pipeline")
 
 
 def _on(value: Any, device: torch.device) -> Any:

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.fx
-from tqdm import tqdm
 
 from fx_partition.passes.capture import value_of
 
+from .each_once import compile_each_once, first_alike
 from .inline import retarget, stage_inputs
 from .likeness import stage_key
 from .stages import Stage
@@ -78,21 +78,18 @@ def lower(
     """
     gapped = gapped_crossings(stage.stub for stage in stages)
     inputs = [stage_inputs(stage, real, home, gapped) for stage in stages]
-    code = list(range(len(stages)))
+    keys: Sequence[Hashable] = range(len(stages))
     if share:
-        firsts: dict[Hashable, int] = {}
-        code = [firsts.setdefault(_key(s, i, gapped), s.index) for s, i in zip(stages, inputs, strict=True)]
-    functions: dict[int, Callable[..., Any]] = {}
-    with tqdm(total=len(set(code)), desc="l2partition: compiling stages", disable=None, leave=False) as bar:
-        for first in dict.fromkeys(code):
-            stage = stages[first]
-            bar.set_postfix_str(f"stage {first} for {code.count(first)} of {len(stages)}")
-            module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
-            retarget(module, home, stage.device)
-            make_contiguous(module, stage.stub.outputs, gapped)
-            functions[first] = compile_one(module, inputs[first], _results(stage))
-            bar.update()
-    return Lowered([functions[first] for first in code], code, inputs)
+        keys = [_key(stage, takes, gapped) for stage, takes in zip(stages, inputs, strict=True)]
+
+    def compile_stage(index: int) -> Callable[..., Any]:
+        stage = stages[index]
+        module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
+        retarget(module, home, stage.device)
+        make_contiguous(module, stage.stub.outputs, gapped)
+        return compile_one(module, inputs[index], _results(stage))
+
+    return Lowered(compile_each_once(keys, compile_stage, "l2partition"), first_alike(keys), inputs)
 
 
 def _key(stage: Stage, inputs: Sequence[Any], gapped: set[torch.fx.Node]) -> Hashable:

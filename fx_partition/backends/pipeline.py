@@ -17,6 +17,7 @@ from fx_partition.passes.request import CacheBytes, Request
 from fx_partition.passes.split import cut, planned_graph
 
 from .cuda_runtime import CudaRuntime
+from .each_once import first_alike
 from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime
 from .options import STAGE_THREADS, check_device
@@ -96,8 +97,7 @@ def pipeline(
     ]
     threads = [min(map(len, places)) for places in cores]
     codes = compile_steps(program.steps, threads, inductor or {}, facts.symbols.bind(request.bind))
-    first = {code: index for index, code in reversed(list(enumerate(codes)))}
-    plan = plan.with_code(tuple(first[code] for code in codes))
+    plan = plan.with_code(tuple(first_alike(codes)))
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
 

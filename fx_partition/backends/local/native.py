@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
-from tqdm import tqdm
 
 from fx_partition.passes.errors import PartitionWarning
 
+from ..each_once import compile_each_once
 from ..likeness import stage_key
 from ..program import Step
 from ..stand_ins import zeros_of
@@ -50,14 +50,7 @@ def compile_steps(
         (count, step.writes, stage_key(step.module, step.takes, step.makes))
         for step, count in zip(steps, threads, strict=True)
     ]
-    codes: dict[Hashable, Code] = {}
-    with tqdm(total=len(set(keys)), desc="pipeline: compiling stages", disable=None, leave=False) as bar:
-        for step, count, key in zip(steps, threads, keys, strict=True):
-            if key not in codes:
-                bar.set_postfix_str(f"stage {step.index} for {keys.count(key)} of {len(steps)}")
-                codes[key] = compile_step(step, count, patches, numbers)
-                bar.update()
-    return [codes[key] for key in keys]
+    return compile_each_once(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
 
 
 def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]) -> Code:
