@@ -11,7 +11,7 @@ from fx_partition.hardware.cores import core_groups, format_group, is_group, par
 from fx_partition.passes.capture import ExampleInputs, Model, capture
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.plan import Partition
+from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import CacheBytes, Request
 from fx_partition.passes.split import cut, planned_graph

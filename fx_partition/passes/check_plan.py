@@ -18,7 +18,8 @@ from .facts import Facts
 from .fusion import fuse
 from .gather import gather_facts
 from .lay_out import lay_out
-from .plan import Plan, Witness
+from .plan import Plan
+from .plan_parts import Witness
 from .split import planned_graph
 
 

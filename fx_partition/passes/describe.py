@@ -7,7 +7,7 @@ from .certificate import Certificate
 from .chain import Chain
 from .facts import Facts
 from .moments import find_moments
-from .plan import Oversize, Partition, Proof, Witness
+from .plan_parts import Oversize, Partition, Proof, Witness
 from .reorder import Tried
 from .window import interval, last_touches
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from .chain import IntArray
 from .facts import Facts
-from .plan import Moment
+from .plan_parts import Moment
 from .symbols import Size, Terms, dominates, from_terms, terms
 
 

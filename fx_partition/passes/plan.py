@@ -8,140 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
 
-from .errors import PartitionError
 from .pareto import Tradeoff
+from .plan_json import fields_from_json, plan_to_dict
+from .plan_parts import Oversize, Partition, Proof
 from .slice_graph import Slicing
-from .symbols import Size, Symbols, evaluate, from_text, to_text
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A step at which a partition can be fullest: bytes resident and allocated there, symbolic."""
-
-    node: str
-    activation: Size
-    workspace: Size
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One contiguous run of nodes; every ``*_bytes`` is a number of bytes under the plan's binding.
-
-    Attributes:
-        index: its place in the plan, from 0.
-        slot: the place of its device among the devices, counted on through rounds where they take turns; devices that
-            are left out count.
-        device: where it is to run, or "" where no devices were named.
-        budget_bytes: usable on-chip bytes of that device.
-        nodes: names of its nodes, in the order in which they run.
-        first, last: module path (else name) of its first and last node.
-        weight_bytes: weights that it reads, without state.
-        state_bytes: inputs and buffers that it writes (a KV cache).
-        activation_bytes, workspace_bytes: what is resident and allocated at its peak step.
-        own_bytes: the most that it allocates itself at one time: results and workspace, without what it receives.
-        total_bytes: weight + state + activation + workspace: its footprint.
-        spill_bytes: what of that exceeds the budget of its device.
-        peak_node: the step at which it is fullest.
-        resident: (value, bytes) at that step, largest first.
-        recv_bytes: distinct tensors that it takes from other partitions.
-        send_bytes: distinct tensors that it makes and others take.
-        inputs, outputs: names of the values that it receives (graph inputs too) and hands on or returns.
-        weight, state: symbolic bytes of both.
-        moments: the steps that can be its peak for some binding.
-        replicas: places of further devices that hold a copy of it.
-        allocated_bytes: what ``own_bytes`` was when the compiled stage ran; None if that was not measured.
-        code: the first partition whose compiled code it shares, itself where that is its own; None until compiled.
-    """
-
-    index: int
-    slot: int
-    device: str
-    budget_bytes: int
-    nodes: tuple[str, ...]
-    first: str
-    last: str
-    weight_bytes: int
-    state_bytes: int
-    activation_bytes: int
-    workspace_bytes: int
-    own_bytes: int
-    total_bytes: int
-    spill_bytes: int
-    peak_node: str
-    resident: tuple[tuple[str, int], ...]
-    recv_bytes: int
-    send_bytes: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    weight: Size
-    state: Size
-    moments: tuple[Moment, ...]
-    replicas: tuple[int, ...] = ()
-    allocated_bytes: int | None = None
-    code: int | None = None
-
-    def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
-        """Its bytes under another binding."""
-        peak = max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
-        return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + peak
-
-    @property
-    def total_text(self) -> str:
-        """The symbolic footprint, as text: the maximum stays unevaluated, as it would take sympy long to build."""
-        totals = [to_text(self.weight + self.state + m.activation + m.workspace) for m in self.moments]
-        distinct = list(dict.fromkeys(totals))
-        return distinct[0] if len(distinct) == 1 else f"Max({', '.join(distinct)})"
-
-
-@dataclass(frozen=True)
-class Witness:
-    """Nodes ``first`` to ``rejected`` hold ``bytes`` together: too many for one partition."""
-
-    first: str
-    rejected: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Why a plan is best (see `certificate`), in the names of the graph; about the order in which the plan runs.
-
-    A plan with ``footprint="fused"`` has no proof: there are no witnesses, and nothing is claimed.
-
-    Attributes:
-        min_partitions, witnesses: no plan has fewer partitions; no boundary can cut two witnesses.
-        max_bytes_lower_bound, max_witnesses: no plan of as many partitions has a smaller maximum.
-        orders_tried: how many topological orders (or sets of nodes that may come first) were searched; 1 means trace
-            order alone.
-        exhaustive: whether no topological order at all has a better plan.
-    """
-
-    min_partitions: int
-    witnesses: tuple[Witness, ...]
-    max_bytes_lower_bound: int
-    max_witnesses: tuple[Witness, ...]
-    orders_tried: int = 1
-    exhaustive: bool = False
-
-
-@dataclass(frozen=True)
-class Oversize:
-    """An atom that exceeds the budget by itself, and of what it is made; ``why_whole``: why it was not sliced."""
-
-    nodes: tuple[str, ...]
-    weight_bytes: int
-    input_bytes: int
-    output_bytes: int
-    workspace_bytes: int
-    total_bytes: int
-    why_whole: str = ""
+from .symbols import Symbols
 
 
 @dataclass(frozen=True)
@@ -253,45 +129,13 @@ class Plan:
             low, high = (middle, high) if self.fits({**(bind or {}), dim: middle}) else (low, middle)
         return low
 
-    # ---- JSON
-
     def to_json(self, indent: int | None = 1) -> str:
-        """The plan as JSON text; DESIGN: the schema's ``version`` is 1."""
+        """The plan as JSON text (see `plan_json`)."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "version": VERSION,
-            "graph": self.graph,
-            "algorithm": self.algorithm,
-            "objective": self.objective,
-            "max_slack": self.max_slack,
-            "footprint": self.footprint,
-            "budget_bytes": self.budget_bytes,
-            "budget_is_smallest": self.budget_is_smallest,
-            "device_budgets": list(self.device_budgets),
-            "num_devices": self.num_devices,
-            "symbols": _symbols_to_dict(self.symbols),
-            "bindings": dict(self.bindings),
-            "num_partitions": self.num_partitions,
-            "max_bytes": self.max_bytes,
-            "cut_bytes": self.cut_bytes,
-            "certificate": {
-                "min_partitions": self.certificate.min_partitions,
-                "witnesses": [[w.first, w.rejected, w.bytes] for w in self.certificate.witnesses],
-                "max_bytes_lower_bound": self.certificate.max_bytes_lower_bound,
-                "max_witnesses": [[w.first, w.rejected, w.bytes] for w in self.certificate.max_witnesses],
-                "orders_tried": self.certificate.orders_tried,
-                "exhaustive": self.certificate.exhaustive,
-            },
-            "partitions": [_partition_to_dict(p) for p in self.partitions],
-            "pareto": [row._asdict() for row in self.tradeoffs],
-            "oversize": [_shallow(o) for o in self.oversize],
-            "slicings": [_shallow(s) for s in self.slicings],
-            "keep_together": [group if isinstance(group, str) else list(group) for group in self.keep_together],
-            "unknown_workspace": list(self.unknown_workspace),
-            "devices": list(self.devices),
-        }
+        """What `to_json` writes."""
+        return plan_to_dict(self)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -300,17 +144,7 @@ class Plan:
         Raises:
             PartitionError: the text is no plan, or one of another version.
         """
-        try:
-            data = json.loads(text)
-            if not isinstance(data, dict) or "version" not in data:
-                raise PartitionError("this JSON is no plan: it has no version")
-            if data["version"] != VERSION:
-                raise PartitionError(f"this is a plan of version {data['version']}; this release reads {VERSION}")
-            return _plan_from_dict(cls, data)
-        except PartitionError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PartitionError(f"this text is no plan: {type(error).__name__}: {error}") from error
+        return cls(**fields_from_json(text))
 
     def with_devices(self, devices: tuple[str, ...]) -> Plan:
         """The same plan on named devices, which take turns where they are fewer than the partitions."""
@@ -333,118 +167,3 @@ class Plan:
         """The same plan with copies of partition i on the devices ``replicas[i]``."""
         partitions = tuple(replace(p, replicas=r) for p, r in zip(self.partitions, replicas, strict=True))
         return replace(self, partitions=partitions)
-
-
-def _shallow(record: Any) -> dict[str, Any]:
-    result = {f.name: getattr(record, f.name) for f in fields(record)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in result.items()}
-
-
-_SYMBOLIC = ("weight", "state", "moments")
-
-
-def _partition_to_dict(partition: Partition) -> dict[str, Any]:
-    data = {name: value for name, value in _shallow(partition).items() if name not in _SYMBOLIC}
-    data["resident"] = [list(pair) for pair in partition.resident]
-    peak = next((m for m in partition.moments if m.node == partition.peak_node), partition.moments[0])
-    data["symbolic"] = {
-        "weight": to_text(partition.weight),
-        "state": to_text(partition.state),
-        "activation": to_text(peak.activation),
-        "workspace": to_text(peak.workspace),
-        "total": partition.total_text,
-        "moments": [[m.node, to_text(m.activation), to_text(m.workspace)] for m in partition.moments],
-    }
-    return data
-
-
-def _symbols_to_dict(symbols: Symbols) -> dict[str, Any]:
-    names: dict[str, list[str]] = {}
-    for name, symbol in symbols.dims.items():
-        names.setdefault(symbol.name, []).append(name)
-    return {
-        symbol.name: {
-            "hint": symbols.hints.get(symbol),
-            "names": names.get(symbol.name, []),
-            "assumptions": dict(sorted(symbol._assumptions_orig.items())),
-        }
-        for symbol in [*symbols.hints, *sorted(symbols.unbacked, key=str)]
-    }
-
-
-_ASSUMPTIONS = {"integer", "positive", "nonnegative", "real"}
-
-
-def _symbols_from_dict(data: dict[str, Any]) -> Symbols:
-    hints: dict[sympy.Symbol, int] = {}
-    dims: dict[str, sympy.Symbol] = {}
-    unbacked: set[sympy.Symbol] = set()
-    for name, entry in data.items():
-        assumptions = entry["assumptions"]
-        if not set(assumptions) <= _ASSUMPTIONS or not all(isinstance(v, bool) for v in assumptions.values()):
-            raise PartitionError(f"the symbol {name} of this plan has assumptions that no size has: {assumptions}")
-        symbol = sympy.Symbol(name, **assumptions)
-        if entry["hint"] is None:
-            unbacked.add(symbol)
-        else:
-            hints[symbol] = int(entry["hint"])
-        dims |= dict.fromkeys(entry["names"], symbol)
-    return Symbols(hints, dims, frozenset(unbacked))
-
-
-def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:
-    return tuple(Witness(str(first), str(rejected), int(size)) for first, rejected, size in rows)
-
-
-def _plan_from_dict(cls: type[Plan], data: dict[str, Any]) -> Plan:
-    symbols = _symbols_from_dict(data["symbols"])
-    known = [*symbols.hints, *symbols.unbacked]
-
-    def partition(entry: dict[str, Any]) -> Partition:
-        symbolic = entry["symbolic"]
-        plain: dict[str, Any] = {
-            f.name: tuple(entry[f.name]) if isinstance(entry[f.name], list) else entry[f.name]
-            for f in fields(Partition)
-            if f.name not in _SYMBOLIC and (f.name in entry or f.default is MISSING)
-        }
-        plain["resident"] = tuple((str(name), int(size)) for name, size in entry["resident"])
-        moments = tuple(
-            Moment(str(node), from_text(activation, known), from_text(workspace, known))
-            for node, activation, workspace in symbolic["moments"]
-        )
-        if not moments:
-            raise PartitionError(f"partition {entry['index']} of this plan has no step that could be its peak")
-        weight, state = from_text(symbolic["weight"], known), from_text(symbolic["state"], known)
-        return Partition(**plain, weight=weight, state=state, moments=moments)
-
-    proof = data["certificate"]
-    return cls(
-        graph=data["graph"],
-        algorithm=data["algorithm"],
-        objective=data["objective"],
-        max_slack=data["max_slack"],
-        footprint=data["footprint"],
-        budget_bytes=int(data["budget_bytes"]),
-        budget_is_smallest=bool(data["budget_is_smallest"]),
-        device_budgets=tuple(map(int, data["device_budgets"])),
-        num_devices=int(data["num_devices"]),
-        symbols=symbols,
-        bindings={str(k): int(v) for k, v in data["bindings"].items()},
-        partitions=tuple(map(partition, data["partitions"])),
-        certificate=Proof(
-            min_partitions=int(proof["min_partitions"]),
-            witnesses=_witnesses(proof["witnesses"]),
-            max_bytes_lower_bound=int(proof["max_bytes_lower_bound"]),
-            max_witnesses=_witnesses(proof["max_witnesses"]),
-            orders_tried=int(proof["orders_tried"]),
-            exhaustive=bool(proof["exhaustive"]),
-        ),
-        tradeoffs=tuple(Tradeoff(**row) for row in data["pareto"]),
-        oversize=tuple(
-            Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]
-        ),
-        slicings=tuple(Slicing(**entry) for entry in data["slicings"]),
-        keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in data["keep_together"]),
-        unknown_workspace=tuple(data["unknown_workspace"]),
-        devices=tuple(data["devices"]),
-    )

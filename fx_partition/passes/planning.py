@@ -13,7 +13,8 @@ from .facts import Facts
 from .fingerprint import fingerprint
 from .greedy import oversize_atoms
 from .placing import place, solve
-from .plan import Oversize, Plan
+from .plan import Plan
+from .plan_parts import Oversize
 from .precedence import atom_predecessors
 from .problem import Problem, pose
 from .reorder import Reordered, Tried, permuted, search_order

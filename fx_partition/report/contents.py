@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fx_partition.passes.pareto import Tradeoff
-from fx_partition.passes.plan import Oversize, Partition, Plan
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.plan_parts import Oversize, Partition
 from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.slicing import Slicing
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fx_partition.passes.plan import Plan, Witness
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.plan_parts import Witness
 from fx_partition.passes.sizes import format_bytes
 
 from .document import Document, Section, code, count, shortened

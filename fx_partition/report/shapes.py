@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fx_partition.passes.plan import Partition, Plan
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.symbols import to_text
 
 from .document import Section, code, shortened

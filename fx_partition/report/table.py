@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fx_partition.passes.plan import Partition, Plan
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.sizes import format_bytes
 
 from .document import Table, code
