@@ -1,7 +1,7 @@
 """Compiles ``stage_loop.cpp`` on first use, with the compiler that inductor needs on a CPU anyway, and loads it.
 
-The library lies in the user's cache directory, under a name that holds for one source, Python and torch. Benchmarks
-compile their own C++ in the same way.
+The library lies in the user's cache directory, under a name that holds for one source with the headers beside it, Python
+and torch. Benchmarks compile their own C++ in the same way.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def compiled(source: Path, options: Sequence[str] = ()) -> Path:
     Raises:
         RuntimeError: it cannot be compiled here; the compiler's words are in the message.
     """
-    text = source.read_bytes() + f"{sys.version} {torch.__version__} {torch.__file__} {options}".encode()
+    files = [source, *sorted(source.parent.glob("*.h"))]  # the headers beside it may be parts of it
+    text = b"".join(file.read_bytes() for file in files)
+    text += f"{sys.version} {torch.__version__} {torch.__file__} {options}".encode()
     library = cache_directory() / f"_{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not library.exists():
         _compile(source, library, options)

@@ -1,4 +1,4 @@
-"""Stage threads that a program runs on; see ``stage_loop.cpp`` for how requests move."""
+"""Stage threads that a program runs on; see ``ring.h`` for how requests move."""
 
 from __future__ import annotations
 
