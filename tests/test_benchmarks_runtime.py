@@ -13,8 +13,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from hop import hops
+from runtime import ratios
 from runtimes.cache import knee
-from runtimes.crew import ALL, AUTO, GPIPE, ONE, REPLICAS, WAYS
+from runtimes.crew import ALL, AUTO, COPIES, CUT, GPIPE, ONE, REPLICAS, WAYS
 from runtimes.models import KINDS, Case, size_of
 from runtimes.targets import Row, judge
 
@@ -60,6 +61,14 @@ def test_the_worst_row_decides_and_at_best_the_best() -> None:
     every, best = judge(rows, MIB)
     assert (every.value, every.where, every.reached, every.met) == (0.9, rows[1].case.name, 1, False)
     assert (best.value, best.where, best.met) == (1.2, rows[0].case.name, True)
+
+
+def test_what_cutting_adds_to_copying_is_printed() -> None:
+    """As a ratio within a round: the quotient of the medians would be 2."""
+    rates = {CUT: [10.0, 20.0, 90.0], COPIES: [8.0, 80.0, 10.0], AUTO: [9.0] * 3, REPLICAS: [6.0] * 3}
+    titles, cells = (line.strip("|").split("|") for line in ratios([row(rates)], "github").splitlines()[::2])
+    printed = dict(zip(map(str.strip, titles), map(str.strip, cells), strict=True))
+    assert printed["cut / copies"] == "1.25" and printed["auto / inductor, replicas"] == "1.50"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Compiles ``stage_loop.cpp`` on first use, with the compiler that inductor needs on a CPU anyway, and loads it.
 
-The library lies in the user's cache directory, under a name that holds for one source with the headers beside it, Python
-and torch. Benchmarks compile their own C++ in the same way.
+The library lies in the user's cache directory, under a name that holds for one source with the headers beside it, one
+Python and one torch. Benchmarks compile their own C++ in the same way.
 """
 
 from __future__ import annotations
