@@ -1,9 +1,12 @@
-"""The examples in the docstrings of what a user calls."""
+"""What readers are told: the examples in docstrings do what they say, and the map of the passes has all of them."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import re
+from fnmatch import fnmatch
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -31,3 +34,12 @@ def test_examples_say_what_happens(name: str) -> None:
     names = {"torch": torch, "fx_partition": fx_partition, "Document": Document, "Section": Section}
     found = doctest.testmod(module, extraglobs=names)
     assert found.failed == 0 and found.attempted > 0
+
+
+def test_the_map_of_the_passes_has_every_file_and_no_other() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| step |") : text.index("**The planner**")]
+    named = set(re.findall(r"`([a-z_]+\*?)`", table))
+    files = {path.stem for path in Path(fx_partition.__file__).parent.glob("passes/[a-z]*.py")}
+    assert {name for name in named if not any(fnmatch(file, name) for file in files)} == set()
+    assert {file for file in files if not any(fnmatch(file, name) for name in named)} == set()
