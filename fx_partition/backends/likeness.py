@@ -12,7 +12,8 @@ What a key holds: the graph, node by node in order (kind, target, arguments, wha
 higher-order operators by their own graphs; for every input and result its shape and strides as expressions of the
 graph's symbols, dtype, device, storage offset and size, whether it needs a gradient, is a parameter, a view, or is
 known to Dynamo to stay at its address, and which inputs share a storage. Names of nodes and where they come from in the
-source do not count. Grad mode, autocast and inductor's options are those of the caller, the same for all stages.
+source do not count. Grad mode, autocast and inductor's options are those of the caller, the same for all stages; what
+code that is kept for other processes depends on beside the key is in `compiler_state`, and `portable` writes the key.
 
 Before (two stages; ``weight`` and ``weight_1`` are float32 of [64, 64])::
 
@@ -38,7 +39,7 @@ from fx_partition.passes.symbols import to_expr
 from .torch_internals import fake_notes, static_input_type
 
 # Equal ones are the same to a compiler; their type stays beside them, as 1 == True == 1.0.
-_PLAIN = (bool, int, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.layout, torch.memory_format)
+PLAIN = (bool, int, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 # What tracers leave on a node for people, or for themselves; the values of inputs are looked at apart.
 _IGNORED_META = frozenset(
@@ -62,17 +63,17 @@ _IGNORED_META = frozenset(
 )
 
 
-class _Thing:
+class Thing:
     """Equal to what stands for the same object; keeps it alive, so that no other takes its address."""
 
     def __init__(self, value: object) -> None:
-        self._value = value
+        self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Thing) and self._value is other._value
+        return isinstance(other, Thing) and self.value is other.value
 
     def __hash__(self) -> int:
-        return id(self._value)
+        return id(self.value)
 
 
 def stage_key(gm: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Hashable:
@@ -103,8 +104,8 @@ def _target(gm: torch.fx.GraphModule, node: torch.fx.Node) -> Hashable:
         return None
     if node.op in ("get_attr", "call_module"):
         attribute = operator.attrgetter(str(node.target))(gm)
-        return _graph(attribute) if isinstance(attribute, torch.fx.GraphModule) else _Thing(attribute)
-    return node.target if isinstance(node.target, str) else _Thing(node.target)
+        return _graph(attribute) if isinstance(attribute, torch.fx.GraphModule) else Thing(attribute)
+    return node.target if isinstance(node.target, str) else Thing(node.target)
 
 
 def _meta(node: torch.fx.Node) -> Hashable:
@@ -117,7 +118,7 @@ def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
     if isinstance(value, torch.fx.Node):
         return torch.fx.Node, places[value]
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, sympy.Basic):
+    if kind in PLAIN or isinstance(value, sympy.Basic):
         return kind, value
     if kind is float:
         return kind, value.hex()  # 0.0 == -0.0, and nan is not itself
@@ -131,7 +132,7 @@ def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
         return kind, *((_plain(key, places), _plain(item, places)) for key, item in value.items())
     if kind is slice:
         return kind, *(_plain(item, places) for item in (value.start, value.stop, value.step))
-    return _Thing(value)
+    return Thing(value)
 
 
 def _values(values: Sequence[Any]) -> Hashable:
@@ -141,7 +142,7 @@ def _values(values: Sequence[Any]) -> Hashable:
     rows: list[Hashable] = []
     for place, value in enumerate(values):
         if type(value) is not FakeTensor or value.layout != torch.strided:
-            rows.append(_Thing(value) if isinstance(value, torch.Tensor) else _plain(value, {}))
+            rows.append(Thing(value) if isinstance(value, torch.Tensor) else _plain(value, {}))
             continue
         storage = value.untyped_storage()
         first = (same.setdefault(id(value), place), storages.setdefault(storage._cdata, place))

@@ -11,6 +11,8 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
   lazily compiled backward needs.
 - ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
   documented ``aoti_compile_and_package`` takes an exported program alone, and a stage is none.
+- The ``config`` modules of inductor, AOTAutograd and symbolic shapes, ``torch._inductor.cpp_builder`` and
+  ``torch.version.git_version``: what compiled code depends on beside its graph.
 - ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
 - ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
@@ -24,12 +26,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch._functorch.config as autograd_config
 import torch.fx
+import torch.fx.experimental._config as sizes_config
 from torch._C import _aoti
 from torch._dynamo.exc import RestartAnalysis
 from torch._guards import TracingContext, tracing
 from torch._inductor import aot_compile, config, list_mode_options
 from torch._inductor.compile_fx import compile_fx
+from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler
 
 from fx_partition.passes.fake import FakeTensor
 
@@ -38,9 +43,12 @@ CompiledFunction = Callable[..., Any]
 __all__ = [
     "RestartAnalysis",
     "binds_addresses",
+    "caches_are_off",
     "compile_graph",
     "compile_native",
     "compile_part",
+    "compiler_settings",
+    "compiler_versions",
     "fake_notes",
     "inductor_options",
     "is_static_input",
@@ -103,6 +111,30 @@ def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patc
         path = aot_compile(gm, tuple(example_inputs), options=dict(patches))
     assert isinstance(path, str)
     return path
+
+
+def compiler_settings() -> dict[str, dict[str, Any]]:
+    """All settings that a compile may read, by module and name.
+
+    All: torch's own list of those that matter leaves out custom passes, of which it knows more than their names.
+    """
+    settings = {
+        module.__name__: dict(module.get_config_copy())
+        for module in (config, autograd_config, sizes_config)
+    }
+    # Compiling writes notes here, which make no difference to the code.
+    settings[config.__name__].pop("aot_inductor.metadata", None)
+    return settings
+
+
+def compiler_versions() -> tuple[str | None, ...]:
+    """torch, its source, and the C++ compiler that inductor calls."""
+    return str(torch.__version__), torch.version.git_version, get_compiler_version_info(get_cpp_compiler())
+
+
+def caches_are_off(patches: Mapping[str, Any]) -> bool:
+    """Whether torch is told to keep no compiled code: ``TORCHINDUCTOR_FORCE_DISABLE_CACHES=1``, or by its setting."""
+    return bool(patches.get("force_disable_caches", config.force_disable_caches))
 
 
 def to_handles(tensors: list[torch.Tensor]) -> list[Any]:

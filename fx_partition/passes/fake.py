@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as torch_functions
 
@@ -23,6 +23,7 @@ __all__ = [
     "FakeTensorMode",
     "ShapeEnv",
     "enable_python_dispatcher",
+    "facts_of",
     "fake_copy",
     "fake_mode_of",
     "guards_of",
@@ -87,6 +88,17 @@ def guards_of(shape_env: ShapeEnv) -> list[sympy.Basic]:
     ranges = shape_env.var_to_range.items()
     bounds = [bound for symbol, r in ranges for bound in (sympy.Ge(symbol, r.lower), sympy.Le(symbol, r.upper))]
     return [*(guard.expr for guard in shape_env.guards), *bounds]
+
+
+def facts_of(shape_env: ShapeEnv) -> tuple[Any, ...] | None:
+    """All that is known of sizes: comparisons that were decided, each symbol's range and hint, and what replaces it.
+
+    None if a size is known only when the graph runs.
+    """
+    if any(free_unbacked_symbols(symbol) for symbol in shape_env.var_to_range):
+        return None
+    symbols = tuple((s, r.lower, r.upper, hint_of(shape_env, s)) for s, r in shape_env.var_to_range.items())
+    return tuple(guard.expr for guard in shape_env.guards), symbols, tuple(shape_env.replacements.items())
 
 
 def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:

@@ -2,6 +2,7 @@
 
 AOTInductor's code is inductor's with ``cpp_wrapper``, without the lock: stages of it overlap fully. A stage that writes
 what it takes, that passes numbers, or that calls an operator known to Python alone, is compiled as in line instead.
+What AOTInductor made is kept on disk (`kept`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..program import Step
 from ..stand_ins import zeros_of
 from ..torch_internals import compile_native, compile_part, tensors_of, to_handles
 from .build import stage_loop
+from .kept import Compiled, entry_of
 
 # What AOTInductor's code calls for an operator that has no C interface.
 _NEEDS_PYTHON = "aoti_torch_proxy_executor_call_function"
@@ -65,13 +67,13 @@ def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: 
     reason = _why_python(step)
     if not reason:
         try:
-            path = compile_native(copy.deepcopy(step.module), step.takes, options)
+            compiled = _compiled(step, options)
         except Exception as error:  # inductor's, of any kind; if it is the model's, it comes again below
             reason = f"AOTInductor cannot compile it ({type(error).__name__}: {error})"
         else:
-            reason = _why_not_native(path, step, numbers)
+            reason = compiled.reason or _why_not_native(compiled.path, step, numbers)
             if not reason:
-                return Code(path)
+                return Code(compiled.path)
     warnings.warn(
         f"stage {step.index} runs under Python's lock, so it does not overlap with others that do: {reason}",
         PartitionWarning,
@@ -90,9 +92,20 @@ def _why_python(step: Step) -> str:
     return ""
 
 
+def _compiled(step: Step, options: Mapping[str, Any]) -> Compiled:
+    """What AOTInductor makes of a stage, or has made of it in an earlier process."""
+    entry = entry_of(step, options)
+    found = entry.read() if entry else None
+    if found is None:
+        path = compile_native(copy.deepcopy(step.module), step.takes, options)
+        needs_python = _NEEDS_PYTHON in Path(path).with_suffix(".cpp").read_text()
+        found = Compiled(path, "it calls an operator that has no C interface" if needs_python else "")
+        if entry:
+            entry.write(found)
+    return found
+
+
 def _why_not_native(path: str, step: Step, numbers: Mapping[sympy.Symbol, int]) -> str:
-    if _NEEDS_PYTHON in Path(path).with_suffix(".cpp").read_text():
-        return "it calls an operator that has no C interface"
     cpu = torch.device("cpu")
     inputs = [
         source if isinstance(source, torch.Tensor) else zeros_of(value, numbers, cpu)

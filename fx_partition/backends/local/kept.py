@@ -1,0 +1,185 @@
+"""Compiled stages on disk, for later processes.
+
+An entry is ``stage-KEY.json`` and the shared object that it names, ``stage-KEY-CONTENTS.so``, both below
+`build.cache_directory`. The key is a digest of all that compiling reads: the stage, the options, what is known of
+sizes, and `compiler_state`. The JSON holds the digest of the shared object, why it may not be used (it needs Python),
+and what compiling has decided about sizes: `Signature` checks each request against it, so whoever takes the code from
+here decides the same, and takes nothing if then not exactly the same is known of sizes as after compiling.
+
+Files are put in place whole, the JSON last, and each names its contents; so several processes may write at once, and
+what is damaged is found out and compiled anew. Nothing is ever deleted: the user may delete entries at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sympy
+
+from fx_partition.passes.fake import ShapeEnv, facts_of, shape_env_of
+from fx_partition.passes.symbols import from_text, to_text
+
+from ..compiler_state import compiler_state
+from ..likeness import stage_key
+from ..portable import NotPortableError, to_portable
+from ..program import Step
+from ..torch_internals import caches_are_off
+from .build import cache_directory
+
+# To be raised when `compile_native`, or what it means that an entry is there, changes.
+_SCHEME = 1
+
+_RELATIONS = {kind.__name__: kind for kind in (sympy.Eq, sympy.Ne, sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What AOTInductor made of a stage.
+
+    Attributes:
+        path: the shared object.
+        reason: why it may not be used; "" where it may.
+    """
+
+    path: str
+    reason: str
+
+
+class Entry:
+    """The place of a stage on disk; made before the stage is compiled.
+
+    Args:
+        key: what compiling reads, as text.
+        env: where compiling decides about sizes; None for a stage that takes nothing.
+    """
+
+    def __init__(self, key: str, env: ShapeEnv | None) -> None:
+        self._path = cache_directory() / f"stage-{_digest(key.encode())[:32]}.json"
+        self._env = env
+        self._guards = 0 if env is None else len(env.guards)
+
+    def read(self) -> Compiled | None:
+        """What another process has kept; None if there is nothing, or nothing that can be relied on."""
+        try:
+            record = _opened(self._path.read_text())
+            library = self._path.with_name(record["library"])
+            if _digest(library.read_bytes()) != record["digest"]:
+                return None
+            self._decide(record["guards"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if _facts(self._env) != record["facts"]:
+            return None
+        return Compiled(str(library), record["reason"])
+
+    def write(self, compiled: Compiled) -> None:
+        """Keep what was compiled, unless the disk refuses it or what was decided has no text."""
+        try:
+            guards = self._decided()
+            facts = _facts(self._env)
+        except (NotPortableError, ValueError):
+            return
+        with contextlib.suppress(OSError):
+            contents = Path(compiled.path).read_bytes()
+            digest = _digest(contents)
+            library = self._path.with_name(f"{self._path.stem}-{digest[:16]}.so")
+            record = {
+                "library": library.name,
+                "digest": digest,
+                "reason": compiled.reason,
+                "guards": guards,
+                "facts": facts,
+            }
+            _put(library, contents)
+            _put(self._path, _closed(record).encode())
+
+    def _decided(self) -> list[list[str]]:
+        """The guards that were added since the entry was made.
+
+        Raises:
+            NotPortableError: one of them does not read back from text.
+        """
+        if self._env is None:
+            return []
+        found = [guard.expr for guard in self._env.guards[self._guards :]]
+        texts = [[type(expr).__name__, *map(to_text, expr.args)] for expr in found]
+        if any(text[0] not in _RELATIONS or self._read(text) != expr for text, expr in zip(texts, found, strict=True)):
+            raise NotPortableError("a guard has no text")
+        return texts
+
+    def _decide(self, guards: Sequence[Sequence[str]]) -> None:
+        if self._env is not None:
+            for guard in guards:
+                self._env.evaluate_expr(self._read(guard))
+
+    def _read(self, guard: Sequence[str]) -> sympy.Basic:
+        assert self._env is not None
+        relation, left, right = guard
+        return _RELATIONS[relation](from_text(left, self._env.var_to_range), from_text(right, self._env.var_to_range))
+
+
+def entry_of(step: Step, options: Mapping[str, Any]) -> Entry | None:
+    """Where a stage is kept; None if torch's caches are off, or if the stage has no name that others know.
+
+    Args:
+        options: of inductor.
+    """
+    if caches_are_off(options):
+        return None
+    env = shape_env_of(step.takes)
+    known = None if env is None else facts_of(env)
+    if env is not None and known is None:
+        return None
+    stage = stage_key(step.module, step.takes, step.makes)
+    try:
+        return Entry(to_portable((_SCHEME, stage, dict(options), known, compiler_state())), env)
+    except (NotPortableError, OSError):  # OSError: nowhere to keep it, or nothing says what processor this is
+        return None
+
+
+def _facts(env: ShapeEnv | None) -> str:
+    return _digest(to_portable(None if env is None else facts_of(env)).encode())
+
+
+def _digest(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()
+
+
+def _closed(record: Mapping[str, Any]) -> str:
+    """JSON of a record, and a line with its digest before."""
+    text = json.dumps(record)
+    return f"{_digest(text.encode())}\n{text}"
+
+
+def _opened(text: str) -> dict[str, Any]:
+    """Read back what `_closed` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    digest, _, body = text.partition("\n")
+    if _digest(body.encode()) != digest:
+        raise ValueError("damaged")
+    record = json.loads(body)
+    assert isinstance(record, dict)
+    return record
+
+
+def _put(path: Path, contents: bytes) -> None:
+    """Write a file at once: whoever looks for it finds all of it or nothing."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(contents)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
