@@ -50,9 +50,9 @@ def compiler_state() -> dict[str, Any]:
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         ),
-        "precision": (
-            torch.get_float32_matmul_precision(),
-            *(getattr(torch.backends.mkldnn, part).fp32_precision for part in ("matmul", "conv", "rnn")),
+        "precision": tuple(
+            part.fp32_precision
+            for part in (torch.backends, *(getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv", "rnn")))
         ),
         "oneDNN": torch.backends.mkldnn.enabled,
         "attention": (  # they hold for CPUs too

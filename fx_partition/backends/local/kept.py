@@ -54,7 +54,7 @@ class Compiled:
 
 
 class Entry:
-    """The place of a stage on disk; made before the stage is compiled.
+    """The place of a stage on disk, ``path``; made before the stage is compiled.
 
     Args:
         key: what compiling reads, as text.
@@ -62,15 +62,15 @@ class Entry:
     """
 
     def __init__(self, key: str, env: ShapeEnv | None) -> None:
-        self._path = cache_directory() / f"stage-{_digest(key.encode())[:32]}.json"
+        self.path = cache_directory() / f"stage-{_digest(key.encode())[:32]}.json"
         self._env = env
         self._guards = 0 if env is None else len(env.guards)
 
     def read(self) -> Compiled | None:
         """What another process has kept; None if there is nothing, or nothing that can be relied on."""
         try:
-            record = _opened(self._path.read_text())
-            library = self._path.with_name(record["library"])
+            record = _opened(self.path.read_text())
+            library = self.path.with_name(record["library"])
             if _digest(library.read_bytes()) != record["digest"]:
                 return None
             self._decide(record["guards"])
@@ -90,7 +90,7 @@ class Entry:
         with contextlib.suppress(OSError):
             contents = Path(compiled.path).read_bytes()
             digest = _digest(contents)
-            library = self._path.with_name(f"{self._path.stem}-{digest[:16]}.so")
+            library = self.path.with_name(f"{self.path.stem}-{digest[:16]}.so")
             record = {
                 "library": library.name,
                 "digest": digest,
@@ -99,7 +99,7 @@ class Entry:
                 "facts": facts,
             }
             _put(library, contents)
-            _put(self._path, _closed(record).encode())
+            _put(self.path, _closed(record).encode())
 
     def _decided(self) -> list[list[str]]:
         """The guards that were added since the entry was made.
