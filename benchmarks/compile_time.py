@@ -1,12 +1,16 @@
 """What compiling costs: this backend against inductor, each in a fresh process with an empty cache on disk.
 
-    python benchmarks/compile_time.py [--quick] [--runs 1] [--layers 24]
+    python benchmarks/compile_time.py [--quick | --pipeline] [--runs 1] [--layers 24]
 
 A figure is the wall time from the entry into the backend to the end of the first call; the time that Dynamo traced
 before that is shown apart. Sides take turns, run after run; a figure is the median of the runs. ``d`` is the number of
 distinct partitions, which alone are compiled, of ``k``. Targets, as a share of what inductor takes with the same
 wrapper: a 24-layer Llama with d <= 3 at most 0.9, with cpp_wrapper 0.4; a model in which nothing repeats at most 1.2.
 And 48 layers take at most 1.15 of what 24 do.
+
+``--pipeline`` measures `fx_partition.pipeline` alone, in four stages without repetition: a first process, with nothing
+on disk but the stage threads' own library, and a second one that finds the stages of the first, though nothing of
+inductor's. Target: at most 1 s for each stage that is found.
 
 Llama's budget holds two layers (objective "traffic" cuts where least crosses); the model without repetition is cut in
 four partitions.
@@ -18,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +35,10 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from fx_partition.backends.local.build import cache_directory, stage_loop
+
 LLAMA_BUDGET = "5700KiB"
+STAGES = 4  # of a pipeline
 
 
 def llama(layers: int) -> tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]:
@@ -97,10 +105,58 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
     }
 
 
-def in_a_fresh_process(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
+def make_pipeline() -> dict[str, Any]:
+    """Make and call a pipeline in this process; seconds in all, and of them until its stages have code."""
+    from fx_partition.backends import pipeline as module
+    from fx_partition.backends.local.native import Code
+
+    stage_loop()
+    compile_steps, spent = module.compile_steps, []
+
+    def timed(*args: Any) -> list[Code]:
+        start = time.perf_counter()
+        codes = compile_steps(*args)
+        spent.append(time.perf_counter() - start)
+        return codes
+
+    module.compile_steps = timed
+    torch.manual_seed(0)
+    model, inputs, _ = widths()
+    start = time.perf_counter()
+    with module.pipeline(model, inputs, devices=["cores:0"] * STAGES) as pipe:
+        pipe(**inputs)
+        seconds = time.perf_counter() - start
+        assert pipe.plan.num_distinct == STAGES
+    return {"seconds": seconds, "code": spent[0]}
+
+
+def first_and_second_process(runs: int) -> int:
+    """Print what a pipeline takes in a first and in a second process; 1 if the second one missed its target."""
+    stage_loop()
+    found: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as kept:
+            for library in cache_directory().glob("_stage_loop-*.so"):
+                shutil.copy(library, kept)
+            for results in found.values():
+                results.append(in_a_fresh_process("widths", "pipeline", True, kept))
+    rows = [
+        (name, *(statistics.median(result[part] for result in results) for part in ("code", "seconds")))
+        for name, results in found.items()
+    ]
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {STAGES} stages, runs: {runs}")
+    print(tabulate(rows, headers=("process", "code of the stages s", "first result s"), floatfmt=".2f"))
+    per_stage = rows[1][1] / STAGES
+    print(f"{'ok' if per_stage <= 1 else 'missed'}: a stage that is found {per_stage:.2f} s (at most 1)")
+    return 0 if per_stage <= 1 else 1
+
+
+def in_a_fresh_process(model_name: str, backend: str, cpp: bool, kept: str | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, __file__, "--one", model_name, backend, "cpp" if cpp else "python"]
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        if kept:
+            environment["FX_PARTITION_CACHE_DIR"] = kept
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -111,12 +167,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="runs of each side")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="the Llama alone, without cpp_wrapper")
+    parser.add_argument("--pipeline", action="store_true", help="pipelines alone: a first and a second process")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "BACKEND", "WRAPPER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         model_name, backend, wrapper = options.one
-        print(json.dumps(compile_once(model_name, backend, wrapper == "cpp")))
+        is_pipeline = backend == "pipeline"
+        print(json.dumps(make_pipeline() if is_pipeline else compile_once(model_name, backend, wrapper == "cpp")))
         return 0
+    if options.pipeline:
+        return first_and_second_process(options.runs)
     base, double = str(options.layers), str(2 * options.layers)
     sides = [(base, "inductor", False), (base, "l2partition", False)]
     if not options.quick:
