@@ -22,6 +22,7 @@ from fx_partition.report.document import Document, Section
         "backends.each_once",
         "backends.l2_persistence",
         "backends.pack",
+        "backends.portable",
         "passes.api",
         "passes.weights",
         "report.api",
