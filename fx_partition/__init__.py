@@ -1,5 +1,6 @@
 """Cut a PyTorch graph into contiguous partitions that each fit one device's on-chip memory, and run them."""
 
+from .backends.load_weights import load_stage_weights
 from .backends.pipeline import pipeline
 from .backends.stream import Pipeline
 from .passes.api import plan, split
@@ -14,6 +15,7 @@ __all__ = [
     "Pipeline",
     "Plan",
     "PlanMismatchError",
+    "load_stage_weights",
     "pipeline",
     "plan",
     "report",

@@ -20,7 +20,9 @@ from fx_partition.report.document import Document, Section
     "name",
     [
         "backends.each_once",
+        "backends.hollow",
         "backends.l2_persistence",
+        "backends.load_weights",
         "backends.pack",
         "backends.portable",
         "passes.api",

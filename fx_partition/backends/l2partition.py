@@ -25,6 +25,7 @@ from fx_partition.report import render
 
 from .buffers import keep_buffers
 from .dynamo import capture_dynamo
+from .hollow import fill
 from .inline import assemble
 from .lower import lower
 from .microbatch import Cutting
@@ -70,6 +71,7 @@ def l2partition(
     dynamic = any(isinstance(value, torch.SymInt) for value in example_inputs)
     patches = inductor_options(mode, asked.inductor, dynamic)
     if asked.places_nothing:
+        fill(example_inputs)
         return compile_graph(gm, example_inputs, patches)
     captured = capture_dynamo(gm, example_inputs)
     home = _home(captured)
@@ -79,6 +81,7 @@ def l2partition(
     cutting = Cutting.of(captured, facts, asked, example_inputs)
     plan = cutting.plan if cutting else make_plan(captured, facts, asked.request)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
+    fill(example_inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
     if plan.num_partitions > 1 or any(device != home for device in devices) or cutting:
         try:
             return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked, cutting)

@@ -18,6 +18,7 @@ from fx_partition.passes.split import cut, planned_graph
 
 from .cuda_runtime import CudaRuntime
 from .each_once import first_alike
+from .hollow import fill
 from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime
 from .options import STAGE_THREADS, check_device
@@ -74,6 +75,7 @@ def pipeline(
     facts = gather_facts(captured)
     plan = make_plan(captured, facts, request)
     captured = planned_graph(captured, plan)
+    fill((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
     program = make_program(captured, cut(captured, plan), facts.written)
     signature = Signature(captured, program, example_inputs)
     if names[0].startswith("cuda"):
