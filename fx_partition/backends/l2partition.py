@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.split import cut, planned_graph
+from fx_partition.passes.symbols import Symbols
 from fx_partition.report import render
 
 from .buffers import keep_buffers
@@ -123,7 +125,10 @@ def _compile_stages(
     asked: Options,
     cutting: Cutting | None,
 ) -> Callable[..., Any]:
-    captured = planned_graph(captured, plan)
+    traced = captured = planned_graph(captured, plan)
+    if cutting:
+        made = cutting.refaked(traced)
+        captured, facts = made.captured, replace(facts, symbols=Symbols(hints=made.hints))
     stubs = cut(captured, plan)
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]
@@ -146,9 +151,10 @@ def _compile_stages(
             for i in lowered.first_of_kind
         }
         plan = plan.with_allocated(tuple(measured[i] for i in lowered.code))
-    function = assemble(captured, stages, lowered.compiled, home, facts.written)
     if cutting:
-        function = cutting.assemble(captured, stages, lowered.compiled, function)
+        function = cutting.assemble(traced, made, stages, lowered.compiled, patches)
+    else:
+        function = assemble(captured, stages, lowered.compiled, home, facts.written)
     rows = cutting.rows if cutting else None
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values(), rows), asked)
     return function

@@ -13,15 +13,16 @@ are few enough to stay in the cache beside them. The call is one generated funct
         linear_1, = zip(*[self.partition_1(a, b, weight_1) for a, b in zip(s0, relu)]); relu = None
         return (cat(linear_1, 0),)
 
-Stages are compiled for a symbolic batch, once; what they were compiled to assume of it holds for every microbatch, or
-the batch runs whole (see `passes.microbatch.Cutter`). A partition that takes nothing of the batch runs once.
+Stages are compiled once, for a symbolic number of rows with that of a microbatch as its hint (see `refake`); what they
+were compiled to assume of it holds for every microbatch, or the batch runs whole (see `passes.microbatch.Cutter` and
+`whole`). A partition that takes nothing of the batch runs once.
 Results are made anew: two that share memory when the batch runs whole do not.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ import torch.fx
 from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.facts import Facts
-from fx_partition.passes.fake import guards_of, hint_of, least_of, shape_env_of
+from fx_partition.passes.fake import hint_of, shape_env_of
 from fx_partition.passes.microbatch import Cutter, plan_microbatches
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.separable import WAY_OUT, Separation, separate
@@ -40,7 +41,9 @@ from fx_partition.passes.split import PREFIX
 from fx_partition.passes.symbols import Size, to_expr
 
 from .options import Options
+from .refake import Refaked, refake
 from .stages import Stage
+from .whole import Whole
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,30 @@ class Cutting:
         if any(torch.device(name).type != "cpu" for name in asked.request.devices[1:]):
             raise PartitionError(f"microbatches run in line on one device, and devices= names more; {WAY_OUT}")
         separation = separate(captured)
-        env = shape_env_of(captured.values.values())
-        assert env is not None  # or there would be no batch
         symbols = (separation.symbol, *separation.equal)
-        fewest = max(1, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
-        plan, rows = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches, fewest)
+        plan, rows = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches)
         return cls(separation, plan, rows, asked.microbatches)
+
+    def refaked(self, traced: Captured) -> Refaked:
+        """The planned graph with the fake values of a microbatch."""
+        return refake(traced, dict.fromkeys((self.separation.symbol, *self.separation.equal), self.rows))
 
     def assemble(
         self,
-        captured: Captured,
+        traced: Captured,
+        made: Refaked,
         stages: Sequence[Stage],
         compiled: Sequence[Callable[..., Any]],
-        whole: Callable[..., Any],
+        patches: Mapping[str, Any],
     ) -> Callable[..., Any]:
         """One function of the graph's inputs that runs the compiled stages microbatch by microbatch.
 
         Args:
-            whole: the function that runs the batch whole.
+            traced: the planned graph with the values of the trace.
+            made: what `refaked` made of it; the stages are cut out of that.
+            patches: options of inductor for a batch that cannot be cut.
         """
-        return _Writer(self, captured, stages, compiled, whole).run()
+        return _Writer(self, traced, made, stages, compiled, Whole(traced, patches)).run()
 
 
 class _Writer:
@@ -104,13 +111,18 @@ class _Writer:
     def __init__(
         self,
         cutting: Cutting,
-        captured: Captured,
+        traced: Captured,
+        made: Refaked,
         stages: Sequence[Stage],
         compiled: Sequence[Callable[..., Any]],
         whole: Callable[..., Any],
     ) -> None:
-        self._cutting, self._captured, self._stages = cutting, captured, stages
-        self._batch = (cutting.separation.symbol, *cutting.separation.equal)
+        self._cutting, self._captured, self._stages = cutting, made.captured, stages
+        self._symbols = tuple(made.symbols[name] for name in traced.symbol_inputs)
+        self._batch = tuple(made.symbols[name] for name in (cutting.separation.symbol, *cutting.separation.equal))
+        (output,) = traced.gm.graph.find_nodes(op="output")
+        self._guards = made.guards
+        self._results = output.args[0]  # a result is laid out as that of the whole batch
         self._scope = types.SimpleNamespace(whole=whole)
         for stage, function in zip(stages, compiled, strict=True):
             setattr(self._scope, f"{PREFIX}{stage.index}", function)
@@ -126,8 +138,7 @@ class _Writer:
             self._write_stage(stage)
             for node in last.get(stage.index, ()):
                 self._lines[-1] += f"; {node.name} = None"
-        (output,) = graph.find_nodes(op="output")
-        results = zip(output.args[0], self._cutting.separation.outputs, strict=True)
+        results = zip(self._results, self._cutting.separation.outputs, strict=True)
         joined = "".join(f"{self._joined(node, dim)}, " for node, dim in results)
         self._lines.append(f"return ({joined})")
         source = f"def forward(self, {arguments}):\n" + "".join(f"    {line}\n" for line in self._lines)
@@ -137,13 +148,9 @@ class _Writer:
 
     def _write_blocks(self, arguments: str) -> None:
         """The blocks of rows, and the inputs in blocks."""
-        env = shape_env_of(self._captured.values.values())
-        assert env is not None
         sizes = self._captured.symbol_inputs
-        by_name = {symbol.name: symbol for symbol in env.var_to_range}
-        symbols = tuple(by_name[name] for name in sizes)
-        batch = tuple(by_name[name] for name in self._batch)
-        self._scope.blocks = Cutter(symbols, batch, self._cutting.count, self._cutting.rows, guards_of(env))
+        count, rows = self._cutting.count, self._cutting.rows
+        self._scope.blocks = Cutter(self._symbols, self._batch, count, rows, self._guards)
         self._lines += [
             f"blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
             "if not blocks:",
@@ -156,7 +163,7 @@ class _Writer:
                 assert isinstance(value, torch.Tensor)
                 self._lines.append(f"{node.name} = [{self._block(node, value, dim)} for i, n in blocks]")
                 self._lists.add(node)
-            elif isinstance(value, torch.SymInt) and str(to_expr(value)) in self._batch:
+            elif isinstance(value, torch.SymInt) and to_expr(value) in self._batch:
                 self._lines.append(f"{node.name} = [n for _, n in blocks]")
                 self._lists.add(node)
 
@@ -175,7 +182,7 @@ class _Writer:
         return f"{node.name}.permute({order}).narrow({order.index(dim)}, i, n).contiguous().permute({inverse})"
 
     def _has_batch(self, size: Size) -> bool:
-        return isinstance(size, sympy.Expr) and any(symbol.name in self._batch for symbol in size.free_symbols)
+        return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint(self._batch)
 
     def _last_uses(self) -> dict[int, list[torch.fx.Node]]:
         """By partition, the values that nobody needs after it."""

@@ -13,8 +13,9 @@ from typing import Any
 import sympy
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as torch_functions
 
@@ -29,11 +30,12 @@ __all__ = [
     "guards_of",
     "has_hooks",
     "hint_of",
-    "least_of",
     "new_fake_mode",
+    "new_symbol",
     "no_new_guards",
     "run_fake",
     "shape_env_of",
+    "sym_int",
     "torch_functions",
 ]
 
@@ -57,6 +59,20 @@ def _env(value: torch.SymInt) -> ShapeEnv | None:
 def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
     """A fake mode of our own over the graph's symbols: running nodes in it never touches the graph's own mode."""
     return FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
+
+
+def new_symbol(env: ShapeEnv, name: str, hint: int) -> sympy.Symbol:
+    """A fresh symbol for a size of two or more, which is ``hint`` where a tracer has to decide something."""
+    symbol = env.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, do_not_specialize_zero_one=hint < 2)
+    assert isinstance(symbol, sympy.Symbol)
+    return symbol
+
+
+def sym_int(env: ShapeEnv, size: sympy.Expr, hint: int) -> torch.SymInt:
+    """A size over symbols of ``env`` as tracers use it."""
+    result = env.create_symintnode(size, hint=hint)
+    assert isinstance(result, torch.SymInt)
+    return result
 
 
 def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | torch.SymInt]) -> torch.Tensor:
@@ -99,12 +115,6 @@ def facts_of(shape_env: ShapeEnv) -> tuple[Any, ...] | None:
         return None
     symbols = tuple((s, r.lower, r.upper, hint_of(shape_env, s)) for s, r in shape_env.var_to_range.items())
     return tuple(guard.expr for guard in shape_env.guards), symbols, tuple(shape_env.replacements.items())
-
-
-def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
-    """The smallest value that a symbol may have: 2 where 1 is compiled apart."""
-    lower = shape_env.var_to_range[symbol].lower
-    return int(lower) if lower.is_Integer else 0
 
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:

@@ -31,6 +31,9 @@ from .planning import make_plan
 from .request import Request
 from .symbols import evaluate
 
+#: Rows that a microbatch has at least: tracers and compilers take one row for a size of its own kind.
+FEWEST = 2
+
 
 def even_sizes(batch: int, count: int) -> tuple[int, ...]:
     """The sizes of ``count`` microbatches, the larger ones first.
@@ -44,20 +47,19 @@ def even_sizes(batch: int, count: int) -> tuple[int, ...]:
 
 
 def plan_microbatches(
-    captured: Captured, facts: Facts, request: Request, symbols: tuple[str, ...], microbatches: int | None, fewest: int
+    captured: Captured, facts: Facts, request: Request, symbols: tuple[str, ...], microbatches: int | None
 ) -> tuple[Plan, int]:
     """The plan for microbatches, and the rows of the largest one.
 
     Args:
         symbols: names of the batch's symbols, one or more that are taken for the same.
         microbatches: into how many the batch is cut; None: see `largest_microbatch`.
-        fewest: the fewest rows that a microbatch may have.
     """
     batch = _batch(facts, request, symbols[0])
     if microbatches is None:
         plan = functools.partial(_plan, captured, facts, request, symbols)
-        return largest_microbatch(plan, symbols[0], batch, fewest)
-    rows = max(fewest, -(-batch // microbatches))
+        return largest_microbatch(plan, symbols[0], batch, FEWEST)
+    rows = max(FEWEST, -(-batch // microbatches))
     return _plan(captured, facts, request, symbols, rows), rows
 
 
@@ -122,15 +124,15 @@ class Cutter:
         batch: the batch's symbol, and those that are taken for the same.
         count: how many microbatches; None: as many as ``rows`` needs.
         rows: the rows of the largest microbatch.
-        guards: what the compiled graph assumes of its sizes; a microbatch must satisfy it as the batch does, else the
-            batch is cut into fewer, and run whole where no cut does.
+        guards: what the compiled stages assume of their sizes; a microbatch must satisfy it, else the batch is cut into
+            fewer (one that is the whole batch at the least), then into more.
 
     Example::
 
         >>> s = sympy.Symbol("s", positive=True, integer=True)
         >>> cut = Cutter((s,), (s,), 3, 4, [sympy.Ge(s, 2)])
-        >>> cut(8), cut(5), cut(3)
-        (((0, 3), (3, 3), (6, 2)), ((0, 3), (3, 2)), ())
+        >>> cut(8), cut(5), cut(3), cut(1)
+        (((0, 3), (3, 3), (6, 2)), ((0, 3), (3, 2)), ((0, 3),), ())
     """
 
     def __init__(
@@ -142,11 +144,11 @@ class Cutter:
         guards: Sequence[sympy.Basic],
     ) -> None:
         self._symbols, self._batch, self._count, self._rows = symbols, batch, count, rows
-        self._guards = [guard for guard in guards if guard.free_symbols & set(batch)]
+        self._guards = list(guards)
         self._call = functools.lru_cache(maxsize=1024)(self._cut)
 
     def __call__(self, *sizes: int) -> tuple[tuple[int, int], ...]:
-        """(first row, rows) of each microbatch; empty: run the batch whole. ``sizes`` are those of ``symbols``."""
+        """(first row, rows) of each microbatch; empty: there is no such cut. ``sizes`` are those of ``symbols``."""
         return self._call(*sizes)
 
     def _cut(self, *sizes: int) -> tuple[tuple[int, int], ...]:
@@ -155,12 +157,14 @@ class Cutter:
         if len(batches) > 1:
             return ()
         (batch,) = batches
-        for count in range(min(batch, self._count or -(-batch // self._rows)), 1, -1):
+        admits = functools.cache(functools.partial(self._admits, values))
+        wanted = min(batch, self._count or -(-batch // self._rows))
+        for count in (*range(wanted, 0, -1), *range(wanted + 1, batch + 1)):
             parts = even_sizes(batch, count)
-            if all(self._admits(values, rows) for rows in set(parts)):
+            if admits(parts[0]) and admits(parts[-1]):
                 return tuple(zip(itertools.accumulate((0, *parts[:-1])), parts, strict=True))
         return ()
 
-    def _admits(self, values: dict[sympy.Symbol, int], rows: int) -> bool:
-        values = {**values, **dict.fromkeys(self._batch, rows)}
+    def _admits(self, sizes: dict[sympy.Symbol, int], rows: int) -> bool:
+        values = {**sizes, **dict.fromkeys(self._batch, rows)}
         return all(guard.subs(values) == sympy.true for guard in self._guards)

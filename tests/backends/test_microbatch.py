@@ -18,8 +18,9 @@ from zoo import FAMILIES, mark_batch
 from fx_partition import plan
 from fx_partition.backends.l2partition import CompiledGraph
 from fx_partition.backends.options import Options
+from fx_partition.backends.whole import Whole
 from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import _LIVE, live_graphs
 from fx_partition.passes.microbatch import Cutter, even_sizes, largest_microbatch
 
 QUICK = [("mlp", 2), ("mlp", "auto"), ("vit", 3)]
@@ -135,6 +136,49 @@ def test_auto_takes_the_most_rows_that_fit_of_a_loop_over_all_plans() -> None:
     assert (graph.rows, graph.plan.num_partitions) == (max(good), plans[2].num_partitions)
 
 
+class Convolutions(nn.Module):
+    """Convolutions whose kernel is another one from 16 rows on, which a trace of 32 rows assumes."""
+
+    def __init__(self, width: int = 16, depth: int = 4) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(width, width, 3, padding=1) for _ in range(depth)]
+        self.layers = nn.Sequential(*(m for conv in convolutions for m in (conv, nn.ReLU())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_what_the_trace_assumed_of_the_batch_does_not_hold_for_microbatches() -> None:
+    model = Convolutions()
+    assert torch.backends.nnpack.is_available()
+    with torch.no_grad(), no_fallback():
+        run = compiled(model, cache_bytes=12 << 10, microbatches=8)
+        for batch, rows in ((32, 4), (30, 4), (19, 3)):
+            x = torch.randn(batch, 16, 8, 8)
+            torch._dynamo.mark_dynamic(x, 0)
+            assert torch.allclose(run(x), model(x), atol=1e-5)
+            graph = graph_of(model)
+            assert graph.rows == 4 and graph.plan.num_partitions > 1
+            (function,) = (f for f, other in _LIVE.items() if other is graph)
+            blocks = function.__self__.blocks(batch)  # type: ignore[attr-defined]
+            assert max(n for _, n in blocks) == rows and sum(n for _, n in blocks) == batch
+
+
+def test_a_batch_that_no_cut_serves_runs_whole_in_code_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Convolutions()
+    monkeypatch.setattr(Cutter, "__call__", lambda *_: ())
+    made: list[int] = []
+    compile_one = Whole._compile
+    monkeypatch.setattr(Whole, "_compile", lambda *arguments: made.append(1) or compile_one(*arguments))
+    with torch.no_grad():
+        run = compiled(model, cache_bytes=12 << 10, microbatches=2)
+        for batch, compiles in ((9, 1), (4, 1), (20, 2), (32, 2)):  # the first for fewer than 16 rows
+            x = torch.randn(batch, 16, 8, 8)
+            torch._dynamo.mark_dynamic(x, 0)
+            assert torch.allclose(run(x), model(x), atol=1e-5)
+            assert len(made) == compiles
+
+
 # ---- The choice of rows, against a loop over all of them
 
 
@@ -187,7 +231,10 @@ def test_sizes_are_even_and_guards_hold_for_each() -> None:
     cut = Cutter((s,), (s,), None, 4, [sympy.Ge(s, 3)])
     assert cut(12) == ((0, 4), (4, 4), (8, 4))
     assert cut(10) == ((0, 4), (4, 3), (7, 3))
-    assert cut(5) == ()  # 3 and 2
+    assert cut(5) == ((0, 5),)  # not 3 and 2
+    assert cut(2) == ()
+    few = Cutter((s,), (s,), 2, 4, [sympy.Lt(s, 4)])
+    assert few(12) == ((0, 3), (3, 3), (6, 3), (9, 3))  # more than asked for, where the stages are for few rows alone
     t = sympy.Symbol("t", positive=True, integer=True)
     assert Cutter((s, t), (s, t), 2, 4, [])(4, 6) == ()  # two inputs taken for one batch, and unlike
 
