@@ -81,7 +81,7 @@ def l2partition(
     if asked.keep_buffers and asked.reuses_a_cache:
         keep_buffers()
     cutting = Cutting.of(captured, facts, asked, example_inputs)
-    plan = cutting.plan if cutting else make_plan(captured, facts, asked.request)
+    plan = cutting.plan if cutting else _uncut(captured, facts, asked)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
     fill(example_inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
     if plan.num_partitions > 1 or any(device != home for device in devices) or cutting:
@@ -106,6 +106,16 @@ def l2partition(
         plan = plan.with_allocated((measured_bytes(function, nodes, example_inputs, captured, facts, home),))
     _publish(function, CompiledGraph(plan, (), weights), asked)
     return function
+
+
+def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:
+    """The plan for the batch whole. Where microbatches were to pay and do not, one partition: then nothing is gained by
+    more of them on one device, and none is as fast as inductor."""
+    if asked.microbatches == 1:
+        return make_plan(captured, facts, asked.request)
+    request = replace(asked.request, devices=asked.request.devices[:1], count=1, budgets=(), on_shortage="balance")
+    note = "The batch runs whole, as no microbatches would move fewer bytes enough to pay for their calls."
+    return replace(make_plan(captured, facts, request), note=note)
 
 
 def _home(captured: Captured) -> torch.device:

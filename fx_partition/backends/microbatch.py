@@ -4,14 +4,14 @@ So the weights of a partition are fetched once a call and used for every microba
 are few enough to stay in the cache beside them. The call is one generated function::
 
     def forward(self, s0, x, weight, weight_1):
-        blocks = self.blocks(s0)                      # ((0, 11), (11, 11), (22, 10)) for 32 rows in three
-        if not blocks:
+        _blocks = self.blocks(s0)                     # ((0, 11), (11, 11), (22, 10)) for 32 rows in three
+        if not _blocks:
             return self.whole(s0, x, weight, weight_1)
-        s0 = [n for _, n in blocks]
-        x = [x.narrow(0, i, n) for i, n in blocks]
-        relu, = zip(*[self.partition_0(a, b, weight) for a, b in zip(s0, x)]); x = None
-        linear_1, = zip(*[self.partition_1(a, b, weight_1) for a, b in zip(s0, relu)]); relu = None
-        return (cat(linear_1, 0),)
+        s0 = [_n for _, _n in _blocks]
+        x = [x.narrow(0, _i, _n) for _i, _n in _blocks]
+        relu, = zip(*[self.partition_0(_of_s0, _of_x, weight) for _of_s0, _of_x in zip(s0, x)]); x = None
+        mul, = zip(*[self.partition_1(_of_s0, _of_relu, weight_1) for _of_s0, _of_relu in zip(s0, relu)]); relu = None
+        return (self.cat(mul, 0),)
 
 Stages are compiled once, for a symbolic number of rows with that of a microbatch as its hint (see `refake`); what they
 were compiled to assume of it holds for every microbatch, or the batch runs whole (see `passes.microbatch.Cutter` and
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -36,12 +36,12 @@ from fx_partition.passes.facts import Facts
 from fx_partition.passes.fake import hint_of, shape_env_of
 from fx_partition.passes.microbatch import Cutter, plan_microbatches
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.refake import Refaked, refake
 from fx_partition.passes.separable import WAY_OUT, Separation, separate
 from fx_partition.passes.split import PREFIX
 from fx_partition.passes.symbols import Size, to_expr
 
 from .options import Options
-from .refake import Refaked, refake
 from .stages import Stage
 from .whole import Whole
 
@@ -64,7 +64,7 @@ class Cutting:
 
     @classmethod
     def of(cls, captured: Captured, facts: Facts, asked: Options, example_inputs: Sequence[Any]) -> Cutting | None:
-        """None where the batch is to run whole.
+        """None where the batch is to run whole, asked for or as no cut would gain.
 
         Raises:
             PartitionError: gradients are needed, stages run on several devices, or the graph is not separable.
@@ -80,8 +80,12 @@ class Cutting:
             raise PartitionError(f"microbatches run in line on one device, and devices= names more; {WAY_OUT}")
         separation = separate(captured)
         symbols = (separation.symbol, *separation.equal)
-        plan, rows = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches)
-        return cls(separation, plan, rows, asked.microbatches)
+        found = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches)
+        if found is None:
+            return None
+        plan, rows = found
+        note = f"A call runs in microbatches of at most {rows} rows, all of them through a partition before the next."
+        return cls(separation, replace(plan, note=note), rows, asked.microbatches)
 
     def refaked(self, traced: Captured) -> Refaked:
         """The planned graph with the fake values of a microbatch."""
@@ -123,7 +127,7 @@ class _Writer:
         (output,) = traced.gm.graph.find_nodes(op="output")
         self._guards = made.guards
         self._results = output.args[0]  # a result is laid out as that of the whole batch
-        self._scope = types.SimpleNamespace(whole=whole)
+        self._scope = types.SimpleNamespace(whole=whole, cat=torch.cat)  # nodes have names like cat
         for stage, function in zip(stages, compiled, strict=True):
             setattr(self._scope, f"{PREFIX}{stage.index}", function)
         self._lines: list[str] = []
@@ -142,7 +146,7 @@ class _Writer:
         joined = "".join(f"{self._joined(node, dim)}, " for node, dim in results)
         self._lines.append(f"return ({joined})")
         source = f"def forward(self, {arguments}):\n" + "".join(f"    {line}\n" for line in self._lines)
-        namespace: dict[str, Any] = {"cat": torch.cat}
+        namespace: dict[str, Any] = {}
         exec(compile(source, f"<l2partition {len(self._stages)} stages in microbatches>", "exec"), namespace)
         return types.MethodType(namespace["forward"], self._scope)
 
@@ -152,8 +156,8 @@ class _Writer:
         count, rows = self._cutting.count, self._cutting.rows
         self._scope.blocks = Cutter(self._symbols, self._batch, count, rows, self._guards)
         self._lines += [
-            f"blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
-            "if not blocks:",
+            f"_blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
+            "if not _blocks:",
             f"    return self.whole({arguments})",
         ]
         for node in self._captured.gm.graph.find_nodes(op="placeholder"):
@@ -161,16 +165,16 @@ class _Writer:
             dim = self._cutting.separation.inputs.get(node.name)
             if dim is not None:
                 assert isinstance(value, torch.Tensor)
-                self._lines.append(f"{node.name} = [{self._block(node, value, dim)} for i, n in blocks]")
+                self._lines.append(f"{node.name} = [{self._block(node, value, dim)} for _i, _n in _blocks]")
                 self._lists.add(node)
             elif isinstance(value, torch.SymInt) and to_expr(value) in self._batch:
-                self._lines.append(f"{node.name} = [n for _, n in blocks]")
+                self._lines.append(f"{node.name} = [_n for _, _n in _blocks]")
                 self._lists.add(node)
 
     def _block(self, node: torch.fx.Node, value: torch.Tensor, dim: int) -> str:
         """A block of an input, with the strides that a batch of its size has."""
         if not any(self._has_batch(to_expr(stride)) for stride in value.stride()):
-            return f"{node.name}.narrow({dim}, i, n)"  # rows are apart in memory
+            return f"{node.name}.narrow({dim}, _i, _n)"  # rows are apart in memory
         order = _memory_order(value)
         name = self._captured.names.get(node, node.name)
         if node.name in self._cutting.separation.written or not _is_dense(value, order):
@@ -179,7 +183,7 @@ class _Writer:
                 f"pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
             )
         inverse = [order.index(d) for d in range(len(order))]
-        return f"{node.name}.permute({order}).narrow({order.index(dim)}, i, n).contiguous().permute({inverse})"
+        return f"{node.name}.permute({order}).narrow({order.index(dim)}, _i, _n).contiguous().permute({inverse})"
 
     def _has_batch(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint(self._batch)
@@ -206,8 +210,8 @@ class _Writer:
         if not lists:
             self._lines.append(f"{target}{call}({', '.join(names)})")
             return
-        each = [f"{name}_" if name in lists else name for name in names]
-        variables = "".join(f"{name}_, " for name in lists)
+        each = [f"_of_{name}" if name in lists else name for name in names]
+        variables = "".join(f"_of_{name}, " for name in lists)
         calls = f"[{call}({', '.join(each)}) for {variables}in zip({', '.join(lists)})]"
         self._lines.append(f"{target}zip(*{calls})" if results else calls)
         self._lists.update(stage.stub.outputs)
@@ -224,9 +228,9 @@ class _Writer:
             return repr(node)
         order = _memory_order(value_of(node))
         if order == sorted(order):
-            return f"cat({node.name}, {dim})"
+            return f"self.cat({node.name}, {dim})"
         inverse = [order.index(d) for d in range(len(order))]
-        return f"cat([part.permute({order}) for part in {node.name}], {order.index(dim)}).permute({inverse})"
+        return f"self.cat([_part.permute({order}) for _part in {node.name}], {order.index(dim)}).permute({inverse})"
 
 
 def _numbers(value: torch.Tensor) -> list[int]:

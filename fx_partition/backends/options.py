@@ -27,8 +27,9 @@ class Options:
         report: True prints the report to standard error once compiled; a path ending in .txt, .md or .json writes it.
         inductor: options of inductor itself.
         microbatches: into how many microbatches a call's batch is cut, each partition running all of them before the
-            next; 1: the batch runs whole; None ("auto" to the user): the fewest whose footprints fit the budget. For
-            inference, and for graphs that treat each row of the batch alone (see `separable`).
+            next; 1: the batch runs whole; None ("auto" to the user): those of the least cost, and
+            1 where none gains (see `passes.cost`). For inference, and for graphs that treat each row of the batch alone
+            (see `separable`).
         keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
             (see `buffers`); that is a setting of the whole process.
     """

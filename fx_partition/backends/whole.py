@@ -12,8 +12,8 @@ from typing import Any
 import sympy
 
 from fx_partition.passes.capture import Captured
+from fx_partition.passes.refake import refake
 
-from .refake import refake
 from .torch_internals import compile_part
 
 

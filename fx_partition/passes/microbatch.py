@@ -1,17 +1,17 @@
-"""How large a microbatch may be, and how a batch is cut into microbatches.
+"""How large a microbatch is, and how a batch is cut into microbatches.
 
 Terms
 -----
 microbatch
     Some rows of a batch, which run through the graph together. Sizes of the microbatches of a batch differ by one at
     most, as those of ``torch.tensor_split`` do.
-largest microbatch
-    The most rows for which a plan needs no more partitions than for the fewest rows, and no more of them exceed the
-    budget: more rows would buy the same weights a further partition, or push activations out of the cache. What exceeds
-    the budget for the fewest rows (an oversize weight) exceeds it for any, and does not count.
+cost
+    Of a number of rows: the bytes that a call moves between the cache and the memory behind it (see `traffic`), with
+    a fixed charge for every call of a partition and of an operator in it. Few rows stay in the cache and make many
+    calls; many rows do the opposite.
 
-Example: weights of 4 MiB and 100 KiB of activations a row, on devices of 1.5 MiB: three partitions for up to five rows,
-so a batch of 32 runs as seven microbatches of four and five rows.
+Example: pointwise operators and products of 64 features, 131,072 rows of which make 32 MiB a value, and a cache of
+16 MiB: four microbatches move each value once where the whole batch moves it three times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import replace
 import sympy
 
 from .capture import Captured
-from .errors import PartitionError
+from .cost import Cost
 from .facts import Facts
 from .plan import Plan
 from .planning import make_plan
@@ -48,19 +48,21 @@ def even_sizes(batch: int, count: int) -> tuple[int, ...]:
 
 def plan_microbatches(
     captured: Captured, facts: Facts, request: Request, symbols: tuple[str, ...], microbatches: int | None
-) -> tuple[Plan, int]:
-    """The plan for microbatches, and the rows of the largest one.
+) -> tuple[Plan, int] | None:
+    """The plan for microbatches, and the rows of the largest one; None where the batch is better left whole.
 
     Args:
         symbols: names of the batch's symbols, one or more that are taken for the same.
-        microbatches: into how many the batch is cut; None: see `largest_microbatch`.
+        microbatches: into how many the batch is cut; None: see `cheapest`.
     """
     batch = _batch(facts, request, symbols[0])
-    if microbatches is None:
-        plan = functools.partial(_plan, captured, facts, request, symbols)
-        return largest_microbatch(plan, symbols[0], batch, FEWEST)
-    rows = max(FEWEST, -(-batch // microbatches))
-    return _plan(captured, facts, request, symbols, rows), rows
+    plan = functools.partial(_plan, captured, facts, request, symbols)
+    if microbatches is not None:
+        rows = max(FEWEST, -(-batch // microbatches))
+        return plan(rows), rows
+    cost = Cost(captured, facts, symbols, batch, request.bind)
+    found = cheapest(plan, cost.of, symbols[0], batch)
+    return found if found and cost.of(*found) < cost.to_beat(plan(batch).budget_bytes) else None
 
 
 def _batch(facts: Facts, request: Request, symbol: str) -> int:
@@ -74,46 +76,29 @@ def _plan(captured: Captured, facts: Facts, request: Request, symbols: tuple[str
     return make_plan(captured, facts, replace(request, bind={**bind, **dict.fromkeys(symbols, rows)}))
 
 
-def largest_microbatch(plan: Callable[[int], Plan], symbol: str, batch: int, fewest: int = 1) -> tuple[Plan, int]:
-    """The largest microbatch of a batch, and the plan for it.
+def cheapest(
+    plan: Callable[[int], Plan], cost: Callable[[Plan, int], int], symbol: str, batch: int
+) -> tuple[Plan, int] | None:
+    """The plan and the rows of the least cost, of the fewer rows where costs are equal; None for a batch too small.
 
-    Footprints do not fall when rows are added, so a bisection finds it; it starts at the rows for which the plan of the
-    fewest already fits (`Plan.largest`).
+    Tried are the powers of two, and for each of them the most rows for which its plan fits, spread evenly.
 
     Args:
         plan: the plan for so many rows.
+        cost: what a call costs with a plan for so many rows.
         symbol: the batch's, in the plan.
         batch: the rows of the whole batch.
-        fewest: the fewest rows that a microbatch may have.
-
-    Raises:
-        PartitionError: the batch has fewer rows than that.
     """
-    if batch < fewest:
-        raise PartitionError(f"the batch has {batch} rows, and a microbatch has {fewest} at least; set microbatches=1")
-    first = plan(fewest)
-
-    def as_good(other: Plan) -> bool:
-        return other.num_partitions <= first.num_partitions and _spills(other) <= _spills(first)
-
-    whole = plan(batch)
-    if as_good(whole):
-        return whole, batch
-    low = min(batch - 1, max(fewest, first.largest(symbol) if not first.spill_bytes else 0))
-    best, high = plan(low), batch
-    if not as_good(best):
-        best, low, high = first, fewest, low
-    while high - low > 1:
-        middle = (low + high) // 2
-        if as_good(found := plan(middle)):
-            best, low = found, middle
-        else:
-            high = middle
-    return best, low
-
-
-def _spills(plan: Plan) -> int:
-    return sum(partition.spill_bytes > 0 for partition in plan.partitions)
+    plans: dict[int, Plan] = {}
+    rows = FEWEST
+    while rows < batch:
+        plans[rows] = plan(rows)
+        fits = min(plans[rows].largest(symbol), batch - 1)
+        if fits >= FEWEST and (even := -(-batch // -(-batch // fits))) not in plans:
+            plans[even] = plan(even)
+        rows *= 2
+    best = min(plans, key=lambda rows: (cost(plans[rows], rows), rows), default=None)
+    return None if best is None else (plans[best], best)
 
 
 class Cutter:

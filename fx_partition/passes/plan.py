@@ -44,6 +44,7 @@ class Plan:
         keep_together: what the caller asked to stay together.
         unknown_workspace: operators whose scratch memory no rule describes; they count as none.
         devices: the devices asked for, in order; empty if none were named.
+        note: what was decided beside the boundaries, as a sentence; "" for nothing.
 
     Example::
 
@@ -71,6 +72,7 @@ class Plan:
     keep_together: tuple[str | tuple[str, ...], ...] = ()
     unknown_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def num_partitions(self) -> int:

@@ -57,6 +57,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "keep_together": [group if isinstance(group, str) else list(group) for group in plan.keep_together],
         "unknown_workspace": list(plan.unknown_workspace),
         "devices": list(plan.devices),
+        "note": plan.note,
     }
 
 
@@ -191,4 +192,5 @@ def _fields_from_dict(data: dict[str, Any]) -> dict[str, Any]:
         "keep_together": tuple(group if isinstance(group, str) else tuple(group) for group in data["keep_together"]),
         "unknown_workspace": tuple(data["unknown_workspace"]),
         "devices": tuple(data["devices"]),
+        "note": str(data.get("note", "")),
     }

@@ -46,10 +46,12 @@ def headline(plan: Plan) -> str:
             f"Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs."
         )
     if is_short(plan):
-        return _short_of_devices(plan)
-    if plan.spill_bytes:
-        return _does_not_fit(plan)
-    return " ".join(filter(None, [_smallest(plan), _fits(plan), _in_turns(plan), _copies(plan)]))
+        text = [_short_of_devices(plan)]
+    elif plan.spill_bytes:
+        text = [_does_not_fit(plan)]
+    else:
+        text = [_smallest(plan), _fits(plan), _in_turns(plan), _copies(plan)]
+    return " ".join(filter(None, [*text, plan.note]))
 
 
 def _smallest(plan: Plan) -> str:

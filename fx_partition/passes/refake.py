@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ import sympy
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.fake import (
+from .capture import Captured
+from .fake import (
     FakeTensorMode,
     ShapeEnv,
     enable_python_dispatcher,
@@ -31,7 +32,7 @@ from fx_partition.passes.fake import (
     shape_env_of,
     sym_int,
 )
-from fx_partition.passes.symbols import evaluate, to_expr
+from .symbols import evaluate, to_expr
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,19 @@ class Refaked:
         return guards_of(env)
 
 
-def refake(captured: Captured, sizes: Mapping[str, int]) -> Refaked:
+def refake(
+    captured: Captured, sizes: Mapping[str, int], watch: AbstractContextManager[Any] | None = None
+) -> Refaked:
     """A graph's values anew; the original is not changed.
 
     Args:
         captured: a graph with at least one symbol.
         sizes: what the symbols of these names are now; those that are absent are what they were in the trace.
+        watch: a dispatch mode under which the graph runs.
 
     Example: see the module's docstring.
     """
-    return _Refake(captured, sizes).result()
+    return _Refake(captured, sizes).result(watch or nullcontext())
 
 
 class _Refake:
@@ -80,14 +84,14 @@ class _Refake:
         self._numbers: dict[sympy.Symbol, int] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
 
-    def result(self) -> Refaked:
+    def result(self, watch: AbstractContextManager[Any]) -> Refaked:
         gm = torch.fx.GraphModule(self._captured.gm, self._graph)
         gm.meta = dict(self._captured.gm.meta)
         arguments = [self._argument(node) for node in self._captured.gm.graph.find_nodes(op="placeholder")]
         interpreter = _Interpreter(gm, self._mode)
         # The graph may leave another grad mode than it found; what it asks of sizes is to become a guard of theirs.
         grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())
-        with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode:
+        with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode, watch:
             interpreter.run(*arguments, enable_io_processing=False)
         values: dict[torch.fx.Node, Any] = {}
         for node in self._captured.values:
