@@ -29,9 +29,10 @@ from .buffers import keep_buffers
 from .dynamo import capture_dynamo
 from .hollow import fill
 from .inline import assemble
-from .lower import lower
+from .lower import CompileOne, lower
 from .microbatch import Cutting
 from .options import Options
+from .ranks.compile import compile_ranks
 from .stages import Boundaries, Stage
 from .stand_ins import measured_bytes
 from .torch_internals import (
@@ -80,6 +81,8 @@ def l2partition(
     facts = gather_facts(captured)
     if asked.keep_buffers and asked.reuses_a_cache:
         keep_buffers()
+    if asked.ranks:
+        return _run_on_ranks(captured, facts, home, example_inputs, patches, asked)
     cutting = Cutting.of(captured, facts, asked, example_inputs)
     plan = cutting.plan if cutting else _uncut(captured, facts, asked)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
@@ -146,12 +149,7 @@ def _compile_stages(
     for stage in stages:
         _refuse_training_elsewhere(stage, real, home)
 
-    def compile_one(module: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Callable[..., Any]:
-        with no_new_guards(shape_env_of(results)):
-            options = training_patches(results, patches)
-        return compile_part(module, inputs, options)
-
-    lowered = lower(stages, real, home, compile_one, share=not binds_addresses(patches))
+    lowered = lower(stages, real, home, _compiler(patches), share=not binds_addresses(patches))
     plan = plan.with_code(tuple(lowered.code))
     if asked.measures:
         measured = {
@@ -167,6 +165,30 @@ def _compile_stages(
         function = assemble(captured, stages, lowered.compiled, home, facts.written)
     rows = cutting.rows if cutting else None
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values(), rows), asked)
+    return function
+
+
+def _compiler(patches: Mapping[str, Any]) -> CompileOne:
+    """What compiles one stage with inductor."""
+
+    def compile_one(module: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Callable[..., Any]:
+        with no_new_guards(shape_env_of(results)):
+            options = training_patches(results, patches)
+        return compile_part(module, inputs, options)
+
+    return compile_one
+
+
+def _run_on_ranks(
+    captured: Captured,
+    facts: Facts,
+    home: torch.device,
+    example_inputs: Sequence[Any],
+    patches: Mapping[str, Any],
+    asked: Options,
+) -> Callable[..., Any]:
+    function, plan, stages = compile_ranks(captured, facts, asked, example_inputs, _compiler(patches), home)
+    _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values()), asked)
     return function
 
 

@@ -56,6 +56,7 @@ def lower(
     compile_one: CompileOne,
     *,
     share: bool = True,
+    graph: Sequence[Stage] | None = None,
 ) -> Lowered:
     """Compile stages, with a progress bar on a terminal.
 
@@ -65,6 +66,7 @@ def lower(
         home: the device of the model and its inputs.
         compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
             does not tell stages apart.
+        graph: all stages of the graph, where ``stages`` are some of them.
         share: whether stages that are alike share code; where code belongs to its tensors they must not.
 
     Raises:
@@ -76,7 +78,7 @@ def lower(
         >>> lowered.code                                                             # doctest: +SKIP
         [0, 1, 1, 1, 4]
     """
-    gapped = gapped_crossings(stage.stub for stage in stages)
+    gapped = gapped_crossings(stage.stub for stage in graph or stages)
     inputs = [stage_inputs(stage, real, home, gapped) for stage in stages]
     keys: Sequence[Hashable] = range(len(stages))
     if share:

@@ -26,22 +26,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.facts import Facts
-from fx_partition.passes.fake import hint_of, shape_env_of
 from fx_partition.passes.microbatch import Cutter, plan_microbatches
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.refake import Refaked, refake
 from fx_partition.passes.separable import WAY_OUT, Separation, separate
 from fx_partition.passes.split import PREFIX
-from fx_partition.passes.symbols import Size, to_expr
+from fx_partition.passes.symbols import to_expr
 
 from .options import Options
+from .rows import Rows
 from .stages import Stage
 from .whole import Whole
 
@@ -76,7 +75,7 @@ class Cutting:
                 f"microbatches are for inference, and an input or a parameter needs a gradient: run under "
                 f"torch.no_grad(), or {WAY_OUT}"
             )
-        if any(torch.device(name).type != "cpu" for name in asked.request.devices[1:]):
+        if not asked.ranks and any(torch.device(name).type != "cpu" for name in asked.request.devices[1:]):
             raise PartitionError(f"microbatches run in line on one device, and devices= names more; {WAY_OUT}")
         separation = separate(captured)
         symbols = (separation.symbol, *separation.equal)
@@ -153,8 +152,8 @@ class _Writer:
     def _write_blocks(self, arguments: str) -> None:
         """The blocks of rows, and the inputs in blocks."""
         sizes = self._captured.symbol_inputs
-        count, rows = self._cutting.count, self._cutting.rows
-        self._scope.blocks = Cutter(self._symbols, self._batch, count, rows, self._guards)
+        count, most = self._cutting.count, self._cutting.rows
+        self._scope.blocks = Cutter(self._symbols, self._batch, count, most, self._guards)
         self._lines += [
             f"_blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
             "if not _blocks:",
@@ -165,28 +164,13 @@ class _Writer:
             dim = self._cutting.separation.inputs.get(node.name)
             if dim is not None:
                 assert isinstance(value, torch.Tensor)
-                self._lines.append(f"{node.name} = [{self._block(node, value, dim)} for _i, _n in _blocks]")
+                name, written = self._captured.names.get(node, node.name), self._cutting.separation.written
+                rows = Rows.of_input(value, dim, self._batch, name, written=node.name in written)
+                self._lines.append(f"{node.name} = [{rows.take_text(node.name, '_i', '_n')} for _i, _n in _blocks]")
                 self._lists.add(node)
             elif isinstance(value, torch.SymInt) and to_expr(value) in self._batch:
                 self._lines.append(f"{node.name} = [_n for _, _n in _blocks]")
                 self._lists.add(node)
-
-    def _block(self, node: torch.fx.Node, value: torch.Tensor, dim: int) -> str:
-        """A block of an input, with the strides that a batch of its size has."""
-        if not any(self._has_batch(to_expr(stride)) for stride in value.stride()):
-            return f"{node.name}.narrow({dim}, _i, _n)"  # rows are apart in memory
-        order = _memory_order(value)
-        name = self._captured.names.get(node, node.name)
-        if node.name in self._cutting.separation.written or not _is_dense(value, order):
-            raise PartitionError(
-                f"the input {name} cannot be cut: its rows are not apart in memory, and it is written or has gaps; "
-                f"pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
-            )
-        inverse = [order.index(d) for d in range(len(order))]
-        return f"{node.name}.permute({order}).narrow({order.index(dim)}, _i, _n).contiguous().permute({inverse})"
-
-    def _has_batch(self, size: Size) -> bool:
-        return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint(self._batch)
 
     def _last_uses(self) -> dict[int, list[torch.fx.Node]]:
         """By partition, the values that nobody needs after it."""
@@ -224,34 +208,4 @@ class _Writer:
 
     def _joined(self, node: Any, dim: int | None) -> str:
         """One result, laid out as that of the whole batch."""
-        if dim is None:
-            return repr(node)
-        order = _memory_order(value_of(node))
-        if order == sorted(order):
-            return f"self.cat({node.name}, {dim})"
-        inverse = [order.index(d) for d in range(len(order))]
-        return f"self.cat([_part.permute({order}) for _part in {node.name}], {order.index(dim)}).permute({inverse})"
-
-
-def _numbers(value: torch.Tensor) -> list[int]:
-    """The strides of the trace."""
-    env = shape_env_of([value])
-    strides = [to_expr(stride) for stride in value.stride()]
-    if env is None:
-        return [int(stride) for stride in strides]
-    return [s if isinstance(s, int) else int(s.subs({x: hint_of(env, x) for x in s.free_symbols})) for s in strides]
-
-
-def _memory_order(value: torch.Tensor) -> list[int]:
-    """The dimensions from the outermost in memory to the innermost."""
-    strides = _numbers(value)
-    return sorted(range(len(strides)), key=lambda d: -strides[d])
-
-
-def _is_dense(value: torch.Tensor, order: list[int]) -> bool:
-    expected: Size = 1
-    for d in reversed(order):
-        if to_expr(value.shape[d]) != 1 and sympy.expand(to_expr(value.stride()[d]) - expected) != 0:
-            return False
-        expected = to_expr(expected * to_expr(value.shape[d]))
-    return True
+        return repr(node) if dim is None else Rows.of_result(value_of(node), dim).join_text(node.name, "self.cat")

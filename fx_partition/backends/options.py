@@ -12,6 +12,8 @@ from fx_partition.hardware.cores import is_group
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.request import NO_BUDGET, Request
 
+from .ranks.options import RankOptions
+
 #: The name that stands for a thread on each group of cores, where stages may have threads.
 STAGE_THREADS = "cpu:threads"
 
@@ -32,6 +34,8 @@ class Options:
             (see `separable`).
         keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
             (see `buffers`); that is a setting of the whole process.
+        ranks: what is asked of the ranks where they are the devices: ``devices="ranks"``, and by default when a process
+            group of more than one was initialised.
     """
 
     request: Request
@@ -39,6 +43,7 @@ class Options:
     inductor: Mapping[str, Any] = field(default_factory=dict)
     microbatches: int | None = 1
     keep_buffers: bool = True
+    ranks: RankOptions | None = None
 
     @classmethod
     def check(cls, options: Mapping[str, Any] | None) -> Options:
@@ -48,7 +53,7 @@ class Options:
             PartitionError: an unknown option, device or choice, or a size that is none; it names what there is.
         """
         given = dict(options or {})
-        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers", "output", "timeout"}
         unknown = set(given) - Request.options() - own
         if unknown:
             raise PartitionError(
@@ -56,7 +61,8 @@ class Options:
                 f"{', '.join(sorted(Request.options() | own))}"
             )
         budget = given.get("cache_bytes")
-        devices = _devices(given.get("devices"), budget is not None)
+        ranks = RankOptions.check(given)
+        devices = ranks.names if ranks else _devices(given.get("devices"), budget is not None)
         planning = {name: given[name] for name in Request.options() if name in given}
         if budget is None and not isinstance(devices, int) and len(devices) < 2:
             budget = NO_BUDGET
@@ -68,7 +74,7 @@ class Options:
         keep_buffers = given.get("keep_buffers", True)
         if not isinstance(keep_buffers, bool):
             raise PartitionError(f"keep_buffers={keep_buffers!r} is neither True nor False")
-        return cls(request, report, given.get("inductor", {}), microbatches, keep_buffers)
+        return cls(request, report, given.get("inductor", {}), microbatches, keep_buffers, ranks)
 
     @property
     def places_nothing(self) -> bool:

@@ -20,6 +20,7 @@ The in-line runtime compiles the form before: each ``recv`` is an argument that 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ from .sym_nodes import write_size
 
 
 class Boundaries:
-    """Who makes and who takes what crosses the boundaries of a graph."""
+    """Who makes and who takes what crosses the boundaries of a graph; the peers of a stage are stages."""
 
     def __init__(self, captured: Captured, stubs: list[Stub]) -> None:
         self.maker = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
@@ -46,6 +47,18 @@ class Boundaries:
         output = next(iter(reversed(captured.gm.graph.nodes)))
         self.returned = set(output.all_input_nodes)
         self.symbol_inputs = captured.symbol_inputs
+
+    def sender(self, node: torch.fx.Node, stage: int) -> int | None:
+        """The peer from which a stage receives an input; None for what it has."""
+        return self.maker.get(node)
+
+    def receivers(self, node: torch.fx.Node, stage: int) -> Sequence[int]:
+        """The peers to which a stage sends a result."""
+        return self.takers.get(node, ())
+
+    def keeps(self, node: torch.fx.Node, stage: int) -> bool:
+        """Whether a result is needed where the stage runs."""
+        return node in self.returned
 
 
 @dataclass(frozen=True)
@@ -78,15 +91,15 @@ class Stage:
         return torch.fx.GraphModule(self.stub.module, graph, class_name=f"Stage{self.index}")
 
     def _receive(self, graph: torch.fx.Graph, taken: dict[torch.fx.Node, torch.fx.Node]) -> None:
-        maker = self.boundaries.maker
-        received = [node for node in self.stub.inputs if node in maker and _is_tensor(node)]
+        senders = {node: self.boundaries.sender(node, self.index) for node in self.stub.inputs if _is_tensor(node)}
+        received = [node for node, peer in senders.items() if peer is not None]
         shapes = {node: [to_expr(size) for size in value_of(node).shape] for node in received}
         sizes = {name: taken[node] for name, node in self.boundaries.symbol_inputs.items() if node in taken}
         last = list(taken.values())[-1] if taken else None
         with graph.inserting_before(last.next if last else next(iter(graph.nodes))):
             for node in received:
                 shape = [write_size(graph, size, sizes) for size in shapes[node]]
-                arguments = (shape, value_of(node).dtype, self.device, maker[node], node.name)
+                arguments = (shape, value_of(node).dtype, self.device, senders[node], node.name)
                 recv = graph.call_function(RECV, arguments)
                 recv.meta = dict(node.meta)
                 taken[node].replace_all_uses_with(recv)
@@ -100,9 +113,9 @@ class Stage:
         with graph.inserting_before(output):
             for node, value in zip(self.stub.outputs, results, strict=True):
                 if _is_tensor(node):
-                    for peer in self.boundaries.takers.get(node, ()):
+                    for peer in self.boundaries.receivers(node, self.index):
                         graph.call_function(SEND, (value, peer, node.name))
-                if node in self.boundaries.returned or not _is_tensor(node):
+                if self.boundaries.keeps(node, self.index) or not _is_tensor(node):
                     kept.append(value)
         output.args = (tuple(kept),)
 

@@ -17,7 +17,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import value_of
-from fx_partition.passes.fake import FakeTensor, run_fake
+from fx_partition.passes.fake import FakeTensor, hint_of, run_fake, shape_env_of
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
@@ -34,15 +34,31 @@ def gapped_crossings(stubs: Iterable[Stub]) -> set[torch.fx.Node]:
             value = value_of(node)
             if node not in taken or not isinstance(value, FakeTensor):
                 continue
-            if id(value.untyped_storage()) not in storages and not _is_dense(value):
+            if id(value.untyped_storage()) not in storages and not is_dense(value):
                 found.add(node)
     return found
 
 
-def _is_dense(value: FakeTensor) -> bool:
-    """Whether a tensor fills its storage, each element once: then a tensor like it has its strides."""
+def memory_order(value: torch.Tensor) -> list[int]:
+    """The dimensions from the outermost in memory to the innermost, by the strides of the trace."""
+    strides = _numbers(value)
+    return sorted(range(len(strides)), key=lambda d: -strides[d])
+
+
+def is_dense(value: torch.Tensor) -> bool:
+    """Whether a fake tensor fills its storage, each element once: then a tensor like it has its strides."""
+    assert isinstance(value, FakeTensor)
     twin = run_fake(value.fake_mode, torch.empty_like, (value,), {})
     return [to_expr(stride) for stride in value.stride()] == [to_expr(stride) for stride in twin.stride()]
+
+
+def _numbers(value: torch.Tensor) -> list[int]:
+    """The strides that the trace saw."""
+    env = shape_env_of([value])
+    strides = [to_expr(stride) for stride in value.stride()]
+    if env is None:
+        return [int(stride) for stride in strides]
+    return [s if isinstance(s, int) else int(s.subs({x: hint_of(env, x) for x in s.free_symbols})) for s in strides]
 
 
 def contiguous(value: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 - The ``config`` modules of inductor, AOTAutograd and symbolic shapes, ``torch._inductor.cpp_builder`` and
   ``torch.version.git_version``: what compiled code depends on beside its graph.
 - ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
+- ``torch.distributed.distributed_c10d._get_default_store``: the store of the default process group, where ranks tell
+  one another what no connection carries any more.
 - ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """
@@ -23,10 +25,11 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._functorch.config as autograd_config
+import torch.distributed
 import torch.fx
 import torch.fx.experimental._config as sizes_config
 from torch._C import _aoti
@@ -38,10 +41,16 @@ from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compi
 
 from fx_partition.passes.fake import FakeTensor
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store  # not there in builds without torch.distributed
+else:
+    Store = Any
+
 CompiledFunction = Callable[..., Any]
 
 __all__ = [
     "RestartAnalysis",
+    "Store",
     "binds_addresses",
     "caches_are_off",
     "compile_graph",
@@ -54,6 +63,7 @@ __all__ = [
     "is_static_input",
     "source_name",
     "static_input_type",
+    "store_of_world",
     "tensors_of",
     "to_handles",
     "training_patches",
@@ -135,6 +145,14 @@ def compiler_versions() -> tuple[str | None, ...]:
 def caches_are_off(patches: Mapping[str, Any]) -> bool:
     """Whether torch is told to keep no compiled code: ``TORCHINDUCTOR_FORCE_DISABLE_CACHES=1``, or by its setting."""
     return bool(patches.get("force_disable_caches", config.force_disable_caches))
+
+
+def store_of_world() -> Store | None:
+    """The store of the default process group; None without one."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    store: Store = torch.distributed.distributed_c10d._get_default_store()
+    return store
 
 
 def to_handles(tensors: list[torch.Tensor]) -> list[Any]:

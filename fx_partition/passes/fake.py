@@ -23,6 +23,7 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "ShapeEnv",
+    "assume",
     "enable_python_dispatcher",
     "facts_of",
     "fake_copy",
@@ -115,6 +116,12 @@ def facts_of(shape_env: ShapeEnv) -> tuple[Any, ...] | None:
         return None
     symbols = tuple((s, r.lower, r.upper, hint_of(shape_env, s)) for s, r in shape_env.var_to_range.items())
     return tuple(guard.expr for guard in shape_env.guards), symbols, tuple(shape_env.replacements.items())
+
+
+def assume(shape_env: ShapeEnv, guard: sympy.Basic) -> None:
+    """Make a comparison that holds for the sizes of the trace a guard of the graph."""
+    holds = bool(shape_env.create_symboolnode(guard))
+    assert holds, f"{guard} does not hold for the sizes of the trace"
 
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:

@@ -1,0 +1,32 @@
+"""How the graph of a stage prints its sends and receives where the peers are ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.fx
+
+from fx_partition.passes.capture import Captured
+from fx_partition.passes.split import Stub
+
+from ..stages import Boundaries
+from .schedule import Messages
+
+
+class RankBoundaries(Boundaries):
+    """What stays on its rank is handed over there, without send and receive; inputs of the graph come from rank 0."""
+
+    def __init__(self, captured: Captured, stubs: list[Stub], ranks: Sequence[int], messages: Messages) -> None:
+        super().__init__(captured, stubs)
+        self._ranks, self._messages = ranks, messages
+
+    def sender(self, node: torch.fx.Node, stage: int) -> int | None:
+        peer = self._messages.maker_rank(node)
+        return None if peer == self._ranks[stage] else peer
+
+    def receivers(self, node: torch.fx.Node, stage: int) -> Sequence[int]:
+        return [message.target for message in self._messages.sent_by(stage) if node in message.nodes]
+
+    def keeps(self, node: torch.fx.Node, stage: int) -> bool:
+        here = self._ranks[stage]
+        return super().keeps(node, stage) or any(self._ranks[taker] == here for taker in self.takers.get(node, ()))

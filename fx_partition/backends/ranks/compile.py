@@ -1,0 +1,199 @@
+"""``options={"devices": "ranks"}``: plan alike on every rank, compile a rank's own stages, run them together."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.fake import shape_env_of
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.split import Stub, cut, planned_graph
+
+from ..hollow import fill, fingerprint
+from ..lower import CompileOne, Lowered, lower
+from ..microbatch import Cutting
+from ..options import Options
+from ..stages import Stage
+from .agreement import Document, refuse_differences
+from .boundaries import RankBoundaries
+from .guards import assume_all, guards_from_text, guards_to_text
+from .microbatches import Microbatches, refuse_writes
+from .runtime import RankFunction
+from .schedule import Messages
+from .team import Team
+
+_graphs = itertools.count()
+
+
+def compile_ranks(
+    captured: Captured,
+    facts: Facts,
+    asked: Options,
+    example_inputs: Sequence[Any],
+    compile_one: CompileOne,
+    home: torch.device,
+) -> tuple[Callable[..., Any], Plan, list[Stage]]:
+    """This rank's part of a graph.
+
+    Args:
+        asked: as `Options.check` read them; ``asked.request.devices`` are the ranks.
+        example_inputs: the inputs of the graph on this rank; only their shapes count, but on rank 0.
+        compile_one: compiles one stage.
+        home: the device of this rank's stages.
+
+    Returns:
+        The function of the graph's inputs, the plan, and all stages, of which this rank compiled its own.
+
+    Raises:
+        PartitionError: gradients are needed, the ranks were given different things, or one cannot compile its stages.
+        RankError: a rank did not come.
+    """
+    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs):
+        raise PartitionError(
+            "ranks run for inference, and an input or a parameter needs a gradient: run under torch.no_grad(), or "
+            "train with fx_partition.to_pipeline_stages"
+        )
+    ranked = asked.ranks
+    assert ranked is not None
+    team = Team.current(ranked.timeout, home)
+    number = next(_graphs)
+    microbatches: Microbatches | None = None
+    with team.roll.alive():
+        cutting = Cutting.of(captured, facts, asked, example_inputs)
+        if cutting:
+            refuse_writes(facts)
+            plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
+            made = cutting.refaked(traced)
+            captured = made.captured
+        else:
+            plan, captured = _plan(captured, facts, asked)
+        document = _document(captured, plan, ranked.given, example_inputs, facts.written)
+        refuse_differences(team.roll.exchange(document, "plan this graph"))
+        team.connect()
+        stubs = cut(captured, plan)
+        ranks = [partition.slot % team.size for partition in plan.partitions]
+        team.stages = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
+        messages = Messages(captured, stubs, ranks, team.size, ranked.output, facts.written)
+        boundaries = RankBoundaries(captured, stubs, ranks, messages)
+        stages = [Stage(i, home, stub, boundaries) for i, stub in enumerate(stubs)]
+        own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
+        real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
+        lowered, told = _compile(team, own, stages, real, home, compile_one)
+        env = shape_env_of(captured.values.values())
+        if env and cutting:
+            guards = [*made.guards, *(guard for text in told for guard in guards_from_text(text, env))]
+            microbatches = Microbatches(cutting, traced, made, list(dict.fromkeys(guards)))
+        elif env:
+            for text in told:
+                assume_all(env, text)
+    function = RankFunction(captured, own, lowered.compiled, messages, team, home, number, microbatches)
+    return function, plan, stages
+
+
+def _compile(
+    team: Team,
+    own: Sequence[Stage],
+    stages: Sequence[Stage],
+    real: Mapping[torch.fx.Node, Any],
+    home: torch.device,
+    compile_one: CompileOne,
+) -> tuple[Lowered, list[str]]:
+    """Own stages compiled, once every rank has compiled its own, and what each rank's assume of sizes."""
+    env = shape_env_of(map(value_of, real))
+    before = len(env.guards) if env else 0
+    failed: Exception | None = None
+    told = {"error": "", "guards": "[]"}
+    try:
+        fill(real[node] for stage in own for node in stage.stub.inputs if node in real)
+        lowered = lower(own, real, home, compile_one, graph=stages)
+        if env:
+            told["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])
+    except Exception as error:
+        failed = error
+        told["error"] = f"{type(error).__name__}: {error}"
+    documents = team.roll.exchange(told, "compile its stages")
+    for rank, document in enumerate(documents):
+        if document["error"]:
+            names = team.stages[rank]
+            raise PartitionError(f"rank {rank} could not compile its part ({names}): {document['error']}") from failed
+    return lowered, [document["guards"] for document in documents]
+
+
+def _plan(captured: Captured, facts: Facts, asked: Options) -> tuple[Plan, Captured]:
+    """The plan, and the graph that it cuts.
+
+    What a graph writes (a cache, a counter) lives on one rank, so all that touches it is kept together there.
+    """
+    request = asked.request
+    for _ in range(2):
+        plan = make_plan(captured, facts, request)
+        planned = planned_graph(captured, plan)
+        apart = _touched_apart(facts, plan, cut(planned, plan))
+        if not apart:
+            return plan, planned
+        warnings.warn(
+            f"{', '.join(apart)}: written by the graph and used by several ranks; all that uses it stays together on "
+            "one, which may need more partitions or larger ones",
+            PartitionWarning,
+            stacklevel=2,
+        )
+        request = replace(request, keep_together=(*request.keep_together, *apart.values()))
+    raise AssertionError("what was kept together is apart")
+
+
+def _touched_apart(facts: Facts, plan: Plan, stubs: Sequence[Stub]) -> dict[str, tuple[str, ...]]:
+    """Inputs that are written and that several devices take, with the nodes that touch each."""
+    devices: dict[str, set[str]] = {}
+    for partition, stub in zip(plan.partitions, stubs, strict=True):
+        for node in stub.inputs:
+            if node.name in facts.written:
+                devices.setdefault(node.name, set()).add(partition.device)
+    return {
+        name: tuple(step.node for step in facts.steps if facts.weight_of[name] in {*step.weights, *step.weight_writes})
+        for name, found in devices.items()
+        if len(found) > 1
+    }
+
+
+def _document(
+    captured: Captured, plan: Plan, given: Mapping[str, Any], example_inputs: Sequence[Any], written: frozenset[str]
+) -> Document:
+    """What has to be the same on all ranks, what explains a difference first."""
+    document = {
+        "version of torch": torch.__version__,
+        "version of fx-partition": importlib.metadata.version("fx-partition"),
+    }
+    document |= {f"options[{name!r}]": repr(value) for name, value in sorted(given.items())}
+    for node, value in zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
+        if isinstance(value, torch.Tensor):
+            kind = f"{tuple(value.shape)} with strides {value.stride()}, {value.dtype} on {value.device.type}"
+            document[f"shape of {captured.names.get(node, node.name)}"] = kind
+    state = {node: tensor for node, tensor in captured.weights.items() if node.name not in written}
+    samples = fingerprint({captured.names.get(node, node.name): tensor for node, tensor in state.items()})
+    document |= {f"contents of the weight {name}": sample for name, sample in samples.items()}
+    document["graph"] = _digest(str(captured.gm.graph))
+    document["plan"] = _digest(plan.to_json())
+    return document
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stage_names(plan: Plan, ranks: Sequence[int], rank: int) -> str:
+    """The stages of a rank for people: "stage 1 (layers.4 .. layers.7)"."""
+    homes = zip(plan.partitions, ranks, strict=True)
+    own = [f"stage {p.index} ({p.first} .. {p.last})" for p, home in homes if home == rank]
+    return ", ".join(own) or "without a stage"

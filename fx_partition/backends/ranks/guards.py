@@ -1,0 +1,53 @@
+"""What compiling a stage assumes of sizes, told to all ranks.
+
+Inductor may specialise a stage: it asks whether the batch is at least 16, and the answer becomes a guard of the model
+on the rank that compiles the stage. Were it of that rank alone, a batch of 8 would have this rank compile anew while
+the others wait for it. So every rank assumes what any rank assumes, and all compile anew together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import sympy
+from sympy.core.relational import Relational
+
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.fake import ShapeEnv, assume
+from fx_partition.passes.symbols import from_text, to_expr, to_text
+
+
+def guards_to_text(guards: Iterable[sympy.Basic]) -> str:
+    """Comparisons of sizes as text.
+
+    Raises:
+        PartitionError: a guard that is no comparison.
+
+    Example::
+
+        >>> s = sympy.Symbol("s", positive=True, integer=True)
+        >>> guards_to_text([sympy.Ge(s, 16)])
+        '[["s", ">=", "16"]]'
+    """
+    rows: list[Sequence[str]] = []
+    for guard in guards:
+        for part in sympy.And.make_args(guard):
+            if not isinstance(part, Relational):
+                raise PartitionError(f"a stage was compiled for sizes where {part}, which is no comparison")
+            rows.append((to_text(to_expr(part.lhs)), part.rel_op, to_text(to_expr(part.rhs))))
+    return json.dumps(rows)
+
+
+def guards_from_text(text: str, env: ShapeEnv) -> list[sympy.Basic]:
+    """What `guards_to_text` wrote, over the symbols of a shape environment."""
+    return [
+        Relational(*(sympy.sympify(from_text(side, env.var_to_range)) for side in (left, right)), op)
+        for left, op, right in json.loads(text)
+    ]
+
+
+def assume_all(env: ShapeEnv, text: str) -> None:
+    """Assume what `guards_to_text` wrote."""
+    for guard in guards_from_text(text, env):
+        assume(env, guard)

@@ -1,0 +1,88 @@
+"""A call in microbatches on ranks: while one rank runs a microbatch, the next rank runs the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+
+from fx_partition.passes.capture import Captured
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.microbatch import Cutter
+from fx_partition.passes.refake import Refaked
+from fx_partition.passes.symbols import to_expr
+
+from ..microbatch import Cutting
+from ..rows import Rows
+
+
+class Microbatches:
+    """Cuts a call's values into those of microbatches, and joins results.
+
+    Args:
+        cutting: how the batch is cut.
+        traced: the planned graph with the values of the trace.
+        made: the same with those of a microbatch; the stages are cut from it.
+        guards: what any rank's stages assume of their sizes.
+    """
+
+    def __init__(self, cutting: Cutting, traced: Captured, made: Refaked, guards: Sequence[sympy.Basic]) -> None:
+        graph, separation = made.captured.gm.graph, cutting.separation
+        batch = tuple(made.symbols[name] for name in (separation.symbol, *separation.equal))
+        self._sizes = list(made.captured.symbol_inputs.values())
+        symbols = tuple(made.symbols[name] for name in traced.symbol_inputs)
+        self._cutter = Cutter(symbols, batch, cutting.count, cutting.rows, guards)
+        values = made.captured.values
+        self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
+        self._cut: dict[torch.fx.Node, Rows] = {}
+        for node in graph.find_nodes(op="placeholder"):
+            if (dim := separation.inputs.get(node.name)) is not None:
+                name = made.captured.names.get(node, node.name)
+                self._cut[node] = Rows.of_input(values[node], dim, batch, name, written=False)
+        (output,) = traced.gm.graph.find_nodes(op="output")
+        pairs = zip(output.args[0], separation.outputs, strict=True)
+        self._joined = [None if dim is None else Rows.of_result(traced.values[leaf], dim) for leaf, dim in pairs]
+
+    def cut(self, table: Mapping[torch.fx.Node, Any], *, inputs: bool) -> list[dict[torch.fx.Node, Any]]:
+        """The values of each microbatch.
+
+        Args:
+            table: those of the call, with the sizes of rank 0's inputs.
+            inputs: whether the inputs in it are real: those of rank 0.
+
+        Raises:
+            ValueError: the stages were compiled for other sizes; on every rank alike.
+        """
+        sizes = [table[node] for node in self._sizes]
+        blocks = self._cutter(*sizes)
+        if not blocks:
+            raise ValueError(f"no microbatches of inputs of the sizes {sizes} are such as the stages were compiled for")
+        tables = []
+        for first, count in blocks:
+            own = {node: rows.take(table[node], first, count) for node, rows in self._cut.items()} if inputs else {}
+            tables.append({**table, **own, **dict.fromkeys(self._batch, count)})
+        return tables
+
+    def join(self, leaves: Sequence[Any], tables: Sequence[Mapping[Any, Any]], whole: Mapping[Any, Any]) -> list[Any]:
+        """The results of the call; ``leaves`` are nodes of the graph, or constants, and ``whole`` has its inputs."""
+        return [
+            rows.join([table[leaf] for table in tables]) if rows else whole.get(leaf, tables[0].get(leaf, leaf))
+            for leaf, rows in zip(leaves, self._joined, strict=True)
+        ]
+
+
+def refuse_writes(facts: Facts) -> None:
+    """Microbatches of a graph that writes its inputs would have to be written back from several ranks.
+
+    Raises:
+        PartitionError: it writes some.
+    """
+    if facts.written:
+        raise PartitionError(
+            f"the graph writes {', '.join(sorted(facts.written))}, and microbatches on ranks are for graphs that write "
+            "nothing; set microbatches=1"
+        )

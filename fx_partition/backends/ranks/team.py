@@ -1,0 +1,127 @@
+"""The ranks of the default process group as one team: they compare notes, connect, and hear of each other's end.
+
+A team has process groups of its own, so that its traffic mixes with nobody else's and can end without harm to the
+default group: one for each direction, from lower ranks to higher ones and back, as the transfers of a pair of ranks
+wait for one another in their order (NCCL), and those of different directions must not.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+
+from ..torch_internals import store_of_world
+from .agreement import Roll
+from .faults import Board, RankError
+
+_teams: list[Team] = []
+
+
+class Team:
+    """All ranks of the default process group.
+
+    Attributes:
+        rank, size: this rank, and how many there are.
+        roll: where ranks compare notes.
+        broken: why the team works no more; "" while it does.
+        stages: by rank, the stages that it runs, for people.
+    """
+
+    def __init__(self, timeout: float, device: torch.device, generation: int) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.broken = ""
+        self.stages: Mapping[int, str] = {}
+        self._world = store_of_world()
+        assert self._world is not None
+        store = dist.PrefixStore(f"fx_partition/{generation}", self._world)  # type: ignore[attr-defined]
+        self.roll = Roll(store, self.rank, self.size, timeout)
+        self._board = Board(store, self.rank, timeout)
+        self._timeout, self._device = timeout, device
+        self._groups: dict[str, tuple[dist.ProcessGroup, ...]] = {}
+        self._sending: list[tuple[dist.Work, torch.Tensor, int]] = []
+
+    @classmethod
+    def current(cls, timeout: float, device: torch.device) -> Team:
+        """The team of this process; a new one where there was none, the last is broken, or its group has ended."""
+        last = _teams[-1] if _teams else None
+        if last is None or last.broken or last._world is not store_of_world():
+            _teams.append(cls(timeout, device, len(_teams)))
+        return _teams[-1]
+
+    def connect(self) -> None:
+        """Open the connections, once; every rank has to come."""
+        if self._groups or self.size == 1:
+            return
+        timeout = datetime.timedelta(seconds=self._timeout)
+        for kind in dict.fromkeys(("cpu", self._device.type)):  # headers are on the CPU
+            backend = "gloo" if kind == "cpu" else "nccl"
+            self._groups[kind] = tuple(dist.new_group(timeout=timeout, backend=backend) for _ in range(2))
+
+    def send(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
+        """Start sending; the tensor must not change before `finish`."""
+        group = self._groups[tensor.device.type][rank > self.rank]
+        try:
+            work = dist.isend(_as_bytes(tensor), group=group, group_dst=rank, tag=tag)
+        except RuntimeError as error:
+            self._lost(rank, error)
+        assert work is not None
+        self._sending.append((work, tensor, rank))
+
+    def receive(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
+        """Receive, and wait for it (on a GPU, the stream waits)."""
+        group = self._groups[tensor.device.type][rank < self.rank]
+        try:
+            work = dist.irecv(_as_bytes(tensor), group=group, group_src=rank, tag=tag)
+        except RuntimeError as error:
+            self._lost(rank, error)
+        assert work is not None
+        self._wait(work, rank)
+
+    def finish(self) -> None:
+        """Wait until all is sent."""
+        for work, _, rank in self._sending:
+            self._wait(work, rank)
+        self._sending.clear()
+
+    def raised(self, where: str, error: BaseException) -> None:
+        """This rank raised an error of its own: tell the others and end the team."""
+        self._board.raised(where, error)
+        self._end(f"rank {self.rank} raised in {where}: {type(error).__name__}: {error}")
+
+    def check(self) -> None:
+        """Refuse to work on after a failure.
+
+        Raises:
+            RankError: the team is broken.
+        """
+        if self.broken:
+            raise RankError(f"the ranks work together no more, as {self.broken}; start the processes anew")
+
+    def _wait(self, work: dist.Work, rank: int) -> None:
+        try:
+            work.wait()
+        except RuntimeError as error:
+            self._lost(rank, error)
+
+    def _lost(self, rank: int, error: BaseException) -> NoReturn:
+        self._board.waited(rank)
+        cause = self._board.cause(rank, self.stages, error)
+        self._end(cause)
+        raise RankError(cause) from error
+
+    def _end(self, cause: str) -> None:
+        """Close the connections, which ends what others wait for."""
+        self.broken = cause
+        for group in {id(group): group for groups in self._groups.values() for group in groups}.values():
+            dist.destroy_process_group(group)
+        self._groups.clear()
+        self._sending.clear()
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor; transports know fewer dtypes than torch."""
+    return tensor.reshape(-1).view(torch.uint8)

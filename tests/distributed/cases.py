@@ -1,0 +1,204 @@
+"""Functions that tests run on every rank."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import time
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import fx_partition
+from fx_partition.passes import live
+from fx_partition.passes.live import live_graphs
+
+
+class Skips(nn.Module):
+    """Layers with a skip over all of them, a second input that the last layer takes, and two results."""
+
+    def __init__(self, layers: int = 6, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        first = hidden = torch.relu(self.layers[0](x))
+        for layer in self.layers[1:]:
+            hidden = torch.relu(layer(hidden))
+        return (hidden + first) * scale, first.mean()
+
+
+class Rows(nn.Module):
+    """Treats each row alone."""
+
+    def __init__(self, layers: int = 4, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x
+        for layer in self.layers:
+            hidden = torch.relu(layer(hidden)).softmax(-1)
+        return hidden + x.mean(1, keepdim=True)
+
+
+class Counter(nn.Module):
+    """Writes a state, the caller's ``cache``, and passes a scalar and a size between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, cache: Tensor) -> Tensor:
+        self.calls.add_(1)
+        hidden = torch.relu(self.up(x)) + self.calls
+        steps = int(x.argmax())
+        cache[:, 0] += hidden.sum()
+        return self.down(hidden) * steps + cache.sum() + x.shape[0]
+
+
+def on_ranks(model: nn.Module, **options: Any) -> Any:
+    """The model compiled for all ranks."""
+    return torch.compile(model, backend="l2partition", options={"devices": "ranks", "timeout": 10, **options})
+
+
+def like(rank: int, *tensors: Tensor) -> list[Tensor]:
+    """The tensors on rank 0; the same shapes without the contents elsewhere."""
+    return [tensor.clone() if rank == 0 else torch.zeros_like(tensor) for tensor in tensors]
+
+
+def close(found: Any, expected: Any) -> bool:
+    """Whether results are right; those that this rank does not return count as right."""
+    pairs = zip(found, expected, strict=True)
+    return all(f is None or torch.allclose(f, e, rtol=1e-4, atol=1e-5) for f, e in pairs)
+
+
+def skips(rank: int, size: int, output: str, options: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = Skips().eval()
+    x, scale = torch.randn(4, 64), torch.randn(64)
+    run = on_ranks(model, output=output, **options)
+    with torch.no_grad():
+        expected = model(x, scale)
+        found = [run(*like(rank, x, scale)) for _ in range(3)][-1]
+    (graph,) = live_graphs(run)
+    return {
+        "right": close(found, expected),
+        "returned": [result is not None for result in found],
+        "report": fx_partition.report(run),
+        "stages": [stage.graph().print_readable(print_output=False) for stage in graph.stages],
+    }
+
+
+def dynamic(rank: int, size: int) -> dict[str, Any]:
+    """Shapes change within range; a rank's own sizes do not count, and nothing is compiled again."""
+    torch.manual_seed(0)
+    model = Skips().eval()
+    run = on_ranks(model)
+    scale = torch.randn(64)
+    right = []
+    with torch.no_grad():
+        for rows in (6, 9, 4):
+            x = torch.randn(rows, 64)
+            given = x if rank == 0 or rows == 6 else torch.zeros(5, 64)
+            torch._dynamo.mark_dynamic(given, 0)
+            right.append(close(run(given, scale), model(x, scale)))
+    return {"right": right, "graphs": len(live_graphs(run))}
+
+
+def microbatches(rank: int, size: int) -> dict[str, Any]:
+    """A batch in flight in parts, whole batches of other sizes after it, and one of fewer rows than microbatches."""
+    torch.manual_seed(0)
+    model = Rows().eval()
+    run = on_ranks(model, microbatches=4)
+    right = []
+    with torch.no_grad():
+        for rows in (8, 11, 3):
+            x = torch.randn(rows, 5, 64)
+            given = x if rank == 0 else torch.zeros(8, 5, 64)
+            torch._dynamo.mark_dynamic(given, 0)
+            right.append(close([run(given)], [model(x)]))
+    return {"right": right, "graphs": len(live_graphs(run))}
+
+
+def states(rank: int, size: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = Counter().eval()
+    single = copy.deepcopy(model)
+    x, cache = torch.rand(4, 64), torch.randn(4, 8)
+    run = on_ranks(model)
+    own = like(rank, x, cache)
+    right = []
+    with torch.no_grad(), torch._dynamo.config.patch(capture_scalar_outputs=True):
+        right += [close([run(*own)], [single(x, cache)]) for _ in range(3)]
+    return {"right": right, "cache": rank > 0 or bool(torch.allclose(own[1], cache))}
+
+
+def refusals(rank: int, size: int) -> dict[str, str]:
+    """What every rank says where rank 1 was given something else, or does not come; nothing is compiled."""
+    said = {}
+    for what in ("options", "contents", "shape", "version", "gradients", "absent"):
+        torch.manual_seed(rank == 1 and what == "contents")
+        model = Skips().eval()
+        run = on_ranks(model, cache_bytes="64KiB" if rank == 1 and what == "options" else "40KiB")
+        x = torch.zeros(5 if rank == 1 and what == "shape" else 4, 64)
+        version = "1.0" if rank == 1 and what == "version" else torch.__version__
+        dist.barrier()  # whoever compiled for the first time is late
+        if rank == 1 and what == "absent":
+            continue
+        with mock.patch.object(torch, "__version__", version), torch.set_grad_enabled(what == "gradients"):
+            said[what] = error_of(run, x, torch.zeros(64))
+    return said
+
+
+def faults(rank: int, size: int, how: str) -> dict[str, Any]:
+    """What the others say when rank 1 fails in the second call."""
+    torch.manual_seed(0)
+    model = Skips().eval()
+    run = on_ranks(model)
+    x, scale = torch.zeros(4, 64), torch.zeros(64)
+    with torch.no_grad():
+        run(x, scale)
+        began = time.monotonic()
+        if rank == 1 and how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and how == "raises":
+            break_stages()
+        if rank == 1 and how == "sleeps":
+            time.sleep(25)
+        said = [error_of(run, x, scale) for _ in range(2)]
+    return {"said": said, "seconds": time.monotonic() - began}
+
+
+def error_of(run: Any, *inputs: Any) -> str:
+    try:
+        run(*inputs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def break_stages() -> None:
+    """Let this rank's stages raise."""
+    for function in live._LIVE:
+        for step in function._steps:
+            step.code = raise_error
+
+
+def raise_error(*_: Any) -> Any:
+    raise ArithmeticError("no luck")
+
+
+def together(rank: int, size: int) -> dict[str, Any]:
+    """Several cases in one set of processes, as they take long to start."""
+    return {
+        "turns": skips(rank, size, "all", {"on_shortage": "wrap", "cache_bytes": "40KiB"}),
+        "microbatches": microbatches(rank, size),
+        "dynamic": dynamic(rank, size),
+        "states": states(rank, size),
+    }

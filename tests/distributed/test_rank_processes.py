@@ -1,0 +1,59 @@
+"""``devices="ranks"`` in processes of their own: results, what is printed, and what survivors say of a failure."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from distributed import cases
+from distributed.ranks import run_ranks
+
+# Seconds for all of a test; most of it is the start of Python and the compiler.
+LONG = 300
+
+
+def test_two_ranks_take_turns_follow_sizes_and_keep_states() -> None:
+    first, second = run_ranks(cases.together, 2, timeout=LONG)
+    for found in (first, second):
+        assert found["turns"]["right"] and found["turns"]["returned"] == [True, True]
+        assert found["dynamic"] == {"right": [True, True, True], "graphs": 1}
+        assert found["microbatches"] == {"right": [True, True, True], "graphs": 1}
+        assert found["states"] == {"right": [True, True, True], "cache": True}
+    assert first["turns"]["report"] == second["turns"]["report"]
+    assert "rank 0 has 2 partitions" in first["turns"]["report"]
+
+
+def test_sends_and_receives_of_a_stage_name_ranks() -> None:
+    (found, *_) = run_ranks(cases.skips, 4, "last", {"cache_bytes": "40KiB"}, timeout=LONG)
+    assert not any(found["returned"])  # rank 2 has the last stage, and rank 3 none
+    first, middle, last = found["stages"]
+    assert "send.default(first, 2, 'first')" in first and "send.default(linear_1, 1, 'linear_1')" in first
+    received = r"recv\.default\(\[4, 64\], torch\.float32, device\(type ?= ?'cpu'\), 0, 'linear_1'\)"
+    assert re.search(received, middle), middle
+    assert middle.index("recv") < middle.index("relu") < middle.index("send.default")
+    assert middle.rindex("linear(") < middle.index("send.default")
+    assert last.count("recv.default") == 3 and "send" not in last  # what rank 1 made, the skip, and an input of rank 0
+
+
+def test_ranks_compare_what_they_were_given() -> None:
+    found = run_ranks(cases.refusals, 3, timeout=LONG)
+    for said in found:
+        assert "options['cache_bytes']: ranks 0, 2: '40KiB'; rank 1: '64KiB'" in said["options"]
+        assert "the same contents of the weight layers.0.weight: ranks 0, 2:" in said["contents"]
+        assert "the same shape of x: ranks 0, 2: (4, 64)" in said["shape"]
+        assert "the same version of torch: ranks 0, 2:" in said["version"] and "rank 1: 1.0" in said["version"]
+        assert "needs a gradient" in said["gradients"] and "to_pipeline_stages" in said["gradients"]
+    assert all("rank 1 did not plan this graph within 10 s" in found[rank]["absent"] for rank in (0, 2))
+
+
+@pytest.mark.parametrize("how", ["raises", "killed", pytest.param("sleeps", marks=pytest.mark.slow)])
+def test_survivors_name_the_rank_that_failed(how: str) -> None:
+    found = run_ranks(cases.faults, 3, how, timeout=LONG, ok=(0, 2))
+    for rank in (0, 2):
+        first, second = found[rank]["said"]
+        if how == "raises":
+            assert first == "RankError: rank 1 raised in stage 1: ArithmeticError: no luck"
+        else:
+            assert first.startswith("RankError: rank 1 (stage 1 (hidden .. layers.3)) is lost")
+        assert second.startswith("RankError: the ranks work together no more, as rank 1")
+        assert found[rank]["seconds"] < 25  # the ranks' timeout is 10 seconds
