@@ -7,9 +7,12 @@ import re
 import pytest
 from distributed import cases
 from distributed.ranks import run_ranks
+from zoo import FAMILIES
 
 # Seconds for all of a test; most of it is the start of Python and the compiler.
 LONG = 300
+# As for one process: see tests/backends/test_families.py.
+TOLERANCE = 2e-5
 
 
 def test_two_ranks_take_turns_follow_sizes_and_keep_states() -> None:
@@ -30,7 +33,7 @@ def test_sends_and_receives_of_a_stage_name_ranks() -> None:
     assert "send.default(first, 2, 'first')" in first and "send.default(linear_1, 1, 'linear_1')" in first
     received = r"recv\.default\(\[4, 64\], torch\.float32, device\(type ?= ?'cpu'\), 0, 'linear_1'\)"
     assert re.search(received, middle), middle
-    assert middle.index("recv") < middle.index("relu") < middle.index("send.default")
+    assert middle.index("recv.default") < middle.index("torch.relu") < middle.index("send.default")
     assert middle.rindex("linear(") < middle.index("send.default")
     assert last.count("recv.default") == 3 and "send" not in last  # what rank 1 made, the skip, and an input of rank 0
 
@@ -46,6 +49,20 @@ def test_ranks_compare_what_they_were_given() -> None:
     assert all("rank 1 did not plan this graph within 10 s" in found[rank]["absent"] for rank in (0, 2))
 
 
+def test_a_rank_that_dies_while_it_compiles_is_missed() -> None:
+    found = run_ranks(cases.faults, 3, "killed while it compiles", timeout=LONG, ok=(0, 2))
+    for rank in (0, 2):
+        assert "rank 1 did not compile its stages within 10 s" in found[rank]["said"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.dynamic])
+def test_families_on_two_ranks(name: str) -> None:
+    for found in run_ranks(cases.family, 2, name, timeout=800):
+        assert found["error"] <= TOLERANCE and found["stages"] == [2]
+
+
 @pytest.mark.parametrize("how", ["raises", "killed", pytest.param("sleeps", marks=pytest.mark.slow)])
 def test_survivors_name_the_rank_that_failed(how: str) -> None:
     found = run_ranks(cases.faults, 3, how, timeout=LONG, ok=(0, 2))
@@ -57,3 +74,4 @@ def test_survivors_name_the_rank_that_failed(how: str) -> None:
             assert first.startswith("RankError: rank 1 (stage 1 (hidden .. layers.3)) is lost")
         assert second.startswith("RankError: the ranks work together no more, as rank 1")
         assert found[rank]["seconds"] < 25  # the ranks' timeout is 10 seconds
+        assert not found[rank]["kept"]  # no socket, and nothing in shared memory
