@@ -3,6 +3,8 @@
 from .backends.load_weights import load_stage_weights
 from .backends.pipeline import pipeline
 from .backends.stream import Pipeline
+from .backends.training.api import to_pipeline_stages
+from .backends.training.stages import PipelineStages
 from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan
@@ -13,6 +15,7 @@ __all__ = [
     "PartitionError",
     "PartitionWarning",
     "Pipeline",
+    "PipelineStages",
     "Plan",
     "PlanMismatchError",
     "load_stage_weights",
@@ -20,4 +23,5 @@ __all__ = [
     "plan",
     "report",
     "split",
+    "to_pipeline_stages",
 ]

@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicC
 from torch.utils import _pytree as pytree
 
 from .errors import PartitionError
-from .fake import FakeTensor, FakeTensorMode, ShapeEnv, new_fake_mode
+from .fake import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
 
 Model: TypeAlias = "torch.fx.GraphModule | ExportedProgram | torch.nn.Module"
 ExampleInputs: TypeAlias = "Sequence[Any] | Mapping[str, Any] | torch.Tensor"
@@ -90,9 +90,18 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
     if isinstance(model, torch.nn.Module):
         if example_inputs is None:
             raise PartitionError(f"{type(model).__name__} must be traced first: pass example_inputs=")
+        args, kwargs = pytree.tree_map(_of_its_own, (args, kwargs))
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
         return from_graph(_unguarded(program))
     raise TypeError(f"expected a GraphModule, an ExportedProgram or an nn.Module, not {type(model).__name__}")
+
+
+def _of_its_own(leaf: Any) -> Any:
+    """An example that is a view as a tensor of its own: torch.export makes symbols of the sizes of what it shows, and
+    nothing says what these are."""
+    if not isinstance(leaf, torch.Tensor) or not is_view(leaf):
+        return leaf
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 
 def _unguarded(program: ExportedProgram) -> torch.fx.GraphModule:

@@ -74,6 +74,22 @@ def balance(chain: Chain, num_partitions: int) -> list[int]:
     return cheapest(contraction, even(contraction, fewest), maximum, maximum, maximum, chain.atom_key)[2]
 
 
+def exactly(chain: Chain, num_partitions: int) -> list[int]:
+    """The plan of exactly so many partitions, none empty, whatever the budget: boundaries as atom indices.
+
+    The largest partition is as small as so many allow, all partitions counted; then the fewest bytes are received.
+
+    Example: atoms of 8, 2, 2 and 2 bytes that share nothing, three partitions: ``[0, 1, 2, 4]``; ``balance`` needs two.
+
+    Raises:
+        ValueError: if ``num_partitions`` is less than 1, or there are fewer atoms.
+    """
+    if num_partitions > chain.num_atoms:
+        raise ValueError(f"{chain.num_atoms} atoms do not make {num_partitions} partitions")
+    contraction, _, maximum = _balanced(chain, num_partitions)
+    return cheapest(contraction, even(contraction, num_partitions), maximum, maximum, maximum, chain.atom_key)[2]
+
+
 def smallest_budget(chain: Chain, num_partitions: int) -> int:
     """The least budget under which ``num_partitions`` partitions suffice and no atom is oversize, in bytes.
 

@@ -31,6 +31,7 @@ __all__ = [
     "guards_of",
     "has_hooks",
     "hint_of",
+    "is_view",
     "new_fake_mode",
     "new_symbol",
     "no_new_guards",
@@ -140,6 +141,11 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
         args, kwargs = pytree.tree_map(fake, (args, kwargs))
         with mode:
             return function(*args, **kwargs)
+
+
+def is_view(tensor: torch.Tensor) -> bool:
+    """Whether autograd knows a tensor as a view of another; such a one cannot be detached in place."""
+    return tensor._is_view()
 
 
 def has_hooks(module: torch.nn.Module) -> bool:

@@ -15,7 +15,7 @@ from .certificate import Certificate
 from .certify import certify, certify_spread
 from .chain import Chain
 from .contraction import contract
-from .dp import balance, dp, smallest_budget
+from .dp import balance, dp, exactly, smallest_budget
 from .errors import PartitionError
 from .greedy import greedy
 from .pareto import Tradeoff, pareto
@@ -57,7 +57,11 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
     """
     if request.budgets:
         return _place_uneven(chain, request)
-    budget = smallest_budget(chain, request.count) if request.budget is None else request.budget
+    budget = smallest_budget(chain, request.exactly or request.count) if request.budget is None else request.budget
+    if request.exactly:
+        boundaries = _exactly(chain, request.exactly)
+        own = certify(chain, boundaries, budget)
+        return Placement(boundaries, list(range(request.exactly)), budget, own)
     boundaries = found or solve(chain, budget, request)
     needed = len(boundaries) - 1
     if request.count and needed > request.count and request.on_shortage != "wrap":
@@ -71,6 +75,15 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
         certify(chain, boundaries, budget),
         _tradeoffs(chain, budget, found) if budget < NO_BUDGET else (),
     )
+
+
+def _exactly(chain: Chain, num_partitions: int) -> list[int]:
+    if num_partitions > chain.num_atoms:
+        raise PartitionError(
+            f"the graph comes apart in {chain.num_atoms} pieces at most, too few for {num_partitions} partitions; "
+            "ask for fewer"
+        )
+    return exactly(chain, num_partitions)
 
 
 def _tradeoffs(chain: Chain, budget: int, found: list[int] | None) -> tuple[Tradeoff, ...]:

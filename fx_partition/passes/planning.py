@@ -53,7 +53,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
 def _search(problem: Problem, request: Request) -> Reordered:
     """Another order and its boundaries, where the search is for one size of devices and enough of them."""
     budget = request.budget
-    if request.order == "trace" or request.algorithm != "dp" or problem.fused or request.budgets:
+    if request.exactly or request.order == "trace" or request.algorithm != "dp" or problem.fused or request.budgets:
         return _NOTHING
     if budget is None or budget >= NO_BUDGET:
         return _NOTHING

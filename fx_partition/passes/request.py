@@ -51,6 +51,8 @@ class Request:
         on_shortage: with fewer devices than partitions, "balance" (as many partitions as devices, the spill is
             reported), "wrap" (partition i on device i mod D) or "error".
         replicate: whether devices that are left over take copies of the largest partitions.
+        exactly: how many partitions there have to be, none empty; 0: as few as do. For runtimes whose stages are
+            counted before, and no option of a user's.
     """
 
     budget: int | None
@@ -67,6 +69,7 @@ class Request:
     bind: Mapping[str, int] | None = None
     on_shortage: str = "balance"
     replicate: bool = False
+    exactly: int = 0
 
     @property
     def slack(self) -> float:
@@ -78,7 +81,7 @@ class Request:
     @classmethod
     def options(cls) -> set[str]:
         """Names of what may be asked beside the budget and the devices."""
-        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count"}
+        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count", "exactly"}
 
     @classmethod
     def check(cls, cache_bytes: CacheBytes | None, devices: Devices | None = None, **options: Any) -> Request:

@@ -51,7 +51,7 @@ def settle(problem: Problem, placement: Placement, request: Request) -> Settled:
     claims_nothing = Certificate(needed if short else min(1, needed), (), 0, ())
     placement = replace(placement, certificate=claims_nothing, tradeoffs=())
     best = exactly(placement)
-    if short or request.budgets or request.budget is None or placement.budget >= NO_BUDGET:
+    if short or request.exactly or request.budgets or request.budget is None or placement.budget >= NO_BUDGET:
         return best
     least = best.spill
     target = placement.budget

@@ -62,7 +62,8 @@ def run_ranks(
     needed = tuple(range(world_size)) if ok is None else tuple(ok)
     with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
         home = Path(folder)
-        (home / "call").write_bytes(pickle.dumps((name, args, backend, sys.path)))
+        path = [os.path.abspath(entry) for entry in sys.path]  # ranks run in another folder
+        (home / "call").write_bytes(pickle.dumps((name, args, backend, path)))
         ranks = [_Rank(home, rank, world_size, env or {}) for rank in range(world_size)]
         try:
             failure = _wait(ranks, needed, time.monotonic() + timeout, timeout)

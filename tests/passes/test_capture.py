@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from fx_partition.backends.dynamo import capture_dynamo
+from fx_partition.passes.api import plan
 from fx_partition.passes.capture import capture, user_name
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
@@ -64,6 +65,13 @@ def test_weights_of_an_attribute_graph_are_static() -> None:
     symbolic = {n.name for n, v in captured.values.items() for s in v.shape if isinstance(s, torch.SymInt)}
     assert symbolic == set()
     assert gather_facts(captured).symbols.hints == {}
+
+
+def test_an_example_that_is_a_view_has_the_footprint_of_its_own_rows() -> None:
+    model = torch.nn.Embedding(30, 8)
+    rows = torch.zeros(8, 5, dtype=torch.long)
+    own, view = (plan(model, "1MiB", example_inputs=x).max_bytes for x in (rows[:2].clone(), rows[:2]))
+    assert own == view < 4096
 
 
 def test_planning_a_dynamo_graph_adds_no_guard_and_compiles_once() -> None:

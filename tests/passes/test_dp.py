@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fx_partition.passes.chain import Chain
-from fx_partition.passes.dp import balance, dp, smallest_budget
+from fx_partition.passes.dp import balance, dp, exactly, smallest_budget
 from fx_partition.passes.greedy import greedy
 from fx_partition.passes.pareto import pareto
 from fx_partition.passes.segment_tree import SegmentTree
@@ -141,6 +141,19 @@ def test_balance_is_the_best_of_all_plans(chain: Chain, num_partitions: int) -> 
     count, largest, cut = measured
     assert (largest, count, cut) == best
     assert smallest_budget(chain, num_partitions) == largest
+
+
+@settings(max_examples=200, deadline=None)
+@given(chains(), st.integers(1, 10))
+def test_exactly_so_many_are_the_best_of_all_plans(chain: Chain, num_partitions: int) -> None:
+    if num_partitions > chain.num_atoms:
+        with pytest.raises(ValueError, match="do not make"):
+            exactly(chain, num_partitions)
+        return
+    brute = Brute(chain)
+    plans = [plan for plan in brute.plans() if len(plan) == num_partitions + 1]
+    best = min((largest, cut) for _, largest, cut in (brute.measure(plan, None) or (0, 0, 0) for plan in plans))
+    assert brute.measure(exactly(chain, num_partitions), None) == (num_partitions, *best)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,1 @@
+"""Stages for the training schedules of torch.distributed.pipelining."""
