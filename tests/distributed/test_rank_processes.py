@@ -74,4 +74,4 @@ def test_survivors_name_the_rank_that_failed(how: str) -> None:
             assert first.startswith("RankError: rank 1 (stage 1 (hidden .. layers.3)) is lost")
         assert second.startswith("RankError: the ranks work together no more, as rank 1")
         assert found[rank]["seconds"] < 25  # the ranks' timeout is 10 seconds
-        assert not found[rank]["kept"]  # no socket, and nothing in shared memory
+        assert not found[rank]["kept"]  # no socket; the runtime makes no shared memory
