@@ -49,8 +49,11 @@ class Rank:
     def __init__(self, lines: Lines, rank: int, size: int) -> None:
         self.rank, self.size, self._lines = rank, size, lines
 
-    def check(self) -> None:
+    def begin(self, stages: dict[int, str]) -> None:
         pass
+
+    def next_graph(self) -> int:
+        return 0
 
     def finish(self) -> None:
         pass
@@ -84,7 +87,7 @@ def rank_functions(captured: Captured, ranks: Sequence[int], size: int, output: 
     for rank in range(size):
         own = [stage for stage in stages if ranks[stage.index] == rank]
         team: Any = Rank(lines, rank, size)
-        functions.append(RankFunction(captured, own, [s.stub.module for s in own], messages, team, CPU, 0))
+        functions.append(RankFunction(captured, own, [s.stub.module for s in own], messages, team, {}, CPU))
     return functions
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,8 +32,6 @@ from .microbatches import Microbatches, refuse_writes
 from .runtime import RankFunction
 from .schedule import Messages
 from .team import Team
-
-_graphs = itertools.count()
 
 
 def compile_ranks(
@@ -68,7 +65,6 @@ def compile_ranks(
     ranked = asked.ranks
     assert ranked is not None
     team = Team.current(ranked.timeout, home)
-    number = next(_graphs)
     microbatches: Microbatches | None = None
     with team.roll.alive():
         cutting = Cutting.of(captured, facts, asked, example_inputs)
@@ -84,13 +80,13 @@ def compile_ranks(
         team.connect()
         stubs = cut(captured, plan)
         ranks = [partition.slot % team.size for partition in plan.partitions]
-        team.stages = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
+        names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
         messages = Messages(captured, stubs, ranks, team.size, ranked.output, facts.written)
         boundaries = RankBoundaries(captured, stubs, ranks, messages)
         stages = [Stage(i, home, stub, boundaries) for i, stub in enumerate(stubs)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
         real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
-        lowered, told = _compile(team, own, stages, real, home, compile_one)
+        lowered, told = _compile(team, names, own, stages, real, home, compile_one)
         env = shape_env_of(captured.values.values())
         if env and cutting:
             guards = [*made.guards, *(guard for text in told for guard in guards_from_text(text, env))]
@@ -98,12 +94,13 @@ def compile_ranks(
         elif env:
             for text in told:
                 assume_all(env, text)
-    function = RankFunction(captured, own, lowered.compiled, messages, team, home, number, microbatches)
+    function = RankFunction(captured, own, lowered.compiled, messages, team, names, home, microbatches)
     return function, plan, stages
 
 
 def _compile(
     team: Team,
+    names: Mapping[int, str],
     own: Sequence[Stage],
     stages: Sequence[Stage],
     real: Mapping[torch.fx.Node, Any],
@@ -126,8 +123,9 @@ def _compile(
     documents = team.roll.exchange(told, "compile its stages")
     for rank, document in enumerate(documents):
         if document["error"]:
-            names = team.stages[rank]
-            raise PartitionError(f"rank {rank} could not compile its part ({names}): {document['error']}") from failed
+            raise PartitionError(
+                f"rank {rank} could not compile its part ({names[rank]}): {document['error']}"
+            ) from failed
     return lowered, [document["guards"] for document in documents]
 
 
@@ -175,7 +173,7 @@ def _document(
         "version of torch": torch.__version__,
         "version of fx-partition": importlib.metadata.version("fx-partition"),
     }
-    document |= {f"options[{name!r}]": repr(value) for name, value in sorted(given.items())}
+    document |= {f"options[{name!r}]": repr(value) for name, value in sorted(given.items()) if name != "report"}
     for node, value in zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
         if isinstance(value, torch.Tensor):
             kind = f"{tuple(value.shape)} with strides {value.stride()}, {value.dtype} on {value.device.type}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,7 +21,6 @@ from .wire import Wire, decode_number, encode_number
 TAGS = 1 << 16
 
 _Table: TypeAlias = "dict[torch.fx.Node, Any]"
-_Wired: TypeAlias = "tuple[Wire, tuple[torch.fx.Node, ...]]"
 
 
 class RankFunction:
@@ -32,9 +31,9 @@ class RankFunction:
         stages: this rank's, in order.
         compiled: their code, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
         messages: those of the whole graph.
-        team: the ranks.
+        team: the ranks; each makes the functions of its graphs in the same order.
+        names: by rank, the stages that it runs, for people.
         device: the device of this rank's stages.
-        graph: the number of the graph among those that the team runs.
         microbatches: how a call is cut; None: it runs whole.
     """
 
@@ -45,13 +44,14 @@ class RankFunction:
         compiled: Sequence[Callable[..., Any]],
         messages: Messages,
         team: Team,
+        names: Mapping[int, str],
         device: torch.device,
-        graph: int,
         microbatches: Microbatches | None = None,
     ) -> None:
         self._team = team
         self._microbatches = microbatches
-        self._tag = graph * TAGS
+        self._names = names
+        self._tag = team.next_graph() * TAGS
         self._placeholders = captured.gm.graph.find_nodes(op="placeholder")
         self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op == "get_attr"}
         schedule = messages.of(team.rank)
@@ -79,7 +79,7 @@ class RankFunction:
         self._drop_dead_values(set(output.all_input_nodes))
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
-        self._team.check()
+        self._team.begin(self._names)
         table: _Table = {**self._attributes, **dict(zip(self._placeholders, args, strict=True))}
         self._tell_numbers(table)
         tables = [table]

@@ -14,6 +14,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from fx_partition.passes.errors import PartitionError
+
 from ..torch_internals import store_of_world
 from .agreement import Roll
 from .faults import Board, RankError
@@ -28,13 +30,13 @@ class Team:
         rank, size: this rank, and how many there are.
         roll: where ranks compare notes.
         broken: why the team works no more; "" while it does.
-        stages: by rank, the stages that it runs, for people.
     """
 
     def __init__(self, timeout: float, device: torch.device, generation: int) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.broken = ""
-        self.stages: Mapping[int, str] = {}
+        self._stages: Mapping[int, str] = {}
+        self._graphs = 0
         self._world = store_of_world()
         assert self._world is not None
         store = dist.PrefixStore(f"fx_partition/{generation}", self._world)  # type: ignore[attr-defined]
@@ -46,11 +48,25 @@ class Team:
 
     @classmethod
     def current(cls, timeout: float, device: torch.device) -> Team:
-        """The team of this process; a new one where there was none, the last is broken, or its group has ended."""
+        """The team of this process; a new one where there was none, the last is broken, or its group has ended.
+
+        Raises:
+            PartitionError: the team has another timeout.
+        """
         last = _teams[-1] if _teams else None
         if last is None or last.broken or last._world is not store_of_world():
             _teams.append(cls(timeout, device, len(_teams)))
+        elif last._timeout != timeout:
+            raise PartitionError(
+                f"timeout={timeout:g}, and the ranks of this process group already wait {last._timeout:g} s for one "
+                "another, as an earlier graph asked; use one timeout for all"
+            )
         return _teams[-1]
+
+    def next_graph(self) -> int:
+        """The number of a further graph; the same on all ranks, as they compile their graphs in the same order."""
+        self._graphs += 1
+        return self._graphs - 1
 
     def connect(self) -> None:
         """Open the connections, once; every rank has to come."""
@@ -92,14 +108,18 @@ class Team:
         self._board.raised(where, error)
         self._end(f"rank {self.rank} raised in {where}: {type(error).__name__}: {error}")
 
-    def check(self) -> None:
-        """Refuse to work on after a failure.
+    def begin(self, stages: Mapping[int, str]) -> None:
+        """Begin a call.
+
+        Args:
+            stages: by rank, the stages that it runs, for people.
 
         Raises:
             RankError: the team is broken.
         """
         if self.broken:
             raise RankError(f"the ranks work together no more, as {self.broken}; start the processes anew")
+        self._stages = stages
 
     def _wait(self, work: dist.Work, rank: int) -> None:
         try:
@@ -109,7 +129,7 @@ class Team:
 
     def _lost(self, rank: int, error: BaseException) -> NoReturn:
         self._board.waited(rank)
-        cause = self._board.cause(rank, self.stages, error)
+        cause = self._board.cause(rank, self._stages, error)
         self._end(cause)
         raise RankError(cause) from error
 
