@@ -37,8 +37,16 @@ class Line:
         assert tensor.is_contiguous()
         self.sent.put(tensor)
 
-    def receive(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
-        tensor.copy_(self.sent.get_nowait())
+    def post(self, tensor: torch.Tensor, rank: int, tag: int) -> Receiving:
+        return Receiving(self, tensor)
+
+
+class Receiving:
+    def __init__(self, line: Line, tensor: torch.Tensor) -> None:
+        self._line, self._tensor = line, tensor
+
+    def wait(self) -> None:
+        self._tensor.copy_(self._line.sent.get_nowait())
 
 
 def env_of(rows: int) -> tuple[ShapeEnv, Any]:
@@ -62,16 +70,19 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_tensor_arrives_with_its_strides(view: str) -> None:
-    """Of other sizes than those of the trace, too."""
+def test_a_tensor_arrives_with_its_strides(view: str, told: bool) -> None:
+    """Of other sizes than those of the trace, too, whether ranks are told what its sizes follow from or not."""
     _, fake = env_of(4)
     line = Line()
-    wire = Wire(Message(0, 0, 1, 0, ()), [VIEWS[view](fake)], CPU, 0)
+    symbols = [fake.shape[0].node.expr] if told else []
+    wire = Wire(Message(0, 0, 1, 0, ()), [VIEWS[view](fake)], CPU, 0, symbols)
+    assert wire.has_header == (not told and view != "number")
     for rows in (4, 7):
         value = VIEWS[view](torch.randn(rows, 8))
         wire.send([value], line)
-        (found,) = wire.receive(line)
+        (found,) = wire.post(line, [rows] if told else []).wait()
         assert torch.equal(found, value) and found.dtype == value.dtype
         assert found.stride() == value.stride() or not value.numel()
         assert line.sent.empty()

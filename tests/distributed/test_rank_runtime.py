@@ -43,6 +43,18 @@ class Lines:
         self.bytes = 0
 
 
+class Receiving:
+    """Takes the next of a queue when it is waited for; receives are waited for in the order of their posts."""
+
+    def __init__(self, line: queue.Queue[tuple[int, Tensor]], tensor: Tensor, tag: int) -> None:
+        self._line, self._tensor, self._tag = line, tensor, tag
+
+    def wait(self) -> None:
+        sent, value = self._line.get(timeout=10)
+        assert (sent, value.shape, value.dtype) == (self._tag, self._tensor.shape, self._tensor.dtype)
+        self._tensor.copy_(value)
+
+
 class Rank:
     """One rank's end of the lines, with the interface of `team.Team`."""
 
@@ -63,10 +75,8 @@ class Rank:
         self._lines.bytes += tensor.nbytes
         self._lines.queues[self.rank, rank].put((tag, tensor))
 
-    def receive(self, tensor: Tensor, rank: int, tag: int) -> None:
-        sent, value = self._lines.queues[rank, self.rank].get(timeout=10)
-        assert (sent, value.shape, value.dtype) == (tag, tensor.shape, tensor.dtype)
-        tensor.copy_(value)
+    def post(self, tensor: Tensor, rank: int, tag: int) -> Receiving:
+        return Receiving(self._lines.queues[rank, self.rank], tensor, tag)
 
     def raised(self, where: str, error: BaseException) -> None:
         raise AssertionError(where) from error

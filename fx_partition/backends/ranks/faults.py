@@ -57,7 +57,7 @@ class Board:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.02)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         return (
             f"rank {rank} ({stages.get(rank, 'without a stage')}) is lost: its process has ended, or it did not call "
             f"the model within {self._timeout:g} s; rank {self._rank} waited for rank {peer} ({reason})"

@@ -15,7 +15,7 @@ from ..stages import Stage
 from .microbatches import Microbatches
 from .schedule import Message, Messages, number_inputs
 from .team import Team
-from .wire import Wire, decode_number, encode_number
+from .wire import Posted, Wire, decode_number, encode_number
 
 #: Tags of one graph's messages; two each, and one for the sizes.
 TAGS = 1 << 16
@@ -56,11 +56,14 @@ class RankFunction:
         self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op == "get_attr"}
         schedule = messages.of(team.rank)
         self._numbers = list(number_inputs(captured).items())
+        sizes = {node: captured.values[node].node.expr for node, kind in self._numbers if kind is int}
+        sizes = {node: symbol for node, symbol in sizes.items() if symbol.is_Symbol}
+        self._sizes, symbols = list(sizes), list(sizes.values())
         self._peers = [rank for rank in range(team.size) if rank != team.rank] if team.rank == 0 else []
 
         def wired(message: Message) -> Wire:
             tag = self._tag + 1 + 2 * message.tag
-            return Wire(message, [captured.values[node] for node in message.nodes], device, tag)
+            return Wire(message, [captured.values[node] for node in message.nodes], device, tag, symbols)
 
         self._inputs = [wired(message) for message in schedule.inputs]
         self._steps = [
@@ -88,9 +91,16 @@ class RankFunction:
         self._send(self._inputs, tables)
         for step in self._steps:
             self._receive(step.early, tables)
-            for part in tables:
-                self._receive(step.receives, [part])
+            ahead = not any(wire.has_header for wire in step.receives)
+            posted = self._post(step.receives, tables[0])
+            for part, following in zip(tables, (*tables[1:], None), strict=True):
+                expected = posted
+                if ahead and following is not None:  # its transfer goes on while this one runs
+                    posted = self._post(step.receives, following)
+                self._take(expected, part)
                 self._run(step, part)
+                if not ahead and following is not None:
+                    posted = self._post(step.receives, following)
                 self._send(step.sends, [part])
                 for node in step.dead:
                     del part[node]
@@ -126,7 +136,7 @@ class RankFunction:
                 self._team.send(told, peer, self._tag)
             return
         told = torch.empty(len(self._numbers), dtype=torch.int64)
-        self._team.receive(told, 0, self._tag)
+        self._team.post(told, 0, self._tag).wait()
         for (node, kind), bits in zip(self._numbers, told.tolist(), strict=True):
             table[node] = decode_number(bits, kind)
 
@@ -135,10 +145,18 @@ class RankFunction:
             for table in tables:
                 wire.send([table[node] for node in wire.message.nodes], self._team)
 
+    def _post(self, wires: Sequence[Wire], table: _Table) -> list[tuple[Wire, Posted]]:
+        numbers = [table[node] for node in self._sizes]
+        return [(wire, wire.post(self._team, numbers)) for wire in wires]
+
+    def _take(self, posted: Sequence[tuple[Wire, Posted]], table: _Table) -> None:
+        for wire, message in posted:
+            table.update(zip(wire.message.nodes, message.wait(), strict=True))
+
     def _receive(self, wires: Sequence[Wire], tables: Sequence[_Table]) -> None:
         for wire in wires:
             for table in tables:
-                table.update(zip(wire.message.nodes, wire.receive(self._team), strict=True))
+                self._take(self._post([wire], table), table)
 
     def _run(self, step: _Step, table: _Table) -> None:
         try:

@@ -87,20 +87,20 @@ class Team:
         assert work is not None
         self._sending.append((work, tensor, rank))
 
-    def receive(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
-        """Receive, and wait for it (on a GPU, the stream waits)."""
+    def post(self, tensor: torch.Tensor, rank: int, tag: int) -> Receiving:
+        """Start to receive; on a GPU, the stream waits for what arrives."""
         group = self._groups[tensor.device.type][rank < self.rank]
         try:
             work = dist.irecv(_as_bytes(tensor), group=group, group_src=rank, tag=tag)
         except RuntimeError as error:
             self._lost(rank, error)
         assert work is not None
-        self._wait(work, rank)
+        return Receiving(self, work, rank)
 
     def finish(self) -> None:
         """Wait until all is sent."""
         for work, _, rank in self._sending:
-            self._wait(work, rank)
+            self.wait(work, rank)
         self._sending.clear()
 
     def raised(self, where: str, error: BaseException) -> None:
@@ -121,7 +121,12 @@ class Team:
             raise RankError(f"the ranks work together no more, as {self.broken}; start the processes anew")
         self._stages = stages
 
-    def _wait(self, work: dist.Work, rank: int) -> None:
+    def wait(self, work: dist.Work, rank: int) -> None:
+        """Wait for a transfer.
+
+        Raises:
+            RankError: the other rank failed.
+        """
         try:
             work.wait()
         except RuntimeError as error:
@@ -140,6 +145,21 @@ class Team:
             dist.destroy_process_group(group)
         self._groups.clear()
         self._sending.clear()
+
+
+class Receiving:
+    """A receive that was posted."""
+
+    def __init__(self, team: Team, work: dist.Work, rank: int) -> None:
+        self._team, self._work, self._rank = team, work, rank
+
+    def wait(self) -> None:
+        """Wait for what arrives.
+
+        Raises:
+            RankError: the sender failed.
+        """
+        self._team.wait(self._work, self._rank)
 
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
