@@ -27,7 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/planner_depth.py
 	$(BIN)/python benchmarks/hop.py
 	$(BIN)/python benchmarks/runtime.py
-	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/wrap.py
 	$(BIN)/python benchmarks/gpu.py

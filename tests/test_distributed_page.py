@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import fx_partition
-
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
 SCRIPTS = {name: text for text, name in re.findall(r"```python\n(# (\S+\.py)\n.*?)```", PAGE, re.DOTALL)}
 # Each command on a script of the page, with what it shows to be printed.
@@ -26,8 +24,6 @@ def test_every_script_is_run_by_a_command() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "name", "shown"), RUNS, ids=[f"{c.split()[0]}-{n}" for c, n, _ in RUNS])
 def test_a_script_prints_what_the_page_shows(command: str, name: str, shown: str, tmp_path: Path) -> None:
-    if name == "train.py" and not hasattr(fx_partition, "to_pipeline_stages"):
-        pytest.skip("to_pipeline_stages is not in this version")
     (tmp_path / name).write_text(SCRIPTS[name], encoding="utf-8")
     # A file for each rank: what two processes write to one pipe may be mixed within a line.
     apart = ["--redirects", "3", "--log-dir", str(tmp_path / "logs")]

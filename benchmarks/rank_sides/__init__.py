@@ -1,1 +1,1 @@
-"""What `ranks.py` measures: ways to run (`sides`), hops (`hops`), their processes (`crew`), targets (`targets`)."""
+"""What `distributed.py` measures: ways to run (`sides`), hops (`hops`), processes (`crew`), targets (`targets`)."""

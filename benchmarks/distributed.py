@@ -1,7 +1,8 @@
 """Throughput, latency and hops on the ranks of a process group, beside torch.distributed.pipelining and bare sends.
 
-    python benchmarks/ranks.py --quick
-    python benchmarks/ranks.py [--ranks 2 4] [--model mlp] [--mib 4] [--batch 16] [--microbatches 1 4] [--rounds 7]
+    python benchmarks/distributed.py --quick
+    python benchmarks/distributed.py [--ranks 2 4] [--model mlp] [--mib 4] [--batch 16] [--microbatches 1 4]
+                                     [--rounds 7]
 
 Ranks are processes on this machine, of one thread each, connected by gloo over the loopback interface. They are pinned
 to the first two cores that share no cache, in turn, so four ranks share two cores and gain nothing over two. Each

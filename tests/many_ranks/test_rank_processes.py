@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from distributed import cases
-from distributed.ranks import run_ranks
+from many_ranks import cases
+from many_ranks.ranks import run_ranks
 from zoo import FAMILIES
 
 # Seconds for all of a test; most of it is the start of Python and the compiler.

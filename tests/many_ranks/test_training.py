@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import run_ranks
-from distributed.training import CASES, MICROBATCHES, ROWS, Masked, Skips, Trained, alone, mean_square, optimizer_of
+from many_ranks.ranks import run_ranks
+from many_ranks.training import CASES, MICROBATCHES, ROWS, Masked, Skips, Trained, alone, mean_square, optimizer_of
 from torch import nn
 
 import fx_partition
@@ -52,7 +52,7 @@ def check_against_one_process(name: str, ranks: list[Trained], tolerance: float 
 
 
 def run(runs: list[Run], timeout: float = 180) -> None:
-    results = run_ranks("distributed.training:train_each", 2, runs, timeout=timeout)
+    results = run_ranks("many_ranks.training:train_each", 2, runs, timeout=timeout)
     for (name, _, options), ranks in zip(runs, zip(*results, strict=True), strict=True):
         check_against_one_process(name, list(ranks), 1e-4 if options.get("compile") else 1e-5)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import RankError, run_ranks
+from many_ranks.ranks import RankError, run_ranks
 
 
 def add(rank: int, world_size: int, number: int) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_each_rank_returns_its_result() -> None:
 def test_a_failure_ends_all_and_shows_each_rank() -> None:
     start = time.monotonic()
     with pytest.raises(RankError, match=r"(?s)rank 1 ended with 1.*--- rank 0.*--- rank 1.*ValueError: no such thing"):
-        run_ranks("distributed.test_ranks:fail_on_one", 2)
+        run_ranks("many_ranks.test_ranks:fail_on_one", 2)
     assert time.monotonic() - start < 60
 
 

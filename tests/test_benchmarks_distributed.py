@@ -16,7 +16,7 @@ from rank_sides.sides import even_part
 from rank_sides.targets import OTHER, OURS, HopRow, Row, judge
 from runtimes.models import Case
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ranks.py"
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "distributed.py"
 CASE = Case("mlp", 1, 1 << 20, 8, "float32")
 
 

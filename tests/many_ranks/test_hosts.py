@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributed.hosts import run_on, two_hosts
+from many_ranks.hosts import run_on, two_hosts
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts.py"
 
