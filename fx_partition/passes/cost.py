@@ -27,7 +27,9 @@ CALL_BYTES = 10 * _BYTES_PER_US
 STEP_BYTES = 2 * _BYTES_PER_US
 # Operations that one core does while it reads a byte: some 50 GFLOP/s over 10 GB/s.
 FLOPS_PER_BYTE = 5
-# What has to be gained, as a part of the whole batch's time: kernels are slower for few rows, and this is an estimate.
+# What has to be gained for each partition, as a part of the whole batch's time: this is an estimate, kernels are slower
+# for few rows, and a boundary keeps inductor from fusing across it. (Attention that is cut between its two products
+# took 1.67 times as long as whole, where inductor makes one kernel of it.)
 LEAST_GAIN = 0.1
 
 
@@ -51,9 +53,10 @@ class Cost:
         self._captured, self._facts, self._symbols, self._batch = captured, facts, symbols, batch
         self._bound = facts.symbols.bind(bind)
         self._traffic = Traffic(fuse(captured, facts)[0])
+        self._flops = flops_of(captured)
 
     def of(self, plan: Plan, rows: int) -> int:
-        """With microbatches of so many rows."""
+        """In microbatches of so many rows, with what they have to gain: less than ``whole`` where they are worth it."""
         repeats = -(-self._batch // rows)
         traffic = self._traffic
         if plan.slicings:
@@ -61,17 +64,14 @@ class Cost:
             traffic = Traffic(fuse(planned, gather_facts(planned))[0])
         parts = [partition.nodes for partition in plan.partitions]
         calls = CALL_BYTES * len(parts) + STEP_BYTES * sum(map(len, parts))
-        return traffic.of(parts, self._numbers(rows), repeats, plan.budget_bytes) + repeats * calls
+        moved = traffic.of(parts, self._numbers(rows), repeats, plan.budget_bytes)
+        time = self.whole(plan.budget_bytes) + self._flops // FLOPS_PER_BYTE
+        return moved + repeats * calls + int(LEAST_GAIN * len(parts) * time)
 
     def whole(self, cache: int) -> int:
         """With the batch whole, as one part."""
         nodes = [step.node for step in self._facts.steps]
         return self._traffic.of([nodes], self._numbers(self._batch), 1, cache) + CALL_BYTES + STEP_BYTES * len(nodes)
-
-    def to_beat(self, cache: int) -> int:
-        """What microbatches have to cost less than, to be worth it."""
-        whole = self.whole(cache)
-        return int(whole - LEAST_GAIN * (whole + flops_of(self._captured) / FLOPS_PER_BYTE))
 
     def _numbers(self, rows: int) -> dict[sympy.Symbol, int]:
         return {symbol: rows if symbol.name in self._symbols else size for symbol, size in self._bound.items()}

@@ -32,6 +32,7 @@ __all__ = [
     "has_hooks",
     "hint_of",
     "is_view",
+    "least_of",
     "new_fake_mode",
     "new_symbol",
     "no_new_guards",
@@ -123,6 +124,12 @@ def assume(shape_env: ShapeEnv, guard: sympy.Basic) -> None:
     """Make a comparison that holds for the sizes of the trace a guard of the graph."""
     holds = bool(shape_env.create_symboolnode(guard))
     assert holds, f"{guard} does not hold for the sizes of the trace"
+
+
+def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
+    """The smallest value that a symbol may have: 2 where 1 is compiled apart, more where the trace assumed so."""
+    lower = shape_env.var_to_range[symbol].lower
+    return int(lower) if lower.is_Integer else 0
 
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:

@@ -26,6 +26,7 @@ import sympy
 from .capture import Captured
 from .cost import Cost
 from .facts import Facts
+from .fake import least_of, shape_env_of
 from .plan import Plan
 from .planning import make_plan
 from .request import Request
@@ -61,8 +62,16 @@ def plan_microbatches(
         rows = max(FEWEST, -(-batch // microbatches))
         return plan(rows), rows
     cost = Cost(captured, facts, symbols, batch, request.bind)
-    found = cheapest(plan, cost.of, symbols[0], batch)
-    return found if found and cost.of(*found) < cost.to_beat(plan(batch).budget_bytes) else None
+    found = cheapest(plan, cost.of, symbols[0], batch, _fewest(captured, symbols))
+    return found if found and cost.of(*found) < cost.whole(found[0].budget_bytes) else None
+
+
+def _fewest(captured: Captured, symbols: tuple[str, ...]) -> int:
+    """The fewest rows for which kernels are those of the whole batch: fewer than the trace assumes would get others,
+    as a 1x1 convolution on one thread is not oneDNN's below 16 rows, and slower."""
+    env = shape_env_of(captured.values.values())
+    assert env is not None  # or there would be no batch
+    return max(FEWEST, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
 
 
 def _batch(facts: Facts, request: Request, symbol: str) -> int:
@@ -77,24 +86,25 @@ def _plan(captured: Captured, facts: Facts, request: Request, symbols: tuple[str
 
 
 def cheapest(
-    plan: Callable[[int], Plan], cost: Callable[[Plan, int], int], symbol: str, batch: int
+    plan: Callable[[int], Plan], cost: Callable[[Plan, int], int], symbol: str, batch: int, fewest: int = FEWEST
 ) -> tuple[Plan, int] | None:
     """The plan and the rows of the least cost, of the fewer rows where costs are equal; None for a batch too small.
 
-    Tried are the powers of two, and for each of them the most rows for which its plan fits, spread evenly.
+    Tried are ``fewest``, twice that and so on, and for each the most rows for which its plan fits, spread evenly.
 
     Args:
         plan: the plan for so many rows.
         cost: what a call costs with a plan for so many rows.
         symbol: the batch's, in the plan.
         batch: the rows of the whole batch.
+        fewest: the fewest rows of a microbatch.
     """
     plans: dict[int, Plan] = {}
-    rows = FEWEST
+    rows = fewest
     while rows < batch:
         plans[rows] = plan(rows)
         fits = min(plans[rows].largest(symbol), batch - 1)
-        if fits >= FEWEST and (even := -(-batch // -(-batch // fits))) not in plans:
+        if fits >= fewest and (even := -(-batch // -(-batch // fits))) not in plans:
             plans[even] = plan(even)
         rows *= 2
     best = min(plans, key=lambda rows: (cost(plans[rows], rows), rows), default=None)

@@ -1,0 +1,159 @@
+"""Estimates of what a call moves: against a cache simulated byte by byte in blocks, and by hand."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fx_partition.passes.capture import Captured, capture
+from fx_partition.passes.cost import CALL_BYTES, FLOPS_PER_BYTE, LEAST_GAIN, STEP_BYTES, Cost
+from fx_partition.passes.facts import Facts, Role, Step, Value
+from fx_partition.passes.flops import flops_of
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.microbatch import plan_microbatches
+from fx_partition.passes.request import Request
+from fx_partition.passes.symbols import Symbols
+from fx_partition.passes.traffic import Traffic
+
+MIB = 1 << 20
+
+
+def chain(sizes: list[int], weights: list[int] | None = None) -> Facts:
+    """An input of sizes[0] bytes; step i makes a value of sizes[i + 1] of the one before, with a weight."""
+    values = [Value("x", sizes[0], Role.INPUT, -1)]
+    values += [Value(f"v{i}", size, Role.ACTIVATION, i, i + 2 == len(sizes)) for i, size in enumerate(sizes[1:])]
+    weights = weights or []
+    steps = [
+        Step(f"n{i}", "", (i, i + 1), {i: weights[i]} if i < len(weights) else {}) for i in range(len(sizes) - 1)
+    ]
+    names = [f"w{i}" for i in range(len(weights))]
+    return Facts(steps, values, list(weights), names, {}, frozenset(), Symbols())
+
+
+def test_values_that_stay_in_the_cache_are_not_moved() -> None:
+    facts = chain([32 * MIB] * 4)
+    nodes = ["n0", "n1", "n2"]
+    assert Traffic(facts).of([nodes], {}, 1, 16 * MIB) == 192 * MIB  # as in the docstring: too large, each
+    small = chain([4 * MIB] * 4)
+    assert Traffic(small).of([nodes], {}, 8, 16 * MIB) == 8 * (4 + 4 + 2 * 4) * MIB
+    assert Traffic(small).of([nodes], {}, 1, 16 * MIB) == 8 * MIB
+
+
+def test_a_boundary_is_written_and_fetched() -> None:
+    facts = chain([MIB] * 4)
+    nodes = ["n0", "n1", "n2"]
+    whole = Traffic(facts).of([nodes], {}, 1, 64 * MIB)
+    assert Traffic(facts).of([nodes[:1], nodes[1:]], {}, 1, 64 * MIB) == whole + 2 * MIB
+
+
+@pytest.mark.parametrize("cache", [4, 20])
+def test_weights_are_fetched_once_where_they_stay_between_microbatches(cache: int) -> None:
+    facts = chain([MIB] * 3, [5 * MIB, 5 * MIB])
+    once = Traffic(facts).of([["n0", "n1"]], {}, 1, cache * MIB)
+    ten = Traffic(facts).of([["n0", "n1"]], {}, 10, cache * MIB)
+    again = 0 if cache == 20 else 9 * 10 * MIB
+    assert ten - 10 * MIB - again == 10 * (once - 10 * MIB) + 10 * 2 * MIB
+
+
+class Lru:
+    """A cache of single bytes in units, which writes back what was changed."""
+
+    def __init__(self, size: int) -> None:
+        self.lines: OrderedDict[tuple[int, int], bool] = OrderedDict()
+        self.size, self.moved = size, 0
+
+    def touch(self, value: int, units: int, *, made: bool) -> None:
+        for unit in range(units):
+            key = (value, unit)
+            if key in self.lines:
+                self.lines[key] = self.lines.pop(key)
+                continue
+            self.moved += not made
+            self.lines[key] = made
+            if len(self.lines) > self.size:
+                self.moved += self.lines.popitem(last=False)[1]
+
+    def free(self, value: int) -> None:
+        """Its memory is the next value's, which nobody reads before it is written."""
+        self.lines = OrderedDict((key, dirty) for key, dirty in self.lines.items() if key[0] != value)
+
+
+def test_chains_move_what_a_simulated_cache_moves() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        size = rng.randint(10, 40)
+        # Two neighbours fit the cache, or neither does: between the two it depends on how an operator walks over them.
+        sizes = [rng.choice([rng.randint(1, size // 2), rng.randint(size + 1, 3 * size)]) for _ in range(8)]
+        cache = Lru(size)
+        for i in range(len(sizes) - 1):
+            cache.touch(i, sizes[i], made=False)
+            cache.touch(i + 1, sizes[i + 1], made=True)
+            if sizes[i] <= size:
+                cache.free(i)
+        found = Traffic(chain(sizes)).of([[f"n{i}" for i in range(len(sizes) - 1)]], {}, 1, size)
+        left = sum(cache.lines.values())
+        assert abs(found - cache.moved - left) <= 0.3 * found, (sizes, size)
+
+
+# ---- Operations, and what a call costs
+
+
+class Narrow(nn.Module):
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.gelu(layer(x))
+        return x
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def exported(model: nn.Module, x: Tensor) -> Captured:
+    return capture(model.eval(), (x,), ({0: torch.export.Dim("batch", min=2)},))
+
+
+def test_operations_are_those_of_products_and_no_guard_is_added() -> None:
+    captured = exported(Narrow(), torch.randn(64, 32))
+    assert flops_of(captured) == 4 * 2 * 64 * 32 * 32
+    with torch.no_grad():
+        assert flops_of(exported(Attention(), torch.randn(4, 2, 8, 16))) == 2 * 2 * 4 * 2 * 8 * 8 * 16
+    convolution = exported(nn.Conv2d(3, 5, 3, padding=1), torch.randn(4, 3, 8, 8))
+    assert flops_of(convolution) == 2 * 4 * 5 * 8 * 8 * 3 * 9
+
+
+def test_a_cost_counts_calls_and_what_is_to_be_gained() -> None:
+    captured = exported(Narrow(), torch.randn(1 << 14, 32))  # 2 MiB a value
+    facts = gather_facts(captured)
+    (symbol,) = facts.symbols.hints
+    request = Request.check("1MiB", None)
+    found = plan_microbatches(captured, facts, request, (symbol.name,), None)
+    assert found is not None
+    plan, rows = found
+    cost = Cost(captured, facts, (symbol.name,), 1 << 14)
+    repeats = -(-(1 << 14) // rows)
+    calls = repeats * (CALL_BYTES + 8 * STEP_BYTES)
+    time = cost.whole(MIB) + flops_of(captured) // FLOPS_PER_BYTE
+    weights = repeats * 4 * 4 * 32 * 33  # eight values of a microbatch pass before a weight is read again
+    values = repeats * rows * 4 * 32 * 4  # the input fetched, the result written and joined
+    assert cost.of(plan, rows) == values + weights + calls + int(LEAST_GAIN * time)
+    assert cost.of(plan, rows) < cost.whole(MIB)
+
+
+def test_a_large_cache_leaves_the_batch_whole() -> None:
+    captured = exported(Narrow(), torch.randn(1 << 14, 32))
+    facts = gather_facts(captured)
+    (symbol,) = facts.symbols.hints
+    assert plan_microbatches(captured, facts, Request.check("64MiB", None), (symbol.name,), None) is None
+    found = plan_microbatches(captured, facts, Request.check("64MiB", None), (symbol.name,), 4)
+    assert found is not None and found[1] == 1 << 12
