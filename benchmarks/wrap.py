@@ -1,10 +1,12 @@
-"""Partitions that take turns in one core's cache, in microbatches, beside inductor's whole batch.
+"""A batch in microbatches, beside inductor's whole batch.
 
-    python benchmarks/wrap.py [--model mobilenetv2 mlp transformer] [--threads 1 2] [--allocator ...] [--repeats 7]
+    python benchmarks/wrap.py [--model narrow depthwise ...] [--threads 1 2] [--allocator ...] [--repeats 7]
+                              [--cache-bytes 1.5MiB] [--microbatches auto]
 
-The weights of a model exceed a core's L2. The l2partition side cuts it into partitions of 1.5 MiB, each of which runs
-all microbatches before the next (``microbatches="auto"``); the other side is ``backend="inductor"``. As memory that
-malloc returns to the kernel can cost more than the caches do, the allocator is a variable of its own:
+The l2partition side decides by ``microbatches="auto"`` whether and how it cuts; the other side is
+``backend="inductor"``. The rows column has the rows of a microbatch, "whole" where the batch is not cut. Of the models
+two hand on results of 32 MiB and more, which malloc maps anew in every call; results of the others are smaller. As
+memory that malloc returns to the kernel can cost more than the caches do, the allocator is a variable of its own:
 
 ============  ==========================================================================================
 default       default malloc on both sides (``keep_buffers=False``)
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -68,14 +71,30 @@ def mobilenetv2() -> nn.Module:
     return FAMILIES["mobilenetv2"].build()
 
 
+def narrow() -> nn.Module:
+    return nn.Sequential(*(m for _ in range(8) for m in (nn.Linear(64, 64), nn.GELU())))
+
+
+def depthwise(width: int = 16) -> nn.Module:
+    """Eight times a depthwise and a 1x1 convolution, each with a batch norm and a ReLU6."""
+    from zoo.plain import conv_bn
+
+    layers: list[nn.Module] = []
+    for _ in range(8):
+        layers += [*conv_bn(width, width, 3, groups=width), nn.ReLU6(), *conv_bn(width, width, 1), nn.ReLU6()]
+    return nn.Sequential(*layers)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "narrow": (narrow, (131072, 64)),  # 32 MiB a result
+    "depthwise": (depthwise, (32, 16, 224, 224)),  # 98 MiB a result
     "mobilenetv2": (mobilenetv2, (32, 3, 32, 32)),
     "mlp": (mlp, (64, 512)),
     "transformer": (lambda: nn.Sequential(*(Block() for _ in range(4))), (32, 32, 256)),  # 12 MiB
 }
 
 
-def child(name: str, sides: list[str], threads: int, keep: bool) -> None:
+def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> None:
     """Compile; then for each side that a line of stdin names, print the seconds of a call."""
     from fx_partition.passes.live import live_graphs
 
@@ -85,17 +104,16 @@ def child(name: str, sides: list[str], threads: int, keep: bool) -> None:
     model = make().eval()
     x = torch.randn(shape)
     torch._dynamo.mark_dynamic(x, 0)
-    options = {"cache_bytes": "1.5MiB", "microbatches": "auto", "keep_buffers": keep}
     runs, calls, note = {}, {}, ""
     with torch.no_grad():
         expected = model(x)
         for side in sides:
-            runs[side] = torch.compile(model, backend=side, options=options if side == "l2partition" else None)
+            runs[side] = torch.compile(model, backend=side, options=asked if side == "l2partition" else None)
             assert torch.allclose(runs[side](x), expected, rtol=1e-3, atol=1e-3)
             calls[side] = max(1, int(0.15 / max(seconds(runs[side], x, 3), 1e-6)))
             if side == "l2partition":
                 (graph,) = live_graphs(model)
-                note = f"{graph.plan.num_partitions} {getattr(graph, 'rows', None)}"
+                note = f"{graph.plan.num_partitions} {getattr(graph, 'rows', None) or 'whole'}"
             torch._dynamo.reset()  # a model is compiled by one backend; what is compiled stays
             seconds(runs[side], x, 1)
         print(note or "-", flush=True)
@@ -111,7 +129,7 @@ def seconds(run: Callable[[Tensor], Tensor], x: Tensor, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(name: str, allocator: str, threads: int, repeats: int) -> tuple[str, list[float], list[float]]:
+def measure(name: str, allocator: str, threads: int, repeats: int, asked: list[str]) -> tuple[str, list[float], list[float]]:
     """Partitions and rows of a microbatch; seconds a call of inductor and of l2partition, a pair a round."""
     environment = {k: v for k, v in os.environ.items() if k not in RAISED and k != "OMP_NUM_THREADS"}
     if allocator == "raised":
@@ -121,7 +139,7 @@ def measure(name: str, allocator: str, threads: int, repeats: int) -> tuple[str,
     served: dict[str, subprocess.Popen[str]] = {}
     note = ""
     for sides in groups:
-        command = [sys.executable, __file__, "--child", name, *sides, "--threads", str(threads)]
+        command = [sys.executable, __file__, "--child", name, *sides, "--threads", str(threads), *asked]
         command += ["--keep"] * apart
         process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -149,17 +167,22 @@ def main() -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--allocator", nargs="+", choices=ALLOCATORS, default=list(ALLOCATORS))
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--cache-bytes", default="1.5MiB")
+    parser.add_argument("--microbatches", default="auto", help='a number, or "auto"')
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, *sides = options.child
-        child(name, sides, options.threads[0], options.keep)
+        microbatches = options.microbatches if options.microbatches == "auto" else int(options.microbatches)
+        asked = {"cache_bytes": options.cache_bytes, "microbatches": microbatches, "keep_buffers": options.keep}
+        child(name, sides, options.threads[0], asked)
         return 0
     cases = [(m, t, a) for m in options.model for t in options.threads for a in options.allocator]
+    asked = ["--cache-bytes", options.cache_bytes, "--microbatches", options.microbatches]
     rows = []
     for name, threads, allocator in tqdm(cases, disable=None):
-        note, inductor, ours = measure(name, allocator, threads, options.repeats)
+        note, inductor, ours = measure(name, allocator, threads, options.repeats, asked)
         partitions, most = note.split()
         ratios = [b / a for a, b in zip(inductor, ours, strict=True)]
         figures = (statistics.median(inductor) * 1e3, statistics.median(ours) * 1e3)

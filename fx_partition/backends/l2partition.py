@@ -116,9 +116,8 @@ def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:
     more of them on one device, and none is as fast as inductor."""
     if asked.microbatches == 1:
         return make_plan(captured, facts, asked.request)
-    request = replace(asked.request, devices=asked.request.devices[:1], count=1, budgets=(), on_shortage="balance")
-    note = "The batch runs whole, as no microbatches would move fewer bytes enough to pay for their calls."
-    return replace(make_plan(captured, facts, request), note=note)
+    note = "The batch runs whole, as no microbatches would save enough to pay for their calls."
+    return replace(make_plan(captured, facts, asked.request.on_one_device()), note=note)
 
 
 def _home(captured: Captured) -> torch.device:

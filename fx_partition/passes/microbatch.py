@@ -6,12 +6,11 @@ microbatch
     Some rows of a batch, which run through the graph together. Sizes of the microbatches of a batch differ by one at
     most, as those of ``torch.tensor_split`` do.
 cost
-    Of a number of rows: the bytes that a call moves between the cache and the memory behind it (see `traffic`), with
-    a fixed charge for every call of a partition and of an operator in it. Few rows stay in the cache and make many
-    calls; many rows do the opposite.
+    Of a number of rows and a plan for them: how long a call takes, estimated in bytes (see `cost`). Few rows make
+    small buffers, which stay in the cache and in the process, and many calls; many rows do the opposite.
 
-Example: pointwise operators and products of 64 features, 131,072 rows of which make 32 MiB a value, and a cache of
-16 MiB: four microbatches move each value once where the whole batch moves it three times.
+Example: eight layers of 64 features and 131,072 rows hand on 32 MiB each, for which each call takes fresh pages from
+the kernel. In eight microbatches it takes none.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ def plan_microbatches(
     if microbatches is not None:
         rows = max(FEWEST, -(-batch // microbatches))
         return plan(rows), rows
-    cost = Cost(captured, facts, symbols, batch, request.bind)
-    found = cheapest(plan, cost.of, symbols[0], batch, _fewest(captured, symbols))
+    cost = Cost(captured, facts, symbols, batch, _fewest(captured, symbols), request.bind)
+    uncut = functools.partial(_plan, captured, facts, request.on_one_device(), symbols)
+    found = cheapest((plan, uncut), cost.of, symbols[0], batch)
     return found if found and cost.of(*found) < cost.whole(found[0].budget_bytes) else None
 
 
 def _fewest(captured: Captured, symbols: tuple[str, ...]) -> int:
-    """The fewest rows for which kernels are those of the whole batch: fewer than the trace assumes would get others,
-    as a 1x1 convolution on one thread is not oneDNN's below 16 rows, and slower."""
+    """The fewest rows for which the trace holds."""
     env = shape_env_of(captured.values.values())
     assert env is not None  # or there would be no batch
     return max(FEWEST, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
@@ -86,29 +85,33 @@ def _plan(captured: Captured, facts: Facts, request: Request, symbols: tuple[str
 
 
 def cheapest(
-    plan: Callable[[int], Plan], cost: Callable[[Plan, int], int], symbol: str, batch: int, fewest: int = FEWEST
+    planners: Sequence[Callable[[int], Plan]], cost: Callable[[Plan, int], int], symbol: str, batch: int
 ) -> tuple[Plan, int] | None:
-    """The plan and the rows of the least cost, of the fewer rows where costs are equal; None for a batch too small.
+    """The plan and the rows of the least cost, the first of those tried; None for a batch too small.
 
-    Tried are ``fewest``, twice that and so on, and for each the most rows for which its plan fits, spread evenly.
+    Tried are the powers of two, the largest first, and for each the most rows for which its plan fits, spread evenly.
 
     Args:
-        plan: the plan for so many rows.
+        planners: each makes a plan for so many rows.
         cost: what a call costs with a plan for so many rows.
         symbol: the batch's, in the plan.
         batch: the rows of the whole batch.
-        fewest: the fewest rows of a microbatch.
     """
-    plans: dict[int, Plan] = {}
-    rows = fewest
-    while rows < batch:
-        plans[rows] = plan(rows)
-        fits = min(plans[rows].largest(symbol), batch - 1)
-        if fits >= fewest and (even := -(-batch // -(-batch // fits))) not in plans:
-            plans[even] = plan(even)
-        rows *= 2
-    best = min(plans, key=lambda rows: (cost(plans[rows], rows), rows), default=None)
-    return None if best is None else (plans[best], best)
+    found: dict[tuple[int, int], Plan] = {}
+    for number, plan in enumerate(planners):
+        rows = 1 << (batch - 1).bit_length() - 1
+        while rows >= FEWEST:
+            if (number, rows) not in found:
+                found[number, rows] = plan(rows)
+            fits = min(found[number, rows].largest(symbol), batch - 1)
+            even = -(-batch // -(-batch // fits)) if fits >= FEWEST else rows
+            if (number, even) not in found:
+                found[number, even] = plan(even)
+            rows //= 2
+    if not found:
+        return None
+    (number, rows), best = min(found.items(), key=lambda item: cost(item[1], item[0][1]))
+    return best, rows
 
 
 class Cutter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from .atoms import KeepTogether
@@ -77,6 +77,10 @@ class Request:
         if self.max_slack is not None:
             return self.max_slack
         return math.inf if self.objective == "traffic" else 0.0
+
+    def on_one_device(self) -> Request:
+        """The same with the first device alone: one partition, whatever it spills."""
+        return replace(self, devices=self.devices[:1], count=1, budgets=(), on_shortage="balance", replicate=False)
 
     @classmethod
     def options(cls) -> set[str]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy
 
-from .facts import Facts
+from .facts import Facts, Role
 from .symbols import Evaluator, Size
 
 
@@ -56,6 +56,11 @@ class Traffic:
         read = [dict(zip(step.weights, weights, strict=False)) for step in self._facts.steps]
         runs = ([self._place[name] for name in part] for part in parts)
         return sum(self._part(steps, values, read, repeats, cache) for steps in runs)
+
+    def large(self, numbers: Mapping[sympy.Symbol, int], least: int) -> int:
+        """Bytes of the values that one run makes and that have ``least`` bytes or more each."""
+        made = zip(self._facts.values, self._sizes(numbers), strict=False)
+        return sum(size for value, size in made if value.role is Role.ACTIVATION and size >= least)
 
     def _part(
         self, steps: Sequence[int], values: Sequence[int], read: Sequence[Mapping[int, int]], repeats: int, cache: int

@@ -120,7 +120,7 @@ def test_a_shortage_of_devices_wraps_stages_of_microbatches() -> None:
 class Narrow(nn.Module):
     """Little arithmetic on many rows: what the layers hand on is large, and their weights are small."""
 
-    def __init__(self, width: int = 16, depth: int = 6) -> None:
+    def __init__(self, width: int = 16, depth: int = 3) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(width, width), nn.GELU())))
 
@@ -128,15 +128,15 @@ class Narrow(nn.Module):
         return self.layers(x)
 
 
-def test_auto_cuts_where_values_leave_the_cache_and_results_are_equal() -> None:
-    model, x = Narrow(), torch.randn(1 << 16, 16)
+def test_auto_cuts_where_results_would_be_mapped_anew_and_results_are_equal() -> None:
+    model, x = Narrow(), torch.randn(1 << 20, 16)
     with torch.no_grad(), no_fallback():
         run = compiled(model, cache_bytes="1MiB", microbatches="auto")
         torch._dynamo.mark_dynamic(x, 0)
         assert torch.allclose(run(x), model(x), atol=1e-5)
     graph = graph_of(model)
-    assert graph.rows is not None and 1 << 10 < graph.rows < 1 << 14  # 4 MiB a value of all rows
-    assert graph.plan.num_partitions == 1 and not graph.plan.spill_bytes
+    assert graph.rows is not None and 1 << 10 < graph.rows < 1 << 19  # 64 MiB a value of all rows
+    assert graph.plan.num_partitions == 1
     assert f"at most {graph.rows} rows" in report(model)
 
 
@@ -209,29 +209,32 @@ class _Plan:
         return self._fits
 
 
-@pytest.mark.parametrize("fewest", [2, 16])
 @pytest.mark.parametrize("batch", [2, 3, 17, 32, 100])
 @pytest.mark.parametrize("fits", [0, 2, 11, 31, 1 << 31])
-def test_the_cheapest_of_few_candidates_is_taken(fewest: int, batch: int, fits: int) -> None:
-    asked: list[int] = []
+def test_the_cheapest_of_few_candidates_is_taken(batch: int, fits: int) -> None:
+    asked: list[tuple[int, int]] = []
 
-    def plan_of(rows: int) -> Any:
-        asked.append(rows)
-        return _Plan(rows, fits)
+    def planner(number: int) -> Callable[[int], Any]:
+        def plan_of(rows: int) -> Any:
+            asked.append((number, rows))
+            return _Plan(rows, fits)
+
+        return plan_of
 
     def cost(plan: Any, rows: int) -> int:
         assert plan.rows == rows
         return abs(rows - 9)
 
-    found = cheapest(plan_of, cost, "s0", batch, fewest)
-    assert len(asked) == len(set(asked)) <= 2 * batch.bit_length()
-    assert all(fewest <= rows < batch for rows in asked)
-    if not asked:
-        assert found is None and batch <= fewest
+    found = cheapest((planner(0), planner(1)), cost, "s0", batch)
+    assert len(asked) == len(set(asked)) <= 4 * batch.bit_length()
+    sizes = {rows for _, rows in asked}
+    assert all(2 <= rows < batch for rows in sizes)
+    if batch == 2:
+        assert found is None and not asked
     else:
-        assert found is not None and found[1] == min(asked, key=lambda rows: (abs(rows - 9), rows))
-    if fewest <= fits < batch and asked:
-        assert any(rows <= fits and -(-batch // rows) == -(-batch // fits) for rows in asked)
+        assert found is not None and abs(found[1] - 9) == min(abs(rows - 9) for rows in sizes)
+    if 2 <= fits < batch:
+        assert any(rows <= fits and -(-batch // rows) == -(-batch // fits) for rows in sizes)
 
 
 def test_sizes_are_even_and_guards_hold_for_each() -> None:

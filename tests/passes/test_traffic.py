@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.cost import CALL_BYTES, FLOPS_PER_BYTE, LEAST_GAIN, STEP_BYTES, Cost
+from fx_partition.passes.cost import (
+    CALL_BYTES,
+    FLOPS_PER_BYTE,
+    FRESH_FACTOR,
+    LEAST_GAIN,
+    OTHER_KERNELS,
+    STEP_BYTES,
+    Cost,
+)
 from fx_partition.passes.facts import Facts, Role, Step, Value
 from fx_partition.passes.flops import flops_of
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.microbatch import plan_microbatches
+from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 from fx_partition.passes.symbols import Symbols
 from fx_partition.passes.traffic import Traffic
@@ -132,28 +142,33 @@ def test_operations_are_those_of_products_and_no_guard_is_added() -> None:
     assert flops_of(convolution) == 2 * 4 * 5 * 8 * 8 * 3 * 9
 
 
-def test_a_cost_counts_calls_and_what_is_to_be_gained() -> None:
-    captured = exported(Narrow(), torch.randn(1 << 14, 32))  # 2 MiB a value
+def test_a_cost_counts_calls_fresh_memory_and_what_is_to_be_gained() -> None:
+    batch, rows = 1 << 18, 1 << 16  # values of 32 and 8 MiB
+    captured = exported(Narrow(), torch.randn(batch, 32))
     facts = gather_facts(captured)
     (symbol,) = facts.symbols.hints
-    request = Request.check("1MiB", None)
-    found = plan_microbatches(captured, facts, request, (symbol.name,), None)
-    assert found is not None
-    plan, rows = found
-    cost = Cost(captured, facts, (symbol.name,), 1 << 14)
-    repeats = -(-(1 << 14) // rows)
-    calls = repeats * (CALL_BYTES + 8 * STEP_BYTES)
-    time = cost.whole(MIB) + flops_of(captured) // FLOPS_PER_BYTE
-    weights = repeats * 4 * 4 * 32 * 33  # eight values of a microbatch pass before a weight is read again
-    values = repeats * rows * 4 * 32 * 4  # the input fetched, the result written and joined
-    assert cost.of(plan, rows) == values + weights + calls + int(LEAST_GAIN * time)
-    assert cost.of(plan, rows) < cost.whole(MIB)
+    plan = make_plan(captured, facts, replace(Request.check("64MiB", 1), bind={symbol.name: rows}))
+    computing = int(flops_of(captured) / FLOPS_PER_BYTE)
+    cost = Cost(captured, facts, (symbol.name,), batch, 2)
+    calls = CALL_BYTES + 8 * STEP_BYTES
+    # A value is fetched once and written once, for either the cache is large enough; inductor writes gelu in place.
+    assert cost.whole(1 << 40) == max(64 * MIB + 4 * 4 * 32 * 33, computing) + FRESH_FACTOR * 4 * 32 * MIB + calls
+    moved = 3 * 32 * MIB + 32 * MIB + 4 * 4 * 32 * 33
+    assert computing > moved
+    assert cost.of(plan, rows) == computing + 4 * calls + int(LEAST_GAIN * cost.whole(64 * MIB))
+    other = Cost(captured, facts, (symbol.name,), batch, rows + 1)
+    assert other.of(plan, rows) - cost.of(plan, rows) == pytest.approx(OTHER_KERNELS * cost.whole(64 * MIB), abs=2)
 
 
-def test_a_large_cache_leaves_the_batch_whole() -> None:
-    captured = exported(Narrow(), torch.randn(1 << 14, 32))
-    facts = gather_facts(captured)
-    (symbol,) = facts.symbols.hints
-    assert plan_microbatches(captured, facts, Request.check("64MiB", None), (symbol.name,), None) is None
-    found = plan_microbatches(captured, facts, Request.check("64MiB", None), (symbol.name,), 4)
-    assert found is not None and found[1] == 1 << 12
+def test_microbatches_are_chosen_for_large_results_and_not_for_small_ones() -> None:
+    for batch, cut in ((1 << 20, True), (1 << 12, False)):
+        captured = exported(Narrow(), torch.randn(batch, 32))
+        facts = gather_facts(captured)
+        (symbol,) = facts.symbols.hints
+        found = plan_microbatches(captured, facts, Request.check("1MiB", None), (symbol.name,), None)
+        assert (found is not None) is cut
+        if found:
+            plan, rows = found
+            assert plan.num_partitions == 1 and plan.bindings[symbol.name] == rows < 1 << 18
+        asked = plan_microbatches(captured, facts, Request.check("1MiB", None), (symbol.name,), 4)
+        assert asked is not None and asked[1] == batch // 4
