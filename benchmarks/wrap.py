@@ -129,7 +129,9 @@ def seconds(run: Callable[[Tensor], Tensor], x: Tensor, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(name: str, allocator: str, threads: int, repeats: int, asked: list[str]) -> tuple[str, list[float], list[float]]:
+def measure(
+    name: str, allocator: str, threads: int, repeats: int, asked: list[str]
+) -> tuple[str, list[float], list[float]]:
     """Partitions and rows of a microbatch; seconds a call of inductor and of l2partition, a pair a round."""
     environment = {k: v for k, v in os.environ.items() if k not in RAISED and k != "OMP_NUM_THREADS"}
     if allocator == "raised":
