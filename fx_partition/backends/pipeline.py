@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
-from fx_partition.passes.capture import ExampleInputs, Model, capture
+from fx_partition.passes.capture import ExampleInputs, Model, annotated, capture
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan_parts import Partition
@@ -71,7 +71,7 @@ def pipeline(
     names = _names(devices)
     check_inflight(inflight)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
-    captured = capture(model, example_inputs, dynamic_shapes)
+    captured = annotated(capture(model, example_inputs, dynamic_shapes))
     facts = gather_facts(captured)
     plan = make_plan(captured, facts, request)
     captured = planned_graph(captured, plan)

@@ -7,6 +7,7 @@ The model and its graph are never changed.
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,25 @@ def _split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...]
 def value_of(node: torch.fx.Node) -> Any:
     """The fake value that a tracer left on a node, or None."""
     return node.meta.get("val", node.meta.get("example_value"))
+
+
+def annotated(captured: Captured) -> Captured:
+    """The same graph with each value on its node, where compilers look for it; the graph itself if it has them.
+
+    Example: a graph of ``torch.fx.symbolic_trace``, whose values were found by running it on fake tensors, becomes a
+    copy whose nodes have ``meta["example_value"]``.
+    """
+    if all(value_of(node) is not None for node, value in captured.values.items() if value is not None):
+        return captured
+    graph = copy.deepcopy(captured.gm.graph)  # with its codegen, which knows the pytrees
+    twin = dict(zip(captured.gm.graph.nodes, graph.nodes, strict=True))
+    for node, value in captured.values.items():
+        twin[node].meta["example_value"] = value
+    gm = torch.fx.GraphModule(captured.gm, graph)
+    gm.meta = dict(captured.gm.meta)
+    values = {twin[node]: value for node, value in captured.values.items()}
+    weights = {twin[node]: weight for node, weight in captured.weights.items()}
+    return Captured(gm, values, weights, {twin[node]: name for node, name in captured.names.items()})
 
 
 def _carries_shapes(gm: torch.fx.GraphModule) -> bool:

@@ -78,6 +78,15 @@ def test_a_call_gives_what_the_model_gives_at_any_batch(layers, batch):
     assert list(result) == ["last", "rest"]
 
 
+def test_a_graph_without_shapes_is_taken():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    x = torch.randn(4, 64)
+    with fx_partition.pipeline(torch.fx.symbolic_trace(model), x, "20KiB") as pipe:
+        assert pipe.plan.num_partitions == 2
+        torch.testing.assert_close(pipe(x), run_eager(model, x))
+
+
 def test_inputs_of_other_strides_are_taken(layers):
     model, pipe = layers
     inputs = request(8)
