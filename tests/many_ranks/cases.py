@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from zoo import FAMILIES, mark_batch
 
 import fx_partition
+from fx_partition.backends.hollow import is_hollow
 from fx_partition.backends.ranks import compile as compile_module
 from fx_partition.passes import live
 from fx_partition.passes.live import live_graphs
@@ -135,6 +136,22 @@ def microbatches(rank: int, size: int) -> dict[str, Any]:
     return {"right": right, "graphs": len(live_graphs(run))}
 
 
+def checkpoint(rank: int, size: int, path: str) -> dict[str, Any]:
+    """A model without memory reads the weights of this rank's stages, and no others."""
+    torch._dynamo.reset()  # code compiled for another model of this class serves this one too, and reads nothing
+    with torch.device("meta"):
+        model = Skips().eval()
+    fx_partition.load_stage_weights(model, path)
+    whole = Skips().eval()
+    whole.load_state_dict(torch.load(path, weights_only=True))
+    run = on_ranks(model)
+    x, scale = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), torch.ones(64)
+    with torch.no_grad():
+        right = close(run(*like(rank, x, scale)), whole(x, scale))
+    read = [name for name, weight in model.named_parameters() if not is_hollow(weight)]
+    return {"right": right, "read": read, "weights": len(list(model.parameters()))}
+
+
 def states(rank: int, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = Counter().eval()
@@ -237,11 +254,12 @@ def raise_error(*_: Any) -> Any:
     raise ArithmeticError("no luck")
 
 
-def together(rank: int, size: int) -> dict[str, Any]:
+def together(rank: int, size: int, path: str) -> dict[str, Any]:
     """Several cases in one set of processes, as they take long to start."""
     return {
         "turns": skips(rank, size, "all", {"on_shortage": "wrap", "cache_bytes": "40KiB"}),
         "microbatches": microbatches(rank, size),
         "dynamic": dynamic(rank, size),
         "states": states(rank, size),
+        "checkpoint": checkpoint(rank, size, path),
     }

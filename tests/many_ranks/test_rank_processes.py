@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from many_ranks import cases
 from many_ranks.ranks import run_ranks
 from zoo import FAMILIES
@@ -15,13 +17,18 @@ LONG = 300
 TOLERANCE = 2e-5
 
 
-def test_two_ranks_take_turns_follow_sizes_and_keep_states() -> None:
-    first, second = run_ranks(cases.together, 2, timeout=LONG)
+def test_two_ranks_take_turns_follow_sizes_and_keep_states(tmp_path: Path) -> None:
+    path = tmp_path / "skips.pt"
+    torch.save(cases.Skips().state_dict(), path)
+    first, second = run_ranks(cases.together, 2, str(path), timeout=LONG)
     for found in (first, second):
         assert found["turns"]["right"] and found["turns"]["returned"] == [True, True]
         assert found["dynamic"] == {"right": [True, True, True], "graphs": 1}
         assert found["microbatches"] == {"right": [True, True, True], "graphs": 1}
         assert found["states"] == {"right": [True, True, True], "cache": True}
+    parts = [found["checkpoint"] for found in (first, second)]
+    assert all(part["right"] and 0 < len(part["read"]) < part["weights"] for part in parts)
+    assert len({*parts[0]["read"], *parts[1]["read"]}) == parts[0]["weights"] == sum(len(p["read"]) for p in parts)
     assert first["turns"]["report"] == second["turns"]["report"]
     assert "rank 0 has 2 partitions" in first["turns"]["report"]
 
