@@ -1,0 +1,218 @@
+"""What devices can do: records by name, every figure with its source and how far it may be trusted.
+
+The figures are in ``data/devices.json`` and measured curves in ``data/l2_curves.json``. Nominal on-chip bytes are not
+usable ones: an A100 keeps near-full hits to 0.69 of its L2 only. Where a record has no measured usable bytes they come
+from the curve of a relative or from a rule, and are marked "inferred" (see `hit_curves`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from .hit_curves import (
+    USABLE_SHARE,
+    Curve,
+    curve_from_bandwidth,
+    curve_from_rule,
+    rate_at,
+    scaled,
+    share_at,
+    usable_share,
+)
+
+CONFIDENCES = ("measured", "datasheet", "inferred", "estimate")
+
+# Endings of names in the data file: what they become, and the factor to bytes, bytes/s, FLOP/s or seconds.
+_UNITS = {
+    "_MiB": ("_bytes", 2**20), "_GB": ("_bytes", 10**9), "_GBs": ("_bandwidth", 10**9),
+    "_TFLOPs": ("_flops", 10**12), "_us": ("_latency", 1e-6),
+}  # fmt: skip
+_NO_FIGURE = "no figure known: the device has none, or none is published"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a device.
+
+    Attributes:
+        value: in the unit of the field that it stands for: bytes, bytes/s, FLOP/s or seconds.
+        source: who says so.
+        confidence: "measured" (on such a device), "datasheet" (the vendor's word), "inferred" (from a relative or a
+            rule that held elsewhere) or "estimate".
+    """
+
+    value: float
+    source: str
+    confidence: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one device can do.
+
+    Attributes:
+        name: of the record: "H100-SXM".
+        kind: "gpu", "cpu" or "accelerator".
+        onchip_bytes: nominal bytes of the on-chip memory: a GPU's L2, a CPU's L3, an accelerator's SRAM.
+        usable_bytes: how many of them a working set can have and still be held; the budget of a plan.
+        half_bytes: the working set at which the hit rate falls to one half.
+        onchip_bandwidth: bytes/s from on-chip memory.
+        memory_bytes: of the off-chip memory; None: none or unknown.
+        memory_bandwidth: bytes/s from off-chip memory; 0.0 if there is none.
+        peak_flops: FLOP/s, dense, of ``peak_dtype``.
+        link_bandwidth: bytes/s to a neighbour, in one direction; None: unknown.
+        link_latency: seconds that a hop takes whatever its bytes.
+        persist_bytes: how much of the L2 may be set aside for persisting accesses; None where there is no such thing.
+        hit_curve: (working set as a share of ``onchip_bytes``, hit rate), ascending in the first.
+        figures: by name of the field, and others that have none ("memory_bandwidth.datasheet").
+        aliases: other names, such as those that a driver reports.
+        peak_dtype: of ``peak_flops``, as torch spells it: "bfloat16".
+    """
+
+    name: str
+    kind: str
+    onchip_bytes: int
+    usable_bytes: int
+    half_bytes: int | None
+    onchip_bandwidth: float
+    memory_bytes: int | None
+    memory_bandwidth: float
+    peak_flops: float
+    link_bandwidth: float | None
+    link_latency: float
+    persist_bytes: int | None
+    hit_curve: Curve
+    figures: Mapping[str, Figure] = field(repr=False)
+    aliases: tuple[str, ...] = ()
+    peak_dtype: str = "bfloat16"
+
+    def hit_rate(self, working_set: float) -> float:
+        """The share of reads that on-chip memory serves when ``working_set`` bytes are swept again and again.
+
+        Example::
+
+            >>> device("EdgeTPU").hit_rate(2 * device("EdgeTPU").usable_bytes)
+            0.5
+        """
+        return rate_at(self.hit_curve, working_set / self.onchip_bytes)
+
+
+def device(name: str) -> Device:
+    """The record of a name or an alias; case, blanks, dashes and underscores do not matter.
+
+    Raises:
+        ValueError: there is none of this name; it lists close matches.
+
+    Example::
+
+        >>> device("h100-sxm").usable_bytes / 2**20
+        36.0
+    """
+    found = _by_name().get(normalise(name))
+    if found is None:
+        raise ValueError(f"no device is named {name!r}; {suggest(name)}")
+    return found
+
+
+def devices() -> list[Device]:
+    """All records, in the order of the data file.
+
+    Example::
+
+        >>> [record.name for record in devices()][:2]
+        ['V100-SXM2-32', 'A100-SXM-40']
+    """
+    return list(_load())
+
+
+def suggest(name: str) -> str:
+    """Close matches of a name that is not known, or where the names are listed."""
+    spelled = {key: record.name for key, record in _by_name().items()}
+    close = difflib.get_close_matches(normalise(name), spelled, n=5, cutoff=0.5)
+    names = list(dict.fromkeys(spelled[key] for key in close))
+    return f"close: {', '.join(names)}" if names else "`fx-partition devices` lists the names"
+
+
+def normalise(name: str) -> str:
+    """A name without what people spell differently: ``normalise("RTX 4090") == normalise("rtx-4090")``."""
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
+@cache
+def _by_name() -> dict[str, Device]:
+    return {normalise(name): record for record in _load() for name in (record.name, *record.aliases)}
+
+
+@cache
+def _load() -> tuple[Device, ...]:
+    data = json.loads(_data("devices.json"))
+    return tuple(_record(name, entry, data["sources"]) for name, entry in data["devices"].items())
+
+
+@cache
+def _curve(name: str) -> Curve:
+    curve = json.loads(_data("l2_curves.json"))[name]
+    return curve_from_bandwidth(curve["points"], curve["nominal_MiB"])
+
+
+def _data(file: str) -> str:
+    return files(__package__).joinpath("data", file).read_text(encoding="utf-8")
+
+
+def _record(name: str, entry: Mapping[str, Any], sources: Mapping[str, str]) -> Device:
+    figures = dict(_figure(key, *rest, sources) for key, rest in entry["figures"].items())
+    figures.setdefault("memory_bandwidth", Figure(0.0, _NO_FIGURE, "datasheet"))
+    onchip = figures["onchip_bytes"].value
+    curve = _curve(entry["curve"]) if "curve" in entry else None
+    if "usable_bytes" not in figures:
+        share = usable_share(curve) if curve else USABLE_SHARE[entry["kind"]]
+        source = f"{share:.2f} of the on-chip bytes, as the curve of {entry['curve']}" if curve else sources["rule"]
+        figures["usable_bytes"] = Figure(int(share * onchip), source, "inferred")
+    usable = figures["usable_bytes"].value
+    if curve:
+        curve = scaled(curve, usable / onchip / usable_share(curve))
+    else:
+        curve = curve_from_rule(entry["kind"], usable / onchip)
+    half = share_at(curve, 0.5)
+    return Device(
+        name,
+        entry["kind"],
+        int(onchip),
+        int(usable),
+        None if half is None else int(half * onchip),
+        figures["onchip_bandwidth"].value,
+        _bytes(figures, "memory_bytes"),
+        figures["memory_bandwidth"].value,
+        figures["peak_flops"].value,
+        figures["link_bandwidth"].value if "link_bandwidth" in figures else None,
+        figures["link_latency"].value,
+        _bytes(figures, "persist_bytes"),
+        curve,
+        MappingProxyType(figures),
+        tuple(entry["aliases"]),
+        entry["peak_dtype"],
+    )
+
+
+def _figure(
+    key: str, number: float, source: str, confidence: str, sources: Mapping[str, str]
+) -> tuple[str, Figure]:
+    """A figure of the data file in the unit of its field: ``"onchip_MiB": 50`` is ``"onchip_bytes": 52428800``."""
+    stem, dot, which = key.partition(".")
+    for ending, (becomes, factor) in _UNITS.items():
+        if stem.endswith(ending):
+            stem, number = stem.removesuffix(ending) + becomes, number * factor
+            break
+    return stem + dot + which, Figure(number, sources.get(source, source), confidence)
+
+
+def _bytes(figures: Mapping[str, Figure], name: str) -> int | None:
+    return int(figures[name].value) if name in figures else None
