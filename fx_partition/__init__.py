@@ -5,12 +5,19 @@ from .backends.pipeline import pipeline
 from .backends.stream import Pipeline
 from .backends.training.api import to_pipeline_stages
 from .backends.training.stages import PipelineStages
+from .hardware.budgets import usable_bytes
+from .hardware.detect import detect
+from .hardware.records import Device, device, devices
 from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan
+from .passes.sizes import let_names_be_sizes
 from .report import report
 
+let_names_be_sizes(usable_bytes)
+
 __all__ = [
+    "Device",
     "OversizeError",
     "PartitionError",
     "PartitionWarning",
@@ -18,6 +25,9 @@ __all__ = [
     "PipelineStages",
     "Plan",
     "PlanMismatchError",
+    "detect",
+    "device",
+    "devices",
     "load_stage_weights",
     "pipeline",
     "plan",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_SYSFS = Path("/sys/devices/system/cpu")
+SYSFS = Path("/sys/devices/system/cpu")
 _GROUP = re.compile(r"cores:(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)")
 
 
@@ -21,7 +21,7 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def core_groups(root: Path = _SYSFS) -> list[tuple[int, ...]]:
+def core_groups(root: Path = SYSFS) -> list[tuple[int, ...]]:
     """The allowed cores, grouped by the outermost cache that not all of them share.
 
     On a CPU of several L3 domains these are the domains; on one whose L3 is common, the cores of one L2 each. Where
@@ -39,30 +39,31 @@ def core_groups(root: Path = _SYSFS) -> list[tuple[int, ...]]:
 
 
 def _levels(root: Path, cores: Iterable[int]) -> set[int]:
-    return {int(text) for core in cores for index in _caches(root, core) if (text := _read(index / "level"))}
+    return {int(text) for core in cores for index in data_caches(root, core) if (text := read_text(index / "level"))}
 
 
-def _caches(root: Path, core: int) -> list[Path]:
+def data_caches(root: Path, core: int) -> list[Path]:
     """The data caches of a core."""
     found = sorted((root / f"cpu{core}" / "cache").glob("index*"))
-    return [index for index in found if _read(index / "type") != "Instruction"]
+    return [index for index in found if read_text(index / "type") != "Instruction"]
 
 
 def _sharers(root: Path, core: int, level: int, allowed: tuple[int, ...]) -> tuple[int, ...]:
-    for index in _caches(root, core):
-        if _read(index / "level") == str(level):
-            return tuple(sorted(set(_parse(_read(index / "shared_cpu_list"))) & set(allowed))) or (core,)
+    for index in data_caches(root, core):
+        if read_text(index / "level") == str(level):
+            return tuple(sorted(set(parse_list(read_text(index / "shared_cpu_list"))) & set(allowed))) or (core,)
     return (core,)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What a file says, without blanks at its ends; "" where it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
         return ""
 
 
-def _parse(text: str) -> list[int]:
+def parse_list(text: str) -> list[int]:
     """``"0-2,8"`` as numbers."""
     cores: list[int] = []
     for part in filter(None, text.split(",")):
@@ -85,7 +86,7 @@ def parse_group(name: str) -> tuple[int, ...]:
     match = _GROUP.fullmatch(name)
     if not match:
         raise ValueError(f'{name!r} is no group of cores; for example "cores:0-3" or "cores:0,2"')
-    cores = tuple(sorted(set(_parse(match[1]))))
+    cores = tuple(sorted(set(parse_list(match[1]))))
     missing = [core for core in cores if core not in allowed_cores()]
     if missing or not cores:
         raise ValueError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import TypeAlias
 
@@ -77,13 +78,11 @@ def curve_from_rule(kind: str, usable_share: float) -> Curve:
     if kind == "accelerator":
         falling = ((usable_share * times, 1 / times) for times in (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32))
         return ((0.0, 1.0), (usable_share, 1.0), *falling)
-    return (
-        (0.0, 1.0), (usable_share, 1.0), (usable_share + 0.3, 0.45), (usable_share + 0.8, 0.05), (usable_share + 1.3, 0.0)
-    )  # fmt: skip
+    return ((0.0, 1.0), *((usable_share + more, rate) for more, rate in ((0, 1.0), (0.3, 0.45), (0.8, 0.05), (1.3, 0.0))))
 
 
 def scaled(curve: Curve, factor: float) -> Curve:
-    """The same curve with working sets that are ``factor`` times as large; hit rates stay within what a cache can hold."""
+    """The same curve with working sets that are ``factor`` times as large; no cache keeps more than its size."""
     return tuple((share * factor, min(rate, 1 / (share * factor)) if share else rate) for share, rate in curve)
 
 
@@ -94,7 +93,7 @@ def usable_share(curve: Curve) -> float:
 
 def share_at(curve: Curve, rate: float) -> float | None:
     """The share at which the hit rate falls to ``rate``, between two points linearly; None if it stays above."""
-    for (low, above), (high, below) in zip(curve, curve[1:], strict=False):
+    for (low, above), (high, below) in pairwise(curve):
         if above >= rate > below:
             return low + (high - low) * (above - rate) / (above - below)
     return None

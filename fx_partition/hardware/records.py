@@ -168,25 +168,47 @@ def _data(file: str) -> str:
 
 
 def _record(name: str, entry: Mapping[str, Any], sources: Mapping[str, str]) -> Device:
-    figures = dict(_figure(key, *rest, sources) for key, rest in entry["figures"].items())
+    figures = dict(_figure(key, rest, sources) for key, rest in entry["figures"].items())
     figures.setdefault("memory_bandwidth", Figure(0.0, _NO_FIGURE, "datasheet"))
+    curve = None
+    if "curve" in entry:
+        curve = _curve(entry["curve"])
+        share = usable_share(curve)
+        usable = share * figures["onchip_bytes"].value
+        figures.setdefault("usable_bytes", Figure(usable, f"{share:.2f} of it, as on {entry['curve']}", "inferred"))
+    return from_figures(
+        name, entry["kind"], figures, curve=curve, aliases=tuple(entry["aliases"]), peak_dtype=entry["peak_dtype"]
+    )
+
+
+def from_figures(
+    name: str,
+    kind: str,
+    figures: Mapping[str, Figure],
+    *,
+    curve: Curve | None = None,
+    aliases: tuple[str, ...] = (),
+    peak_dtype: str = "float32",
+) -> Device:
+    """A device from its figures by field; without usable bytes or a curve these come from the rules of `hit_curves`.
+
+    Args:
+        name, kind, aliases, peak_dtype: of the device.
+        figures: at least "onchip_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops" and "link_latency".
+        curve: of the device or a relative; it is stretched to the usable bytes.
+    """
     onchip = figures["onchip_bytes"].value
-    curve = _curve(entry["curve"]) if "curve" in entry else None
     if "usable_bytes" not in figures:
-        share = usable_share(curve) if curve else USABLE_SHARE[entry["kind"]]
-        source = f"{share:.2f} of the on-chip bytes, as the curve of {entry['curve']}" if curve else sources["rule"]
-        figures["usable_bytes"] = Figure(int(share * onchip), source, "inferred")
-    usable = figures["usable_bytes"].value
-    if curve:
-        curve = scaled(curve, usable / onchip / usable_share(curve))
-    else:
-        curve = curve_from_rule(entry["kind"], usable / onchip)
+        usable = Figure(USABLE_SHARE[kind] * onchip, f"{USABLE_SHARE[kind]} of it, the rule of hit_curves", "inferred")
+        figures = {**figures, "usable_bytes": usable}
+    share = figures["usable_bytes"].value / onchip
+    curve = curve_from_rule(kind, share) if curve is None else scaled(curve, share / usable_share(curve))
     half = share_at(curve, 0.5)
     return Device(
         name,
-        entry["kind"],
+        kind,
         int(onchip),
-        int(usable),
+        int(figures["usable_bytes"].value),
         None if half is None else int(half * onchip),
         figures["onchip_bandwidth"].value,
         _bytes(figures, "memory_bytes"),
@@ -196,16 +218,15 @@ def _record(name: str, entry: Mapping[str, Any], sources: Mapping[str, str]) -> 
         figures["link_latency"].value,
         _bytes(figures, "persist_bytes"),
         curve,
-        MappingProxyType(figures),
-        tuple(entry["aliases"]),
-        entry["peak_dtype"],
+        MappingProxyType(dict(figures)),
+        aliases,
+        peak_dtype,
     )
 
 
-def _figure(
-    key: str, number: float, source: str, confidence: str, sources: Mapping[str, str]
-) -> tuple[str, Figure]:
+def _figure(key: str, entry: tuple[float, str, str], sources: Mapping[str, str]) -> tuple[str, Figure]:
     """A figure of the data file in the unit of its field: ``"onchip_MiB": 50`` is ``"onchip_bytes": 52428800``."""
+    number, source, confidence = entry
     stem, dot, which = key.partition(".")
     for ending, (becomes, factor) in _UNITS.items():
         if stem.endswith(ending):

@@ -1,0 +1,91 @@
+"""The GPUs that torch sees, CUDA's and ROCm's, as device records."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from .records import Device, Figure, devices, from_figures, normalise
+
+#: By the architecture of AMD's GPUs, where their name matches no record.
+_ROCM_RECORDS = {"gfx90a": "MI250X-perGCD", "gfx942": "MI300X", "gfx950": "MI355X"}
+
+_NO_SIZE = "the driver does not say: what GPUs of the last ten years have at least"
+_SLICE = "the record's figure, by the share of the L2 that the driver reports"
+_SCALED = (
+    "onchip_bytes", "usable_bytes", "half_bytes", "persist_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops"
+)  # fmt: skip
+
+
+def find_gpus() -> list[Device]:
+    """One record a GPU: named as torch names it ("cuda:0"), the driver's name and that of its record its aliases."""
+    if not torch.cuda.is_available():
+        return []
+    return [gpu_device(i, torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count())]
+
+
+def gpu_device(index: int, properties: Any) -> Device:
+    """The record of one GPU.
+
+    Args:
+        index: in torch's count.
+        properties: what ``torch.cuda.get_device_properties`` gives: ``name``, ``total_memory``, ``L2_cache_size``,
+            ``multi_processor_count`` and, on ROCm, ``gcnArchName``.
+    """
+    architecture = str(getattr(properties, "gcnArchName", "")).partition(":")[0]
+    on_rocm = architecture in _ROCM_RECORDS or architecture.startswith("gfx")
+    record = match_record(properties.name)
+    if record is None and architecture in _ROCM_RECORDS:
+        record = match_record(_ROCM_RECORDS[architecture])
+    l2 = int(getattr(properties, "L2_cache_size", 0) or 0)
+    if record is None:
+        found = _unknown(properties, l2)
+    elif on_rocm or not l2 or abs(l2 / record.onchip_bytes - 1) < 0.02:
+        # ROCm reports the L2 of one die; the records of AMD's GPUs are of the cache that all dies share.
+        found = record
+    else:
+        found = _slice(record, l2 / record.onchip_bytes)
+    aliases = (properties.name,) if record is None else (properties.name, record.name)
+    return replace(found, name=f"cuda:{index}", memory_bytes=int(properties.total_memory), aliases=aliases)
+
+
+def match_record(name: str) -> Device | None:
+    """The record whose name or alias a driver's name is, be it a slice of it ("NVIDIA H100 80GB HBM3 MIG 1g.10gb")."""
+    whole = normalise(re.sub(r" MIG \S+$", "", name))
+    return next((d for d in devices() if whole in map(normalise, (d.name, *d.aliases))), None)
+
+
+def _slice(record: Device, share: float) -> Device:
+    """A record of which the driver grants a share: a MIG instance, or a card with parts switched off."""
+    values = {name: getattr(record, name) for name in _SCALED if getattr(record, name) is not None}
+    scaled = {name: type(value)(value * share) for name, value in values.items()}
+    figures = {name: Figure(value, _SLICE, "inferred") for name, value in scaled.items()}
+    return replace(record, **scaled, figures=MappingProxyType({**record.figures, **figures}))
+
+
+def _unknown(properties: Any, l2: int) -> Device:
+    """A GPU that no record describes: sizes from the driver, bandwidths and peak from its clocks (in kHz there)."""
+    clock = _positive(properties, "clock_rate", 1_400_000) * 1e3
+    bus = _positive(properties, "memory_bus_width", 256) / 8
+    memory = 2 * _positive(properties, "memory_clock_rate", 7_000_000) * 1e3 * bus
+    flops = properties.multi_processor_count * clock * 256
+    return from_figures(
+        "",
+        "gpu",
+        {
+            "onchip_bytes": Figure(l2, "the driver", "datasheet") if l2 else Figure(4 * 2**20, _NO_SIZE, "estimate"),
+            "onchip_bandwidth": Figure(2.2 * memory, "2.2 times the memory's, the least of the records", "estimate"),
+            "memory_bandwidth": Figure(memory, "twice the memory's clock x the width of its bus", "estimate"),
+            "peak_flops": Figure(flops, "multiprocessors x clock x 128 lanes x 2", "estimate"),
+            "link_latency": Figure(12.5e-6, "as between GPUs without peer access", "estimate"),
+        },
+    )
+
+
+def _positive(properties: Any, name: str, otherwise: float) -> float:
+    """A property that not every release of torch and not every driver has."""
+    return float(getattr(properties, name, 0) or otherwise)
