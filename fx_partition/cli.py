@@ -1,4 +1,4 @@
-"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`, `fx-partition why`.
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`, `why`, `devices`.
 
 Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
 """
@@ -6,6 +6,7 @@ Exit codes: 0, and 2 with one line on standard error that names the thing and th
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from typing import NoReturn
 
 import torch
 
+from .hardware.budgets import find_device
+from .hardware.detect import detect
+from .hardware.records import devices
 from .passes.api import plan as make_plan
 from .passes.capture import capture
 from .passes.check_plan import check_plan
@@ -23,6 +27,8 @@ from .passes.plan import Plan
 from .passes.request import ALGORITHMS, FOOTPRINTS, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
 from .passes.sizes import parse_bytes
 from .report import render
+from .report.devices import device_dict, device_document, devices_document, devices_json
+from .report.document import Document
 from .report.markdown import to_markdown
 from .report.proof import why
 from .report.text import to_text
@@ -57,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _answer(args: argparse.Namespace) -> str:
     if args.command == "plan":
         return render(_planned(args), _format(args))
+    if args.command == "devices":
+        return _listed(args)
     plan = _read_plan(args.plan)
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
@@ -70,7 +78,20 @@ def _explained(plan: Plan, args: argparse.Namespace) -> str:
         if reasons:
             raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons)}")
         checked = f"Checked: every footprint and every run above was recomputed from {args.model}, and holds."
-    document = why(plan, checked)
+    return _laid_out(why(plan, checked), args)
+
+
+def _listed(args: argparse.Namespace) -> str:
+    """The records of devices, or one."""
+    as_json = _format(args) == "json"
+    if args.name is not None:
+        found = find_device(args.name)
+        return json.dumps(device_dict(found), indent=2) if as_json else _laid_out(device_document(found), args)
+    records, here = devices(), detect()
+    return devices_json(records, here) if as_json else _laid_out(devices_document(records, here), args)
+
+
+def _laid_out(document: Document, args: argparse.Namespace) -> str:
     return to_markdown(document) if _format(args) == "markdown" else to_text(document)
 
 
@@ -85,8 +106,8 @@ def _parser() -> _Parser:
     plan.add_argument("model", type=Path, metavar="MODEL.pt2", help="a program saved by torch.export.save")
     plan.add_argument(
         "--cache", metavar="SIZE[,SIZE...]",
-        help="on-chip bytes of one device (6MiB, 6MB or 6291456), or of each in order; without it, the smallest for "
-        "--devices is found",
+        help="on-chip bytes of one device (6MiB, 6MB, 6291456, the name of a device such as H100-SXM, or auto for that "
+        "of this machine), or of each in order; without it, the smallest for --devices is found",
     )
     plan.add_argument(
         "--bind", action="append", default=[], metavar="DIM=SIZE",
@@ -121,7 +142,10 @@ def _parser() -> _Parser:
         "--model", type=Path, metavar="MODEL.pt2", help="check every figure and both proofs against the model"
     )
 
-    for command in (plan, report, why):
+    listing = commands.add_parser("devices", help="list what is known of devices, and what this machine has")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
+
+    for command in (plan, report, why, listing):
         formats = command.add_mutually_exclusive_group()
         if command is not why:
             formats.add_argument("--json", dest="format", action="store_const", const="json")

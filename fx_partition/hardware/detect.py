@@ -69,19 +69,18 @@ def cpu_devices(facts: CpuFacts) -> list[Device]:
 
 def _cpu_device(facts: CpuFacts, cache: Cache, size: Figure) -> Device:
     cycles = (facts.hertz or _HERTZ) * min(float(cache.cores), facts.cores)
-    usable = USABLE_SHARE["cpu"] * cache.cores / cache.sharers * cache.bytes
+    share = USABLE_SHARE["cpu"] * cache.cores / cache.sharers
+    why = f"{USABLE_SHARE['cpu']} of it, the rule of hit_curves; {cache.cores} of its {cache.sharers} cores"
     flops = _FLOPS_A_CYCLE.get(torch.backends.cpu.get_cpu_capability(), _FLOPS_OTHERWISE) * cycles
     inner, beyond = (_L2_BYTES, _L3_BYTES) if cache.level == 2 else (_L3_BYTES, _MEMORY_BYTES)
     figures = {
         "onchip_bytes": size,
-        "usable_bytes": Figure(
-            usable, f"{USABLE_SHARE['cpu']} of it, the rule of hit_curves; {cache.cores} of {cache.sharers} cores", "inferred"
-        ),
+        "usable_bytes": Figure(share * cache.bytes, why, "inferred"),
         "onchip_bandwidth": Figure(inner * cycles, f"{inner:g} bytes a cycle and core", "estimate"),
         "memory_bandwidth": Figure(beyond * cycles, f"{beyond:g} bytes a cycle and core", "estimate"),
         "peak_flops": Figure(flops, "float32 operations a cycle and core", "estimate"),
         "link_latency": Figure(0.24e-6, "a pointer to a waiting worker, benchmarks/hop.py on one Xeon", "estimate"),
-    }  # fmt: skip
+    }
     if facts.memory_bytes is not None:
         figures["memory_bytes"] = Figure(facts.memory_bytes, facts.source, "datasheet")
     return from_figures(f"cpu:L{cache.level}", "cpu", figures, aliases=(facts.name,) if facts.name else ())

@@ -76,9 +76,10 @@ def curve_from_rule(kind: str, usable_share: float) -> Curve:
     falls from the usable share on, as steeply as those of the measured GPUs do.
     """
     if kind == "accelerator":
-        falling = ((usable_share * times, 1 / times) for times in (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32))
-        return ((0.0, 1.0), (usable_share, 1.0), *falling)
-    return ((0.0, 1.0), *((usable_share + more, rate) for more, rate in ((0, 1.0), (0.3, 0.45), (0.8, 0.05), (1.3, 0.0))))
+        falling = [(usable_share * times, 1 / times) for times in (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32)]
+    else:
+        falling = [(usable_share + more, rate) for more, rate in ((0.3, 0.45), (0.8, 0.05), (1.3, 0.0))]
+    return ((0.0, 1.0), (usable_share, 1.0), *falling)
 
 
 def scaled(curve: Curve, factor: float) -> Curve:

@@ -59,7 +59,7 @@ def cpu_quota(proc: Path, cgroups: Path) -> float:
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
-    """A group's directory and those around it; in a container the path may be the host's, and only the root is there."""
+    """A group's directory and those around it; in a container only the root may be there."""
     inner = PurePosixPath(path.lstrip("/"))
     return [root / part for part in (inner, *inner.parents)]
 
