@@ -35,7 +35,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from fx_partition.backends.local.build import cache_directory, stage_loop
+from fx_partition.backends.local.build import stage_loop
+from fx_partition.hardware.user_cache import cache_directory
 
 LLAMA_BUDGET = "5700KiB"
 STAGES = 4  # of a pipeline

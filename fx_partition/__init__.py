@@ -7,6 +7,7 @@ from .backends.training.api import to_pipeline_stages
 from .backends.training.stages import PipelineStages
 from .hardware.budgets import usable_bytes
 from .hardware.detect import detect
+from .hardware.probe import Probe, probe
 from .hardware.records import Device, device, devices
 from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
@@ -25,12 +26,14 @@ __all__ = [
     "PipelineStages",
     "Plan",
     "PlanMismatchError",
+    "Probe",
     "detect",
     "device",
     "devices",
     "load_stage_weights",
     "pipeline",
     "plan",
+    "probe",
     "report",
     "split",
     "to_pipeline_stages",

@@ -17,11 +17,13 @@ from dataclasses import replace
 import torch
 
 from .cpu_facts import Cache, CpuFacts
+from .fit import fit
 from .gpus import find_gpus, match_record
 from .hit_curves import USABLE_SHARE
 from .linux import linux_cpu
 from .other_systems import macos_cpu, unknown_cpu, windows_cpu
 from .records import Device, Figure, from_figures
+from .sweep import Points, saved
 
 # Where a system does not say: a clock of servers, and an L2 that every CPU of the last ten years has.
 _HERTZ, _L2 = 2.5e9, 256 * 2**10
@@ -35,7 +37,7 @@ def detect() -> list[Device]:
     """The devices of this machine, as this process may use them; never empty.
 
     A GPU whose name is that of a record has its figures. Otherwise sizes are those that the driver or the operating
-    system reports, and bandwidths are estimates. Of a cache that other processes' cores share, the usable bytes are the
+    system reports, and bandwidths are estimates, or what `probe` has measured on this machine. Of a cache that other processes' cores share, the usable bytes are the
     share of the cores that this process may use.
 
     Example::
@@ -43,11 +45,12 @@ def detect() -> list[Device]:
         >>> [found.name for found in fx_partition.detect()]  # doctest: +SKIP
         ['cuda:0', 'cpu:L2', 'cpu:L3']
     """
-    facts = _cpu_facts()
-    return [*find_gpus(), *_apple_gpu(facts), *cpu_devices(facts)]
+    facts = cpu_facts()
+    return [*find_gpus(), *_apple_gpu(facts), *cpu_devices(facts, saved(facts))]
 
 
-def _cpu_facts() -> CpuFacts:
+def cpu_facts() -> CpuFacts:
+    """What the operating system says of the CPU."""
     readers = {"linux": linux_cpu, "darwin": macos_cpu, "win32": windows_cpu}
     return readers.get(sys.platform, unknown_cpu)()
 
@@ -58,17 +61,18 @@ def _apple_gpu(facts: CpuFacts) -> list[Device]:
     return [] if record is None else [replace(record, name="mps", aliases=(facts.name, record.name))]
 
 
-def cpu_devices(facts: CpuFacts) -> list[Device]:
-    """A CPU's caches as devices, first the one that a stage has for itself."""
+def cpu_devices(facts: CpuFacts, points: Points = ()) -> list[Device]:
+    """A CPU's caches as devices, first the one that a stage has for itself; ``points`` are what a sweep measured."""
     if not facts.caches:
         unknown = Figure(_L2, "nothing is known of the caches: what CPUs of the last ten years have", "estimate")
-        return [_cpu_device(facts, Cache(2, _L2, 1, 1, False), unknown)]
+        return [_cpu_device(facts, Cache(2, _L2, 1, 1, False), unknown, points)]
     caches = facts.by_preference()
-    return [_cpu_device(facts, cache, Figure(cache.bytes, facts.source, "datasheet")) for cache in caches]
+    return [_cpu_device(facts, cache, Figure(cache.bytes, facts.source, "datasheet"), points) for cache in caches]
 
 
-def _cpu_device(facts: CpuFacts, cache: Cache, size: Figure) -> Device:
-    cycles = (facts.hertz or _HERTZ) * min(float(cache.cores), facts.cores)
+def _cpu_device(facts: CpuFacts, cache: Cache, size: Figure, points: Points) -> Device:
+    cores = min(float(cache.cores), facts.cores)
+    cycles = (facts.hertz or _HERTZ) * cores
     share = USABLE_SHARE["cpu"] * cache.cores / cache.sharers
     why = f"{USABLE_SHARE['cpu']} of it, the rule of hit_curves; {cache.cores} of its {cache.sharers} cores"
     flops = _FLOPS_A_CYCLE.get(torch.backends.cpu.get_cpu_capability(), _FLOPS_OTHERWISE) * cycles
@@ -83,4 +87,6 @@ def _cpu_device(facts: CpuFacts, cache: Cache, size: Figure) -> Device:
     }
     if facts.memory_bytes is not None:
         figures["memory_bytes"] = Figure(facts.memory_bytes, facts.source, "datasheet")
-    return from_figures(f"cpu:L{cache.level}", "cpu", figures, aliases=(facts.name,) if facts.name else ())
+    measured, curve = fit(points, cache.bytes, cores)
+    aliases = (facts.name,) if facts.name else ()
+    return from_figures(f"cpu:L{cache.level}", "cpu", {**figures, **measured}, curve=curve, aliases=aliases)

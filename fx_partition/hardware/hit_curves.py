@@ -46,8 +46,7 @@ def curve_from_bandwidth(points: Sequence[tuple[float, float]], nominal: float) 
         >>> curve_from_bandwidth([(5, 1000), (8, 1000), (20, 250), (40, 250)], nominal=10)
         ((0.0, 1.0), (0.5, 1.0), (0.8, 1.0), (2.0, 0.0), (4.0, 0.0))
     """
-    on_chip = _level(points, nominal, 0.1, 0.6)
-    off_chip = _level(points, nominal, 3, 10)
+    on_chip, off_chip = levels(points, nominal)
     if off_chip >= on_chip:
         raise ValueError(f"a sweep that is as fast off chip ({off_chip:g}) as on chip ({on_chip:g}) shows no cache")
     curve, rate = [(0.0, 1.0)], 1.0
@@ -60,6 +59,11 @@ def curve_from_bandwidth(points: Sequence[tuple[float, float]], nominal: float) 
         if share <= 4:
             curve.append((share, rate))
     return tuple(curve)
+
+
+def levels(points: Sequence[tuple[float, float]], nominal: float) -> tuple[float, float]:
+    """The bandwidths of a sweep on chip and off chip; arguments and errors as for `curve_from_bandwidth`."""
+    return _level(points, nominal, 0.1, 0.6), _level(points, nominal, 3, 10)
 
 
 def _level(points: Sequence[tuple[float, float]], nominal: float, low: float, high: float) -> float:

@@ -15,7 +15,8 @@ from torch import nn
 import fx_partition
 from fx_partition import PartitionWarning
 from fx_partition.backends.local import native
-from fx_partition.backends.local.build import cache_directory, stage_loop
+from fx_partition.backends.local.build import stage_loop
+from fx_partition.hardware.user_cache import cache_directory
 
 SCRIPT = Path(__file__).with_name("pipelines_in_processes.py")
 

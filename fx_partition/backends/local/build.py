@@ -22,6 +22,8 @@ from types import ModuleType
 import torch
 from torch.utils import cpp_extension
 
+from fx_partition.hardware.user_cache import cache_directory
+
 _SOURCE = Path(__file__).with_name("stage_loop.cpp")
 _NAME = "_stage_loop"  # as the source's PyInit function says
 
@@ -39,14 +41,6 @@ def stage_loop() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
-
-
-def cache_directory() -> Path:
-    """Where compiled code is kept: ``$FX_PARTITION_CACHE_DIR``, else below the user's cache directory."""
-    named = os.environ.get("FX_PARTITION_CACHE_DIR")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fx_partition"
-    base.mkdir(parents=True, exist_ok=True)
-    return base
 
 
 def compiled(source: Path, options: Sequence[str] = ()) -> Path:

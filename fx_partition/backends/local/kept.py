@@ -24,6 +24,7 @@ from typing import Any
 
 import sympy
 
+from fx_partition.hardware.user_cache import cache_directory
 from fx_partition.passes.fake import ShapeEnv, facts_of, shape_env_of
 from fx_partition.passes.symbols import from_text, to_text
 
@@ -32,7 +33,6 @@ from ..likeness import stage_key
 from ..portable import NotPortableError, to_portable
 from ..program import Step
 from ..torch_internals import caches_are_off
-from .build import cache_directory
 
 # To be raised when `compile_native`, or what it means that an entry is there, changes.
 _SCHEME = 1

@@ -1,0 +1,70 @@
+"""What a sweep says of a cache: its bandwidths, its usable bytes, its hit curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .hit_curves import USABLE_HIT_RATE, Curve, curve_from_bandwidth, levels, share_at
+from .records import Figure
+
+#: How much faster a cache must be than what lies beyond it for its knee to be told from noise.
+_CLEAR = 1.5
+_SOURCE = "fx_partition.probe on this machine"
+
+
+def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tuple[dict[str, Figure], Curve | None]:
+    """Figures by field and a hit curve of one cache; nothing where the sweep does not reach beyond it.
+
+    If what lies beyond is nearly as fast, there is no knee to be seen: then bandwidths alone.
+
+    Args:
+        points: (bytes, bytes/s) of one core.
+        nominal: bytes of the cache.
+        cores: how many cores read it at once; their bandwidths are taken to add up.
+
+    Example: half of the reads of a working set at the nominal size hit; 0.93 do at 0.9 to 1 of it::
+
+        >>> half = 1 / (0.5 / 1000 + 0.5 / 100)
+        >>> figures, _ = fit([(10, 1000), (50, 1000), (90, 1000), (100, half), (400, 100)], 100, cores=1)
+        >>> round(figures["usable_bytes"].value, 1)
+        91.4
+    """
+    smooth = falling(points)
+    try:
+        on_chip, off_chip = levels(smooth, nominal)
+    except ValueError:
+        return {}, None
+    confidence = "measured" if cores == 1 else "inferred"
+    source = _SOURCE if cores == 1 else f"{_SOURCE}: one core's, times {cores:g}"
+    figures = {
+        "onchip_bandwidth": Figure(on_chip * cores, source, confidence),
+        "memory_bandwidth": Figure(off_chip * cores, source, confidence),
+    }
+    if on_chip < _CLEAR * off_chip:
+        return figures, None
+    curve = curve_from_bandwidth(smooth, nominal)
+    knee = share_at(curve, USABLE_HIT_RATE)
+    if knee is None or knee == 0:
+        return figures, None
+    usable = min(knee, 1.0)
+    figures["usable_bytes"] = Figure(usable * nominal, _SOURCE, "measured")
+    return figures, tuple(sorted({*curve, (usable, USABLE_HIT_RATE)})) if usable == knee else curve
+
+
+def falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The closest points, by least squares, whose bandwidth never rises with the working set (isotonic regression).
+
+    Noise makes single sizes look faster than smaller ones; neighbours that are out of order become their mean::
+
+        >>> falling([(1, 10.0), (2, 6.0), (3, 8.0), (4, 1.0)])
+        [(1, 10.0), (2, 7.0), (3, 7.0), (4, 1.0)]
+    """
+    runs: list[tuple[float, int]] = []
+    for _, rate in points:
+        mean, count = rate, 1
+        while runs and runs[-1][0] < mean:
+            before, length = runs.pop()
+            mean, count = (before * length + mean * count) / (length + count), length + count
+        runs.append((mean, count))
+    rates = [mean for mean, count in runs for _ in range(count)]
+    return [(size, rate) for (size, _), rate in zip(points, rates, strict=True)]

@@ -1,0 +1,53 @@
+"""Measure this machine's caches: bandwidth against working set, its knees, and what they say of usable bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .detect import cpu_devices, cpu_facts
+from .records import Device
+from .sweep import Points, save, sweep, working_sets
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found.
+
+    Attributes:
+        points: (working set in bytes, bytes/s read by one core), ascending.
+        devices: the CPU's caches with what was measured, as `detect` gives them from now on.
+        path: where the points are kept for later processes.
+    """
+
+    points: Points
+    devices: Sequence[Device]
+    path: Path
+
+
+def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
+    """Measure the caches of this machine's CPU from one core, and keep what was found for `detect` and ``"auto"``.
+
+    Args:
+        device: "cpu"; the figures of GPUs come from their records.
+        seconds: about how long it may take; a machine that is busy needs them, as medians get better.
+
+    Raises:
+        ValueError: another device, or nothing is known of the CPU's caches.
+
+    Example::
+
+        >>> for found in fx_partition.probe().devices:  # doctest: +SKIP
+        ...     print(found.name, found.usable_bytes)
+        cpu:L2 412038
+        cpu:L3 15728640
+    """
+    if device != "cpu":
+        raise ValueError(f'probe measures device="cpu", not {device!r}; `fx-partition devices` lists records of others')
+    facts = cpu_facts()
+    if not facts.caches:
+        raise ValueError("this system says nothing of its CPU's caches, so there is no size around which to measure")
+    points = sweep(working_sets(facts), seconds)
+    path = save(facts, points)
+    return Probe(points, cpu_devices(facts, points), path)

@@ -1,0 +1,99 @@
+"""Read bandwidth of one core against working set, measured with torch and kept for later processes.
+
+A reduction over ``x.expand(times, n)`` along ``n`` reads the same n numbers ``times`` times in one call, so neither
+Python nor the dispatcher is part of what is timed. Working sets are prefixes of one buffer; rounds are interleaved over
+all sizes, and the median of a size is taken, so that a busy moment of the machine costs one round and not one size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TypeAlias
+
+import torch
+
+from .cpu_facts import CpuFacts
+from .user_cache import cache_directory
+
+#: (bytes, bytes/s), ascending in bytes.
+Points: TypeAlias = "Sequence[tuple[float, float]]"
+
+_STEPS_AN_OCTAVE = 8
+_READ_BYTES = 2**25  # of one measurement, at least
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 9
+_MOST_BYTES = 2**31
+
+
+def working_sets(facts: CpuFacts) -> list[int]:
+    """Bytes from an eighth of the innermost cache to four times the outermost, in eighths of an octave.
+
+    At most a quarter of the memory, and 2 GiB.
+    """
+    sizes = [cache.bytes for cache in facts.caches]
+    smallest, largest = min(sizes) // 8, min(4 * max(sizes), (facts.memory_bytes or _MOST_BYTES) // 4, _MOST_BYTES)
+    found, step = [], 0
+    while (size := int(smallest * 2 ** (step / _STEPS_AN_OCTAVE)) // 4096 * 4096) <= largest:
+        found.append(size)
+        step += 1
+    return sorted(set(found) - {0})
+
+
+def sweep(sizes: list[int], seconds: float) -> Points:
+    """Measure the read bandwidth of the calling thread for each working set.
+
+    Args:
+        sizes: bytes, multiples of 4.
+        seconds: no further round begins after so many, but three are run at least.
+    """
+    numbers = torch.ones(max(sizes) // 4)
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    began, threads = time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for done in range(_MOST_ROUNDS):
+            if done >= _LEAST_ROUNDS and time.perf_counter() - began > seconds * done / (done + 1):
+                break
+            for size in sizes:
+                rates[size].append(_rate(numbers[: size // 4]))
+    finally:
+        torch.set_num_threads(threads)
+    return [(float(size), median(found)) for size, found in rates.items()]
+
+
+def _rate(numbers: torch.Tensor) -> float:
+    times = max(1, _READ_BYTES // (4 * numbers.numel()))
+    torch.sum(numbers)  # what the sweep before has evicted
+    begin = time.perf_counter()
+    torch.sum(numbers.expand(times, -1), dim=1)
+    return 4 * numbers.numel() * times / (time.perf_counter() - begin)
+
+
+def save(facts: CpuFacts, points: Points) -> Path:
+    """Keep a sweep for later processes on this machine; put in place whole, as another process may read it."""
+    path = _path(facts)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        json.dump({"cpu": facts.name, "host": platform.node(), "points": points}, file)
+    os.replace(file.name, path)
+    return path
+
+
+def saved(facts: CpuFacts) -> Points:
+    """The sweep kept of this machine; empty if there is none, or none that can be read."""
+    try:
+        return [(float(size), float(rate)) for size, rate in json.loads(_path(facts).read_text())["points"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _path(facts: CpuFacts) -> Path:
+    """Caches belong to the name: a virtual machine may move to another host."""
+    machine = f"{platform.node()} {facts.name} {facts.caches}"
+    return cache_directory() / f"probe-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
