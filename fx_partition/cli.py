@@ -1,4 +1,4 @@
-"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, `fx-partition report plan.json`, `why`, `devices`.
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `devices` and `probe`.
 
 Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
 """
@@ -18,6 +18,7 @@ import torch
 
 from .hardware.budgets import find_device
 from .hardware.detect import detect
+from .hardware.probe import probe
 from .hardware.records import devices
 from .passes.api import plan as make_plan
 from .passes.capture import capture
@@ -30,6 +31,7 @@ from .report import render
 from .report.devices import device_dict, device_document, devices_document, devices_json
 from .report.document import Document
 from .report.markdown import to_markdown
+from .report.probe import probe_document, probe_json
 from .report.proof import why
 from .report.text import to_text
 
@@ -65,6 +67,9 @@ def _answer(args: argparse.Namespace) -> str:
         return render(_planned(args), _format(args))
     if args.command == "devices":
         return _listed(args)
+    if args.command == "probe":
+        found = probe(seconds=args.seconds)
+        return probe_json(found) if _format(args) == "json" else _laid_out(probe_document(found), args)
     plan = _read_plan(args.plan)
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
@@ -145,7 +150,10 @@ def _parser() -> _Parser:
     listing = commands.add_parser("devices", help="list what is known of devices, and what this machine has")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
 
-    for command in (plan, report, why, listing):
+    measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
+    measure.add_argument("--seconds", type=float, default=10.0, help="about how long it may take (10)")
+
+    for command in (plan, report, why, listing, measure):
         formats = command.add_mutually_exclusive_group()
         if command is not why:
             formats.add_argument("--json", dest="format", action="store_const", const="json")

@@ -37,8 +37,8 @@ def detect() -> list[Device]:
     """The devices of this machine, as this process may use them; never empty.
 
     A GPU whose name is that of a record has its figures. Otherwise sizes are those that the driver or the operating
-    system reports, and bandwidths are estimates, or what `probe` has measured on this machine. Of a cache that other processes' cores share, the usable bytes are the
-    share of the cores that this process may use.
+    system reports, and bandwidths are estimates. Of a cache that other processes' cores share, the usable bytes are the
+    share of the cores that this process may use. What `probe` has measured on this machine stands for all of these.
 
     Example::
 

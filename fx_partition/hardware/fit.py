@@ -8,7 +8,7 @@ from .hit_curves import USABLE_HIT_RATE, Curve, curve_from_bandwidth, levels, sh
 from .records import Figure
 
 #: How much faster a cache must be than what lies beyond it for its knee to be told from noise.
-_CLEAR = 1.5
+_CLEAR = 1.7
 _SOURCE = "fx_partition.probe on this machine"
 
 

@@ -28,7 +28,7 @@ Points: TypeAlias = "Sequence[tuple[float, float]]"
 
 _STEPS_AN_OCTAVE = 8
 _READ_BYTES = 2**25  # of one measurement, at least
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 9
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 25
 _MOST_BYTES = 2**31
 
 

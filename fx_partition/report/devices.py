@@ -41,8 +41,8 @@ def devices_document(records: Sequence[Device], here: Sequence[Device]) -> Docum
     return Document(
         f"This machine has {', '.join(f'{format_bytes(d.usable_bytes)} usable in {d.name}' for d in here)}.",
         (
-            Section("Here", table=_table(here, with_alias=True)),
-            Section(count(len(records), "record"), table=_table(records)),
+            Section("Here", table=device_table(here, with_alias=True)),
+            Section(count(len(records), "record"), table=device_table(records)),
         ),
         _CAUTION,
     )
@@ -66,7 +66,8 @@ def device_document(device: Device) -> Document:
     )
 
 
-def _table(found: Sequence[Device], with_alias: bool = False) -> Table:
+def device_table(found: Sequence[Device], with_alias: bool = False) -> Table:
+    """One row a device."""
     cells: list[tuple[str, bool, Callable[[Device], str]]] = [
         ("name", False, lambda d: code(d.name)),
         ("on-chip", True, lambda d: format_bytes(d.onchip_bytes)),
