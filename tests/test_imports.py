@@ -28,7 +28,7 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             stem = base + (node.module.split(".") if node.module else [])
-            names = [stem + [alias.name] for alias in node.names]
+            names = [[*stem, alias.name] for alias in node.names]
         else:
             continue
         found |= {parts[1] for parts in names if parts[0] == "fx_partition" and len(parts) > 1}

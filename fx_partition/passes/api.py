@@ -38,7 +38,8 @@ def plan(
     Args:
         model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
         cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB", "6MB", the name of a device ("H100-SXM"), or
-            "auto" for that of this machine (see `detect`); or a list, of each device in their order. Left out, with ``devices``: the smallest size of which so many devices suffice.
+            "auto" for that of this machine; or a list, of each device in their order. Left out, with ``devices``: the
+            smallest size of which so many devices suffice.
         example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
             nn.Module and for a graph without shapes.
         dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
