@@ -63,7 +63,7 @@ def _bytes_of_name(text: str, name: str) -> int:
         return _named[0](text)
     except ValueError as error:
         raise ValueError(
-            f'{name}={text!r} is neither a size (6291456, "6MiB") nor the name of a device ("H100-SXM"): {error}'
+            f'{name}={text!r} is not a size such as "6MiB", nor the name of a device such as "H100-SXM": {error}'
         ) from error
 
 
