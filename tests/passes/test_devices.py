@@ -161,7 +161,7 @@ def test_copies_go_only_where_they_fit() -> None:
         ({"devices": 0}, "devices=0 is no number of devices"),
         ({"devices": True}, "devices=True is no number of devices"),
         ({"cache_bytes": []}, "empty list"),
-        ({"cache_bytes": ["1MiB", "much"]}, "'much' is neither a size"),
+        ({"cache_bytes": ["1MiB", "much"]}, "'much' is not a size"),
         ({"cache_bytes": ["1MiB", "2MiB"], "devices": 3}, "sizes of 2 devices, and devices= says 3"),
         ({"max_slack": -0.1}, "max_slack=-0.1 is no share"),
         ({"max_slack": math.nan}, "max_slack=nan is no share"),

@@ -85,7 +85,7 @@ def test_a_plan_of_another_graph() -> None:
     ("options", "words"),
     [
         ({"cache": "6MiB"}, "unknown option 'cache'; the options of l2partition are .*cache_bytes"),
-        ({"cache_bytes": "x"}, "cache_bytes='x' is neither a size"),
+        ({"cache_bytes": "x"}, "cache_bytes='x' is not a size"),
         ({"cache_bytes": "1MiB", "algorithm": "x"}, "algorithm='x' is not known"),
         ({"devices": ["cpu:1"], "algorithm": "x"}, "algorithm='x' is not known"),
         ({"algorithm": "x"}, "algorithm='x' is not known"),
