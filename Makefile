@@ -30,6 +30,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/wrap.py
+	$(BIN)/python benchmarks/edgetpu.py
 	$(BIN)/python benchmarks/gpu.py
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.

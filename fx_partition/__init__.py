@@ -5,6 +5,9 @@ from .backends.pipeline import pipeline
 from .backends.stream import Pipeline
 from .backends.training.api import to_pipeline_stages
 from .backends.training.stages import PipelineStages
+from .cost.price import Link, Overheads
+from .cost.simulate import simulate
+from .cost.simulation import Simulation
 from .hardware.budgets import usable_bytes
 from .hardware.detect import detect
 from .hardware.probe import Probe, probe
@@ -19,6 +22,8 @@ let_names_be_sizes(usable_bytes)
 
 __all__ = [
     "Device",
+    "Link",
+    "Overheads",
     "OversizeError",
     "PartitionError",
     "PartitionWarning",
@@ -27,6 +32,7 @@ __all__ = [
     "Plan",
     "PlanMismatchError",
     "Probe",
+    "Simulation",
     "detect",
     "device",
     "devices",
@@ -35,6 +41,7 @@ __all__ = [
     "plan",
     "probe",
     "report",
+    "simulate",
     "split",
     "to_pipeline_stages",
 ]

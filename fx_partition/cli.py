@@ -1,4 +1,4 @@
-"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `devices` and `probe`.
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `simulate`; `devices`, `probe`.
 
 Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
 """
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import torch
 
+from .cost import command as simulation
 from .hardware.budgets import find_device
 from .hardware.detect import detect
 from .hardware.probe import probe
@@ -71,6 +72,8 @@ def _answer(args: argparse.Namespace) -> str:
         found = probe(seconds=args.seconds)
         return probe_json(found) if _format(args) == "json" else _laid_out(probe_document(found), args)
     plan = _read_plan(args.plan)
+    if args.command == "simulate":
+        return simulation.answer(plan, _load_program(args.model), args, _format(args))
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
 
@@ -147,13 +150,16 @@ def _parser() -> _Parser:
         "--model", type=Path, metavar="MODEL.pt2", help="check every figure and both proofs against the model"
     )
 
+    simulate = commands.add_parser("simulate", help="what a saved plan would take on a device, by its record")
+    simulation.add_options(simulate)
+
     listing = commands.add_parser("devices", help="list what is known of devices, and what this machine has")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
 
     measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
     measure.add_argument("--seconds", type=float, default=10.0, help="about how long it may take (10)")
 
-    for command in (plan, report, why, listing, measure):
+    for command in (plan, report, why, simulate, listing, measure):
         formats = command.add_mutually_exclusive_group()
         if command is not why:
             formats.add_argument("--json", dest="format", action="store_const", const="json")

@@ -25,6 +25,7 @@ from fx_partition.report.document import Document, Section
         "backends.load_weights",
         "backends.pack",
         "backends.portable",
+        "cost.simulate",
         "passes.api",
         "passes.weights",
         "report.api",

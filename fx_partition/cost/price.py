@@ -1,0 +1,116 @@
+"""The time that one run of a partition takes on a device.
+
+    max(operations / peak, hits / on-chip bandwidth + misses / off-chip bandwidth) + overheads
+
+Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one kernel 1.26 us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fx_partition.hardware.records import Device
+
+from .work import Work
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What a run takes beside arithmetic and memory, in seconds.
+
+    Attributes:
+        call: of a run.
+        kernel: of each kernel.
+        fetch: of a run that fetches anything from off-chip memory.
+    """
+
+    call: float = 0.0
+    kernel: float = 0.0
+    fetch: float = 0.0
+
+
+#: By the kind of a device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream). CPU: a call of
+#: a compiled stage from Python and a kernel of inductor's, as `passes.cost` weighs them. Accelerator: its compiler
+#: makes one program of a partition; what the call of one takes is not known in general.
+OVERHEADS: Mapping[str, Overheads] = {
+    "gpu": Overheads(kernel=1.26e-6),
+    "cpu": Overheads(call=10e-6, kernel=2e-6),
+    "accelerator": Overheads(),
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """What carries values between devices.
+
+    Attributes:
+        latency: seconds of a hop, whatever its bytes.
+        bandwidth: bytes/s; None: as fast as can be.
+        shared: whether all devices hang on one host, whose bus carries every hop, the caller's inputs and what devices
+            fetch from off-chip memory, one after another (USB, one PCIe lane); else each device has a link of its own
+            to the next, and hops overlap.
+    """
+
+    latency: float
+    bandwidth: float | None = None
+    shared: bool = False
+
+    @classmethod
+    def of(cls, device: Device) -> Link:
+        """The link of a device's record."""
+        return cls(device.link_latency, device.link_bandwidth)
+
+    def seconds(self, size: int) -> float:
+        """Of a hop of ``size`` bytes."""
+        return self.latency + (size / self.bandwidth if self.bandwidth else 0.0)
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of one run by cause; see the module's formula.
+
+    Attributes:
+        arithmetic, onchip, offchip, overhead: of each cause; ``offchip`` has the overhead of fetching in it.
+        moved: bytes off chip.
+    """
+
+    arithmetic: float
+    onchip: float
+    offchip: float
+    overhead: float
+    moved: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.arithmetic, self.onchip + self.offchip) + self.overhead
+
+    @property
+    def bound(self) -> str:
+        """The largest cause: "arithmetic", "on-chip", "off-chip" or "launch"."""
+        causes = {
+            "arithmetic": self.arithmetic,
+            "on-chip": self.onchip,
+            "off-chip": self.offchip,
+            "launch": self.overhead,
+        }
+        return max(causes, key=lambda cause: causes[cause])
+
+
+def price(device: Device, work: Work, moved: float, overheads: Overheads) -> Price:
+    """What one run takes.
+
+    Args:
+        device: where it runs.
+        work: of the partition.
+        moved: bytes off chip, as the device's `residency` says.
+        overheads: of a run on it.
+    """
+    offchip = moved / device.memory_bandwidth + overheads.fetch if moved and device.memory_bandwidth else 0.0
+    return Price(
+        arithmetic=work.flops / device.peak_flops,
+        onchip=max(0.0, work.bytes - moved) / device.onchip_bandwidth,
+        offchip=offchip,
+        overhead=overheads.call + overheads.kernel * work.kernels,
+        moved=moved,
+    )

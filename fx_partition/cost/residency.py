@@ -1,0 +1,182 @@
+"""What stays on chip from one run to the next: two kinds of memory, each followed access by access.
+
+Terms
+-----
+distance
+    Of a touch: the bytes of distinct tensors touched since the same tensor was touched last, itself included. Swept
+    again and again, a working set of W bytes has distance W everywhere, which is what a device's hit curve was
+    measured by: so the curve at the distance is the hit rate of the touch.
+cache
+    Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
+    again was written back before. What the caller passes in is fetched, what it takes is written.
+scratchpad
+    Memory that a compiler fills (of an accelerator). Weights are taken whole, in the order of use, as long as they fit
+    beside the activations; they are loaded once and stay. The others are fetched in every run. What the caller passes
+    in and takes travels over the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from fx_partition.hardware.records import Device
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.sizes import format_bytes
+
+from .work import Access, How, Key, Work
+
+
+class Residency(Protocol):
+    """On-chip memory of one device over time."""
+
+    def run(self, work: Work, hopped: frozenset[Key]) -> float:
+        """Bytes that one run moves off chip.
+
+        Args:
+            work: the partition that runs.
+            hopped: received values that a link has just written into this memory.
+        """
+
+
+class Cache:
+    """The memory of a GPU or a CPU; see the module's terms."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._stack = _Stack()
+        self._dirty: set[Key] = set()
+
+    def run(self, work: Work, hopped: frozenset[Key]) -> float:
+        for key, size in _sizes(work.accesses, hopped):
+            self._write(key, size)
+        return sum(self._touch(access) for access in work.accesses)
+
+    def _touch(self, access: Access) -> float:
+        key, size, how = access
+        match how:
+            case How.WRITE:
+                self._write(key, size)
+                return 0.0
+            case How.LEAVE:
+                self._dirty.discard(key)
+                return float(size)
+        distance = self._stack.touch(key, size)
+        if how is How.ARRIVE or distance is None:
+            return float(size)
+        missed = size * (1 - self._device.hit_rate(distance))
+        if missed and key in self._dirty:
+            self._dirty.discard(key)
+            return 2 * missed
+        return missed
+
+    def _write(self, key: Key, size: int) -> None:
+        self._stack.touch(key, size)
+        self._dirty.add(key)
+
+
+class Scratchpad:
+    """The memory of an accelerator; see the module's terms.
+
+    Args:
+        device: whose memory it is.
+        works: of the partitions that this device runs, in their order.
+        activations: the most bytes of activations and scratch memory that one of them holds.
+
+    Raises:
+        PartitionError: something does not fit, and the device has no memory behind it.
+    """
+
+    def __init__(self, device: Device, works: Sequence[Work], activations: int) -> None:
+        self._room = max(0, device.usable_bytes - activations)
+        self._overflow = max(0, activations - device.usable_bytes) / activations if activations else 0.0
+        self._loaded: set[Key] = set()
+        self._held: set[Key] = set()
+        weights = [access for work in works for access in work.accesses if access.how is How.WEIGHT]
+        room = self._room
+        for key, size in _sizes(weights, {access.key for access in weights}):
+            if size <= room:
+                self._held.add(key)
+                room -= size
+            elif not device.memory_bandwidth:
+                self._refuse(device, size)
+        if self._overflow and not device.memory_bandwidth:
+            self._refuse(device, activations)
+
+    def run(self, work: Work, hopped: frozenset[Key]) -> float:
+        return sum(map(self._moved, work.accesses))
+
+    def _moved(self, access: Access) -> float:
+        if access.how is not How.WEIGHT:
+            return access.bytes * self._overflow if access.how in (How.READ, How.WRITE) else 0.0
+        if access.key in self._loaded:
+            return 0.0
+        if access.key in self._held:
+            self._loaded.add(access.key)
+        return float(access.bytes)
+
+    def _refuse(self, device: Device, size: int) -> None:
+        raise PartitionError(
+            f"{device.name} has no memory behind its {format_bytes(device.usable_bytes)} on chip, and "
+            f"{format_bytes(size)} of this plan do not fit: plan for its size, cache_bytes={device.usable_bytes}, with "
+            f"as many devices as that needs"
+        )
+
+
+def residency(device: Device, works: Sequence[Work], activations: int) -> Residency:
+    """The memory of a device before its first run."""
+    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device)
+
+
+def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, int]]:
+    """Each of ``keys`` once with the most bytes touched of it, in the order of the first touch."""
+    wanted = set(keys)
+    sizes: dict[Key, int] = {}
+    for access in accesses:
+        if access.key in wanted:
+            sizes[access.key] = max(access.bytes, sizes.get(access.key, 0))
+    return list(sizes.items())
+
+
+class _Stack:
+    """Tensors by recency; the bytes above one are found in the logarithm of the number of touches (a Fenwick tree)."""
+
+    def __init__(self) -> None:
+        self._tree = [0] * 1025
+        self._now = 0
+        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes
+
+    def touch(self, key: Key, size: int) -> int | None:
+        """Bring a tensor to the top; its distance before, None if it was never touched."""
+        if self._now + 1 == len(self._tree):
+            self._compact()
+        found = self._at.pop(key, None)
+        distance = None
+        if found is not None:
+            place, before = found
+            distance = self._upto(self._now) - self._upto(place) + size
+            self._add(place, -before)
+        self._now += 1
+        self._add(self._now, size)
+        self._at[key] = (self._now, size)
+        return distance
+
+    def _compact(self) -> None:
+        kept = sorted(self._at.items(), key=lambda item: item[1][0])
+        self._tree = [0] * max(1025, 4 * len(kept) + 1)
+        self._now = len(kept)
+        self._at = {key: (i, size) for i, (key, (_, size)) in enumerate(kept, 1)}
+        for place, size in self._at.values():
+            self._add(place, size)
+
+    def _add(self, place: int, size: int) -> None:
+        while place < len(self._tree):
+            self._tree[place] += size
+            place += place & -place
+
+    def _upto(self, place: int) -> int:
+        total = 0
+        while place:
+            total += self._tree[place]
+            place -= place & -place
+        return total

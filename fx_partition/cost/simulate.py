@@ -1,0 +1,190 @@
+"""Replay a plan on devices whose records are known: what it would give, without any of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from fx_partition.hardware.budgets import find_device
+from fx_partition.hardware.records import Device
+from fx_partition.passes.capture import ExampleInputs, Model, capture
+from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.plan import Plan
+
+from .events import Span, Stage, play
+from .price import OVERHEADS, Link, Overheads, Price, price
+from .residency import Residency, residency
+from .simulation import Simulation, StageUse
+from .work import Work, work_of
+
+Devices: TypeAlias = "str | Device | Sequence[str | Device]"
+
+
+def simulate(
+    plan: Plan,
+    device: Devices,
+    *,
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    dynamic_shapes: Any = None,
+    bind: Mapping[str, int] | None = None,
+    link: Link | None = None,
+    overheads: Overheads | None = None,
+    microbatches: int = 1,
+    steps: int = 8,
+) -> Simulation:
+    """What a stream of requests through a plan would take on a device, by its record.
+
+    Requests keep coming, so throughput is that of the slowest stage or link; latency is that of a request that is
+    alone, the sum of all stages and hops. Partition i runs on the device of its slot; devices take turns and copies
+    take requests as the plan says. What stays on chip is computed run by run (see `residency`), and the figures are
+    those of requests after the first ones, which fill the memory.
+
+    Args:
+        plan: for this model.
+        device: a name ("H100-SXM"; `fx-partition devices` lists them; "auto" is the one at hand) or a record; or a
+            sequence of either, of each device in their order.
+        model, example_inputs, dynamic_shapes: what the plan was made for, as for `plan`.
+        bind: numbers for symbols; the plan's own stand for the rest.
+        link: between devices; that of the first device's record by default.
+        overheads: of a run; those of the device's kind by default.
+        microbatches: a request is so many runs of the graph, each of the sizes of the plan; a device that has several
+            partitions runs all of them in one before the next.
+        steps: how many requests are looked at.
+
+    Raises:
+        PlanMismatchError: the plan was made for another graph.
+        PartitionError: a number is not positive, the sequence of devices is not as long as the plan's, or a device
+            without off-chip memory cannot hold its part.
+        ValueError: no device has this name.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(40)))
+        >>> x = torch.randn(1, 1024)
+        >>> plan = fx_partition.plan(model, "36MiB", example_inputs=x)
+        >>> found = fx_partition.simulate(plan, "H100-SXM", model=model, example_inputs=x)
+        >>> whole = fx_partition.plan(model, "1TiB", example_inputs=x)
+        >>> alone = fx_partition.simulate(whole, "H100-SXM", model=model, example_inputs=x)
+        >>> len(found.stages), found.throughput > 5 * alone.throughput
+        (5, True)
+    """
+    for name, number in (("microbatches", microbatches), ("steps", steps)):
+        if number < 1:
+            raise PartitionError(f"{name}={number} must be a positive whole number")
+    records = _records(plan, device)
+    works = work_of(capture(model, example_inputs, dynamic_shapes), plan, bind)
+    link = link or Link.of(records[0])
+    return _Simulator(plan, records, works, link, overheads, microbatches).run(steps)
+
+
+def _records(plan: Plan, device: Devices) -> list[Device]:
+    """The record of each place."""
+    count = plan.num_devices or plan.num_partitions
+    if isinstance(device, str | Device):
+        return [find_device(device) if isinstance(device, str) else device] * count
+    found = [find_device(one) if isinstance(one, str) else one for one in device]
+    if len(found) != count:
+        raise PartitionError(f"the plan has {count} devices, not {len(found)}; name one for each, or one for all")
+    return found
+
+
+class _Simulator:
+    def __init__(
+        self,
+        plan: Plan,
+        records: Sequence[Device],
+        works: Sequence[Work],
+        link: Link,
+        overheads: Overheads | None,
+        microbatches: int,
+    ) -> None:
+        self._plan, self._records, self._works, self._link = plan, records, works, link
+        self._overheads, self._microbatches = overheads, microbatches
+        self._bus = "bus" if link.shared else ""
+        self._places = [(p.slot % len(records), *p.replicas) for p in plan.partitions]
+        used = {place for places in self._places for place in places}
+        self._stages = [self._stage(i, len(used) > 1) for i in range(plan.num_partitions)]
+        self._used = len(used)
+
+    def _stage(self, index: int, several: bool) -> Stage:
+        partition, places = self._plan.partitions[index], self._places[index]
+        if index and (len(places) > 1 or places != self._places[index - 1]):
+            name = self._bus or f"link to {partition.slot % len(self._records)}"
+            return Stage(places, self._link.seconds(partition.recv_bytes), name)
+        if self._bus and several and not index:
+            return Stage(places, self._link.seconds(0), self._bus)
+        return Stage(places)
+
+    def run(self, steps: int) -> Simulation:
+        rounds = math.lcm(*(len(places) for places in self._places))
+        steps = rounds * -(-steps // rounds)
+        # As many before and behind as fill and empty the pipeline, so that those in between see it full.
+        inflight = 2 * self._used
+        warm = rounds * -(-inflight // rounds)
+        memories = self._memories()
+        alone = self._play(rounds + 1, 1, memories)  # each copy once, which fills all memories, and one more
+        spans = self._play(warm + steps + inflight, inflight, memories)
+        ends = self._ends(spans)
+        seconds = ends[warm + steps - 1] - ends[warm - 1]
+        window = range(warm, warm + steps)
+        return Simulation(
+            devices=tuple(record.name for record in self._records),
+            microbatches=self._microbatches,
+            steps=steps,
+            throughput=steps * self._microbatches / seconds,
+            latency=max(s.end for s in alone) - min(s.start for s in alone if s.step == rounds),
+            offchip_bytes=_moved(spans, window) / steps,
+            first_offchip_bytes=_moved(alone, range(1)),
+            stages=tuple(self._use(i, spans, window, seconds / steps) for i in range(len(self._stages))),
+            spans=tuple(spans),
+        )
+
+    def _play(self, steps: int, inflight: int, memories: Mapping[int, Residency]) -> list[Span]:
+        hopped = [
+            work.received if stage.link else frozenset()
+            for work, stage in zip(self._works, self._stages, strict=True)
+        ]
+
+        def run(stage: int, device: int) -> Price:
+            record, work = self._records[device], self._works[stage]
+            moved = memories[device].run(work, hopped[stage])
+            return price(record, work, moved, self._overheads or OVERHEADS[record.kind])
+
+        return play(self._stages, steps, self._microbatches, inflight, run, self._bus)
+
+    def _memories(self) -> dict[int, Residency]:
+        found = {}
+        for place, record in enumerate(self._records):
+            here = [i for i, places in enumerate(self._places) if place in places]
+            parts = [self._plan.partitions[i] for i in here]
+            activations = max((p.activation_bytes + p.workspace_bytes for p in parts), default=0)
+            found[place] = residency(record, [self._works[i] for i in here], activations)
+        return found
+
+    def _ends(self, spans: Sequence[Span]) -> list[float]:
+        """When each step was done; ascending, as copies may finish out of order."""
+        ends: dict[int, float] = {}
+        for span in spans:
+            ends[span.step] = max(span.end, ends.get(span.step, 0.0))
+        return sorted(ends.values())
+
+    def _use(self, index: int, spans: Sequence[Span], window: range, interval: float) -> StageUse:
+        stage = self._stages[index]
+        own = [s for s in spans if s.stage == index and s.step in window]
+        prices = [s.price for s in own if s.price is not None]
+        seconds = sum(p.seconds for p in prices) / len(prices)
+        return StageUse(
+            places=stage.devices,
+            seconds=seconds,
+            hop=stage.hop,
+            utilisation=seconds * self._microbatches / interval / len(stage.devices),
+            offchip_bytes=_moved(own, window) / len(window),
+            bound=prices[-1].bound,
+        )
+
+
+def _moved(spans: Sequence[Span], window: range) -> float:
+    """Bytes off chip of the steps of a window."""
+    return sum(s.price.moved for s in spans if s.price is not None and s.step in window)

@@ -1,0 +1,178 @@
+"""Whole simulations: figures that can be worked out by hand, and plans of every kind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import fx_partition
+from fx_partition import Link, Overheads, Plan, simulate
+from fx_partition.cli import main
+from fx_partition.cost.work import How, work_of
+from fx_partition.passes.capture import capture
+from fx_partition.passes.errors import PartitionError, PlanMismatchError
+
+H100 = "H100-SXM"
+
+# Both products of attention; torch counts them for GPUs only.
+ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: 4 * q.numel() * k[-2]}
+
+
+def deep(layers: int = 8, features: int = 256) -> nn.Sequential:
+    return nn.Sequential(*(nn.Sequential(nn.Linear(features, features), nn.GELU()) for _ in range(layers)))
+
+
+X = torch.randn(4, 256)
+
+
+def test_work_counts_operations_as_torch_does_and_bytes_once() -> None:
+    encoder = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+    x = torch.randn(3, 16, 64)
+    for model, sample in ((deep(), X), (encoder.train(), x), (nn.Conv2d(3, 8, 3), torch.randn(2, 3, 9, 9))):
+        plan = fx_partition.plan(model, "300KiB", example_inputs=sample)
+        works = work_of(capture(model, sample), plan)
+        with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+            model(sample)
+        assert sum(work.flops for work in works) == counter.get_total_flops()
+        read = {a.key: a.bytes for work in works for a in work.accesses if a.how is How.WEIGHT}
+        assert sum(read.values()) == sum(p.nbytes for p in model.parameters())
+
+
+def test_pointwise_operators_are_part_of_the_kernel_that_ends_them() -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Tanh(), nn.Linear(256, 256))
+    (work,) = work_of(capture(model, X), fx_partition.plan(model, "1GiB", example_inputs=X))
+    written = [a.bytes for a in work.accesses if a.how is How.WRITE and a.key[0] == "value"]
+    assert written and sum(written) <= 3 * X.nbytes and work.kernels <= 3
+
+
+def test_a_batch_that_is_bound_later() -> None:
+    model = deep(2)
+    shapes = ({0: torch.export.Dim("batch", min=2)},)
+    plan = fx_partition.plan(model, "1GiB", example_inputs=X, dynamic_shapes=shapes)
+    captured = capture(model, X, shapes)
+    one, four = (work_of(captured, plan, {"input.0": rows})[0] for rows in (4, 16))
+    assert four.flops == 4 * one.flops == 4 * 2 * 2 * 4 * 256 * 256
+    with pytest.raises(ValueError, match=r"'y\.0' is no symbol"):
+        work_of(captured, plan, {"y.0": 4})
+
+
+def test_throughput_is_the_slowest_stage_and_latency_the_sum() -> None:
+    model = deep()
+    plan = fx_partition.plan(model, "600KiB", example_inputs=X)
+    link = Link(latency=1e-6)
+    found = simulate(plan, H100, model=model, example_inputs=X, link=link)
+    assert found.throughput == pytest.approx(1 / max(s.seconds for s in found.stages))
+    assert found.latency == pytest.approx(sum(s.seconds + s.hop for s in found.stages))
+    assert max(s.utilisation for s in found.stages) == pytest.approx(1)
+    slow = simulate(plan, H100, model=model, example_inputs=X, link=Link(latency=1e-3))
+    assert slow.throughput == pytest.approx(1e3)
+
+
+def test_the_formula_by_hand() -> None:
+    model = nn.Linear(4096, 4096, bias=False)
+    x = torch.randn(1, 4096)
+    device = replace(fx_partition.device(H100), hit_curve=((0.0, 1.0), (1.0, 1.0)))
+    plan = fx_partition.plan(model, "1GiB", example_inputs=x)
+    found = simulate(plan, device, model=model, example_inputs=x, overheads=Overheads(call=1e-6))
+    weights, off = 64 << 20, x.nbytes + x.nbytes  # the weights stay, input and output do not
+    onchip = (weights + x.nbytes) / device.onchip_bandwidth  # weights are read and the result is written
+    assert found.offchip_bytes == off and found.first_offchip_bytes == off + weights
+    assert found.stages[0].seconds == pytest.approx(onchip + off / device.memory_bandwidth + 1e-6)
+    busy = simulate(plan, replace(device, peak_flops=1e9), model=model, example_inputs=x, overheads=Overheads())
+    assert busy.latency == pytest.approx(2 * 4096 * 4096 / 1e9) and busy.stages[0].bound == "arithmetic"
+
+
+def test_one_device_that_holds_all_fetches_no_weights_and_one_that_does_not_fetches_all() -> None:
+    model, x = deep(64, 1024), torch.randn(1, 1024)  # 256 MiB
+    whole = fx_partition.plan(model, "1GiB", example_inputs=x)
+    cut = fx_partition.plan(model, H100, example_inputs=x)
+    alone = simulate(whole, H100, model=model, example_inputs=x)
+    assert alone.offchip_bytes > 0.99 * (256 << 20)
+    several = simulate(cut, H100, model=model, example_inputs=x)
+    assert several.offchip_bytes < 0.1 * (256 << 20) and several.throughput > cut.num_partitions * alone.throughput
+
+
+def test_devices_that_take_turns_fetch_weights_once_for_all_microbatches() -> None:
+    model, x = deep(64, 1024), torch.randn(1, 1024)
+    plan = fx_partition.plan(model, "36MiB", devices=1, on_shortage="wrap", example_inputs=x)
+    assert plan.num_partitions > 4
+    one, eight = (
+        simulate(plan, H100, model=model, example_inputs=x, microbatches=m, overheads=Overheads()) for m in (1, 8)
+    )
+    assert eight.offchip_bytes < 1.5 * one.offchip_bytes
+    assert eight.throughput > 2 * one.throughput and len(eight.stages) == plan.num_partitions
+
+
+def test_copies_share_the_load() -> None:
+    model = nn.Sequential(nn.Linear(256, 1024), nn.Linear(1024, 1024), nn.Linear(1024, 256))
+    plan = fx_partition.plan(model, "4.2MiB", devices=4, replicate=True, example_inputs=X)
+    assert any(p.replicas for p in plan.partitions)
+    found = simulate(plan, "EdgeTPU", model=model, example_inputs=X, link=Link(0.0))
+    rates = [len(s.places) / s.seconds for s in found.stages]
+    assert found.throughput == pytest.approx(min(rates))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"footprint": "fused"}, {"oversize": "slice"}, {"algorithm": "greedy"}, {"objective": "traffic"}],
+)
+def test_plans_of_every_kind(options: dict[str, str]) -> None:
+    model = nn.Sequential(nn.Linear(256, 2048), nn.GELU(), nn.Linear(2048, 256), deep(3))
+    plan = fx_partition.plan(model, "600KiB", example_inputs=X, **options)
+    found = simulate(plan, H100, model=model, example_inputs=X)
+    assert found.throughput > 0 and len(found.stages) == plan.num_partitions
+    assert found.first_offchip_bytes >= sum(p.nbytes for p in model.parameters())
+
+
+def test_devices_of_different_kinds() -> None:
+    model = deep()
+    plan = fx_partition.plan(model, ["1MiB", "3MiB"], example_inputs=X)
+    slow = replace(fx_partition.device(H100), peak_flops=1e9)
+    found = simulate(plan, [slow, H100], model=model, example_inputs=X)
+    assert found.stages[0].bound == "arithmetic" and found.stages[1].bound != "arithmetic"
+    with pytest.raises(PartitionError, match="the plan has 2 devices, not 3"):
+        simulate(plan, [H100] * 3, model=model, example_inputs=X)
+
+
+def test_what_cannot_be_simulated() -> None:
+    model = deep()
+    plan = fx_partition.plan(model, "600KiB", example_inputs=X)
+    with pytest.raises(ValueError, match="no device is named"):
+        simulate(plan, "H1000", model=model, example_inputs=X)
+    with pytest.raises(PlanMismatchError):
+        simulate(plan, H100, model=deep(3), example_inputs=X)
+    with pytest.raises(PartitionError, match="steps=0"):
+        simulate(plan, H100, model=model, example_inputs=X, steps=0)
+
+
+def test_the_command_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = deep()
+    program = torch.export.export(model, (X,))
+    torch.export.save(program, tmp_path / "model.pt2")
+    plan = fx_partition.plan(program, "600KiB")
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    files = [str(tmp_path / name) for name in ("plan.json", "model.pt2", "trace.json")]
+    assert main(["simulate", files[0], "--model", files[1], "--device", H100, "--trace", files[2]]) == 0
+    expected = simulate(plan, H100, model=torch.export.load(files[1]))
+    assert capsys.readouterr().out.strip() == expected.report().strip()
+    assert f"{expected.throughput:,.0f} runs a second" in expected.report()
+    events = json.loads(Path(files[2]).read_text())["traceEvents"]
+    assert {e["args"]["name"] for e in events if e["ph"] == "M"} >= {"device 0", "device 1", "link to 1"}
+    runs = [e for e in events if e["ph"] == "X" and e["cat"] == "run"]
+    assert max(e["ts"] + e["dur"] for e in runs) == pytest.approx(1e6 * max(s.end for s in expected.spans))
+    assert main(["simulate", files[0], "--model", files[1], "--device", H100, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["latency"] == expected.latency
+    assert main(["simulate", files[0], "--model", files[1], "--device", "H1000"]) == 2
+    assert "no device is named 'H1000'" in capsys.readouterr().err
+
+
+def test_an_empty_plan_is_read_back_alike() -> None:
+    plan = fx_partition.plan(deep(), "600KiB", example_inputs=X)
+    again = Plan.from_json(plan.to_json())
+    assert simulate(again, H100, model=deep(), example_inputs=X) == simulate(plan, H100, model=deep(), example_inputs=X)
