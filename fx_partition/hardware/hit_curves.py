@@ -25,9 +25,9 @@ Curve: TypeAlias = "tuple[tuple[float, float], ...]"
 #: curves: 27.5 of 40 MiB (A100), 36 of 50 (H100 PCIe), 43 of 60 (H200), 89.5 of 96 (L40).
 USABLE_HIT_RATE = 0.93
 
-#: Usable share of the nominal size where no curve is known. GPU: the least of the NVIDIA curves. CPU: 1.19 of 2 MiB of
-#: a Xeon's private L2, as benchmarks/runtime.py found it; code, stacks and the allocator live there too. Accelerator:
-#: memory that software fills holds what is put there.
+#: Usable share of the nominal size where no curve is known. GPU: the least of the NVIDIA curves. CPU: a cautious choice,
+#: as code, stacks and the allocator live there too; `probe` measures it. Accelerator: memory that software fills holds
+#: what is put there.
 USABLE_SHARE = {"gpu": 0.7, "cpu": 0.6, "accelerator": 1.0}
 
 
