@@ -172,7 +172,7 @@ def test_the_command_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no device is named 'H1000'" in capsys.readouterr().err
 
 
-def test_an_empty_plan_is_read_back_alike() -> None:
+def test_a_plan_that_was_read_back_gives_the_same() -> None:
     plan = fx_partition.plan(deep(), "600KiB", example_inputs=X)
     again = Plan.from_json(plan.to_json())
     assert simulate(again, H100, model=deep(), example_inputs=X) == simulate(plan, H100, model=deep(), example_inputs=X)
