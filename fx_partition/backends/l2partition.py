@@ -101,6 +101,7 @@ def l2partition(
                 PartitionWarning,
                 stacklevel=2,
             )
+            plan = replace(plan, note="")
     weights = list(captured.weights.values())
     nodes = captured.gm.graph.find_nodes(op="placeholder")
     # A partial is cheaper than a call in Python and, unlike what inductor returns, is kept by Dynamo as it is.
