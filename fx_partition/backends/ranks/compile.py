@@ -25,6 +25,7 @@ from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
 from ..options import Options
 from ..stages import Stage
+from ..strides import contiguous, gapped_crossings
 from .agreement import Document, refuse_differences
 from .boundaries import RankBoundaries
 from .guards import assume_all, guards_from_text, guards_to_text
@@ -94,6 +95,9 @@ def compile_ranks(
         elif env:
             for text in told:
                 assume_all(env, text)
+    # Stages make contiguous what would not cross with its strides, and take it so.
+    dense = {node: contiguous(captured.values[node]) for node in gapped_crossings(stubs)}
+    captured = replace(captured, values={**captured.values, **dense})
     function = RankFunction(captured, own, lowered.compiled, messages, team, names, home, microbatches)
     return function, plan, stages
 
