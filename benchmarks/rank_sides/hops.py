@@ -76,9 +76,9 @@ class Hops:
         if self._rank == 0:
             self._team.send(self._tensor, peer, _TAG)
             self._team.finish()
-            self._team.receive(self._tensor, peer, _TAG)
+            self._team.post(self._tensor, peer, _TAG).wait()
         else:
-            self._team.receive(self._tensor, peer, _TAG)
+            self._team.post(self._tensor, peer, _TAG).wait()
             self._team.send(self._tensor, peer, _TAG)
             self._team.finish()
 
