@@ -27,10 +27,9 @@ from rank_sides.crew import RankCrew
 from rank_sides.sides import SIDES
 from rank_sides.targets import HOP_WAYS, HopRow, Row, judge
 from runtimes.models import Case, size_of
+from runtimes.processes import two_cores
 from tabulate import tabulate
 from tqdm import tqdm
-
-from fx_partition.hardware.cores import core_groups
 
 KINDS = ("mlp", "transformer")
 HOP_BYTES = (4 << 10, 64 << 10, 1 << 20, 4 << 20)
@@ -121,11 +120,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    groups = core_groups()
-    if len(groups) < 2:
-        print("two cores with caches of their own are needed", file=sys.stderr)
-        return 2
-    cores = [group[0] for group in groups[:2]]
+    cores = two_cores()
     os.environ.update(ENVIRONMENT)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, gloo, ranks on cores {cores}")
     if max(options.ranks, default=0) > len(cores):

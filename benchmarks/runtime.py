@@ -23,12 +23,11 @@ import torch
 from runtimes.cache import bandwidths, knee, nominal_l2
 from runtimes.crew import AUTO, COPIES, CUT, OURS, WAYS, Crew
 from runtimes.models import KINDS, Case, size_of
+from runtimes.processes import two_cores
 from runtimes.sides import MICROBATCHES
 from runtimes.targets import Row, judge
 from tabulate import tabulate
 from tqdm import tqdm
-
-from fx_partition.hardware.cores import core_groups
 
 SIZES, BATCHES, DTYPES = (0.5, 1.0, 2.0, 4.0, 16.0), (1, 4, 16), ("float32", "bfloat16")
 TURN_S = 0.15  # seconds of one way's turn
@@ -135,11 +134,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    groups = core_groups()
-    if len(groups) < 2:
-        print("two cores with caches of their own are needed", file=sys.stderr)
-        return 2
-    cores = [group[0] for group in groups[:2]]
+    cores = two_cores()
     os.sched_setaffinity(0, cores)  # for all that follows, on a machine of more
     os.environ.update(ENVIRONMENT)
     nominal = nominal_l2(cores[0])

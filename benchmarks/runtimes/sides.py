@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import time
 import traceback
 import warnings
@@ -26,10 +25,10 @@ import fx_partition
 from fx_partition.backends.pipeline import Pipeline, pipeline
 
 from .models import Case
+from .processes import alone, check
 
 REQUESTS = 64  # different inputs that a side takes in turn
 MICROBATCHES = 16  # requests of one step of torch.distributed.pipelining
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest result
 
 
 class Side(ABC):
@@ -176,7 +175,7 @@ def work(connection: Connection, role: str, core: int | None, rank: int, usable:
                     sides = {}
                     torch.compiler.reset()
                     sides = build[role](command[1])
-                    answer: Any = _check(command[1], sides)
+                    answer: Any = check(command[1], {name: side.outputs() for name, side in sides.items()})
                 else:
                     answer = _timed(sides[command[1]], command[0], command[2])
             except Exception:
@@ -190,24 +189,8 @@ def work(connection: Connection, role: str, core: int | None, rank: int, usable:
 
 def _timed(side: Side, what: str, count: int) -> float:
     if what == "one":
-        times = []
-        for _ in range(count + 3):
-            start = time.perf_counter()
-            side.one()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[3:])
+        return alone(side.one, count)
     side.run(max(MICROBATCHES, count // 8 // MICROBATCHES * MICROBATCHES))
     start = time.perf_counter()
     side.run(count)
     return time.perf_counter() - start
-
-
-def _check(case: Case, sides: dict[str, Side]) -> None:
-    expected = case.model()(case.requests(1)[0]).float()
-    for name, side in sides.items():
-        result = side.outputs()
-        if result is None:
-            continue
-        assert result.dtype == case.torch_dtype, (name, result.dtype)
-        error = ((result.float() - expected).abs().max() / expected.abs().max()).item()
-        assert error < _TOLERANCE[case.dtype], f"{case.name}: {name} differs from eager by {error}"
