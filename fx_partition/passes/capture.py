@@ -134,15 +134,25 @@ def annotated(captured: Captured) -> Captured:
     """
     if all(value_of(node) is not None for node, value in captured.values.items() if value is not None):
         return captured
+    return with_values(captured, captured.values)
+
+
+def with_values(captured: Captured, values: Mapping[torch.fx.Node, Any]) -> Captured:
+    """A copy of a graph with other values, which its nodes carry; weights and submodules are shared.
+
+    Args:
+        values: one for each node of ``captured.values``; others are left out.
+    """
     graph = copy.deepcopy(captured.gm.graph)  # with its codegen, which knows the pytrees
     twin = dict(zip(captured.gm.graph.nodes, graph.nodes, strict=True))
-    for node, value in captured.values.items():
-        twin[node].meta["example_value"] = value
+    found = {twin[node]: values[node] for node in captured.values}
+    for node, value in found.items():
+        node.meta.pop("val", None)
+        node.meta["example_value"] = value
     gm = torch.fx.GraphModule(captured.gm, graph)
     gm.meta = dict(captured.gm.meta)
-    values = {twin[node]: value for node, value in captured.values.items()}
     weights = {twin[node]: weight for node, weight in captured.weights.items()}
-    return Captured(gm, values, weights, {twin[node]: name for node, name in captured.names.items()})
+    return Captured(gm, found, weights, {twin[node]: name for node, name in captured.names.items()})
 
 
 def _carries_shapes(gm: torch.fx.GraphModule) -> bool:
@@ -172,8 +182,8 @@ def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | N
     return Captured(gm, found, weights, names)
 
 
-class _ShapeInterpreter(torch.fx.Interpreter):
-    """Runs a graph on fake tensors and keeps every node's value."""
+class ShapeInterpreter(torch.fx.Interpreter):
+    """Runs a graph on fake tensors and keeps every node's value; weights are static."""
 
     def __init__(self, gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(gm, garbage_collect_values=False)
@@ -188,7 +198,7 @@ class _ShapeInterpreter(torch.fx.Interpreter):
         return torch.func.functional_call(module, own, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _fakify(self._mode, self.fetch_attr(target), ())  # weights are static
+        return _fakify(self._mode, self.fetch_attr(target), ())
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
@@ -215,7 +225,7 @@ def _propagate(
         name = str(node.target)
         value = by_name[name] if name in by_name else node.args[0]
         inputs.append(pytree.tree_map(lambda leaf, name=name: _fakify(mode, leaf, dynamic.get(name, ())), value))
-    interpreter = _ShapeInterpreter(gm, mode)
+    interpreter = ShapeInterpreter(gm, mode)
     with mode, torch.no_grad():
         interpreter.run(*inputs)
     return interpreter.values

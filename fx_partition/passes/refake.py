@@ -10,7 +10,6 @@ After ``refake(captured, {"s77": 4})``: the same nodes with ``x: [s18, 3, 32, 32
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ import sympy
 import torch
 import torch.fx
 
-from .capture import Captured
+from .capture import Captured, ShapeInterpreter, with_values
 from .fake import (
-    FakeTensorMode,
     ShapeEnv,
     enable_python_dispatcher,
     guards_of,
@@ -79,31 +77,19 @@ class _Refake:
         self._captured, self._old, self._sizes = captured, old, sizes
         self._env = ShapeEnv()
         self._mode = new_fake_mode(self._env)
-        self._graph = copy.deepcopy(captured.gm.graph)  # with its codegen, which knows the pytrees
-        self._twin = dict(zip(captured.gm.graph.nodes, self._graph.nodes, strict=True))
         self._numbers: dict[sympy.Symbol, int] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
 
     def result(self, watch: AbstractContextManager[Any]) -> Refaked:
-        gm = torch.fx.GraphModule(self._captured.gm, self._graph)
-        gm.meta = dict(self._captured.gm.meta)
         arguments = [self._argument(node) for node in self._captured.gm.graph.find_nodes(op="placeholder")]
-        interpreter = _Interpreter(gm, self._mode)
+        interpreter = ShapeInterpreter(self._captured.gm, self._mode)
         # The graph may leave another grad mode than it found; what it asks of sizes is to become a guard of theirs.
         grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())
         with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode, watch:
             interpreter.run(*arguments, enable_io_processing=False)
-        values: dict[torch.fx.Node, Any] = {}
-        for node in self._captured.values:
-            twin = self._twin[node]
-            values[twin] = interpreter.results[twin]
-            twin.meta.pop("val", None)
-            twin.meta["example_value"] = values[twin]
-        weights = {self._twin[node]: tensor for node, tensor in self._captured.weights.items()}
-        names = {self._twin[node]: name for node, name in self._captured.names.items()}
         symbols = {old.name: new for old, new in self._symbols.items()}
         hints = {self._symbols[old]: number for old, number in self._numbers.items()}
-        return Refaked(Captured(gm, values, weights, names), symbols, hints)
+        return Refaked(with_values(self._captured, interpreter.values), symbols, hints)
 
     def _argument(self, node: torch.fx.Node) -> Any:
         value = self._captured.values.get(node)
@@ -124,27 +110,3 @@ class _Refake:
             self._numbers[symbol] = self._sizes.get(symbol.name, hint_of(self._old, symbol))
             self._symbols[symbol] = new_symbol(self._env, symbol.name, self._numbers[symbol])
         return sym_int(self._env, expression.xreplace(self._symbols), evaluate(expression, self._numbers))
-
-
-class _Interpreter(torch.fx.Interpreter):
-    """Runs a graph on fakes and keeps every result; weights are static."""
-
-    def __init__(self, gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
-        super().__init__(gm, garbage_collect_values=False)
-        self._mode = mode
-        self.results: dict[torch.fx.Node, Any] = {}
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        self.results[n] = super().run_node(n)
-        return self.results[n]
-
-    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._fake(self.fetch_attr(target))
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        own = {name: self._fake(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
-        return torch.func.functional_call(module, own, args, kwargs)
-
-    def _fake(self, value: Any) -> Any:
-        return self._mode.from_tensor(value, static_shapes=True) if isinstance(value, torch.Tensor) else value
