@@ -37,11 +37,13 @@ class Lowered:
         compiled: the code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
         code: for each stage the index of the first one whose code it shares; its own for the first of a kind.
         inputs: what each stage was to be compiled with.
+        gapped: what crosses boundaries contiguous, whatever its strides were (see `strides`).
     """
 
     compiled: list[Callable[..., Any]]
     code: list[int]
     inputs: list[list[Any]]
+    gapped: set[torch.fx.Node]
 
     @property
     def first_of_kind(self) -> list[int]:
@@ -91,7 +93,7 @@ def lower(
         make_contiguous(module, stage.stub.outputs, gapped)
         return compile_one(module, inputs[index], _results(stage))
 
-    return Lowered(compile_each_once(keys, compile_stage, "l2partition"), first_alike(keys), inputs)
+    return Lowered(compile_each_once(keys, compile_stage, "l2partition"), first_alike(keys), inputs, gapped)
 
 
 def _key(stage: Stage, inputs: Sequence[Any], gapped: set[torch.fx.Node]) -> Hashable:

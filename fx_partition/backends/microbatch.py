@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import sympy
 import torch
 import torch.fx
 
@@ -88,7 +89,24 @@ class Cutting:
 
     def refaked(self, traced: Captured) -> Refaked:
         """The planned graph with the fake values of a microbatch."""
-        return refake(traced, dict.fromkeys((self.separation.symbol, *self.separation.equal), self.rows))
+        return refake(traced, dict.fromkeys(self._names, self.rows))
+
+    def batch(self, made: Refaked) -> tuple[sympy.Symbol, ...]:
+        """The batch's symbol in what `refaked` made, and those that are taken for the same."""
+        return tuple(made.symbols[name] for name in self._names)
+
+    def cutter(self, traced: Captured, made: Refaked, guards: Sequence[sympy.Basic]) -> Cutter:
+        """What cuts a batch, given the sizes of the graph's symbol inputs in their order.
+
+        Args:
+            guards: what compiled stages assume of their sizes.
+        """
+        symbols = tuple(made.symbols[name] for name in traced.symbol_inputs)
+        return Cutter(symbols, self.batch(made), self.count, self.rows, guards)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.separation.symbol, *self.separation.equal
 
     def assemble(
         self,
@@ -121,12 +139,11 @@ class _Writer:
         whole: Callable[..., Any],
     ) -> None:
         self._cutting, self._captured, self._stages = cutting, made.captured, stages
-        self._symbols = tuple(made.symbols[name] for name in traced.symbol_inputs)
-        self._batch = tuple(made.symbols[name] for name in (cutting.separation.symbol, *cutting.separation.equal))
+        self._batch = cutting.batch(made)
         (output,) = traced.gm.graph.find_nodes(op="output")
-        self._guards = made.guards
         self._results = output.args[0]  # a result is laid out as that of the whole batch
         self._scope = types.SimpleNamespace(whole=whole, cat=torch.cat)  # nodes have names like cat
+        self._scope.blocks = cutting.cutter(traced, made, made.guards)
         for stage, function in zip(stages, compiled, strict=True):
             setattr(self._scope, f"{PREFIX}{stage.index}", function)
         self._lines: list[str] = []
@@ -152,8 +169,6 @@ class _Writer:
     def _write_blocks(self, arguments: str) -> None:
         """The blocks of rows, and the inputs in blocks."""
         sizes = self._captured.symbol_inputs
-        count, most = self._cutting.count, self._cutting.rows
-        self._scope.blocks = Cutter(self._symbols, self._batch, count, most, self._guards)
         self._lines += [
             f"_blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
             "if not _blocks:",

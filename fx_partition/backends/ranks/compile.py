@@ -25,7 +25,7 @@ from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
 from ..options import Options
 from ..stages import Stage
-from ..strides import contiguous, gapped_crossings
+from ..strides import contiguous
 from .agreement import Document, refuse_differences
 from .boundaries import RankBoundaries
 from .guards import assume_all, guards_from_text, guards_to_text
@@ -74,12 +74,12 @@ def compile_ranks(
             plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
             made = cutting.refaked(traced)
             captured = made.captured
+            stubs = cut(captured, plan)
         else:
-            plan, captured = _plan(captured, facts, asked)
+            plan, captured, stubs = _plan(captured, facts, asked)
         document = _document(captured, plan, ranked.given, example_inputs, facts.written)
         refuse_differences(team.roll.exchange(document, "plan this graph"))
         team.connect()
-        stubs = cut(captured, plan)
         ranks = [partition.slot % team.size for partition in plan.partitions]
         names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
         messages = Messages(captured, stubs, ranks, team.size, ranked.output, facts.written)
@@ -96,7 +96,7 @@ def compile_ranks(
             for text in told:
                 assume_all(env, text)
     # Stages make contiguous what would not cross with its strides, and take it so.
-    dense = {node: contiguous(captured.values[node]) for node in gapped_crossings(stubs)}
+    dense = {node: contiguous(captured.values[node]) for node in lowered.gapped}
     captured = replace(captured, values={**captured.values, **dense})
     function = RankFunction(captured, own, lowered.compiled, messages, team, names, home, microbatches)
     return function, plan, stages
@@ -133,8 +133,8 @@ def _compile(
     return lowered, [document["guards"] for document in documents]
 
 
-def _plan(captured: Captured, facts: Facts, asked: Options) -> tuple[Plan, Captured]:
-    """The plan, and the graph that it cuts.
+def _plan(captured: Captured, facts: Facts, asked: Options) -> tuple[Plan, Captured, list[Stub]]:
+    """The plan, the graph that it cuts, and the stages.
 
     What a graph writes (a cache, a counter) lives on one rank, so all that touches it is kept together there.
     """
@@ -142,9 +142,10 @@ def _plan(captured: Captured, facts: Facts, asked: Options) -> tuple[Plan, Captu
     for _ in range(2):
         plan = make_plan(captured, facts, request)
         planned = planned_graph(captured, plan)
-        apart = _touched_apart(facts, plan, cut(planned, plan))
+        stubs = cut(planned, plan)
+        apart = _touched_apart(facts, plan, stubs)
         if not apart:
-            return plan, planned
+            return plan, planned, stubs
         warnings.warn(
             f"{', '.join(apart)}: written by the graph and used by several ranks; all that uses it stays together on "
             "one, which may need more partitions or larger ones",

@@ -12,7 +12,6 @@ import torch.fx
 from fx_partition.passes.capture import Captured
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.facts import Facts
-from fx_partition.passes.microbatch import Cutter
 from fx_partition.passes.refake import Refaked
 from fx_partition.passes.symbols import to_expr
 
@@ -31,11 +30,9 @@ class Microbatches:
     """
 
     def __init__(self, cutting: Cutting, traced: Captured, made: Refaked, guards: Sequence[sympy.Basic]) -> None:
-        graph, separation = made.captured.gm.graph, cutting.separation
-        batch = tuple(made.symbols[name] for name in (separation.symbol, *separation.equal))
+        graph, separation, batch = made.captured.gm.graph, cutting.separation, cutting.batch(made)
         self._sizes = list(made.captured.symbol_inputs.values())
-        symbols = tuple(made.symbols[name] for name in traced.symbol_inputs)
-        self._cutter = Cutter(symbols, batch, cutting.count, cutting.rows, guards)
+        self._cutter = cutting.cutter(traced, made, guards)
         values = made.captured.values
         self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
         self._cut: dict[torch.fx.Node, Rows] = {}

@@ -116,13 +116,14 @@ class Messages:
             if node not in captured.weights and isinstance(captured.values.get(node), torch.Tensor)
         }
         self._written_by = self._writers(written)
+        self._sent_by: dict[int, list[Message]] = {}
+        self._received_by: dict[int, list[tuple[Message, int]]] = {}  # each with the stage that first needs it
         wanted = self._wanted(captured)
-        self._tag: dict[tuple[int, int], int] = {key: i for i, key in enumerate(sorted(wanted))}
-        self._messages = {
-            key: Message(key[0], self._rank(key[0]), key[1], self._tag[key], tuple(nodes))
-            for key, nodes in wanted.items()
-        }
-        self._due = {key: min(nodes.values()) for key, nodes in wanted.items()}
+        for tag, (stage, target) in enumerate(sorted(wanted)):
+            nodes = wanted[stage, target]
+            message = Message(stage, self._rank(stage), target, tag, tuple(nodes))
+            self._sent_by.setdefault(stage, []).append(message)
+            self._received_by.setdefault(target, []).append((message, min(nodes.values())))
 
     @property
     def made(self) -> Collection[torch.fx.Node]:
@@ -193,19 +194,17 @@ class Messages:
     def _due_in_order(self, rank: int) -> list[tuple[Message, int]]:
         """The messages to a rank, each with the stage before which it is received, at the latest when a later message
         of the same rank is."""
-        keys = sorted(key for key in self._messages if key[1] == rank)
         first: dict[int, int] = {}
         found = []
-        for key in reversed(keys):
-            message = self._messages[key]
-            when = min(self._due[key], first.get(message.source, self._due[key]))
+        for message, needed in reversed(self._received_by.get(rank, [])):
+            when = min(needed, first.get(message.source, needed))
             first[message.source] = when
             found.append((message, when))
         return found[::-1]
 
     def sent_by(self, stage: int) -> tuple[Message, ...]:
         """What a stage sends, in order."""
-        return tuple(self._messages[key] for key in sorted(self._messages) if key[0] == stage)
+        return tuple(self._sent_by.get(stage, ()))
 
 
 def number_inputs(captured: Captured) -> Mapping[torch.fx.Node, type]:
