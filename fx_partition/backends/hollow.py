@@ -157,7 +157,7 @@ def _digest(name: str, tensor: Tensor) -> str:
     if tensor.numel():
         count = min(tensor.numel(), _SAMPLE_BYTES // tensor.element_size())
         for part in (_end(tensor.detach(), count, first=True), _end(tensor.detach(), count, first=False)):
-            digest.update(part.cpu().view(torch.uint8).numpy().tobytes())
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

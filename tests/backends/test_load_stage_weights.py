@@ -408,6 +408,9 @@ def test_fingerprints_tell_contents_and_not_where_they_are(net: Net, tmp_path: P
     weight = torch.randn(3, 5, 700)
     known = fingerprint({"w": weight})
     assert fingerprint({"w": weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)}) == known
+    wide = torch.randn(2000, 2000)
+    for strided in (wide.t(), torch.arange(10.0)[::2], torch.ones(1).expand(5)):
+        assert fingerprint({"w": strided}) == fingerprint({"w": strided.contiguous()})
     changed = [weight.double(), weight.reshape(5, 3, 700)]
     for index in (0, 1023, -1, -1024):
         changed.append(weight.clone())
