@@ -188,6 +188,8 @@ class _Collector:
             future.set_exception(error)
         else:
             future.set_result(result)
+        finally:
+            del future, waiting, ticket  # an error's traceback holds this frame, and the future holds the error
 
     def close(self) -> None:
         with self._lock:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -117,6 +120,7 @@ def maps(pipe: Pipeline, found: list[Any]) -> None:
 def test_every_request_ends_when_others_close(
     made: Made, many_switches: None, kind: str, client: Callable[[Pipeline, list[Any]], None]
 ) -> None:
+    results = 0
     for turn in range(ROUNDS):
         pipe = made.pipeline(getattr(made, kind)())
         found: list[Any] = []
@@ -141,6 +145,8 @@ def test_every_request_ends_when_others_close(
         assert not failures
         for result in found:
             torch.testing.assert_close(result, made.expected)
+        results += len(found)
+    assert results, "no request was ever accepted"
 
 
 class Now:
@@ -199,3 +205,23 @@ def test_whatever_a_request_raises_ends_its_future_alone(made: Made, outcome: Ba
             pipe.submit(X).result(timeout=10)
         runtime.outcome = None
         assert pipe.submit(X).result(timeout=10) is X
+
+
+def test_a_request_that_failed_goes_with_its_future(made: Made) -> None:
+    class Failed(RuntimeError):
+        pass
+
+    with made.pipeline(Now(outcome=Failed())) as pipe:
+        future = pipe.submit(X)
+        assert isinstance(future.exception(timeout=10), Failed)
+        kept = weakref.ref(future)
+        gc.collect()
+        gc.disable()
+        try:
+            del future
+            deadline = time.monotonic() + 10
+            while kept() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)  # the thread that settled it may not have let go of it yet
+            assert kept() is None
+        finally:
+            gc.enable()
