@@ -68,8 +68,8 @@ def lower(
         home: the device of the model and its inputs.
         compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
             does not tell stages apart.
-        graph: all stages of the graph, where ``stages`` are some of them.
         share: whether stages that are alike share code; where code belongs to its tensors they must not.
+        graph: all stages of the graph, where ``stages`` are some of them.
 
     Raises:
         Whatever ``compile_one`` raises.
@@ -93,7 +93,8 @@ def lower(
         make_contiguous(module, stage.stub.outputs, gapped)
         return compile_one(module, inputs[index], _results(stage))
 
-    return Lowered(compile_each_once(keys, compile_stage, "l2partition"), first_alike(keys), inputs, gapped)
+    code = first_alike(keys)
+    return Lowered(compile_each_once(code, compile_stage, "l2partition"), code, inputs, gapped)
 
 
 def _key(stage: Stage, inputs: Sequence[Any], gapped: set[torch.fx.Node]) -> Hashable:

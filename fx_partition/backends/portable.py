@@ -61,7 +61,8 @@ def to_portable(value: Any) -> str:
     if isinstance(value, sympy.Basic):
         return sympy.srepr(value)  # type: ignore[no-any-return]
     if isinstance(value, type):
-        return f"type {_imported(value, f'{value.__module__}.{value.__qualname__}')}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        return f"type {name if value in PLAIN else _imported(value, name)}"  # NoneType cannot be imported by its name
     raise NotPortableError(f"{value!r} has no name")
 
 

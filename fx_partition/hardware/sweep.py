@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import TypeAlias
 import torch
 
 from .cpu_facts import CpuFacts
-from .user_cache import cache_directory
+from .user_cache import cache_directory, put_whole
 
 #: (bytes, bytes/s), ascending in bytes.
 Points: TypeAlias = "Sequence[tuple[float, float]]"
@@ -77,11 +75,9 @@ def _rate(numbers: torch.Tensor) -> float:
 
 
 def save(facts: CpuFacts, points: Points) -> Path:
-    """Keep a sweep for later processes on this machine; put in place whole, as another process may read it."""
+    """Keep a sweep for later processes on this machine."""
     path = _path(facts)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump({"cpu": facts.name, "host": platform.node(), "points": points}, file)
-    os.replace(file.name, path)
+    put_whole(path, json.dumps({"cpu": facts.name, "host": platform.node(), "points": points}).encode())
     return path
 
 

@@ -55,6 +55,10 @@ def place(model=None, x=None, shapes=None, **options):
     return entry and entry.path
 
 
+def test_a_stage_with_none_among_its_arguments_has_a_place():
+    assert place(nn.LayerNorm(WIDTH, elementwise_affine=False).eval()) is not None
+
+
 def test_names_weights_and_where_it_was_traced_do_not_count():
     class Renamed(nn.Module):
         def __init__(self):
@@ -226,9 +230,16 @@ def test_a_damaged_entry_is_none_and_may_be_kept_again(directory, damage, suffix
     assert entry_of(step, {}).read() is not None
 
 
-def test_an_entry_that_cannot_be_written_is_no_error(directory):
+def test_an_entry_that_cannot_be_written_is_no_error(directory, monkeypatch):
     entry = entry_of(step_of(layers(), torch.randn(4, WIDTH)), {})
     entry.write(Compiled(str(directory / "does not exist.so"), ""))
+    assert entry.read() is None
+
+    def refuse(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("fx_partition.hardware.user_cache.os.replace", refuse)
+    keep(entry)
     assert entry.read() is None
     assert not list(directory.glob(".stage*"))
 
@@ -275,17 +286,21 @@ def test_an_entry_is_whole_while_others_write_it():
         made.append(Compiled(str(path), str(number)))
     entries[0].write(made[0])
     done = threading.Event()
-    failures = []
+    failures, reads = [], []
 
     def read():
-        while not done.is_set():
-            found = entries[0].read()
-            if found is None:
-                failures.append("torn")
-                continue
-            with open(found.path, "rb") as file:
-                if file.read() != bytes([int(found.reason)]) * 100_000:
-                    failures.append("mixed")
+        try:
+            while not done.is_set():
+                found = entries[0].read()
+                if found is None:
+                    failures.append("torn")
+                    continue
+                with open(found.path, "rb") as file:
+                    if file.read() != bytes([int(found.reason)]) * 100_000:
+                        failures.append("mixed")
+                reads.append(found.reason)
+        except BaseException as error:
+            failures.append(error)
 
     def write(number):
         for _ in range(20):
@@ -299,4 +314,4 @@ def test_an_entry_is_whole_while_others_write_it():
         thread.join()
     done.set()
     reader.join()
-    assert not failures
+    assert not failures and reads

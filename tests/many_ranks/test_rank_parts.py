@@ -16,9 +16,9 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
 from fx_partition import PartitionError
+from fx_partition.backends.guards import assume_all, guards_from_text, guards_to_text
 from fx_partition.backends.ranks.agreement import Roll, refuse_differences
 from fx_partition.backends.ranks.faults import Board, RankError
-from fx_partition.backends.ranks.guards import assume_all, guards_from_text, guards_to_text
 from fx_partition.backends.ranks.options import RankOptions
 from fx_partition.backends.ranks.schedule import Message
 from fx_partition.backends.ranks.wire import Wire, decode_number, encode_number

@@ -1,10 +1,10 @@
 """Compiled stages on disk, for later processes.
 
 An entry is ``stage-KEY.json`` and the shared object that it names, ``stage-KEY-CONTENTS.so``, both below
-`build.cache_directory`. The key is a digest of all that compiling reads: the stage, the options, what is known of
-sizes, and `compiler_state`. The JSON holds the digest of the shared object, why it may not be used (it needs Python),
-and what compiling has decided about sizes: `Signature` checks each request against it, so whoever takes the code from
-here decides the same, and takes nothing if then not exactly the same is known of sizes as after compiling.
+`hardware.user_cache.cache_directory`. The key is a digest of all that compiling reads: the stage, the options, what is
+known of sizes, and `compiler_state`. The JSON holds the digest of the shared object, why it may not be used (it needs
+Python), and what compiling has decided about sizes: `Signature` checks each request against it, so whoever takes the
+code from here decides the same, and takes nothing if then not exactly the same is known of sizes as after compiling.
 
 Files are put in place whole, the JSON last, and each names its contents; so several processes may write at once, and
 what is damaged is found out and compiled anew. Nothing is ever deleted: the user may delete entries at any time.
@@ -15,29 +15,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sympy
-
-from fx_partition.hardware.user_cache import cache_directory
+from fx_partition.hardware.user_cache import cache_directory, put_whole
 from fx_partition.passes.fake import ShapeEnv, facts_of, shape_env_of
-from fx_partition.passes.symbols import from_text, to_text
 
 from ..compiler_state import compiler_state
+from ..guards import assume_all, guards_to_text
 from ..likeness import stage_key
 from ..portable import NotPortableError, to_portable
 from ..program import Step
 from ..torch_internals import caches_are_off
 
 # To be raised when `compile_native`, or what it means that an entry is there, changes.
-_SCHEME = 1
-
-_RELATIONS = {kind.__name__: kind for kind in (sympy.Eq, sympy.Ne, sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)}
+_SCHEME = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,8 @@ class Entry:
             library = self.path.with_name(record["library"])
             if _digest(library.read_bytes()) != record["digest"]:
                 return None
-            self._decide(record["guards"])
+            if self._env is not None:
+                assume_all(self._env, record["guards"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if _facts(self._env) != record["facts"]:
@@ -83,7 +78,8 @@ class Entry:
     def write(self, compiled: Compiled) -> None:
         """Keep what was compiled, unless the disk refuses it or what was decided has no text."""
         try:
-            guards = self._decided()
+            added = [] if self._env is None else self._env.guards[self._guards :]
+            guards = guards_to_text(guard.expr for guard in added)
             facts = _facts(self._env)
         except (NotPortableError, ValueError):
             return
@@ -98,32 +94,8 @@ class Entry:
                 "guards": guards,
                 "facts": facts,
             }
-            _put(library, contents)
-            _put(self.path, _closed(record).encode())
-
-    def _decided(self) -> list[list[str]]:
-        """The guards that were added since the entry was made.
-
-        Raises:
-            NotPortableError: one of them does not read back from text.
-        """
-        if self._env is None:
-            return []
-        found = [guard.expr for guard in self._env.guards[self._guards :]]
-        texts = [[type(expr).__name__, *map(to_text, expr.args)] for expr in found]
-        if any(text[0] not in _RELATIONS or self._read(text) != expr for text, expr in zip(texts, found, strict=True)):
-            raise NotPortableError("a guard has no text")
-        return texts
-
-    def _decide(self, guards: Sequence[Sequence[str]]) -> None:
-        if self._env is not None:
-            for guard in guards:
-                self._env.evaluate_expr(self._read(guard))
-
-    def _read(self, guard: Sequence[str]) -> sympy.Basic:
-        assert self._env is not None
-        relation, left, right = guard
-        return _RELATIONS[relation](from_text(left, self._env.var_to_range), from_text(right, self._env.var_to_range))
+            put_whole(library, contents)
+            put_whole(self.path, _closed(record).encode())
 
 
 def entry_of(step: Step, options: Mapping[str, Any]) -> Entry | None:
@@ -171,15 +143,3 @@ def _opened(text: str) -> dict[str, Any]:
     record = json.loads(body)
     assert isinstance(record, dict)
     return record
-
-
-def _put(path: Path, contents: bytes) -> None:
-    """Write a file at once: whoever looks for it finds all of it or nothing."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(contents)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise

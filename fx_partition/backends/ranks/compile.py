@@ -20,6 +20,7 @@ from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.split import Stub, cut, planned_graph
 
+from ..guards import assume_all, guards_from_text, guards_to_text
 from ..hollow import fill, fingerprint
 from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
@@ -28,7 +29,6 @@ from ..stages import Stage
 from ..strides import contiguous
 from .agreement import Document, refuse_differences
 from .boundaries import RankBoundaries
-from .guards import assume_all, guards_from_text, guards_to_text
 from .microbatches import Microbatches, refuse_writes
 from .runtime import RankFunction
 from .schedule import Messages

@@ -1,8 +1,8 @@
-"""What compiling a stage assumes of sizes, told to all ranks.
+"""What compiling a stage assumes of sizes, as text for other processes.
 
 Inductor may specialise a stage: it asks whether the batch is at least 16, and the answer becomes a guard of the model
-on the rank that compiles the stage. Were it of that rank alone, a batch of 8 would have this rank compile anew while
-the others wait for it. So every rank assumes what any rank assumes, and all compile anew together.
+in the process that compiles the stage. Others must assume the same: a later process that finds the code on disk, and
+all ranks of a group, as a batch of 8 would have one rank compile anew while the others wait for it.
 """
 
 from __future__ import annotations
