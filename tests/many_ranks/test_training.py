@@ -170,6 +170,37 @@ def test_stages_hold_their_own_weights_under_the_models_names(one_rank: None) ->
     assert unread() is None and kept() is None
 
 
+def test_weights_of_a_checkpoint_are_read_and_the_checkpoint_is_not_written(one_rank: None) -> None:
+    checkpoint = Skips().state_dict()
+    before = {name: tensor.clone() for name, tensor in checkpoint.items()}
+    with torch.device("meta"):
+        model = Skips()
+    fx_partition.load_stage_weights(model, checkpoint)
+    stages = fx_partition.to_pipeline_stages(model, torch.randn(2, 8), num_stages=2)
+    with torch.no_grad():
+        for parameter in stages.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(checkpoint[name], tensor) for name, tensor in before.items())
+    trained = dict(stages.named_parameters())
+    assert trained and all(torch.equal(value, before[name] + 1) for name, value in trained.items())
+
+
+def test_a_size_that_one_stage_makes_is_a_number_in_the_next(one_rank: None) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.shape[0]
+            return self.b(torch.relu(self.a(x))) / rows
+
+    model, x = Model(), torch.randn(4, 8)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    first, second = fx_partition.to_pipeline_stages(exported, x, num_stages=2).modules
+    assert torch.equal(second(*first(x)), model(x))
+
+
 def test_modes_are_those_of_the_trace(one_rank: None) -> None:
     stage = fx_partition.to_pipeline_stages(nn.Sequential(nn.Linear(8, 8), nn.Dropout()), torch.randn(2, 8))[0].submod
     assert stage.training and stage.train() is stage

@@ -22,6 +22,7 @@ from fx_partition.passes.request import CacheBytes, Request
 from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.split import cut, planned_graph
 
+from ..hollow import fill
 from .agreement import agree
 from .entry import Entry
 from .ownership import Owner
@@ -194,6 +195,10 @@ class _Prepared:
         """The modules of some stages, with tensors of their own."""
         read = {id(tensor) for module in self.modules for tensor in (*module.parameters(), *module.buffers())}
         unread = {name: tensor for name, tensor in self.members.by_name.items() if id(tensor) not in read}
+        # Before copies of a weight are made over its memory, which is the checkpoint's until it has been read.
+        fill(tensor for index in mine for tensor in (*self.modules[index].parameters(), *self.modules[index].buffers()))
+        if 0 in mine:
+            fill(unread.values())
         owner = Owner(device)
         found = []
         for index in mine:

@@ -60,8 +60,8 @@ class StageModule(nn.Module):
         received = args if wiring.entry is None else wiring.entry.read(args, kwargs)
         made = wiring.code(self, *(_arrived(received[i]) for i in wiring.uses))
         if not wiring.is_last:
-            made = tuple(_leaving(tensor.contiguous()) for tensor in made)
-            return tuple(received[s.index] if s.is_relay else made[s.index] for s in wiring.sends)
+            sent = ((s, (received if s.is_relay else made)[s.index]) for s in wiring.sends)
+            return tuple(value if s.is_relay else _leaving(value.contiguous()) for s, value in sent)
         # A tensor received lies in a buffer that the next step overwrites.
         results = tuple(received[s.index].clone() if s.is_relay else _leaving(made[s.index]) for s in wiring.sends)
         return results[0] if len(results) == 1 else results
