@@ -11,10 +11,11 @@ import fx_partition
 
 ROOT = Path(fx_partition.__file__).parent
 FORBIDDEN = {
-    "passes": {"hardware", "report", "backends", "cli"},
-    "hardware": {"passes", "report", "backends", "cli"},
-    "report": {"backends", "cli"},
-    "backends": {"cli"},
+    "passes": {"hardware", "report", "backends", "cost", "cli"},
+    "hardware": {"passes", "report", "backends", "cost", "cli"},
+    "report": {"backends", "cost", "cli"},
+    "backends": {"cost", "cli"},
+    "cost": {"backends", "cli"},
 }
 
 

@@ -87,13 +87,11 @@ class Price:
 
     @property
     def bound(self) -> str:
-        """The largest cause: "arithmetic", "on-chip", "off-chip" or "launch"."""
-        causes = {
-            "arithmetic": self.arithmetic,
-            "on-chip": self.onchip,
-            "off-chip": self.offchip,
-            "launch": self.overhead,
-        }
+        """The largest cause that no other hides: "arithmetic", "on-chip", "off-chip" or "launch"."""
+        causes = {"arithmetic": self.arithmetic}
+        if self.onchip + self.offchip > self.arithmetic:
+            causes = {"on-chip": self.onchip, "off-chip": self.offchip}
+        causes["launch"] = self.overhead
         return max(causes, key=lambda cause: causes[cause])
 
 

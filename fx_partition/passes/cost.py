@@ -14,11 +14,12 @@ import sympy
 
 from .capture import Captured
 from .facts import Facts
-from .flops import flops_of
+from .flops import flops_by_node
 from .fusion import fuse
 from .gather import gather_facts
 from .plan import Plan
 from .split import planned_graph
+from .symbols import Evaluator
 from .traffic import Traffic
 
 # What one core reads from memory in a microsecond, ahead of its use: 25 GB/s.
@@ -66,7 +67,8 @@ class Cost:
         self._batch, self._fewest = batch, fewest
         self._bound = facts.symbols.bind(bind)
         self._traffic = Traffic(fuse(captured, facts)[0])
-        self._computing = int(flops_of(captured) / FLOPS_PER_BYTE)
+        flops = Evaluator(list(flops_by_node(captured, facts.symbols).values()))(self._numbers(batch))
+        self._computing = int(sum(flops) / FLOPS_PER_BYTE)
 
     def of(self, plan: Plan, rows: int) -> int:
         """In microbatches of so many rows, with what they have to gain: less than ``whole`` where they are worth it."""
@@ -84,10 +86,11 @@ class Cost:
         nodes = tuple(step.node for step in self._facts.steps)
         return self._schedule(self._traffic, [nodes], self._batch, 1, cache)
 
+    def _numbers(self, rows: int) -> dict[sympy.Symbol, int]:
+        return {symbol: rows if symbol.name in self._symbols else size for symbol, size in self._bound.items()}
+
     def _schedule(self, traffic: Traffic, parts: list[tuple[str, ...]], rows: int, repeats: int, cache: int) -> int:
-        numbers: dict[sympy.Symbol, int] = {
-            symbol: rows if symbol.name in self._symbols else size for symbol, size in self._bound.items()
-        }
+        numbers = self._numbers(rows)
         moved = max(traffic.of(parts, numbers, repeats, cache), self._computing)
         fresh = FRESH_FACTOR * traffic.large(numbers, LARGE_BYTES)
         calls = CALL_BYTES * len(parts) + STEP_BYTES * sum(map(len, parts))

@@ -18,18 +18,7 @@ from .capture import Captured
 from .effects import distinct_tensors
 from .fake import FakeTensorMode, new_fake_mode, no_new_guards, shape_env_of
 from .node_effects import Effects
-from .refake import refake
 from .symbols import Size, Symbols, to_expr
-
-
-def flops_of(captured: Captured) -> int:
-    """Operations of one run of a graph with symbols, for the sizes of its trace. No guard is added to them.
-
-    Example: of ``F.linear`` with 32 rows and a weight of [512, 256] 2 * 32 * 512 * 256.
-    """
-    counter = _counter()
-    refake(captured, {}, counter)
-    return int(counter.get_total_flops())
 
 
 def flops_by_node(captured: Captured, symbols: Symbols) -> dict[str, Size]:

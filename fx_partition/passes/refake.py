@@ -11,7 +11,6 @@ After ``refake(captured, {"s77": 4})``: the same nodes with ``x: [s18, 3, 32, 32
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,19 +54,16 @@ class Refaked:
         return guards_of(env)
 
 
-def refake(
-    captured: Captured, sizes: Mapping[str, int], watch: AbstractContextManager[Any] | None = None
-) -> Refaked:
+def refake(captured: Captured, sizes: Mapping[str, int]) -> Refaked:
     """A graph's values anew; the original is not changed.
 
     Args:
         captured: a graph with at least one symbol.
         sizes: what the symbols of these names are now; those that are absent are what they were in the trace.
-        watch: a dispatch mode under which the graph runs.
 
     Example: see the module's docstring.
     """
-    return _Refake(captured, sizes).result(watch or nullcontext())
+    return _Refake(captured, sizes).result()
 
 
 class _Refake:
@@ -80,12 +76,12 @@ class _Refake:
         self._numbers: dict[sympy.Symbol, int] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
 
-    def result(self, watch: AbstractContextManager[Any]) -> Refaked:
+    def result(self) -> Refaked:
         arguments = [self._argument(node) for node in self._captured.gm.graph.find_nodes(op="placeholder")]
         interpreter = ShapeInterpreter(self._captured.gm, self._mode)
         # The graph may leave another grad mode than it found; what it asks of sizes is to become a guard of theirs.
         grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())
-        with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode, watch:
+        with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode:
             interpreter.run(*arguments, enable_io_processing=False)
         symbols = {old.name: new for old, new in self._symbols.items()}
         hints = {self._symbols[old]: number for old, number in self._numbers.items()}

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import fx_partition
 from fx_partition import Link, Overheads, Plan, simulate
 from fx_partition.cli import main
+from fx_partition.cost.price import Price
 from fx_partition.cost.work import How, work_of
 from fx_partition.passes.capture import capture
 from fx_partition.passes.errors import PartitionError, PlanMismatchError
@@ -170,6 +171,12 @@ def test_the_command_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["latency"] == expected.latency
     assert main(["simulate", files[0], "--model", files[1], "--device", "H1000"]) == 2
     assert "no device is named 'H1000'" in capsys.readouterr().err
+
+
+def test_what_bounds_a_run_is_not_what_is_hidden() -> None:
+    assert Price(1.0, 0.8, 0.7, 0.0, 0.0).bound == "on-chip"  # 1.5 s, behind which 1 s of arithmetic is hidden
+    assert Price(1.0, 0.5, 0.4, 0.0, 0.0).bound == "arithmetic"
+    assert Price(0.1, 0.0, 0.0, 0.2, 0.0).bound == "launch"
 
 
 def test_a_plan_that_was_read_back_gives_the_same() -> None:
