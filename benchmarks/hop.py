@@ -9,10 +9,9 @@ futexes and pinned to the same cores, with the same pause and the same work befo
 turn. *Idle*: processor time of the whole process while a started pipeline has nothing to do.
 
 On two cores the 90th percentile in flight is the scheduler's and not the hop's: the last stage wakes the main thread
-for each request that it finishes, and the main thread then takes that stage's core. In eight rounds of 4000 requests
-the thread of the last stage lost its core 1079 to 2014 times, that of the first 1 to 50 times
-(``nonvoluntary_ctxt_switches`` in ``/proc/self/task``; other processes were running). In two rounds whose requests
-were all submitted before, so that the main thread slept, the last stage lost it 21 and 26 times.
+for each request that it finishes, and the main thread then takes that stage's core: the last stage loses its core far
+more often than the first (``nonvoluntary_ctxt_switches`` in ``/proc/self/task``), and seldom while the main thread
+sleeps.
 
 Targets: a hop in flight at most 10 us, parked at most 1.3 times the ping-pong, idle at most 1 ms of processor time in
 a second. A target that is missed makes the exit status 1.
