@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -91,16 +91,12 @@ class RankFunction:
         self._send(self._inputs, tables)
         for step in self._steps:
             self._receive(step.early, tables)
-            ahead = not any(wire.has_header for wire in step.receives)
-            posted = self._post(step.receives, tables[0])
-            for part, following in zip(tables, (*tables[1:], None), strict=True):
-                expected = posted
-                if ahead and following is not None:  # its transfer goes on while this one runs
-                    posted = self._post(step.receives, following)
-                self._take(expected, part)
+            posted: Iterator[list[tuple[Wire, Posted]]] = (self._post(step.receives, part) for part in tables)
+            if not any(wire.has_header for wire in step.receives):  # a header is waited for where it is posted
+                posted = iter(list(posted))  # transfers go on while stages run
+            for part in tables:
+                self._take(next(posted), part)
                 self._run(step, part)
-                if not ahead and following is not None:
-                    posted = self._post(step.receives, following)
                 self._send(step.sends, [part])
                 for node in step.dead:
                     del part[node]

@@ -19,6 +19,7 @@ from fx_partition.passes.errors import PartitionError
 from ..torch_internals import store_of_world
 from .agreement import Roll
 from .faults import Board, RankError
+from .gloo_threads import let_others_run, no_preemption
 
 _teams: list[Team] = []
 
@@ -75,7 +76,8 @@ class Team:
         timeout = datetime.timedelta(seconds=self._timeout)
         for kind in dict.fromkeys(("cpu", self._device.type)):  # headers are on the CPU
             backend = "gloo" if kind == "cpu" else "nccl"
-            self._groups[kind] = tuple(dist.new_group(timeout=timeout, backend=backend) for _ in range(2))
+            with no_preemption():
+                self._groups[kind] = tuple(dist.new_group(timeout=timeout, backend=backend) for _ in range(2))
 
     def send(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
         """Start sending; the tensor must not change before `finish`."""
@@ -86,6 +88,7 @@ class Team:
             self._lost(rank, error)
         assert work is not None
         self._sending.append((work, tensor, rank))
+        let_others_run()
 
     def post(self, tensor: torch.Tensor, rank: int, tag: int) -> Receiving:
         """Start to receive; on a GPU, the stream waits for what arrives."""
