@@ -47,6 +47,7 @@ def graphs(draw: st.DrawFn) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
     x, ids = g.placeholder("x"), g.placeholder("ids")
     b.pool = [x]
     made: list[torch.fx.Node] = []  # activations, which may be written in place
+    narrow: set[torch.fx.Node] = set()  # activations of fewer columns, which may be written as well
     square: list[str] = []
     table = None
 
@@ -70,6 +71,7 @@ def graphs(draw: st.DrawFn) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
                 rows = [g.call_function(operator.getitem, (w, s)) for s in (slice(0, cut), slice(cut, None))]
                 parts = [g.call_function(F.linear, (x_in, part)) for part in rows]
                 made += parts
+                narrow |= {*parts}
                 new = g.call_function(torch.cat, (parts,), {"dim": 1})
             case "half" if square:
                 w = g.get_attr(draw(st.sampled_from(square)))
@@ -90,6 +92,8 @@ def graphs(draw: st.DrawFn) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
                 target = draw(st.sampled_from(made[-3:]))
                 kind = draw(st.sampled_from(IN_PLACE))
                 new = g.call_method(kind, (target,) if kind == "relu_" else (target, 2.0))
+                if target in narrow:
+                    continue
             case "in_place_view" if made:
                 flat = g.call_method("view", (draw(st.sampled_from(made[-3:])), -1))
                 g.call_method("mul_", (flat, 0.5))

@@ -1,10 +1,10 @@
 """The threads that gloo moves bytes with must not take a core away from a rank in the middle of a send.
 
-A send of gloo writes to its socket under a lock of the connection. Where ranks fill their cores, its own event thread
-is woken by what arrives meanwhile and preempts the sender; it tries the lock, does not get it, polls again, and so burns
-its slice of time while the sender, who has the lock, waits for the core. Linux lets threads of ``SCHED_BATCH`` run where
-a core is free or its thread waits or yields, and does not let them preempt: that is what an event thread should do
-here. No privileges are needed for it.
+A send of gloo writes to its socket under a lock of the connection. Where ranks fill their cores, its own event
+thread is woken by what arrives meanwhile and preempts the sender; it tries the lock, does not get it, polls again, and
+so burns its slice of time while the sender, who has the lock, waits for the core. Linux lets threads of ``SCHED_BATCH``
+run where a core is free or its thread waits or yields, and does not let them preempt: that is what an event thread
+should do here. No privileges are needed for it.
 
 Tried with torch 2.13.0, on Linux 6.18. Where a system has no such policy or other names, nothing is changed.
 """
