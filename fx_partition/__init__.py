@@ -8,6 +8,7 @@ from .backends.training.stages import PipelineStages
 from .cost.price import Link, Overheads
 from .cost.simulate import simulate
 from .cost.simulation import Simulation
+from .cost.speed import speed_of
 from .hardware.budgets import usable_bytes
 from .hardware.detect import detect
 from .hardware.probe import Probe, probe
@@ -16,9 +17,11 @@ from .passes.api import plan, split
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan
 from .passes.sizes import let_names_be_sizes
+from .passes.speeds import let_names_have_speeds
 from .report import report
 
 let_names_be_sizes(usable_bytes)
+let_names_have_speeds(speed_of)
 
 __all__ = [
     "Device",

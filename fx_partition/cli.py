@@ -122,7 +122,10 @@ def _parser() -> _Parser:
         help="a size for a symbolic dimension, by input (input_ids.0=8) or symbol (s0=8); may be repeated",
     )  # fmt: skip
     plan.add_argument("--algorithm", choices=ALGORITHMS, default="dp")
-    plan.add_argument("--objective", choices=OBJECTIVES, default="balanced", help="what comes after fewest partitions")
+    plan.add_argument(
+        "--objective", choices=OBJECTIVES, default="balanced",
+        help="what comes after the fewest partitions; or time, on a device that --cache names",
+    )  # fmt: skip
     plan.add_argument(
         "--max-slack", type=float, metavar="SHARE", help="how much larger the largest may be to cut fewer bytes: 0.05"
     )
@@ -187,10 +190,12 @@ def _planned(args: argparse.Namespace) -> Plan:
     )  # fmt: skip
 
 
-def _cache(text: str | None) -> int | list[int] | None:
+def _cache(text: str | None) -> str | list[str] | None:
     if text is None:
         return None
-    sizes = [parse_bytes(size, "--cache") for size in text.split(",")]
+    sizes = text.split(",")
+    for size in sizes:
+        parse_bytes(size, "--cache")
     return sizes[0] if len(sizes) == 1 else sizes
 
 

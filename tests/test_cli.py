@@ -106,5 +106,9 @@ def test_sizes_and_devices_of_the_command_line(exported: str, capsys: pytest.Cap
     assert "devices of 20 KiB to 60 KiB" in capsys.readouterr().out
     assert main(["plan", exported, "--cache", "40KiB", "--footprint", "fused", "--order", "trace"]) == 0
     assert "footprint fused" in capsys.readouterr().out
+    assert main(["plan", exported, "--cache", "EdgeTPU", "--objective", "latency"]) == 0
+    assert "All partitions and hops, one after another, take" in capsys.readouterr().out
+    assert main(["plan", exported, "--cache", "40KiB", "--objective", "latency"]) == 2
+    assert "needs to know how fast a device is" in capsys.readouterr().err
     assert main(["plan", exported]) == 2
     assert "--cache 6MiB" in capsys.readouterr().err

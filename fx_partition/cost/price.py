@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fx_partition.hardware.records import Device
-
-from .work import Work
+from fx_partition.passes.work import Work
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from typing import Protocol
 from fx_partition.hardware.records import Device
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.sizes import format_bytes
-
-from .work import Access, How, Key, Work
+from fx_partition.passes.work import Access, How, Key, Work
 
 
 class Residency(Protocol):

@@ -11,12 +11,12 @@ from fx_partition.hardware.records import Device
 from fx_partition.passes.capture import ExampleInputs, Model, capture
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.work import Work, work_of
 
 from .events import Span, Stage, play
 from .price import OVERHEADS, Link, Overheads, Price, price
 from .residency import Residency, residency
 from .simulation import Simulation, StageUse
-from .work import Work, work_of
 
 Devices: TypeAlias = "str | Device | Sequence[str | Device]"
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fx_partition.passes.sizes import format_bytes
+from fx_partition.passes.sizes import format_bytes, format_seconds
 from fx_partition.report.document import Document, Section, Table
 from fx_partition.report.markdown import to_markdown
 from fx_partition.report.text import to_text
@@ -86,13 +86,13 @@ class Simulation:
         per = "" if self.microbatches == 1 else f" (a request is {self.microbatches} of them)"
         headline = (
             f"On {len(self.devices)} x {', '.join(names)}: {self.throughput:,.0f} runs a second{per}, "
-            f"{_time(self.latency)} for a request that is alone, {format_bytes(round(self.offchip_bytes))} off chip a "
-            f"request ({format_bytes(round(self.first_offchip_bytes))} the first)."
+            f"{format_seconds(self.latency)} for a request that is alone, {format_bytes(round(self.offchip_bytes))} "
+            f"off chip a request ({format_bytes(round(self.first_offchip_bytes))} the first)."
         )
         rows = tuple(
             (
-                str(i), ", ".join(map(str, s.places)), _time(s.hop) if s.hop else "-", _time(s.seconds),
-                f"{s.utilisation:.0%}", format_bytes(round(s.offchip_bytes)), s.bound,
+                str(i), ", ".join(map(str, s.places)), format_seconds(s.hop) if s.hop else "-",
+                format_seconds(s.seconds), f"{s.utilisation:.0%}", format_bytes(round(s.offchip_bytes)), s.bound,
             )
             for i, s in enumerate(self.stages)
         )  # fmt: skip
@@ -123,11 +123,3 @@ class Simulation:
 
 
 _CAUTION = "An estimate from the device's record; see its figures' confidence. Times are those of compiled code."
-
-
-def _time(seconds: float) -> str:
-    """``_time(0.00125) == "1.25 ms"``."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"

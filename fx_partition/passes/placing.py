@@ -3,7 +3,8 @@
 - as many devices as needed, or enough of one size: `dp.py` or `greedy.py`;
 - too few of one size: as many partitions as devices (`dp.balance`), or several partitions a device;
 - devices of different sizes: `uneven.py`;
-- a number of devices and no size: the smallest that does, then as for one size.
+- a number of devices and no size: the smallest that does, then as for one size;
+- by time: `place_by_time`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Placement:
         budget: bytes of one device, or of the largest.
         certificate: see `certificate`, and for devices of different sizes `certify.certify_spread`.
         tradeoffs: what other plans offer, where all devices are of one size.
+        note: for the plan.
     """
 
     boundaries: list[int]
@@ -42,6 +44,7 @@ class Placement:
     budget: int
     certificate: Certificate
     tradeoffs: tuple[Tradeoff, ...] = ()
+    note: str = ""
 
 
 def place(chain: Chain, request: Request, found: list[int] | None = None) -> Placement:
@@ -66,7 +69,7 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
     needed = len(boundaries) - 1
     if request.count and needed > request.count and request.on_shortage != "wrap":
         if request.on_shortage == "error":
-            raise _shortage(f"{needed} partitions of {format_bytes(budget)} are needed", request)
+            raise shortage(f"{needed} partitions of {format_bytes(budget)} are needed", request)
         boundaries = balance(chain, request.count)
     return Placement(
         boundaries,
@@ -107,7 +110,7 @@ def _place_uneven(chain: Chain, request: Request) -> Placement:
     if runs is None:
         if request.on_shortage == "error":
             sizes = ", ".join(map(format_bytes, request.budgets))
-            raise _shortage(f"devices of {sizes} do not hold the graph", request)
+            raise shortage(f"devices of {sizes} do not hold the graph", request)
         if request.on_shortage == "balance":
             runs = overfill(chain, budgets)
     while runs is None:  # each round places an atom at least, as every atom fits the largest device or none
@@ -126,7 +129,8 @@ def _spread(chain: Chain, budgets: list[int], request: Request) -> list[int] | N
     return runs if runs[-1] == chain.num_atoms else None
 
 
-def _shortage(reason: str, request: Request) -> PartitionError:
+def shortage(reason: str, request: Request) -> PartitionError:
+    """The error of too few devices."""
     return PartitionError(
         f"{reason} and there are {request.count} devices; name more, raise cache_bytes, or set on_shortage to "
         f'"balance" or "wrap"'

@@ -12,6 +12,7 @@ from .errors import OversizeError
 from .facts import Facts
 from .fingerprint import fingerprint
 from .greedy import oversize_atoms
+from .place_by_time import place_by_time
 from .placing import place, solve
 from .plan import Plan
 from .plan_parts import Oversize
@@ -45,7 +46,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         found = _for_too_few_devices(problem, found, request.count)
     if found.order:
         problem = problem.in_order(found.order)
-    placement = place(problem.chain, request, found.boundaries)
+    placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
     settled = settle(problem, placement, request)
     return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, request)
 
@@ -55,7 +56,7 @@ def _search(problem: Problem, request: Request) -> Reordered:
     budget = request.budget
     if request.exactly or request.order == "trace" or request.algorithm != "dp" or problem.fused or request.budgets:
         return _NOTHING
-    if budget is None or budget >= NO_BUDGET:
+    if budget is None or budget >= NO_BUDGET or request.speed:
         return _NOTHING
     nodes = {node.name: node for node in problem.captured.gm.graph.nodes}
     predecessors = atom_predecessors(problem.model, nodes, problem.atoms.starts)
@@ -96,6 +97,7 @@ def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, req
         oversize=_with_reasons([writer.oversize(a) for a in oversize_atoms(chain, placement.budget)], problem, request),
         slicings=problem.slicings,
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
+        note=placement.note,
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
     ).with_devices(request.devices)
     return _replicated(plan, budgets) if request.replicate else plan

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from .atoms import KeepTogether
 from .errors import PartitionError
 from .sizes import parse_bytes
+from .speeds import Speed, speed_of_name
 
 CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
 Devices: TypeAlias = "int | Sequence[str]"
@@ -19,7 +20,8 @@ Devices: TypeAlias = "int | Sequence[str]"
 NO_BUDGET = sys.maxsize
 
 ALGORITHMS = ("dp", "greedy")
-OBJECTIVES = ("balanced", "traffic")
+OBJECTIVES = ("balanced", "traffic", "throughput", "latency")
+TIMED = ("throughput", "latency")
 ORDERS = ("search", "trace")
 FOOTPRINTS = ("peak", "fused")
 OVERSIZE = ("stream", "slice", "error")
@@ -37,7 +39,10 @@ class Request:
         count: how many devices there are; 0 for as many as are needed.
         algorithm: "dp" (exact) or "greedy" (sequential aggregation: the same number of partitions, larger maximum).
         objective: "balanced": fewest partitions, then the smallest maximum, then the fewest cut bytes; "traffic":
-            fewest partitions, then the fewest cut bytes, then the smallest maximum.
+            fewest partitions, then the fewest cut bytes, then the smallest maximum. By the figures of a device that
+            ``cache_bytes`` names, on as many devices as there are or, without a number, as few as hold the graph, in
+            the order of the trace (see `fastest`): "throughput": the shortest slowest partition or hop, then the
+            latency; "latency": the shortest time of all partitions and hops one after another.
         max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
             None: 0 for "balanced", any for "traffic". It never exceeds the budget.
         order: "search": another topological order is taken if its plan is better; "trace": the order of the graph.
@@ -53,6 +58,7 @@ class Request:
         replicate: whether devices that are left over take copies of the largest partitions.
         exactly: how many partitions there have to be, none empty; 0: as few as do. For runtimes whose stages are
             counted before, and no option of a user's.
+        speed: of the devices, for a time objective; it comes with the name in ``cache_bytes``.
     """
 
     budget: int | None
@@ -70,6 +76,7 @@ class Request:
     on_shortage: str = "balance"
     replicate: bool = False
     exactly: int = 0
+    speed: Speed | None = None
 
     @property
     def slack(self) -> float:
@@ -85,7 +92,7 @@ class Request:
     @classmethod
     def options(cls) -> set[str]:
         """Names of what may be asked beside the budget and the devices."""
-        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count", "exactly"}
+        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count", "exactly", "speed"}
 
     @classmethod
     def check(cls, cache_bytes: CacheBytes | None, devices: Devices | None = None, **options: Any) -> Request:
@@ -117,6 +124,8 @@ class Request:
                 'algorithm="greedy" fills one partition after another and follows no objective; leave objective= and '
                 'max_slack= out, or use algorithm="dp"'
             )
+        if request.objective in TIMED:
+            request = replace(request, speed=_speed(request, cache_bytes))
         if request.replicate and not request.count:
             raise PartitionError("replicate=True needs devices to be left over: say with devices= how many there are")
         return request
@@ -151,6 +160,25 @@ def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tu
     if count not in (0, len(budgets)):
         raise PartitionError(f"cache_bytes has the sizes of {len(budgets)} devices, and devices= says {count}")
     return max(budgets), budgets
+
+
+def _speed(request: Request, cache_bytes: CacheBytes | None) -> Speed:
+    """The speed of the devices of a time objective."""
+    for name, other in (("max_slack", None), ("footprint", "peak")):
+        if getattr(request, name) != other:
+            raise PartitionError(f"objective={request.objective!r} goes by time alone; leave {name}= out")
+    if request.on_shortage == "wrap":
+        raise PartitionError(
+            f'objective={request.objective!r} places one partition a device; leave on_shortage="wrap" out: what is too '
+            "much for the devices is weighed by the time that it takes"
+        )
+    if not (isinstance(cache_bytes, str) and cache_bytes.strip()[:1].isalpha()):
+        raise PartitionError(
+            f"objective={request.objective!r} needs to know how fast a device is: name it, as in "
+            f'cache_bytes="H100-SXM", not {cache_bytes!r}; `fx-partition devices` lists the names, "auto" is this '
+            "machine's"
+        )
+    return speed_of_name(cache_bytes.strip())
 
 
 def _check_choices(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Byte counts as people write them: "6MiB", "6 MB", 6291456, or the name of a device."""
+"""Byte counts as people write them: "6MiB", "6 MB", 6291456, or the name of a device; and seconds for readers."""
 
 from __future__ import annotations
 
@@ -74,3 +74,11 @@ def format_bytes(number: int) -> str:
         if number >= scale:
             return f"{sign}{number / scale:.2f}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{sign}{number} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """``format_seconds(0.00125) == "1.25 ms"``."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fx_partition.passes.plan import Plan
-from fx_partition.passes.request import NO_BUDGET
+from fx_partition.passes.request import NO_BUDGET, TIMED
 from fx_partition.passes.sizes import format_bytes
 
 from .document import code, count
@@ -76,8 +76,9 @@ def _fits(plan: Plan) -> str:
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
     fewer = f"{_fewer(plan)} " if plan.certificate.witnesses else ""
     streamed = "" if _in_turns(plan) else "Nothing is streamed from off-chip; "
+    verb = "Needs" if plan.objective not in TIMED or plan.num_partitions == plan.certificate.min_partitions else "Uses"
     return (
-        f"Needs {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
+        f"{verb} {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
         f"device {fullest} ({share}). {fewer}{streamed}"
         f"{format_bytes(plan.cut_bytes)} cross between devices each call."
     )

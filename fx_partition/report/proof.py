@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.plan_parts import Witness
+from fx_partition.passes.request import TIMED
 from fx_partition.passes.sizes import format_bytes
 
 from .document import Document, Section, code, count, shortened
@@ -13,6 +14,19 @@ _UNPROVED = (
     "What compiled code allocates is exact only once the boundaries are known, so these are the best boundaries by "
     'estimates, and no plan is ruled out; footprint="peak" comes with a proof.'
 )
+
+
+_BY_TIME = {
+    "throughput": (
+        "They were placed by time. No others in the order of the trace, on as many devices and within the budget where "
+        "that is possible, have a slowest partition or hop that is shorter by more than a millionth, as the planner "
+        "estimates it."
+    ),
+    "latency": (
+        "They were placed by time: that of all partitions and hops, one after another, as the planner estimates it, in "
+        "the order of the trace."
+    ),
+}
 
 
 def why(plan: Plan, checked: str = "") -> Document:
@@ -28,6 +42,8 @@ def proof_sections(plan: Plan) -> tuple[Section, ...]:
         return (Section("No proof", _UNPROVED),)
     if plan.device_budgets:
         return _fewest_devices(plan), _smallest(plan)
+    if plan.objective in TIMED:
+        return _fewest(plan), Section("Why these boundaries", _BY_TIME[plan.objective])
     return _fewest(plan), _smallest(plan)
 
 
@@ -51,7 +67,7 @@ def _fewest(plan: Plan) -> Section:
         f"{_hold(w)}, {format_bytes(w.bytes - plan.budget_bytes)} more than the budget"
         for w in plan.certificate.witnesses
     ]
-    if more > 0:
+    if more > 0 and plan.objective not in TIMED:
         over.append(
             f"(This plan has {more} more: of the orders searched, none whose partitions run in the order of the trace "
             f"needs fewer.)"

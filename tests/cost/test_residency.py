@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from fx_partition.cost.residency import Cache, Residency, Scratchpad, residency
-from fx_partition.cost.work import Access, How, Work
 from fx_partition.hardware.records import Device, device
 from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.work import Access, How, Work
 
 KIB = 1024
 

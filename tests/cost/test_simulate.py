@@ -15,9 +15,9 @@ import fx_partition
 from fx_partition import Link, Overheads, Plan, simulate
 from fx_partition.cli import main
 from fx_partition.cost.price import Price
-from fx_partition.cost.work import How, work_of
 from fx_partition.passes.capture import capture
 from fx_partition.passes.errors import PartitionError, PlanMismatchError
+from fx_partition.passes.work import How, work_of
 
 H100 = "H100-SXM"
 

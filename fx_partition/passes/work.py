@@ -32,14 +32,14 @@ from typing import NamedTuple
 
 import sympy
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.facts import Facts, Role
-from fx_partition.passes.flops import flops_by_node
-from fx_partition.passes.fusion import fuse
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.split import planned_graph
-from fx_partition.passes.symbols import Evaluator, Size
+from .capture import Captured
+from .facts import Facts, Role
+from .flops import flops_by_node
+from .fusion import fuse
+from .gather import gather_facts
+from .plan import Plan
+from .split import planned_graph
+from .symbols import Evaluator, Size
 
 Key = tuple[str, int]
 
@@ -104,11 +104,36 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
     place = {step.node: t for t, step in enumerate(eager.steps)}
     starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]
     ordered = eager.reordered([place[name] for partition in plan.partitions for name in partition.nodes])
-    facts, _ = fuse(planned, ordered, starts[:-1])
     own = {name: number for name, number in plan.bindings.items() if number}
-    numbers = facts.symbols.bind({**own, **(bind or {})})
+    numbers = eager.symbols.bind({**own, **(bind or {})})
+    return _work(planned, ordered, starts[:-1], starts, numbers)
+
+
+def work_of_atoms(
+    captured: Captured, ordered: Facts, starts: Sequence[int], numbers: Mapping[sympy.Symbol, int]
+) -> list[Work]:
+    """The work of each atom where one partition runs them all, so that kernels join across atoms.
+
+    Args:
+        captured: the graph.
+        ordered: its facts as eager runs it, in the order of the atoms.
+        starts: the first step of each atom.
+        numbers: for symbols.
+    """
+    return _work(captured, ordered, [0], [*starts, len(ordered.steps)], numbers)
+
+
+def _work(
+    captured: Captured,
+    ordered: Facts,
+    cuts: Sequence[int],
+    starts: Sequence[int],
+    numbers: Mapping[sympy.Symbol, int],
+) -> list[Work]:
+    """The work of each run of steps that ``starts`` delimit, the code being compiled in the parts of ``cuts``."""
+    facts, _ = fuse(captured, ordered, cuts)
     makes = {value.made_at for value in ordered.values if value.bytes != 0}
-    return _Works(facts, makes, flops_by_node(planned, facts.symbols), numbers).of(starts)
+    return _Works(facts, makes, flops_by_node(captured, facts.symbols), numbers).of(starts)
 
 
 class _Works:
