@@ -1,11 +1,11 @@
-"""The paper's experiment on paper: 16 H100, 16 layers, bf16, batch 128, 10,000 tokens; TP=8 x PP=2 or partitions by layer.
+"""The paper's experiment by formula: 16 H100, 16 layers, bf16, batch 128, 10,000 tokens; TP=8 x PP=2 or by layer.
 
     python examples/paper_h100.py
     python examples/paper_h100.py --figure docs/figures
 
-Nothing is measured: seconds follow from the records of devices (`fx-partition devices H100-SXM` says which figures are a
-datasheet's or an estimate) and the formulas of `on_paper.decode`. The paper gives neither the shape of its models nor what
-a token a second counts; both shapes here are chosen so that their weights come to its 60 GB.
+Nothing is measured: seconds follow from the records of devices (`fx-partition devices H100-SXM` says which figures are
+a datasheet's or an estimate) and the formulas of `on_paper.decode`. The paper gives neither the shape of its models nor
+what a token a second counts; both shapes here are chosen so that their weights come to its 60 GB.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     python examples/scale_on_paper.py --figure docs/figures
     python examples/scale_on_paper.py --plan            # real graphs through the planner, half a minute
 
-Nothing is measured: formulas a layer (`on_paper.decode`) and the records of devices. ``--plan`` holds the number of devices
-against plans of whole models on the meta device, cut by operators and slices of them where the formulas split layers evenly.
+Nothing is measured: formulas a layer (`on_paper.decode`) and the records of devices. ``--plan`` holds the number of
+devices against plans of whole models on the meta device, cut by operators and slices of them where the formulas split
+layers evenly.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from on_paper.scale import counts, hops, latency, throughput
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Llama-3's shapes on chip, by the records of devices.")
     parser.add_argument("--figure", type=Path, metavar="DIR", help="where to write the figure of docs/paper.md")
-    parser.add_argument("--plan", action="store_true", help="plan real graphs and compare the number of devices, no more")
+    parser.add_argument("--plan", action="store_true", help="plan real graphs and compare the number of devices")
     args = parser.parse_args(argv)
     sections = (planned,) if args.plan else (counts, latency, throughput, hops)
     print("\n\n".join(section() for section in sections))

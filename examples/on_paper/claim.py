@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,10 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], **options: Any)
     return tabulate(rows, headers, **{"disable_numparse": True, "stralign": "right", **options})
 
 
+def prose(text: str) -> str:
+    return textwrap.fill(text, 118)
+
+
 def taken(found: Step | None) -> Step:
     """A step that is known to fit the devices' memory."""
     assert found is not None
@@ -47,22 +52,21 @@ def claim() -> str:
     for name, before, after, ms, ms_after in CLAIMS:
         times = "-" if ms is None else f"{ms} -> {ms_after}"
         step_ms = f"{1e3 * BATCH / before:.2f} -> {1e3 * BATCH / after:.2f}"
-        rows.append((name, f"{before:,} -> {after:,}", f"{after / before - 1:.0%}", times, f"{1e3 / before:.3f}", step_ms))
+        rates = (f"{before:,} -> {after:,}", f"{after / before - 1:.0%}")
+        rows.append((name, *rates, times, f"{1e3 / before:.3f}", step_ms))
     headers = ("claimed", "tokens/s", "gain", "TPOT, ms", "1 / (tokens/s), ms", f"{BATCH} / (tokens/s), ms")
-    least = floor_seconds()
-    return "\n".join(
-        (
-            "The claim",
-            table(rows, headers),
-            f"A TPOT of 0.078 ms with {BATCH} sequences would be {BATCH / 0.078e-3:,.0f} tokens/s; 12,800 is 1 / 0.078 ms. Either the rate "
-            "is that of",
-            f"one sequence, or the time is a step's divided by the batch. The first cannot be: to read the weights once, {DEVICES} "
-            "H100 take",
-            f"{1e3 * least:.2f} ms at {H100.memory_bandwidth / 1e12:.2f} TB/s each, {least / 0.078e-3:.0f} times 0.078 ms, and "
-            f"{1e3 * least * H100.memory_bandwidth / H100.onchip_bandwidth:.2f} ms even at the bandwidth of their L2. So a step takes "
-            f"{1e3 * BATCH / 12_800:.0f} ms.",
-        )
+    least, ratio = floor_seconds(), H100.memory_bandwidth / H100.onchip_bandwidth
+    text = (
+        f"A TPOT of 0.078 ms with {BATCH} sequences would be {BATCH / 0.078e-3:,.0f} tokens/s; 12,800 is 1 / 0.078 ms. "
+        "Either "
+        "the rate is that of one sequence, or the time is a step's divided by the batch. The first cannot be: to read "
+        "the "
+        f"weights once, {DEVICES} H100 take {1e3 * least:.2f} ms at {H100.memory_bandwidth / 1e12:.2f} TB/s each, "
+        f"{least / 0.078e-3:.0f} times 0.078 ms, and {1e3 * least * ratio:.2f} ms even at the bandwidth of their L2. "
+        "So a step "
+        f"takes {1e3 * BATCH / 12_800:.0f} ms."
     )
+    return f"The claim\n{table(rows, headers)}\n{prose(text)}"
 
 
 def floor_seconds() -> float:
@@ -80,9 +84,11 @@ def shapes() -> str:
     rows = []
     for shape in (PAPER_DENSE, PAPER_MOE):
         experts = f"{shape.active} of {shape.experts}" if shape.experts > 1 else "-"
-        sizes = (shape.layers, shape.hidden, shape.ffn, shape.heads, shape.kv_heads, shape.head, shape.vocabulary, experts)
-        rows.append((shape.name, *sizes, f"{shape.parameters / 1e9:.1f}", f"{2 * shape.parameters / 1e9:.1f}"))
-    headers = ("chosen", "layers", "hidden", "ffn", "heads", "KV heads", "head", "vocabulary", "experts", "1e9 weights", "GB")
+        widths = (shape.hidden, shape.ffn, shape.heads, shape.kv_heads, shape.head, shape.vocabulary)
+        totals = (f"{shape.parameters / 1e9:.1f}", f"{2 * shape.parameters / 1e9:.1f}")
+        rows.append((shape.name, shape.layers, *widths, experts, *totals))
+    sizes = ("layers", "hidden", "ffn", "heads", "KV heads", "head", "vocabulary", "experts")
+    headers = ("chosen", *sizes, "1e9 weights", "GB")
     return f"The shapes (the paper states none)\n{table(rows, headers)}"
 
 
@@ -92,20 +98,20 @@ def needed() -> str:
     for shape in (PAPER_DENSE, PAPER_MOE):
         chosen = model(shape)
         cache = chosen.kv_bytes(Stage(shape.layers, False, 1), BATCH)
-        for what, size, sequences in (("weights", weights(shape), 0), ("weights and KV", weights(shape) + cache, BATCH)):
+        alone = weights(shape)
+        for what, size, sequences in (("weights", alone, 0), ("weights and KV", alone + cache, BATCH)):
             count = sum(stage.devices for stage in on_chip(chosen, sequences))
-            share = DEVICES * H100.usable_bytes / size
-            rows.append((shape.name, what, f"{size / 1e9:.1f}", f"{size / (DEVICES * NOMINAL):.0f}", f"{share:.2%}", f"{count:,}"))
+            times, share = size / (DEVICES * NOMINAL), DEVICES * H100.usable_bytes / size
+            rows.append((shape.name, what, f"{size / 1e9:.1f}", f"{times:.0f}", f"{share:.2%}", f"{count:,}"))
     usable = H100.usable_bytes
     headers = ("model", "to be held", "GB", "times 16 x 50 MB", "share that 16 x 36 MiB hold", "H100 needed")
-    return "\n".join(
-        (
-            f"What fits ({BATCH} sequences of {LENGTH:,} tokens; the embedding table, read by rows, is not counted)",
-            table(rows, headers),
-            f"16 x 50 MB are {DEVICES * NOMINAL / 1e9:.2f} GB; of the {H100.onchip_bytes / 2**20:.0f} MiB a device {usable / 2**20:.0f} are "
-            f"usable ({H100.figures['usable_bytes'].confidence} from measurements of the PCIe card), {DEVICES * usable / 1e9:.2f} GB in all.",
-        )
+    text = (
+        f"16 x 50 MB are {DEVICES * NOMINAL / 1e9:.2f} GB; of the {H100.onchip_bytes / 2**20:.0f} MiB a device "
+        f"{usable / 2**20:.0f} are usable ({H100.figures['usable_bytes'].confidence} from measurements of the PCIe "
+        "card), "
+        f"{DEVICES * usable / 1e9:.2f} GB in all. The embedding table, read by rows, is not counted."
     )
+    return f"What fits ({BATCH} sequences of {LENGTH:,} tokens)\n{table(rows, headers)}\n{prose(text)}"
 
 
 def causes(chosen: Model, layout: Layout, batch: int) -> dict[str, float]:
@@ -136,14 +142,13 @@ def steps() -> str:
             )  # fmt: skip
     base = taken(run(model(), TENSOR, BATCH, "nothing"))
     headers = ("model", "layout", "microbatches", *CAUSES, "ms a token", "tokens/s", "weights free, ms", "bound")
-    return "\n".join(
-        (
-            f"A step ({BATCH} sequences of {LENGTH:,} tokens, 16 H100, milliseconds by cause; bound: the gain if weight reads were free)",
-            table(rows, headers),
-            "Waiting: the last stage has the output head too, and the others wait for it. A microbatch reads all weights of a stage.",
-            f"The claimed {CLAIMS[0][1]:,} tokens/s are {CLAIMS[0][1] / base.rate:.2f} of what the model gives TP=8 x PP=2.",
-        )
+    text = (
+        "Milliseconds by cause; bound: the gain if weight reads were free. Waiting: the last stage has the output head "
+        "too, and "
+        "the others wait for it. Each microbatch reads all weights of a stage. "
+        f"The claimed {CLAIMS[0][1]:,} tokens/s are {CLAIMS[0][1] / base.rate:.2f} of what the model gives TP=8 x PP=2."
     )
+    return f"A step ({BATCH} sequences of {LENGTH:,} tokens, 16 H100)\n{table(rows, headers)}\n{prose(text)}"
 
 
 def held_gain(chosen: Model, layout: Layout, batch: int) -> float:
@@ -163,19 +168,16 @@ def bound() -> str:
             cache = chosen.kv_bytes(Stage(chosen.shape.layers, False, 1), BATCH)
             share = found.seconds * (1 - 1 / 1.2) / causes(chosen, TENSOR, BATCH)["weights"]
             size = f"{share * weights(chosen.shape) / 1e9:.1f}" if found.seconds / free.seconds >= 1.2 else "none"
-            rows.append(
-                (heads, f"{length:,}", f"{cache / 1e9:.1f}", f"{1e3 * found.seconds:.2f}", f"{found.seconds / free.seconds:.2f}",
-                 size, f"{held_gain(chosen, TENSOR, BATCH):.3f}")
-            )  # fmt: skip
+            gains = (f"{found.seconds / free.seconds:.2f}", size, f"{held_gain(chosen, TENSOR, BATCH):.3f}")
+            rows.append((heads, f"{length:,}", f"{cache / 1e9:.1f}", f"{1e3 * found.seconds:.2f}", *gains))
     headers = ("KV heads", "length", "KV, GB", "ms a token", "bound", "GB free for 1.20", "gain of 16 x 36 MiB")
-    return "\n".join(
-        (
-            f"The bound, TP=8 x PP=2, dense, {BATCH} sequences: (weights + KV + rest) / (KV + rest)",
-            table(rows, headers),
-            "At 1,000 tokens what remains is arithmetic. None: no free weight read gives 1.20. The last column takes the usable",
-            "bytes for pinned and free; by the hit curve a sweep of gigabytes keeps nothing.",
-        )
+    title = f"The bound, TP=8 x PP=2, dense, {BATCH} sequences: (weights + KV + rest) / (KV + rest)"
+    text = (
+        "At 1,000 tokens most of what remains is arithmetic. None: no free weight read gives 1.20. The last column "
+        "takes the "
+        "usable bytes for pinned and free; by the hit curve a sweep of gigabytes keeps nothing."
     )
+    return f"{title}\n{table(rows, headers)}\n{prose(text)}"
 
 
 def losing() -> str:
@@ -186,29 +188,25 @@ def losing() -> str:
         tensor, layers = (taken(run(chosen, layout, batch, "nothing")) for layout in (TENSOR, LAYERWISE))
         free = taken(run(chosen, LAYERWISE, batch, "weights"))
         full = step(chosen, on_chip(chosen, 0), batch, "what fits")
-        rows.append(
-            (batch, f"{length:,}", f"{layers.groups} x {layers.rows}", *(f"{1e3 * found.seconds:.2f}" for found in (tensor, layers)),
-             f"{tensor.seconds / layers.seconds:.2f}", f"{1e3 * free.seconds:.2f}", f"{full.devices:,}", f"{1e3 * full.seconds:.2f}")
-        )  # fmt: skip
-    headers = (
-        "batch", "length", "microbatches", "TP=8 x PP=2, ms", "layer-wise, ms", "gain", "its weights free, ms", "H100 to hold them",
-        "on these, ms",
-    )  # fmt: skip
-    return "\n".join(
-        (
-            "Where partitions by layer lose (dense, 16 H100, milliseconds a token)",
-            table(rows, headers),
-            "A lone sequence waits for all stages in turn, one device at a time; several read the weights once a microbatch.",
-        )
+        both = (f"{1e3 * tensor.seconds:.2f}", f"{1e3 * layers.seconds:.2f}", f"{tensor.seconds / layers.seconds:.2f}")
+        rest = (f"{1e3 * free.seconds:.2f}", f"{full.devices:,}", f"{1e3 * full.seconds:.2f}")
+        rows.append((batch, f"{length:,}", f"{layers.groups} x {layers.rows}", *both, *rest))
+    sizes = ("batch", "length", "microbatches", "TP=8 x PP=2, ms", "layer-wise, ms", "gain")
+    headers = (*sizes, "its weights free, ms", "H100 to hold them", "on these, ms")
+    title = "Where partitions by layer lose (dense, 16 H100, milliseconds a token)"
+    text = (
+        "A lone sequence waits for all stages in turn, one device at a time; several read the weights once a "
+        "microbatch. On "
+        "devices that hold all weights, a layer is split over as many as it needs, and the KV cache comes from memory."
     )
+    return f"{title}\n{table(rows, headers)}\n{prose(text)}"
 
 
 def figures(folder: Path) -> None:
     """Write the figures of the steps and of the bound."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 3))
-    labels, left = [], [0.0] * 6
-    found = []
+    labels, found, left = [], [], [0.0] * 6
     for shape in (PAPER_DENSE, PAPER_MOE):
         for layout in (TENSOR, WIDE, LAYERWISE):
             labels.append(f"{shape.name}, {NAMES[layout]}")
@@ -221,7 +219,7 @@ def figures(folder: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(f"ms a token of {BATCH} sequences of {LENGTH:,} tokens, 16 H100, by the model")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=len(CAUSES))
     save(figure, folder, "paper_step")
 
     figure, axes = plt.subplots(figsize=(7, 3.4))
@@ -230,12 +228,13 @@ def figures(folder: Path) -> None:
         chosen = [replace(model(PAPER_DENSE.with_kv_heads(heads)), length=length) for length in lengths]
         pairs = [[run(each, TENSOR, BATCH, kept) for kept in ("nothing", "weights")] for each in chosen]
         gains = [(length, a.seconds / b.seconds) for length, (a, b) in zip(lengths, pairs, strict=True) if a and b]
-        axes.plot(*zip(*gains, strict=True), style, label=f"{heads} KV heads: all weight reads free")
-    gains = [held_gain(replace(model(), length=length), TENSOR, BATCH) for length in lengths]
-    axes.plot(lengths, gains, color="black", label="16 x 36 MiB of them free")
+        axes.plot(*zip(*gains, strict=True), style, label=f"KV heads: {heads}")
+    held = [held_gain(replace(model(), length=length), TENSOR, BATCH) for length in lengths]
+    axes.plot(lengths, held, color="black", label="16 x 36 MiB free")
     axes.axhline(1.2, color="#7F7F7F", linewidth=1)
     axes.text(lengths[0], 1.24, "claimed: 1.20", color="#555555")
     axes.axvline(LENGTH, color="#7F7F7F", linewidth=1)
     axes.set(xscale="log", xlabel="tokens of each sequence", ylabel="bound on the gain", ylim=(0.9, None))
-    axes.legend()
+    axes.set_title(f"TP=8 x PP=2 on 16 H100, {BATCH} sequences: the gain if all weight reads were free")
+    figure.legend(loc="outside right center")
     save(figure, folder, "paper_bound")

@@ -1,16 +1,18 @@
 """Seconds of a decode step: stages of whole layers, each on one device or on several that share every matrix.
 
-Terms. ``rows`` sequences pass a stage at a time (a microbatch), each ``length`` tokens long. A stage takes, by the cost model of
-`fx_partition.cost.price`,
+Terms. ``rows`` sequences pass a stage at a time (a microbatch), each ``length`` tokens long. A stage takes, by the cost
+model of `fx_partition.cost.price`,
 
-    max(operations / peak, bytes on chip / on-chip bandwidth + bytes off chip / memory bandwidth) + 1.26 us a kernel (GPU)
+    max(operations / peak, bytes on chip / on-chip bandwidth + bytes off chip / memory bandwidth) + 1.26 us a kernel
+    (GPU)
 
-and its all-reduces. Sequences wait for their own last token, so of ``groups`` microbatches in flight one token each takes
+and its all-reduces. Sequences wait for their own last token, so of ``groups`` microbatches in flight one token each
+takes
 
     max(sum of all stages and hops, groups x slowest stage).
 
-What flatters all layouts alike: weights and KV cache split evenly over the devices of a stage (by heads, then rows or length),
-bandwidths and peaks are the record's, every device reaches every other at the record's link, sampling is free.
+What flatters all layouts alike: weights and KV cache split evenly over the devices of a stage (by heads, then rows or
+length), bandwidths and peaks are the record's, every device reaches every other at the record's link, sampling is free.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ EXPERT_KERNELS = 3
 #: The last norm and the output matrix.
 HEAD_KERNELS = 2
 
-#: What stays on chip. "nothing": weights and cache are read from off-chip memory. "what fits": the weights of a stage if they
-#: fit its devices whole, its KV cache if both do; nothing by halves, as a cache keeps little of a sweep that is too large for
-#: it. "weights": reading weights costs nothing at all, which is a bound and no device.
+#: What stays on chip. "nothing": weights and cache are read from off-chip memory. "what fits": the weights of a stage
+#: if they fit its devices whole, its KV cache if both do; nothing by halves, as a cache keeps little of a sweep that is
+#: too large for it. "weights": reading weights costs nothing at all, which is a bound and no device.
 Kept: TypeAlias = Literal["nothing", "what fits", "weights"]
 
 
@@ -110,8 +112,9 @@ class Model:
 def all_reduce(size: float, devices: int, link: Link) -> float:
     """Seconds to sum ``size`` bytes over devices that all reach each other, the better of two ways.
 
-    Each sends all to all others: one hop, (n - 1) x size. Or it sums one part and sends it on (reduce-scatter, all-gather):
-    two hops and 2 (n - 1) / n x size, the bytes of a ring (nccl-tests, doc/PERFORMANCE.md); a ring takes 2 (n - 1) hops.
+    Each sends all to all others: one hop, (n - 1) x size. Or it sums one part and sends it on (reduce-scatter,
+    all-gather): two hops and 2 (n - 1) / n x size, the bytes of a ring (nccl-tests, doc/PERFORMANCE.md); a ring takes 2
+    (n - 1) hops.
 
     Example::
 
@@ -142,7 +145,8 @@ def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kep
     weights = (stage.layers * shape.touched_parameters(rows) + stage.head * shape.head_parameters) * width / parts
     cache = model.kv_bytes(stage, rows)
     # Activations are bf16 whatever the weights are, and never leave the chip.
-    values = rows * (stage.layers * shape.layer_activations(parts) + stage.head * (shape.hidden + shape.vocabulary / parts))
+    head_values = stage.head * (shape.hidden + shape.vocabulary / parts)
+    values = rows * (stage.layers * shape.layer_activations(parts) + head_values)
     held = held_bytes(model, stage, sequences)
     if kept == "weights":
         weights, moved = 0.0, cache
@@ -154,8 +158,9 @@ def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kep
         moved = weights + cache
     if moved and not model.device.memory_bandwidth:
         raise ValueError(
-            f"{model.device.name} has no off-chip memory, and a stage of {model.shape.name} needs {held / 2**20:.0f} MiB a "
-            "device; use more devices, or fewer or shorter sequences"
+            f"{model.device.name} has no off-chip memory, and a stage of {model.shape.name} needs {held / 2**20:.0f} "
+            "MiB "
+            "a device; use more devices, or fewer or shorter sequences"
         )
     kernels = stage.layers * (LAYER_KERNELS + (EXPERT_KERNELS if shape.experts > 1 else 0)) + stage.head * HEAD_KERNELS
     flops = rows * (stage.layers * shape.layer_flops(model.length) + stage.head * 2 * shape.head_parameters) / parts

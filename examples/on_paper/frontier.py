@@ -61,24 +61,28 @@ def holding(model: Model) -> Iterator[Step]:
 def frontier_figure(folder: Path) -> None:
     """Write what both ways can do, a panel for each device."""
     plt = pyplot()
-    figure, panels = plt.subplots(2, 3, figsize=(8, 5), sharex=True, sharey=True)
+    figure, panels = plt.subplots(2, 3, figsize=(8, 5))
+    last = panels.flat[-1]
     for name, axes in zip(DEVICES, panels.flat, strict=False):
         found = record(name)
         model, other = (Model(SHAPE, PRECISION, each, LENGTH) for each in (found, streamer(found)))
-        label = "streamed from memory" if other.device is found else f"streamed by {STAND_IN}"
-        axes.plot(*zip(*front(streaming(other)), strict=True), "--", color=COLOURS[0], marker="o", ms=3, label=label)
-        axes.plot(*zip(*front(holding(model)), strict=True), color=COLOURS[3], marker="s", ms=3, label="on chip")
-        if name == "GroqLPU1":
-            near = front(holding(replace(model, link=Link(1e-6))))
-            axes.plot(*zip(*near, strict=True), ":", color=COLOURS[2], marker="^", ms=3, label="on chip, hop of 1 us")
-        axes.set(title=name, xscale="log", yscale="log")
-        axes.legend(loc="lower left", fontsize=7.5)
-    panels.flat[-1].set_axis_off()
+        stand_in = "" if other.device is found else f" (streamed: {STAND_IN})"
+        lines = [("streamed from memory", "o--", COLOURS[0], other), ("weights on chip", "s-", COLOURS[3], model)]
+        if stand_in:
+            lines.append(("on chip, hop of 1 us", "^:", COLOURS[2], replace(model, link=Link(1e-6))))
+        for label, style, colour, each in lines:
+            points = front((streaming if each is other else holding)(each))
+            axes.plot(*zip(*points, strict=True), style, color=colour, ms=3, label=label)
+        # Two decades of speed and three of throughput: who gets less has no interest in the figure.
+        right, top = 2 * axes.dataLim.x1, 2 * axes.dataLim.y1
+        axes.set(title=name + stand_in, xscale="log", yscale="log", xlim=(right / 200, right), ylim=(top / 2000, top))
+    last.set_axis_off()
+    last.legend(*axes.get_legend_handles_labels(), loc="upper left")
     note = (
-        f"Llama-3-70B, fp8, {LENGTH:,} tokens\nFrom left to right: fewer sequences\nor more devices, at most {MOST:,}\n"
-        "Right and up is better"
+        f"Llama-3-70B, fp8, {LENGTH:,} tokens.\nAlong a line, from left to right:\nfewer sequences, more devices\n"
+        f"(at most {MOST:,}). Further right and\nfurther up is better."
     )
-    panels.flat[-1].text(0.05, 0.5, note, transform=panels.flat[-1].transAxes, va="center")
+    last.text(0.04, 0.1, note, transform=last.transAxes)
     figure.supxlabel("tokens/s of one sequence", fontsize=9)
     figure.supylabel("tokens/s of a device", fontsize=9)
     save(figure, folder, "scale_frontier")

@@ -1,4 +1,4 @@
-"""Which layers lie on which devices: tensor parallelism, partitions of whole layers, and partitions that fit on chip."""
+"""Which layers lie on which devices: tensor parallelism, partitions by layer, and partitions that fit on chip."""
 
 from __future__ import annotations
 
@@ -61,16 +61,17 @@ def run(model: Model, layout: Layout, batch: int, kept: Kept) -> Step | None:
 
 def best(model: Model, devices: int, batch: int, kept: Kept) -> tuple[Layout, Step] | None:
     """The layout with the shortest step; the narrower one of equals."""
-    found = [(layout, run(model, layout, batch, kept)) for layout in layouts(devices, batch, model.shape.layers, model.shape.heads)]
-    possible = [(layout, taken) for layout, taken in found if taken is not None]
-    return min(possible, key=lambda pair: pair[1].seconds, default=None)
+    possible = layouts(devices, batch, model.shape.layers, model.shape.heads)
+    found = [(layout, run(model, layout, batch, kept)) for layout in possible]
+    fitting = [(layout, taken) for layout, taken in found if taken is not None]
+    return min(fitting, key=lambda pair: pair[1].seconds, default=None)
 
 
 def on_chip(model: Model, sequences: int) -> list[Stage]:
     """As few devices as hold weights on chip, and the KV cache of ``sequences`` (0: none), by stages of whole layers.
 
-    As many layers a device as fit, or a layer on as many devices as it needs; the output head with the last layers where it
-    fits there, else on devices of its own.
+    As many layers a device as fit, or a layer on as many devices as it needs; the output head with the last layers
+    where it fits there, else on devices of its own.
 
     Example::
 

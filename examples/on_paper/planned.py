@@ -26,12 +26,12 @@ def graph(shape: Shape) -> torch.export.ExportedProgram:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head, use_cache=False,
-        attn_implementation="sdpa", tie_word_embeddings=shape.tied,
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head, use_cache=False, tie_word_embeddings=shape.tied,
     )  # fmt: skip
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model = LlamaForCausalLM(config).bfloat16().eval()
     inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
     return torch.export.export(model, (), inputs, strict=False)
 

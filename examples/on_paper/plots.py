@@ -18,6 +18,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
         import matplotlib.pyplot as plt
+        from cycler import cycler
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "fx-partition[plot]"') from error
     matplotlib.use("svg")
@@ -27,7 +28,7 @@ def pyplot() -> Any:
             "svg.hashsalt": "fx-partition", "figure.constrained_layout.use": True, "figure.facecolor": "white",
             "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
             "axes.grid": True, "grid.color": "#DDDDDD", "axes.axisbelow": True, "legend.frameon": False,
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.prop_cycle": cycler(color=COLOURS),
         }
     )  # fmt: skip
     return plt

@@ -72,7 +72,8 @@ def latency() -> str:
     def cell(shape: Shape, precision: Precision, name: str) -> str:
         return " / ".join(f"{1e3 * found.seconds:.2f}" for found in compare(shape, precision, name, ONE))
 
-    title = f"Milliseconds a token, {ONE} sequence of {LENGTH:,} tokens: on chip / streamed, as many devices / streamed, TP=8"
+    ways = "on chip / streamed, as many devices / streamed, TP=8"
+    title = f"Milliseconds a token, {ONE} sequence of {LENGTH:,} tokens: {ways}"
     return f"{grid(cell, title)}\n{NOTE}"
 
 
@@ -87,7 +88,11 @@ def throughput() -> str:
     return grid(cell, title)
 
 
-NOTE = f"TP=16 or 32 where the memory of 8 is too small. {DEVICES[-1]} has no memory to stream from: {STAND_IN} does it in its place."
+NOTE = (
+    f"TP=16 or 32 where the memory of 8 is too small. {DEVICES[-1]} has no memory to stream from: {STAND_IN} does it "
+    "in its "
+    "place."
+)
 
 
 def hops() -> str:
@@ -98,10 +103,12 @@ def hops() -> str:
             model = Model(shape, PRECISIONS["fp8"], device("GroqLPU1"), LENGTH, Link(latency))
             found = step(model, on_chip(model, ONE), ONE, "what fits")
             share = found.links / found.seconds
-            rows.append((f"{1e6 * latency:g}", shape.name, f"{found.devices:,}", f"{1e3 * found.seconds:.2f}", f"{share:.0%}"))
+            times = (f"{1e3 * found.seconds:.2f}", f"{share:.0%}")
+            rows.append((f"{1e6 * latency:g}", shape.name, f"{found.devices:,}", *times))
     headers = ("hop, us", "model", "devices", "ms a token", "in links")
     title = (
-        f"GroqLPU1, fp8, {ONE} sequence of {LENGTH:,} tokens: the record's hop is that of GPUs without peer access, as no figure is\n"
-        "known; 1 us is a hop between TPUs"
+        f"GroqLPU1, fp8, {ONE} sequence of {LENGTH:,} tokens: the record's hop is that of GPUs without peer access, as "
+        "no "
+        "figure is\nknown; 1 us is a hop between TPUs"
     )
     return f"{title}\n{tabulate(rows, headers, disable_numparse=True, stralign='right')}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from fx_partition import Device, device
+from fx_partition.cost.price import OVERHEADS
 
 from .decode import Model, Step, step
 from .layouts import best, on_chip
@@ -27,9 +28,7 @@ def record(name: str) -> Device:
     if name != "EPYC9684X-CCD":
         return found
     whole = device("EPYC9684X")
-    return replace(
-        found, memory_bandwidth=whole.memory_bandwidth / 12, onchip_bandwidth=whole.onchip_bandwidth / 12
-    )  # fmt: skip
+    return replace(found, memory_bandwidth=whole.memory_bandwidth / 12, onchip_bandwidth=whole.onchip_bandwidth / 12)
 
 
 def resident(model: Model, batch: int) -> Step:
@@ -40,7 +39,7 @@ def resident(model: Model, batch: int) -> Step:
 
 
 def streamed(model: Model, batch: int, devices: int) -> Step | None:
-    """The shortest step that reads everything from off-chip memory, on at most so many devices; None: it does not hold it."""
+    """The shortest step that reads all from off-chip memory, on at most so many devices; None: too large for these."""
     found = best(model, devices, batch, "nothing")
     return found[1] if found else None
 
@@ -58,7 +57,9 @@ def gain(shape: Shape, precision: Precision, record: Device, batch: int, length:
 def found() -> dict[tuple[str, str], list[tuple[float, int] | None]]:
     """The gains of `CASES` by device and model."""
     return {
-        (name, shape.name): [gain(shape, BF16, record(name), *case) for case in CASES] for name in DEVICES for shape in SIZES
+        (name, shape.name): [gain(shape, BF16, record(name), *case) for case in CASES]
+        for name in DEVICES
+        for shape in SIZES
     }
 
 
@@ -73,12 +74,15 @@ def search() -> str:
     headers = ("device", "model", "devices", *(f"{batch} x {length:,}" for batch, length in CASES))
     each = len(SIZES) * len(CASES)
     counted = ", ".join(f"{count} of {each} on {name}" for name, count in reached.items())
+    launch = OVERHEADS["gpu"].kernel * device("H100-SXM").memory_bandwidth / 1e6
     return "\n".join(
         (
-            "Where a gain of 20% is reached (bf16; columns: batch x length; all weights on chip, on as many devices as that takes,",
-            "against the best layout that streams on as many; *: 1.20 and more)",
+            "Where a gain of 20% is reached (bf16; columns: batch x length; all weights on chip, on as few devices as "
+            "that",
+            "takes, against the best layout that streams on as many; *: 1.20 and more)",
             tabulate(rows, headers, disable_numparse=True, stralign="right"),
             f"Reached: {counted}.",
+            f"A launch takes as long as reading {launch:.1f} MB from the memory of an H100.",
         )
     )
 
@@ -98,6 +102,7 @@ def search_figure(folder: Path) -> None:
         title="One sequence of 1,000 tokens, as many devices on both sides",
     )  # fmt: skip
     axes.set_yticks([1, 1.2, 2, 4, 8], ["1", "1.2", "2", "4", "8"])
+    axes.set_xticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
     axes.minorticks_off()
     axes.legend()
     save(figure, folder, "paper_search")

@@ -1,7 +1,8 @@
 """Shapes of decoder-only models: bytes of weights and of the KV cache, operations of a token.
 
-The layer is Llama's: attention (four projections, grouped keys and values), a gated feed-forward of three matrices (one set for
-each expert, and a router, in a mixture of experts), two norms. All figures are of one decode step, a token for each sequence.
+The layer is Llama's: attention (four projections, grouped keys and values), a gated feed-forward of three matrices (one
+set for each expert, and a router, in a mixture of experts), two norms. All figures are of one decode step, a token for
+each sequence.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Shape:
         return self.layers * self.layer_parameters + self.head_parameters + embedding
 
     def touched_parameters(self, rows: float) -> float:
-        """Of a layer, that a step of ``rows`` tokens reads: of the experts those that any token takes, if each is as likely."""
-        spared = (1 - self.active / self.experts) ** rows
+        """Of a layer, that a step of ``rows`` tokens reads: of experts those that a token takes, all as likely."""
+        spared: float = (1 - self.active / self.experts) ** rows
         return self.attention_parameters + self.experts * (1 - spared) * self.expert_parameters
 
     def kv_bytes(self, precision: Precision) -> int:
@@ -98,8 +99,8 @@ class Shape:
     def layer_activations(self, parts: float) -> float:
         """Values that the kernels of a layer read and write for one token, with the layer split over ``parts`` devices.
 
-        The hidden state ten times (norm, queries, output, sum and norm, feed-forward, its result), each projection where it
-        is made and where it is read, the gated product twice more.
+        The hidden state ten times (norm, queries, output, sum and norm, feed-forward, its result), each projection
+        where it is made and where it is read, the gated product twice more.
         """
         return 10 * self.hidden + (4 * self.heads * self.head + 6 * self.active * self.ffn) / parts
 
@@ -108,7 +109,7 @@ class Shape:
         return replace(self, name=f"{self.name}, {kv_heads} KV heads", kv_heads=kv_heads)
 
 
-# Chosen, as the paper states neither shape: 16 layers and 60 GB in bf16. A small vocabulary favours partitions by layer.
+# Chosen, as the paper states neither: 16 layers and 60 GB in bf16. A small vocabulary favours partitions by layer.
 PAPER_DENSE = Shape("dense", 16, hidden=12288, ffn=40960, heads=96, kv_heads=8, head=128, vocabulary=32000)
 PAPER_MOE = Shape(
     "MoE", 16, hidden=8192, ffn=8704, heads=64, kv_heads=8, head=128, vocabulary=32000, experts=8, active=2
