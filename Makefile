@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench figures clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/embed_sentences.py
@@ -32,6 +32,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/wrap.py
 	$(BIN)/python benchmarks/edgetpu.py
 	$(BIN)/python benchmarks/gpu.py
+
+# The figures of the docs, a line a script; drawn again they are the same files.
+figures: $(STAMP)
+	$(BIN)/python examples/paper_h100.py --figure docs/figures
+	$(BIN)/python examples/scale_on_paper.py --figure docs/figures
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
