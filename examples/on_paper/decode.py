@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 from fx_partition import Device, Link
 from fx_partition.cost.price import OVERHEADS, Price
 from fx_partition.cost.price import price as price_of
-from fx_partition.cost.work import Access, How, Work
+from fx_partition.passes.work import Access, How, Work
 
 from .shapes import Precision, Shape
 
