@@ -1,8 +1,13 @@
 """Read bandwidth of one core against working set, measured with torch and kept for later processes.
 
 A reduction over ``x.expand(times, n)`` along ``n`` reads the same n numbers ``times`` times in one call, so neither
-Python nor the dispatcher is part of what is timed. Working sets are prefixes of one buffer; rounds are interleaved over
-all sizes, and the median of a size is taken, so that a busy moment of the machine costs one round and not one size.
+Python nor the dispatcher is part of what is timed. Rounds are interleaved over all sizes, so that a busy moment of the
+machine costs one round and not one size. A working set is another part of one buffer in each round, as it depends on
+the pages that it lies on how many of them a physically indexed cache holds.
+
+Of a size the upper quartile of its rounds is taken. Other work only ever slows a sweep, so a median is that of a busy
+machine; STREAM (McCalpin) takes the best of its runs for that reason. But the best of a hundred rounds is one lucky
+moment of a shared cache: on a machine that is quiet it scatters three times as much as the quartile.
 """
 
 from __future__ import annotations
@@ -12,8 +17,9 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 from typing import TypeAlias
 
 import torch
@@ -25,8 +31,10 @@ from .user_cache import cache_directory, put_whole
 Points: TypeAlias = "Sequence[tuple[float, float]]"
 
 _STEPS_AN_OCTAVE = 8
+_PAGE = 4096
 _READ_BYTES = 2**25  # of one measurement, at least
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 25
+_LEAST_ROUNDS = 3
+_GOLDEN = 0.618034  # its multiples, less their whole parts, spread evenly over 0 to 1 however many there are
 _MOST_BYTES = 2**31
 
 
@@ -38,7 +46,7 @@ def working_sets(facts: CpuFacts) -> list[int]:
     sizes = [cache.bytes for cache in facts.caches]
     smallest, largest = min(sizes) // 8, min(4 * max(sizes), (facts.memory_bytes or _MOST_BYTES) // 4, _MOST_BYTES)
     found, step = [], 0
-    while (size := int(smallest * 2 ** (step / _STEPS_AN_OCTAVE)) // 4096 * 4096) <= largest:
+    while (size := int(smallest * 2 ** (step / _STEPS_AN_OCTAVE)) // _PAGE * _PAGE) <= largest:
         found.append(size)
         step += 1
     return sorted(set(found) - {0})
@@ -56,14 +64,20 @@ def sweep(sizes: list[int], seconds: float) -> Points:
     began, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for done in range(_MOST_ROUNDS):
+        for done in count():
             if done >= _LEAST_ROUNDS and time.perf_counter() - began > seconds * done / (done + 1):
                 break
             for size in sizes:
-                rates[size].append(_rate(numbers[: size // 4]))
+                rates[size].append(_rate(_part(numbers, size, done * _GOLDEN % 1)))
     finally:
         torch.set_num_threads(threads)
-    return [(float(size), median(found)) for size, found in rates.items()]
+    return [(float(size), quantiles(found)[2]) for size, found in rates.items()]
+
+
+def _part(numbers: torch.Tensor, size: int, at: float) -> torch.Tensor:
+    """``size`` bytes of the buffer that begin at a page, from its start (``at=0``) to its end (1)."""
+    start = int(at * (numbers.nbytes - size)) // _PAGE * _PAGE
+    return numbers[start // 4 : (start + size) // 4]
 
 
 def _rate(numbers: torch.Tensor) -> float:
