@@ -17,6 +17,7 @@ from .passes.errors import OversizeError, PartitionError, PartitionWarning, Plan
 from .passes.plan import Plan
 from .passes.sizes import let_names_be_sizes
 from .report import report
+from .report.probe_plot import plot_probe
 
 let_names_be_sizes(usable_bytes)
 
@@ -39,6 +40,7 @@ __all__ = [
     "load_stage_weights",
     "pipeline",
     "plan",
+    "plot_probe",
     "probe",
     "report",
     "simulate",

@@ -33,6 +33,7 @@ from .report.devices import device_dict, device_document, devices_document, devi
 from .report.document import Document
 from .report.markdown import to_markdown
 from .report.probe import probe_document, probe_json
+from .report.probe_plot import check_plot, plot_probe
 from .report.proof import why
 from .report.text import to_text
 
@@ -69,7 +70,11 @@ def _answer(args: argparse.Namespace) -> str:
     if args.command == "devices":
         return _listed(args)
     if args.command == "probe":
+        if args.plot is not None:
+            check_plot(args.plot)
         found = probe(seconds=args.seconds)
+        if args.plot is not None:
+            plot_probe(found, args.plot)
         return probe_json(found) if _format(args) == "json" else _laid_out(probe_document(found), args)
     plan = _read_plan(args.plan)
     if args.command == "simulate":
@@ -158,6 +163,7 @@ def _parser() -> _Parser:
 
     measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
     measure.add_argument("--seconds", type=float, default=10.0, help="about how long it may take (10)")
+    measure.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here too: FILE.png or FILE.svg")
 
     for command in (plan, report, why, simulate, listing, measure):
         formats = command.add_mutually_exclusive_group()

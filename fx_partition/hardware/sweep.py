@@ -5,9 +5,10 @@ Python nor the dispatcher is part of what is timed. Rounds are interleaved over 
 machine costs one round and not one size. A working set is another part of one buffer in each round, as it depends on
 the pages that it lies on how many of them a physically indexed cache holds.
 
-Of a size the upper quartile of its rounds is taken. Other work only ever slows a sweep, so a median is that of a busy
-machine; STREAM (McCalpin) takes the best of its runs for that reason. But the best of a hundred rounds is one lucky
-moment of a shared cache: on a machine that is quiet it scatters three times as much as the quartile.
+Time is that of the thread, which stands still while another process has its core. Of a size the upper quartile of its
+rounds is taken. Other work only ever slows a sweep, so a median is that of a busy machine; STREAM (McCalpin) takes the
+best of its runs for that reason. But the best of a hundred rounds is a lucky moment of a cache that is shared, and
+scatters more than the quartile.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _READ_BYTES = 2**25  # of one measurement, at least
 _LEAST_ROUNDS = 3
 _GOLDEN = 0.618034  # its multiples, less their whole parts, spread evenly over 0 to 1 however many there are
 _MOST_BYTES = 2**31
+# The thread's own time goes on only while it runs, and not while another process has its core; Windows counts it in
+# ticks of 16 ms, which are too long.
+_clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
 def working_sets(facts: CpuFacts) -> list[int]:
@@ -83,9 +87,9 @@ def _part(numbers: torch.Tensor, size: int, at: float) -> torch.Tensor:
 def _rate(numbers: torch.Tensor) -> float:
     times = max(1, _READ_BYTES // (4 * numbers.numel()))
     torch.sum(numbers)  # what the sweep before has evicted
-    begin = time.perf_counter()
+    begin = _clock()
     torch.sum(numbers.expand(times, -1), dim=1)
-    return 4 * numbers.numel() * times / (time.perf_counter() - begin)
+    return 4 * numbers.numel() * times / (_clock() - begin)
 
 
 def save(facts: CpuFacts, points: Points) -> Path:
