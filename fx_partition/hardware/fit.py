@@ -25,12 +25,12 @@ def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tu
         nominal: bytes of the cache.
         cores: how many cores read it at once; their bandwidths are taken to add up.
 
-    Example: half of the reads of a working set at the nominal size hit; 0.93 do at 0.9 to 1 of it::
+    Example: all reads of six tenths of the nominal size hit, half of those at it; 0.93 do in between::
 
         >>> half = 1 / (0.5 / 1000 + 0.5 / 100)
-        >>> figures, _ = fit([(10, 1000), (50, 1000), (90, 1000), (100, half), (400, 100)], 100, cores=1)
+        >>> figures, _ = fit([(10, 1000), (30, 1000), (60, 1000), (100, half), (400, 100)], 100, cores=1)
         >>> round(figures["usable_bytes"].value, 1)
-        91.4
+        65.6
     """
     smooth = falling(smoothed(points))
     try:
@@ -60,8 +60,8 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     A curve that is flat where the hit rate falls below what counts as held would turn a little noise into a knee that
     is elsewhere in each run::
 
-        >>> smoothed([(100, 10.0), (110, 20.0), (200, 5.0)])
-        [(100, 13.333333333333334), (110, 13.333333333333334), (200, 5.0)]
+        >>> smoothed([(100, 10.0), (110, 30.0), (200, 5.0)])
+        [(100, 15.0), (110, 15.0), (200, 5.0)]
     """
     return [(size, harmonic_mean([rate for other, rate in points if size / _NEAR < other < size * _NEAR]))
             for size, _ in points]

@@ -108,6 +108,7 @@ def saved(facts: CpuFacts) -> Points:
 
 
 def _path(facts: CpuFacts) -> Path:
-    """Caches belong to the name: a virtual machine may move to another host."""
-    machine = f"{platform.node()} {facts.name} {facts.caches}"
+    """The name has caches in it, as a virtual machine may move to another host, but not which cores may be used."""
+    caches = [(cache.level, cache.bytes, cache.sharers) for cache in facts.caches]
+    machine = f"{platform.node()} {facts.name} {caches}"
     return cache_directory() / f"probe-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"

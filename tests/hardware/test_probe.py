@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def test_a_damaged_file_is_none(text: str) -> None:
 def test_another_machines_sweep_is_not_taken() -> None:
     save(FACTS, POINTS)
     assert saved(CpuFacts("Another", FACTS.caches, 4.0, 2e9, 2**34, "a test")) == []
+
+
+def test_a_process_that_may_use_fewer_cores_finds_the_sweep() -> None:
+    save(FACTS, POINTS)
+    level2, level3 = FACTS.caches
+    fewer = replace(FACTS, caches=(replace(level2, common=True), replace(level3, cores=1)), cores=1.0)
+    assert saved(fewer) == POINTS
+    assert saved(replace(FACTS, caches=(level2, replace(level3, sharers=8)))) == []
 
 
 def test_a_sweep_measures_every_size_and_leaves_torch_as_it_was() -> None:
