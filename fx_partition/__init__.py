@@ -19,6 +19,7 @@ from .passes.plan import Plan
 from .passes.sizes import let_names_be_sizes
 from .passes.speeds import let_names_have_speeds
 from .report import report
+from .report.probe_plot import plot_probe
 
 let_names_be_sizes(usable_bytes)
 let_names_have_speeds(speed_of)
@@ -42,6 +43,7 @@ __all__ = [
     "load_stage_weights",
     "pipeline",
     "plan",
+    "plot_probe",
     "probe",
     "report",
     "simulate",

@@ -30,11 +30,12 @@ from .passes.request import ALGORITHMS, FOOTPRINTS, OBJECTIVES, ON_SHORTAGE, ORD
 from .passes.sizes import parse_bytes
 from .report import render
 from .report.devices import device_dict, device_document, devices_document, devices_json
-from .report.document import Document
 from .report.markdown import to_markdown
 from .report.probe import probe_document, probe_json
+from .report.probe_plot import check_plot, plot_probe
 from .report.proof import why
 from .report.text import to_text
+from .report.written import write, written
 
 _SUFFIXES = {".json": "json", ".md": "markdown"}
 
@@ -56,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = _parser().parse_args(argv)
-        _write(_answer(args), args.output)
+        answer = _answer(args)
+        if args.output is None:
+            print(answer)
+        else:
+            write(answer, args.output, "-o")
     except ValueError as error:
         print(f"fx-partition: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -69,8 +74,12 @@ def _answer(args: argparse.Namespace) -> str:
     if args.command == "devices":
         return _listed(args)
     if args.command == "probe":
+        if args.plot is not None:
+            check_plot(args.plot)
         found = probe(seconds=args.seconds)
-        return probe_json(found) if _format(args) == "json" else _laid_out(probe_document(found), args)
+        if args.plot is not None:
+            plot_probe(found, args.plot)
+        return written(lambda: probe_document(found), lambda: probe_json(found), _format(args))
     plan = _read_plan(args.plan)
     if args.command == "simulate":
         return simulation.answer(plan, _load_program(args.model), args, _format(args))
@@ -86,21 +95,17 @@ def _explained(plan: Plan, args: argparse.Namespace) -> str:
         if reasons:
             raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons)}")
         checked = f"Checked: every footprint and every run above was recomputed from {args.model}, and holds."
-    return _laid_out(why(plan, checked), args)
+    document = why(plan, checked)  # JSON of a proof is the plan itself
+    return to_markdown(document) if _format(args) == "markdown" else to_text(document)
 
 
 def _listed(args: argparse.Namespace) -> str:
     """The records of devices, or one."""
-    as_json = _format(args) == "json"
     if args.name is not None:
         found = find_device(args.name)
-        return json.dumps(device_dict(found), indent=2) if as_json else _laid_out(device_document(found), args)
+        return written(lambda: device_document(found), lambda: json.dumps(device_dict(found), indent=2), _format(args))
     records, here = devices(), detect()
-    return devices_json(records, here) if as_json else _laid_out(devices_document(records, here), args)
-
-
-def _laid_out(document: Document, args: argparse.Namespace) -> str:
-    return to_markdown(document) if _format(args) == "markdown" else to_text(document)
+    return written(lambda: devices_document(records, here), lambda: devices_json(records, here), _format(args))
 
 
 def _parser() -> _Parser:
@@ -161,6 +166,7 @@ def _parser() -> _Parser:
 
     measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
     measure.add_argument("--seconds", type=float, default=10.0, help="about how long it may take (10)")
+    measure.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here too: FILE.png or FILE.svg")
 
     for command in (plan, report, why, simulate, listing, measure):
         formats = command.add_mutually_exclusive_group()
@@ -251,13 +257,3 @@ def _read_plan(path: Path) -> Plan:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a file that exists")
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print(text)
-        return
-    try:
-        output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot write {output}: {error.strerror}; name another file with -o") from error

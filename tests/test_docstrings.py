@@ -26,11 +26,13 @@ from fx_partition.report.document import Document, Section
         "backends.pack",
         "backends.portable",
         "cost.simulate",
+        "hardware.fit",
         "passes.api",
         "passes.weights",
         "report.api",
         "report.markdown",
         "report.text",
+        "report.written",
     ],
 )
 def test_examples_say_what_happens(name: str) -> None:

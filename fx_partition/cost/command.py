@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from fx_partition.passes.plan import Plan
+from fx_partition.report.written import write
 
 from .simulate import simulate
 
@@ -37,10 +38,5 @@ def answer(plan: Plan, program: ExportedProgram, args: argparse.Namespace, forma
         plan, names if len(names) > 1 else names[0], model=program, microbatches=args.microbatches, steps=args.steps
     )
     if args.trace is not None:
-        try:
-            args.trace.write_text(found.trace() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ValueError(
-                f"cannot write {args.trace}: {error.strerror}; name another file with --trace"
-            ) from error
+        write(found.trace(), args.trace, "--trace")
     return found.report(format)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fx_partition.passes.sizes import format_bytes, format_seconds
 from fx_partition.report.document import Document, Section, Table
-from fx_partition.report.markdown import to_markdown
-from fx_partition.report.text import to_text
+from fx_partition.report.written import written
 
 from .events import Span
 
@@ -72,14 +71,7 @@ class Simulation:
         Raises:
             ValueError: an unknown format; it names those that there are.
         """
-        formats = {
-            "text": lambda: to_text(self._document()),
-            "markdown": lambda: to_markdown(self._document()),
-            "json": lambda: json.dumps(self.to_dict(), indent=1),
-        }
-        if format not in formats:
-            raise ValueError(f"format={format!r} is not known; choose from {', '.join(formats)}")
-        return formats[format]()
+        return written(self._document, lambda: json.dumps(self.to_dict(), indent=1), format)
 
     def _document(self) -> Document:
         names = list(dict.fromkeys(self.devices))
@@ -101,8 +93,9 @@ class Simulation:
         return Document(headline, (Section("Partitions", table=table),), _CAUTION)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without the spans."""
-        return asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "spans"})
+        """As plain data, without the spans: of a long simulation these are many."""
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "spans"}
+        return {**found, "stages": tuple(map(asdict, self.stages))}
 
     def trace(self) -> str:
         """JSON in Chrome's trace event format, for Perfetto or chrome://tracing; a row for each device and link."""

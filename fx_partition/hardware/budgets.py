@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .detect import detect
-from .records import Device, device, normalise, suggest
+from .records import Device, find, normalise, suggest
 
 
 def find_device(name: str) -> Device:
@@ -12,10 +12,10 @@ def find_device(name: str) -> Device:
     Raises:
         ValueError: there is none of this name; it lists close matches.
     """
-    try:
-        return device(name)
-    except ValueError:
-        here = detect()
+    record = find(name)
+    if record is not None:
+        return record
+    here = detect()
     if normalise(name) == "auto":
         return here[0]
     for found in here:

@@ -35,6 +35,7 @@ class CpuFacts:
         hertz: the clock; 0.0 if the system does not say.
         memory_bytes: None if the system does not say.
         source: who says so.
+        clock: what kind of clock ``hertz`` is.
     """
 
     name: str
@@ -43,8 +44,16 @@ class CpuFacts:
     hertz: float
     memory_bytes: int | None
     source: str
+    clock: str = "as the system says"
 
     def by_preference(self) -> list[Cache]:
-        """The caches, first the outermost that not all cores share: a stage's own (see `cores.core_groups`)."""
-        outer = sorted(self.caches, key=lambda cache: -cache.level)
-        return sorted(outer, key=lambda cache: cache.common)
+        """The caches, first the outermost that not all cores share: a stage's own (see `cores.core_groups`).
+
+        Where this process may use one core, or several around one cache, all caches are common. Then those come first
+        that it has to itself: of the L3 around one core of sixteen others may take fifteen parts.
+        """
+
+        def rank(cache: Cache) -> tuple[bool, float, int]:
+            return cache.common, -cache.cores / cache.sharers if cache.common else 0.0, -cache.level
+
+        return sorted(self.caches, key=rank)

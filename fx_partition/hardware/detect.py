@@ -73,16 +73,17 @@ def cpu_devices(facts: CpuFacts, points: Points = ()) -> list[Device]:
 def _cpu_device(facts: CpuFacts, cache: Cache, size: Figure, points: Points) -> Device:
     cores = min(float(cache.cores), facts.cores)
     cycles = (facts.hertz or _HERTZ) * cores
+    clock = f"{facts.hertz / 1e9:.2f} GHz, {facts.clock}" if facts.hertz else f"{_HERTZ / 1e9:.2f} GHz, assumed"
     share = USABLE_SHARE["cpu"] * cache.cores / cache.sharers
     why = f"{USABLE_SHARE['cpu']} of it, the rule of hit_curves; {cache.cores} of its {cache.sharers} cores"
-    flops = _FLOPS_A_CYCLE.get(torch.backends.cpu.get_cpu_capability(), _FLOPS_OTHERWISE) * cycles
+    flops = _FLOPS_A_CYCLE.get(torch.backends.cpu.get_cpu_capability(), _FLOPS_OTHERWISE)
     inner, beyond = (_L2_BYTES, _L3_BYTES) if cache.level == 2 else (_L3_BYTES, _MEMORY_BYTES)
     figures = {
         "onchip_bytes": size,
         "usable_bytes": Figure(share * cache.bytes, why, "inferred"),
-        "onchip_bandwidth": Figure(inner * cycles, f"{inner:g} bytes a cycle and core", "estimate"),
-        "memory_bandwidth": Figure(beyond * cycles, f"{beyond:g} bytes a cycle and core", "estimate"),
-        "peak_flops": Figure(flops, "float32 operations a cycle and core", "estimate"),
+        "onchip_bandwidth": Figure(inner * cycles, f"{inner:g} bytes a cycle and core; {clock}", "estimate"),
+        "memory_bandwidth": Figure(beyond * cycles, f"{beyond:g} bytes a cycle and core; {clock}", "estimate"),
+        "peak_flops": Figure(flops * cycles, f"{flops} float32 operations a cycle and core; {clock}", "estimate"),
         "link_latency": Figure(0.24e-6, "a pointer to a waiting worker, benchmarks/hop.py on one Xeon", "estimate"),
     }
     if facts.memory_bytes is not None:

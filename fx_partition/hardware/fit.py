@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import harmonic_mean
 
 from .hit_curves import USABLE_HIT_RATE, Curve, curve_from_bandwidth, levels, share_at
 from .records import Figure
 
 #: How much faster a cache must be than what lies beyond it for its knee to be told from noise.
 _CLEAR = 1.7
+#: Sizes that differ by less than this factor are smoothed together: of a sweep in eighths of an octave, three each way.
+_NEAR = 2**0.4
 _SOURCE = "fx_partition.probe on this machine"
 
 
@@ -22,14 +25,14 @@ def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tu
         nominal: bytes of the cache.
         cores: how many cores read it at once; their bandwidths are taken to add up.
 
-    Example: half of the reads of a working set at the nominal size hit; 0.93 do at 0.9 to 1 of it::
+    Example: all reads of six tenths of the nominal size hit, half of those at it; 0.93 do in between::
 
         >>> half = 1 / (0.5 / 1000 + 0.5 / 100)
-        >>> figures, _ = fit([(10, 1000), (50, 1000), (90, 1000), (100, half), (400, 100)], 100, cores=1)
+        >>> figures, _ = fit([(10, 1000), (30, 1000), (60, 1000), (100, half), (400, 100)], 100, cores=1)
         >>> round(figures["usable_bytes"].value, 1)
-        91.4
+        65.6
     """
-    smooth = falling(points)
+    smooth = falling(smoothed(points))
     try:
         on_chip, off_chip = levels(smooth, nominal)
     except ValueError:
@@ -49,6 +52,19 @@ def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tu
     usable = min(knee, 1.0)
     figures["usable_bytes"] = Figure(usable * nominal, _SOURCE, "measured")
     return figures, tuple(sorted({*curve, (usable, USABLE_HIT_RATE)})) if usable == knee else curve
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Each bandwidth as the harmonic mean of those of sizes near it, since times add up.
+
+    A curve that is flat where the hit rate falls below what counts as held would turn a little noise into a knee that
+    is elsewhere in each run::
+
+        >>> smoothed([(100, 10.0), (110, 30.0), (200, 5.0)])
+        [(100, 15.0), (110, 15.0), (200, 5.0)]
+    """
+    return [(size, harmonic_mean([rate for other, rate in points if size / _NEAR < other < size * _NEAR]))
+            for size, _ in points]
 
 
 def falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ from .records import Device, Figure, devices, from_figures, normalise
 #: By the architecture of AMD's GPUs, where their name matches no record.
 _ROCM_RECORDS = {"gfx90a": "MI250X-perGCD", "gfx942": "MI300X", "gfx950": "MI355X"}
 
-_NO_SIZE = "the driver does not say: what GPUs of the last ten years have at least"
+_NO_SIZE = "the driver does not say: assumed, the L2 of a P100"
 _SLICE = "the record's figure, by the share of the L2 that the driver reports"
 _SCALED = (
     "onchip_bytes", "usable_bytes", "half_bytes", "persist_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops"
@@ -50,7 +50,9 @@ def gpu_device(index: int, properties: Any) -> Device:
     else:
         found = _slice(record, l2 / record.onchip_bytes)
     aliases = (properties.name,) if record is None else (properties.name, record.name)
-    return replace(found, name=f"cuda:{index}", memory_bytes=int(properties.total_memory), aliases=aliases)
+    memory = Figure(int(properties.total_memory), "the driver", "datasheet")
+    figures = MappingProxyType({**found.figures, "memory_bytes": memory})
+    return replace(found, name=f"cuda:{index}", memory_bytes=int(memory.value), aliases=aliases, figures=figures)
 
 
 def match_record(name: str) -> Device | None:
@@ -78,7 +80,7 @@ def _unknown(properties: Any, l2: int) -> Device:
         "gpu",
         {
             "onchip_bytes": Figure(l2, "the driver", "datasheet") if l2 else Figure(4 * 2**20, _NO_SIZE, "estimate"),
-            "onchip_bandwidth": Figure(2.2 * memory, "2.2 times the memory's, the least of the records", "estimate"),
+            "onchip_bandwidth": Figure(2.2 * memory, "2.2 times the memory's, low among the records", "estimate"),
             "memory_bandwidth": Figure(memory, "twice the memory's clock x the width of its bus", "estimate"),
             "peak_flops": Figure(flops, "multiprocessors x clock x 128 lanes x 2", "estimate"),
             "link_latency": Figure(12.5e-6, "as between GPUs without peer access", "estimate"),

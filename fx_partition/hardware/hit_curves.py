@@ -25,7 +25,8 @@ Curve: TypeAlias = "tuple[tuple[float, float], ...]"
 #: curves: 27.5 of 40 MiB (A100), 36 of 50 (H100 PCIe), 43 of 60 (H200), 89.5 of 96 (L40).
 USABLE_HIT_RATE = 0.93
 
-#: Usable share of the nominal size where no curve is known. GPU: the least of the NVIDIA curves. CPU: cautious,
+#: Usable share of the nominal size where no curve is known. GPU: about that of the NVIDIA curve with the smallest
+#: (0.69, A100; the others have 0.72 to 0.93). CPU: cautious,
 #: as code, stacks and the allocator live there too; `probe` measures it. Accelerator: memory that software fills holds
 #: what is put there.
 USABLE_SHARE = {"gpu": 0.7, "cpu": 0.6, "accelerator": 1.0}

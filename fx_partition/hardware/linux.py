@@ -17,13 +17,15 @@ def linux_cpu(sysfs: Path = SYSFS, proc: Path = Path("/proc"), cgroups: Path = P
     allowed = allowed_cores()
     info = read_text(proc / "cpuinfo")
     found = (_cache(sysfs, level, allowed) for level in (2, 3))
+    hertz, clock = _clock(sysfs, allowed[0], info)
     return CpuFacts(
         name=_field(info, "model name"),
         caches=tuple(cache for cache in found if cache is not None),
         cores=min(float(len(allowed)), cpu_quota(proc, cgroups)),
-        hertz=float(_field(info, "cpu MHz") or 0) * 1e6 or float(_max_khz(sysfs, allowed[0])) * 1e3,
+        hertz=hertz,
         memory_bytes=_memory_bytes(proc),
         source="Linux: sysfs and /proc",
+        clock=clock,
     )
 
 
@@ -75,8 +77,12 @@ def _field(info: str, name: str) -> str:
     return match[1].strip() if match else ""
 
 
-def _max_khz(sysfs: Path, core: int) -> int:
-    return int(read_text(sysfs / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq") or 0)
+def _clock(sysfs: Path, core: int, info: str) -> tuple[float, str]:
+    """Hertz, and what they are. What /proc/cpuinfo says changes with load; virtual machines have nothing else."""
+    kilohertz = read_text(sysfs / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq")
+    if kilohertz.isdecimal():
+        return float(kilohertz) * 1e3, "the core's highest"
+    return float(_field(info, "cpu MHz") or 0) * 1e6, "that of the moment, an estimate of the highest"
 
 
 def _memory_bytes(proc: Path) -> int | None:

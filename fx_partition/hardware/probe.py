@@ -31,7 +31,7 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
 
     Args:
         device: "cpu"; the figures of GPUs come from their records.
-        seconds: about how long it may take; a machine that is busy needs them, as medians get better.
+        seconds: about how long it may take; a machine that is busy needs them, to find rounds that it does not disturb.
 
     Raises:
         ValueError: another device, or nothing is known of the CPU's caches.

@@ -53,6 +53,10 @@ class Figure:
     source: str
     confidence: str
 
+    def __post_init__(self) -> None:
+        if self.confidence not in CONFIDENCES:
+            raise ValueError(f"confidence={self.confidence!r} is not known; choose from {', '.join(CONFIDENCES)}")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -116,10 +120,15 @@ def device(name: str) -> Device:
         >>> device("h100-sxm").usable_bytes / 2**20
         36.0
     """
-    found = _by_name().get(normalise(name))
+    found = find(name)
     if found is None:
         raise ValueError(f"no device is named {name!r}; {suggest(name)}")
     return found
+
+
+def find(name: str) -> Device | None:
+    """As `device`, but None where there is none of this name: no close matches are looked for."""
+    return _by_name().get(normalise(name))
 
 
 def devices() -> list[Device]:

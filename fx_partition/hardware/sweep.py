@@ -1,8 +1,14 @@
 """Read bandwidth of one core against working set, measured with torch and kept for later processes.
 
 A reduction over ``x.expand(times, n)`` along ``n`` reads the same n numbers ``times`` times in one call, so neither
-Python nor the dispatcher is part of what is timed. Working sets are prefixes of one buffer; rounds are interleaved over
-all sizes, and the median of a size is taken, so that a busy moment of the machine costs one round and not one size.
+Python nor the dispatcher is part of what is timed. Rounds are interleaved over all sizes, so that a busy moment of the
+machine costs one round and not one size. A working set is another part of one buffer in each round, as it depends on
+the pages that it lies on how many of them a physically indexed cache holds.
+
+Time is that of the thread, which stands still while another process has its core. Of a size the upper quartile of its
+rounds is taken. Other work only ever slows a sweep, so a median is that of a busy machine; STREAM (McCalpin) takes the
+best of its runs for that reason. But the best of a hundred rounds is a lucky moment of a cache that is shared, and
+scatters more than the quartile.
 """
 
 from __future__ import annotations
@@ -12,8 +18,9 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 from typing import TypeAlias
 
 import torch
@@ -25,9 +32,14 @@ from .user_cache import cache_directory, put_whole
 Points: TypeAlias = "Sequence[tuple[float, float]]"
 
 _STEPS_AN_OCTAVE = 8
+_PAGE = 4096
 _READ_BYTES = 2**25  # of one measurement, at least
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 25
+_LEAST_ROUNDS = 3
+_GOLDEN = 0.618034  # its multiples, less their whole parts, spread evenly over 0 to 1 however many there are
 _MOST_BYTES = 2**31
+# The thread's own time goes on only while it runs, and not while another process has its core; Windows counts it in
+# ticks of 16 ms, which are too long.
+_clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
 def working_sets(facts: CpuFacts) -> list[int]:
@@ -38,7 +50,7 @@ def working_sets(facts: CpuFacts) -> list[int]:
     sizes = [cache.bytes for cache in facts.caches]
     smallest, largest = min(sizes) // 8, min(4 * max(sizes), (facts.memory_bytes or _MOST_BYTES) // 4, _MOST_BYTES)
     found, step = [], 0
-    while (size := int(smallest * 2 ** (step / _STEPS_AN_OCTAVE)) // 4096 * 4096) <= largest:
+    while (size := int(smallest * 2 ** (step / _STEPS_AN_OCTAVE)) // _PAGE * _PAGE) <= largest:
         found.append(size)
         step += 1
     return sorted(set(found) - {0})
@@ -56,22 +68,28 @@ def sweep(sizes: list[int], seconds: float) -> Points:
     began, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for done in range(_MOST_ROUNDS):
+        for done in count():
             if done >= _LEAST_ROUNDS and time.perf_counter() - began > seconds * done / (done + 1):
                 break
             for size in sizes:
-                rates[size].append(_rate(numbers[: size // 4]))
+                rates[size].append(_rate(_part(numbers, size, done * _GOLDEN % 1)))
     finally:
         torch.set_num_threads(threads)
-    return [(float(size), median(found)) for size, found in rates.items()]
+    return [(float(size), quantiles(found)[2]) for size, found in rates.items()]
+
+
+def _part(numbers: torch.Tensor, size: int, at: float) -> torch.Tensor:
+    """``size`` bytes of the buffer that begin at a page, from its start (``at=0``) to its end (1)."""
+    start = int(at * (numbers.nbytes - size)) // _PAGE * _PAGE
+    return numbers[start // 4 : (start + size) // 4]
 
 
 def _rate(numbers: torch.Tensor) -> float:
     times = max(1, _READ_BYTES // (4 * numbers.numel()))
     torch.sum(numbers)  # what the sweep before has evicted
-    begin = time.perf_counter()
+    begin = _clock()
     torch.sum(numbers.expand(times, -1), dim=1)
-    return 4 * numbers.numel() * times / (time.perf_counter() - begin)
+    return 4 * numbers.numel() * times / (_clock() - begin)
 
 
 def save(facts: CpuFacts, points: Points) -> Path:
@@ -90,6 +108,7 @@ def saved(facts: CpuFacts) -> Points:
 
 
 def _path(facts: CpuFacts) -> Path:
-    """Caches belong to the name: a virtual machine may move to another host."""
-    machine = f"{platform.node()} {facts.name} {facts.caches}"
+    """The name has caches in it, as a virtual machine may move to another host, but not which cores may be used."""
+    caches = [(cache.level, cache.bytes, cache.sharers) for cache in facts.caches]
+    machine = f"{platform.node()} {facts.name} {caches}"
     return cache_directory() / f"probe-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"

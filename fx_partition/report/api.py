@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fx_partition.passes.live import live_graphs
@@ -11,14 +11,7 @@ from fx_partition.passes.plan import Plan
 from fx_partition.passes.sizes import format_bytes
 
 from .contents import contents
-from .markdown import to_markdown
-from .text import to_text
-
-FORMATS: Mapping[str, Callable[[Plan], str]] = {
-    "text": lambda plan: to_text(contents(plan)),
-    "markdown": lambda plan: to_markdown(contents(plan)),
-    "json": lambda plan: plan.to_json(),
-}
+from .written import written
 
 
 def render(plan: Plan, format: str = "text") -> str:
@@ -36,9 +29,7 @@ def render(plan: Plan, format: str = "text") -> str:
         >>> print(render(plan))                                                # doctest: +SKIP
         >>> Plan.from_json(render(plan, "json")) == plan                       # doctest: +SKIP
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r} is not known; choose from {', '.join(FORMATS)}")
-    return FORMATS[format](plan)
+    return written(lambda: contents(plan), plan.to_json, format)
 
 
 def report(x: Any, format: str = "text") -> str:

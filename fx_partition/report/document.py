@@ -24,12 +24,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A title, then a sentence, a table and points, each of which may be missing."""
+    """A title, then a sentence, a drawing (lines of characters that stay as they are), a table and points.
+
+    Each but the title may be missing.
+    """
 
     title: str
     lead: str = ""
     table: Table | None = None
     points: tuple[str, ...] = ()
+    drawing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

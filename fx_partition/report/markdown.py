@@ -28,6 +28,8 @@ def _section(section: Section) -> str:
     parts = [f"## {section.title}"]
     if section.lead:
         parts.append(section.lead)
+    if section.drawing:
+        parts.append("\n".join(["```text", *section.drawing, "```"]))
     if section.table is not None:
         parts.append(_table(section.table))
     if section.points:

@@ -28,6 +28,7 @@ def _section(section: Section) -> str:
     lines = [section.title]
     if section.lead:
         lines.append(f"  {section.lead}")
+    lines += [f"  {line}".rstrip() for line in section.drawing]
     if section.table is not None:
         lines += [f"  {line}".rstrip() for line in _table(section.table).splitlines()]
     lines += [f"  {point}" for point in section.points]

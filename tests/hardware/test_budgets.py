@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def test_auto_is_the_first_device_of_this_machine() -> None:
     first = fx_partition.detect()[0]
     assert parse_bytes("auto") == parse_bytes(first.name) == first.usable_bytes
     assert find_device("auto") == first
+
+
+def test_close_matches_are_sought_only_for_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *_, **__: pytest.fail("sought"))
+    for name in ("auto", fx_partition.detect()[-1].name, "V100"):
+        assert parse_bytes(name) > 0
 
 
 def test_the_backend_takes_names(model: nn.Module) -> None:

@@ -50,6 +50,8 @@ def test_a_slice_of_a_gpu_has_its_share() -> None:
     found = gpu_device(0, _gpu("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20 * MIB))
     assert found.onchip_bytes == 20 * MIB and found.usable_bytes == whole.usable_bytes // 2
     assert found.memory_bandwidth == whole.memory_bandwidth / 2
+    assert found.memory_bytes == found.figures["memory_bytes"].value == 80 * 10**9
+    assert found.figures["memory_bytes"].source == "the driver"
     assert found.figures["usable_bytes"].confidence == "inferred"
     assert whole.figures["usable_bytes"].confidence == "measured"
 
@@ -133,6 +135,47 @@ def test_who_may_use_half_of_the_cores_has_half_of_their_cache(
     assert facts.cores == 2 and facts.caches[1] == Cache(3, 32 * MIB, sharers=4, cores=2, common=True)
     level3 = detection.cpu_devices(facts)[1]
     assert level3.usable_bytes == int(0.6 * 16 * MIB) and level3.onchip_bytes == 32 * MIB
+
+
+THREADS = {2: ("1024K", ["0-1", "2-3", "4-5", "6-7"]), 3: ("32M", ["0-7"])}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "caches", "first", "usable"),
+    [
+        ({4}, ONE_L3, "cpu:L2", 0.6 * MIB),  # all of its L2, an eighth of the L3
+        ({4}, THREADS, "cpu:L2", 0.6 * MIB / 2),  # one of the two threads of a core
+        ({4, 5}, THREADS, "cpu:L2", 0.6 * MIB),  # a core
+        ({4, 5, 6}, THREADS, "cpu:L2", 0.6 * MIB / 2),  # cores that share no L2: the one of which half is granted
+        ({0, 4}, TWO_L3, "cpu:L3", 0.6 * 32 * MIB / 4),  # stages on two L3
+        (set(range(8)), {3: ("32M", ["0-7"])}, "cpu:L3", 0.6 * 32 * MIB),
+    ],
+)
+def test_what_comes_first_where_few_cores_may_be_used(
+    allowed: set[int], caches: dict[int, tuple[str, list[str]]], first: str, usable: float,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed, raising=False)
+    found = detection.cpu_devices(_linux(tmp_path, caches, 8))
+    assert (found[0].name, found[0].usable_bytes) == (first, int(usable))
+
+
+def test_a_core_that_has_all_caches_alone_has_the_outermost_first() -> None:
+    alone = CpuFacts("", (Cache(2, MIB, 1, 1, True), Cache(3, 32 * MIB, 1, 1, True)), 1.0, 0.0, None, "a test")
+    assert [found.name for found in detection.cpu_devices(alone)] == ["cpu:L3", "cpu:L2"]
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_the_highest_clock_is_preferred_to_that_of_the_moment(tmp_path: Path) -> None:
+    facts = _linux(tmp_path, ONE_L3, 8, "cpu MHz\t\t: 1200.0\n")
+    source = detection.cpu_devices(facts)[0].figures["peak_flops"].source
+    assert facts.hertz == 1.2e9 and "1.20 GHz" in source and "estimate" in source
+    (tmp_path / "cpu" / "cpu0" / "cpufreq").mkdir()
+    (tmp_path / "cpu" / "cpu0" / "cpufreq" / "cpuinfo_max_freq").write_text("3700000\n")
+    facts = linux_cpu(tmp_path / "cpu", tmp_path / "proc", tmp_path / "cgroup")
+    source = detection.cpu_devices(facts)[0].figures["peak_flops"].source
+    assert facts.hertz == 3.7e9 and "3.70 GHz, the core's highest" in source
+    assert "2.50 GHz, assumed" in detection.cpu_devices(_facts(cores=1))[0].figures["peak_flops"].source
 
 
 @pytest.mark.usefixtures("eight_cores")
