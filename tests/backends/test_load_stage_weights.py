@@ -311,6 +311,24 @@ def test_layouts_of_the_model_and_modules_with_references(tmp_path: Path) -> Non
     assert torch.equal(model["lstm"](x)[0], usual["lstm"](x)[0])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_strides_are_the_models_as_load_state_dict_leaves_them(given: bool) -> None:
+    state = {"weight": torch.randn(3, 4).t(), "repeated": torch.arange(4.0).expand(3, 4).contiguous()}
+
+    def build() -> nn.Module:
+        model = nn.Linear(3, 4, bias=False)
+        model.register_buffer("repeated", torch.zeros(4).expand(3, 4))
+        return model
+
+    model = on_meta(build)
+    fx_partition.load_stage_weights(model, {} if given else state, others=state if given else None)
+    assert model.weight.stride() == (3, 1) and not hollow_names(model)
+    assert all(torch.equal(found, state[name]) for name, found in tensors(model).items())
+    with torch.no_grad():
+        model.weight.zero_(), model.repeated.zero_()
+    assert state["weight"].any() and state["repeated"].any()
+
+
 def test_under_inference_mode(net: Net, tmp_path: Path) -> None:
     with torch.inference_mode():
         model = on_meta()
