@@ -26,6 +26,7 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
+from .rewrite import write_in
 from .strides import contiguous, gapped_crossings, make_contiguous
 
 
@@ -110,7 +111,10 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
         module = copy.deepcopy(stub.module)
         make_contiguous(module, stub.outputs, gapped)
         constants = [node for node in stub.inputs if _is_constant(value_of(node))]
-        _write_in(module, stub.inputs, constants)
+        for node, placeholder in zip(stub.inputs, module.graph.find_nodes(op="placeholder"), strict=True):
+            if node in constants:
+                write_in(module.graph, placeholder, value_of(node))
+        module.recompile()
         inputs = [node for node in stub.inputs if node not in constants]
         takes = tuple(_detached(value_of(node), node in gapped) for node in inputs)
         for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), takes, strict=True):
@@ -184,22 +188,6 @@ def _result(leaf: Any, numbers: _Numbers) -> int | Constant:
 
 def _is_constant(value: Any) -> bool:
     return not isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool))
-
-
-def _write_in(
-    module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], constants: Sequence[torch.fx.Node]
-) -> None:
-    """Numbers that are the same for every request become part of a stage's graph."""
-    for node, placeholder in zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True):
-        if node in constants:
-            for user in list(placeholder.users):
-                user.args, user.kwargs = _with_value((user.args, user.kwargs), placeholder, value_of(node))
-            module.graph.erase_node(placeholder)
-    module.recompile()
-
-
-def _with_value(arguments: Any, placeholder: torch.fx.Node, value: Any) -> Any:
-    return torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
 
 
 def _detached(value: Any, is_gapped: bool) -> Any:

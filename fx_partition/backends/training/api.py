@@ -23,13 +23,14 @@ from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.split import cut, planned_graph
 
 from ..hollow import fill
+from ..rewrite import retarget
 from .agreement import agree
 from .entry import Entry
 from .ownership import Owner
 from .placement import PLACEMENTS, check_stages, rank_of
 from .shapes import Interface, interfaces
 from .stage_graphs import StageGraph, stage_graphs
-from .stage_module import Members, StageModule, build, move_constants
+from .stage_module import Members, StageModule, build
 from .stages import PipelineStages
 from .ties import Ties, find_ties
 
@@ -203,8 +204,8 @@ class _Prepared:
         found = []
         for index in mine:
             source = self.graphs[index]
-            if device is not None and device != self.home:
-                move_constants(source.graph, self.home, device)
+            if device is not None:
+                retarget(source.graph, self.home, device)
             found.append(
                 build(
                     source,

@@ -33,6 +33,8 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import evaluate, to_expr
 
+from ..rewrite import write_in
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -141,17 +143,9 @@ def _stage_graph(
     modules = {
         str(node.target): stub.module.get_submodule(str(node.target))
         for node in stub.module.graph.nodes
-        if node.op == "call_module" or (node.op == "get_attr" and node not in captured.weights)
+        if node.op in ("call_module", "get_attr")
     }
     return StageGraph(index, graph, tuple(uses), tuple(place[node] for node in sent), weights, modules)
-
-
-def write_in(graph: torch.fx.Graph, placeholder: torch.fx.Node, value: Any) -> None:
-    """Put a constant where a placeholder was used."""
-    for user in list(placeholder.users):
-        arguments = (user.args, user.kwargs)
-        user.args, user.kwargs = torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
-    graph.erase_node(placeholder)
 
 
 class _Numbers:
