@@ -126,18 +126,18 @@ def test_weights_of_a_checkpoint_are_read_and_the_checkpoint_is_not_written(one_
     assert trained and all(torch.equal(value, before[name] + 1) for name, value in trained.items())
 
 
-def test_a_size_that_one_stage_makes_is_a_number_in_the_next(one_rank: None) -> None:
+@pytest.mark.parametrize("rows", [torch.export.Dim("rows"), 2 * torch.export.Dim("half")])
+def test_a_size_that_one_stage_makes_is_a_number_in_the_next(one_rank: None, rows: Any) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows = x.shape[0]
-            return self.b(torch.relu(self.a(x))) / rows
+            return self.b(torch.relu(self.a(x))) / x.shape[0]
 
     model, x = Model(), torch.randn(4, 8)
-    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: rows},))
     first, second = fx_partition.to_pipeline_stages(exported, x, num_stages=2).modules
     assert torch.equal(second(*first(x)), model(x))
 

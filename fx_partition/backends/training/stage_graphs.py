@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
 import torch.fx
 from torch import nn
@@ -31,7 +30,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.passes.capture import Captured
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
-from fx_partition.passes.symbols import evaluate, to_expr
+from fx_partition.passes.symbols import Size, evaluate, numbers_of, to_expr
 
 from ..rewrite import write_in
 
@@ -153,19 +152,14 @@ class _Numbers:
 
     def __init__(self, captured: Captured, examples: Mapping[torch.fx.Node, Any]) -> None:
         self._values, self._examples = captured.values, examples
-        self._symbols: dict[sympy.Symbol, int] = {}
+        sizes: list[tuple[Size, int]] = []
         for node, example in examples.items():
             value = captured.values.get(node)
             if isinstance(value, torch.Tensor) and isinstance(example, torch.Tensor):
-                for size, number in zip(value.shape, example.shape, strict=False):
-                    self._note(size, number)
+                sizes += zip(map(to_expr, value.shape), example.shape, strict=False)
             elif isinstance(value, torch.SymInt):
-                self._note(value, example)
-
-    def _note(self, size: Any, number: int) -> None:
-        expr = to_expr(size)
-        if isinstance(expr, sympy.Symbol):
-            self._symbols.setdefault(expr, number)
+                sizes.append((to_expr(value), example))
+        self._symbols = numbers_of(sizes)
 
     def is_tensor(self, node: torch.fx.Node) -> bool:
         return isinstance(self._examples.get(node, self._values.get(node)), torch.Tensor)
