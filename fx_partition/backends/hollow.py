@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,31 @@ def fill(values: Iterable[Any]) -> None:
                 _copy(data, source.tensor, source.ours)
                 value.data = data
             del _SOURCES[value]
+
+
+def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:
+    """A compiled function that reads the weights which it is called with, where they are hollow.
+
+    Dynamo calls the code of one model for another one of its class, whose weights nothing has read.
+
+    Args:
+        positions: which of its arguments are weights that were hollow when it was compiled.
+    """
+    if not positions:
+        return function
+    known: tuple[int, ...] = ()
+
+    def run(*args: Any) -> Any:
+        nonlocal known
+        if any_hollow():
+            weights = [args[position] for position in positions]
+            found = tuple(map(id, weights))
+            if found != known:
+                fill(weights)
+                known = found
+        return function(*args)
+
+    return run
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:

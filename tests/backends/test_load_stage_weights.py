@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -175,6 +176,21 @@ def test_reading_weights_is_no_reason_to_compile_again(net: Net, tmp_path: Path)
     with torch.no_grad():
         assert torch.equal(run(IDS), run(IDS))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": "40KiB"}])
+def test_code_of_one_model_reads_the_weights_of_another(tmp_path: Path, options: dict[str, Any]) -> None:
+    count = CompileCounterWithBackend(functools.partial(l2partition, options=options))
+    for folder in ("one", "two"):
+        usual, model = Net().eval(), on_meta()
+        (tmp_path / folder).mkdir()
+        fx_partition.load_stage_weights(model, save(usual, "file", tmp_path / folder), others=OTHERS)
+        run = torch.compile(model, backend=count)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(run(IDS), usual(IDS))
+        assert not hollow_names(model)
+    assert count.frame_count == 1
 
 
 def test_trains_as_if_loaded_the_usual_way(net: Net, tmp_path: Path) -> None:
