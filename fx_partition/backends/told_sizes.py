@@ -13,7 +13,7 @@ So stages take and give tensors alone, and need no Python to pass numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sympy
 import torch
@@ -26,7 +26,7 @@ from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import Size, to_expr
 
 from .rewrite import write_in
-from .sym_nodes import write_size
+from .sym_nodes import Argument, write_size
 
 
 def told_sizes(stubs: Iterable[Stub]) -> set[torch.fx.Node]:
@@ -37,10 +37,10 @@ def told_sizes(stubs: Iterable[Stub]) -> set[torch.fx.Node]:
     told: set[torch.fx.Node] = set()
     untold: set[torch.fx.Node] = set()
     for stub in stubs:
-        names = _places(stub.inputs)
+        places = _places(stub.inputs)
         told.update(filter(_is_size, stub.outputs))
         for node in filter(_is_size, stub.inputs):
-            (told if _can_write(to_expr(value_of(node)), names) else untold).add(node)
+            (told if _can_write(to_expr(value_of(node)), places) else untold).add(node)
     return told - untold
 
 
@@ -52,9 +52,9 @@ def refuse_unreadable(index: int, inputs: Iterable[torch.fx.Node]) -> None:
     """
     inputs = list(inputs)
     sizes = {node: to_expr(value_of(node)) for node in inputs if _is_size(node)}
-    known = {*_places(inputs), *(size.name for size in sizes.values() if isinstance(size, sympy.Symbol))}
+    known = {*_places(inputs), *sizes.values()}
     for node, size in sizes.items():
-        if not isinstance(size, int) and not {symbol.name for symbol in size.free_symbols} <= known:
+        if not isinstance(size, int) and not size.free_symbols <= known:
             raise PartitionError(
                 f"stage {index} takes the size {size} ({node.name}), and nothing else that it takes tells it; keep "
                 f"{node.name} and what uses it in one stage with keep_together="
@@ -69,15 +69,15 @@ def write_told_sizes(module: torch.fx.GraphModule, stub: Stub, told: set[torch.f
     results = zip(stub.outputs, output.args[0], strict=True)
     output.args = (tuple(result for node, result in results if node not in told),)
     with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
-        symbols = {
-            name: graph.call_function(torch.ops.aten.sym_size.int, (taken[source], dim))
-            for name, (source, dim) in _places(stub.inputs).items()
+        read = {
+            size: graph.call_function(torch.ops.aten.sym_size.int, (taken[source], dim))
+            for size, (source, dim) in _places(stub.inputs).items()
         }
         for node in filter(told.__contains__, stub.inputs):
-            write_in(graph, taken[node], write_size(graph, to_expr(value_of(node)), symbols))
-    for size in symbols.values():
-        if not size.users:
-            graph.erase_node(size)
+            write_in(graph, taken[node], _write(graph, to_expr(value_of(node)), read))
+    for call in read.values():
+        if not call.users:
+            graph.erase_node(call)
     module.recompile()
 
 
@@ -87,22 +87,28 @@ def _is_size(node: torch.fx.Node) -> bool:
     return isinstance(value, torch.SymInt) and not free_unbacked_symbols(value)
 
 
-def _places(inputs: Sequence[torch.fx.Node]) -> dict[str, tuple[torch.fx.Node, int]]:
-    """By the name of each symbol, a tensor and its dimension of that size."""
-    found: dict[str, tuple[torch.fx.Node, int]] = {}
+def _places(inputs: Sequence[torch.fx.Node]) -> dict[sympy.Expr, tuple[torch.fx.Node, int]]:
+    """For each symbolic size a tensor and its dimension of that size."""
+    found: dict[sympy.Expr, tuple[torch.fx.Node, int]] = {}
     for node in inputs:
         value = value_of(node)
         sizes = value.shape if isinstance(value, torch.Tensor) else ()
         for dim, size in enumerate(map(to_expr, sizes)):
-            if isinstance(size, sympy.Symbol):
-                found.setdefault(size.name, (node, dim))
+            if not isinstance(size, int):
+                found.setdefault(size, (node, dim))
     return found
 
 
-def _can_write(size: Size, names: Iterable[str]) -> bool:
+def _can_write(size: Size, places: Iterable[sympy.Expr]) -> bool:
     scratch = torch.fx.Graph()
     try:
-        write_size(scratch, size, {name: scratch.placeholder(name) for name in names})
+        _write(scratch, size, {place: scratch.placeholder("size") for place in places})
     except ValueError:
         return False
     return True
+
+
+def _write(graph: torch.fx.Graph, size: Size, read: Mapping[sympy.Expr, torch.fx.Node]) -> Argument:
+    if size in read:
+        return read[size]
+    return write_size(graph, size, {known.name: node for known, node in read.items() if known.is_Symbol})

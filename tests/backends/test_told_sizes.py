@@ -37,6 +37,14 @@ class Pairs(nn.Module):
         return self.b(hidden.sum(1)) / (rows + 1) + torch.arange(rows // 2)[:, None], rows
 
 
+class Rows(Pairs):
+    """The second stage takes a tensor of as many rows, and none of half of them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        rows = x.shape[0]
+        return self.b(torch.relu(self.a(x) * rows)) / rows, rows
+
+
 class Pooled(Pairs):
     """No tensor of the second stage has the rows."""
 
@@ -66,7 +74,8 @@ def test_a_size_that_cannot_be_read_where_it_is_used_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "shapes", "message"), [(Pairs(), TWICE, None), (Pooled(), PLAIN, "numbers cross its boundaries")]
+    ("model", "shapes", "message"),
+    [(Pairs(), TWICE, None), (Rows(), TWICE, None), (Pooled(), PLAIN, "numbers cross its boundaries")],
 )
 def test_a_stream_of_other_sizes_equals_eager(model: nn.Module, shapes: Any, message: str | None) -> None:
     def requests() -> Any:
