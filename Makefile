@@ -31,12 +31,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/wrap.py
 	$(BIN)/python benchmarks/edgetpu.py
+	$(BIN)/python benchmarks/cost_model.py
+	$(BIN)/python benchmarks/probe_repeat.py
 	$(BIN)/python benchmarks/gpu.py
 
 # The figures of the docs, a line a script; drawn again they are the same files.
 figures: $(STAMP)
 	$(BIN)/python examples/paper_h100.py --figure docs/figures
 	$(BIN)/python examples/scale_on_paper.py --figure docs/figures
+	$(BIN)/python benchmarks/edgetpu.py --figure docs/figures/edge_tpu.svg
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt

@@ -36,7 +36,6 @@ import torch
 from tabulate import tabulate
 
 from fx_partition.backends.local.build import stage_loop
-from fx_partition.hardware.user_cache import cache_directory
 
 LLAMA_BUDGET = "5700KiB"
 STAGES = 4  # of a pipeline
@@ -133,12 +132,12 @@ def make_pipeline() -> dict[str, Any]:
 
 def first_and_second_process(runs: int) -> int:
     """Print what a pipeline takes in a first and in a second process; 1 if the second one missed its target."""
-    stage_loop()
+    library = stage_loop().__file__
+    assert library is not None
     found: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as kept:
-            for library in cache_directory().glob("_stage_loop-*.so"):
-                shutil.copy(library, kept)
+            shutil.copy(library, kept)
             for results in found.values():
                 results.append(in_a_fresh_process("widths", "pipeline", True, kept))
     rows = [
@@ -167,8 +166,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1, help="runs of each side")
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--quick", action="store_true", help="the Llama alone, without cpp_wrapper")
-    parser.add_argument("--pipeline", action="store_true", help="pipelines alone: a first and a second process")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="the Llama alone, without cpp_wrapper")
+    which.add_argument("--pipeline", action="store_true", help="pipelines alone: a first and a second process")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "BACKEND", "WRAPPER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -11,6 +11,7 @@ Four forms:
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import mmap
@@ -18,7 +19,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from .mapped import map_file
 Checkpoint: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor]"
 
 _INDEX = ".safetensors.index.json"
+_LARGEST = 2**63 - 1  # what torch takes for a size
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
     "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64, "F16": torch.float16,
@@ -139,17 +141,50 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     if start > size:
         raise PartitionError(f"{path} is cut short, or no safetensors file: its header would end at byte {start}")
     header = _json_object(data[8:start], path)
-    return {name: _view(path, data, name, entry, start) for name, entry in header.items() if name != "__metadata__"}
+    entries = {name: _entry(path, name, given) for name, given in header.items() if name != "__metadata__"}
+    _refuse_overlaps(path, entries)
+    return {name: _view(path, data, name, entry, start) for name, entry in entries.items()}
 
 
-def _view(path: Path, data: mmap.mmap, name: str, entry: Mapping[str, Any], start: int) -> Tensor:
+class _Entry(NamedTuple):
+    """What a header says of one tensor: its bytes are ``first`` to ``last`` of those after the header."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    first: int
+    last: int
+
+
+def _entry(path: Path, name: str, given: Any) -> _Entry:
+    fields = given if isinstance(given, dict) else {}
+    kind, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(kind, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise PartitionError(
+            f"{path} is damaged: of {name} its header says {str(given)[:200]}, which is no dtype with a shape and "
+            "two data_offsets"
+        )
+    if kind not in _DTYPES:
+        raise PartitionError(f"{name} in {path} is of type {kind}; known are {', '.join(_DTYPES)}")
+    return _Entry(_DTYPES[kind], shape, *offsets)
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size <= _LARGEST for size in value)
+
+
+def _refuse_overlaps(path: Path, entries: Mapping[str, _Entry]) -> None:
+    """No byte is two tensors': what is written to one would be the other's too."""
+    filled = [(entry.first, entry.last, name) for name, entry in entries.items() if entry.first < entry.last]
+    for (_, last, name), (first, _, other) in itertools.pairwise(sorted(filled)):
+        if first < last:
+            raise PartitionError(f"{path} is damaged: {name} and {other} lie over one another in it")
+
+
+def _view(path: Path, data: mmap.mmap, name: str, entry: _Entry, start: int) -> Tensor:
     """A tensor over its bytes in the mapped file."""
-    shape, (first, last) = [int(size) for size in entry["shape"]], entry["data_offsets"]
-    dtype = _DTYPES.get(entry["dtype"])
-    if dtype is None:
-        raise PartitionError(f"{name} in {path} is of type {entry['dtype']}; known are {', '.join(_DTYPES)}")
+    dtype, shape, first, last = entry
     count = math.prod(shape) * dtype.itemsize
-    if last - first != count or first < 0 or start + last > len(data):
+    if last - first != count or start + last > len(data):
         raise PartitionError(
             f"{path} is cut short or damaged: {name} would be its bytes {start + first} to {start + last}, "
             f"{count} bytes, and the file has {len(data)}"
@@ -165,7 +200,7 @@ def _view(path: Path, data: mmap.mmap, name: str, entry: Mapping[str, Any], star
 def _json_object(text: bytes, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PartitionError(f"{path} is damaged, or not what its name says: {error}") from error
     if not isinstance(found, dict):
         raise PartitionError(f"{path} is damaged, or not what its name says")

@@ -27,8 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fx_partition.passes.errors import PartitionError
-
 from .cuda_driver import DRIVER, Driver, Event, Stream
 from .cuda_graph import GraphedStage
 from .cuda_link import Link, Placed
@@ -216,10 +214,10 @@ class CudaPipeline:
             inputs: numbers and values: tensors on any device, or plain numbers.
 
         Raises:
-            PartitionError: the pipeline is closed. What a stage raises comes with the ticket.
+            RuntimeError: the pipeline is closed. What a stage raises comes with the ticket.
         """
         if self._closed:
-            raise PartitionError("this pipeline is closed; make another")
+            raise RuntimeError("the pipeline is closed")
         self._make_room()
         request = _Request(self._num_values)
         results, raised = [], None

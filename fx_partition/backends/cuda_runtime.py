@@ -15,9 +15,9 @@ from .cuda_driver import DRIVER, Driver
 from .cuda_pipeline import CudaPipeline, CudaStep
 from .cuda_pipeline import Ticket as CudaTicket
 from .each_once import compile_each_once
-from .inline import retarget
 from .likeness import stage_key
 from .program import Program, Step
+from .rewrite import retarget
 from .torch_internals import compile_part
 
 
@@ -74,7 +74,6 @@ class CudaRuntime:
             steps, program.num_values, results, inflight, graphs=graphs, persist=persist, driver=driver
         )
         self._lock = threading.Lock()
-        self._closed = False
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
         """Start a request; waits while as many are in flight as may be.
@@ -86,14 +85,11 @@ class CudaRuntime:
             RuntimeError: the runtime is closed; nothing was started.
         """
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the pipeline is closed")
             return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True))))
 
     def close(self) -> None:
         """Wait for what is in flight and free what the devices hold; a second call does nothing."""
         with self._lock:
-            self._closed = True
             self._pipeline.close()
 
 
@@ -107,7 +103,8 @@ def compile_for(
 
     def compile_stage(index: int) -> Callable[..., Sequence[Any]]:
         module = copy.deepcopy(steps[index].module)
-        retarget(module, home, devices[index])
+        retarget(module.graph, home, devices[index])
+        module.recompile()
         takes = [_on(value, devices[index]) for value in steps[index].takes]
         with torch.no_grad():
             return compile_part(module, takes, patches)

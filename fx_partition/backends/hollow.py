@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,22 +55,33 @@ def make_hollow(like: Tensor, source: Tensor, device: torch.device, *, ours: boo
         device: where it is to be.
         ours: whether ``source`` lies in a file that was mapped here.
     """
-    if like.numel() == 1:
-        data = source.to(device, copy=True)  # a counter, for one, of which inference makes no use
-    elif not lies_in_file(device):
+    if like.numel() == 1 or _lies_over_itself(like):  # a counter, for one, of which inference makes no use
+        return make_read(like, source, device, ours=ours)
+    if not lies_in_file(device):
         data = _empty(like, device)
         data.untyped_storage().resize_(0)
     elif source.device == device and _same_order(source, like):
         # .data, as a view would keep the file mapped after it has been read
         data = source.as_strided(like.shape, like.stride(), source.storage_offset()).data
     else:
-        data = _empty(like, device)
-        _copy(data, source, ours)
-    is_parameter = isinstance(like, torch.nn.Parameter)
-    made = torch.nn.Parameter(data, like.requires_grad) if is_parameter else data.requires_grad_(like.requires_grad)
+        return make_read(like, source, device, ours=ours)
+    made = _as_kind_of(like, data)
     if _is_unread(made, source):
         _SOURCES[made] = _Source(source, ours)
     return made
+
+
+def make_read(like: Tensor, source: Tensor, device: torch.device, *, ours: bool) -> Tensor:
+    """A tensor with memory of its own, read from ``source`` now; arguments as for `make_hollow`."""
+    data = _empty(like, device)
+    _copy(data, source, ours)
+    return _as_kind_of(like, data)
+
+
+def _as_kind_of(like: Tensor, data: Tensor) -> Tensor:
+    if isinstance(like, torch.nn.Parameter):
+        return torch.nn.Parameter(data, like.requires_grad)
+    return data.requires_grad_(like.requires_grad)
 
 
 def is_hollow(tensor: Tensor) -> bool:
@@ -96,6 +107,31 @@ def fill(values: Iterable[Any]) -> None:
                 _copy(data, source.tensor, source.ours)
                 value.data = data
             del _SOURCES[value]
+
+
+def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:
+    """A compiled function that reads the weights which it is called with, where they are hollow.
+
+    Dynamo calls the code of one model for another one of its class, whose weights nothing has read.
+
+    Args:
+        positions: which of its arguments are weights that were hollow when it was compiled.
+    """
+    if not positions:
+        return function
+    known: tuple[int, ...] = ()
+
+    def run(*args: Any) -> Any:
+        nonlocal known
+        if any_hollow():
+            weights = [args[position] for position in positions]
+            found = tuple(map(id, weights))
+            if found != known:
+                fill(weights)
+                known = found
+        return function(*args)
+
+    return run
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -128,7 +164,14 @@ def _is_unread(tensor: Tensor, source: Tensor) -> bool:
 
 
 def _empty(like: Tensor, device: torch.device) -> Tensor:
+    if _lies_over_itself(like):  # nothing can be written into such memory
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+
+
+def _lies_over_itself(tensor: Tensor) -> bool:
+    """Whether ``expand`` made it."""
+    return any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _same_order(one: Tensor, other: Tensor) -> bool:

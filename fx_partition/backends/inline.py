@@ -23,6 +23,7 @@ from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.fake import FakeTensor
 from fx_partition.passes.split import PREFIX, stitch
 
+from .rewrite import shares_memory
 from .stages import Stage
 from .store import STORE
 from .strides import contiguous
@@ -131,26 +132,6 @@ def _refresher(copies: list[Any]) -> Callable[[], None]:
     return refresh
 
 
-def _shares_memory(device: torch.device, home: torch.device) -> bool:
-    """Whether tensors of both devices say the same device: all CPUs are one to torch."""
-    return device == home or device.type == home.type == "cpu"
-
-
-def retarget(gm: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
-    """Let a stage make its tensors on its own device: ``arange(..., device=home)`` becomes ``device=device``."""
-    if _shares_memory(device, home):
-        return
-
-    def swap(argument: Any) -> Any:
-        return device if argument == home else argument
-
-    for node in gm.graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            node.args = torch.fx.node.map_aggregate(node.args, swap)
-            node.kwargs = torch.fx.node.map_aggregate(node.kwargs, swap)
-    gm.recompile()
-
-
 def stage_inputs(
     stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device, gapped: set[torch.fx.Node]
 ) -> list[Any]:
@@ -168,7 +149,7 @@ def stage_inputs(
             inputs.append(value if value is not None else real[node])
             continue
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
-        elsewhere = not _shares_memory(stage.device, home)
+        elsewhere = not shares_memory(stage.device, home)
         if node in gapped:
             value = contiguous(value)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:

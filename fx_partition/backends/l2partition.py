@@ -27,7 +27,7 @@ from fx_partition.report import render
 
 from .buffers import keep_buffers
 from .dynamo import capture_dynamo
-from .hollow import fill
+from .hollow import fill, fills_first, is_hollow
 from .inline import assemble
 from .lower import CompileOne, lower
 from .microbatch import Cutting
@@ -70,7 +70,14 @@ def l2partition(
 
         >>> model = torch.compile(model, backend="l2partition", options={"cache_bytes": "6MiB"})  # doctest: +SKIP
     """
-    asked = Options.check(options)
+    unread = [i for i, value in enumerate(example_inputs) if isinstance(value, torch.Tensor) and is_hollow(value)]
+    function = _compile(gm, example_inputs, mode, Options.check(options))
+    return fills_first(function, [i for i in unread if not is_hollow(example_inputs[i])])
+
+
+def _compile(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, asked: Options
+) -> Callable[..., Any]:
     dynamic = any(isinstance(value, torch.SymInt) for value in example_inputs)
     patches = inductor_options(mode, asked.inductor, dynamic)
     if asked.places_nothing:

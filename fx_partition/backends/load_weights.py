@@ -14,7 +14,7 @@ from fx_partition.passes.errors import PartitionError, PartitionWarning
 from fx_partition.passes.fake import FakeTensor
 
 from .checkpoint import Checkpoint, Opened, open_checkpoint
-from .hollow import any_hollow, equal_samples, is_hollow, lies_in_file, make_hollow
+from .hollow import any_hollow, equal_samples, is_hollow, lies_in_file, make_hollow, make_read
 
 
 @dataclass
@@ -53,6 +53,7 @@ def load_stage_weights(
             are not the model's is read at once.
         device: where the weights are to be.
         others: tensors by name for what the checkpoint lacks, or should not give; buffers that are not saved, for one.
+            They are copied, into the strides of the model, as ``load_state_dict`` does.
 
     Raises:
         PartitionError (a ValueError): no such checkpoint; what is neither in it nor in ``others``, or has other sizes
@@ -163,14 +164,12 @@ def _unlike(name: str, tensor: Tensor, source: Tensor) -> str:
 
 
 def _make(like: Tensor, source: Tensor, device: torch.device, opened: Opened, is_given: bool, seen: set[int]) -> Tensor:
-    if not is_given and source.data_ptr() not in seen:
-        seen.add(source.data_ptr())
-        return make_hollow(like, source, device, ours=opened.ours)
+    if is_given:
+        return make_read(like, source, device, ours=False)
     # Two weights of the model over the same bytes would be written together as long as they are not read.
-    data = source.detach().to(device, copy=not is_given or source.is_inference())
-    if isinstance(like, nn.Parameter):
-        return nn.Parameter(data, like.requires_grad)
-    return data.requires_grad_(like.requires_grad)
+    make = make_read if source.data_ptr() in seen else make_hollow
+    seen.add(source.data_ptr())
+    return make(like, source, device, ours=opened.ours)
 
 
 def _before_call(model: nn.Module, args: Any) -> None:

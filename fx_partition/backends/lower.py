@@ -20,8 +20,9 @@ import torch.fx
 from fx_partition.passes.capture import value_of
 
 from .each_once import compile_each_once, first_alike
-from .inline import retarget, stage_inputs
+from .inline import stage_inputs
 from .likeness import stage_key
+from .rewrite import retarget
 from .stages import Stage
 from .strides import gapped_crossings, make_contiguous
 
@@ -89,7 +90,7 @@ def lower(
     def compile_stage(index: int) -> Callable[..., Any]:
         stage = stages[index]
         module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
-        retarget(module, home, stage.device)
+        retarget(module.graph, home, stage.device)
         make_contiguous(module, stage.stub.outputs, gapped)
         return compile_one(module, inputs[index], _results(stage))
 

@@ -53,7 +53,8 @@ class Options:
             PartitionError: an unknown option, device or choice, or a size that is none; it names what there is.
         """
         given = dict(options or {})
-        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers", "output", "timeout"}
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
+        own |= {"group", "output", "timeout"}
         unknown = set(given) - Request.options() - own
         if unknown:
             raise PartitionError(

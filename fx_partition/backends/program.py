@@ -26,7 +26,9 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
+from .rewrite import write_in
 from .strides import contiguous, gapped_crossings, make_contiguous
+from .told_sizes import refuse_unreadable, told_sizes, write_told_sizes
 
 
 @dataclass(frozen=True)
@@ -99,31 +101,42 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
         written: names of the nodes that the graph writes.
 
     Raises:
-        PartitionError: the graph returns what is neither made by a stage, nor an input or a weight.
+        PartitionError: the graph returns what is neither made by a stage, nor an input or a weight, or a stage takes a
+            size that cannot be read there.
     """
     gapped = gapped_crossings(stubs)
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
-    numbers = _Numbers(captured, stubs, leaves)
+    told = told_sizes(stubs)
+    numbers = _Numbers(captured, stubs, leaves, told)
     steps = []
     for index, stub in enumerate(stubs):
         module = copy.deepcopy(stub.module)
         make_contiguous(module, stub.outputs, gapped)
-        constants = [node for node in stub.inputs if _is_constant(value_of(node))]
-        _write_in(module, stub.inputs, constants)
-        inputs = [node for node in stub.inputs if node not in constants]
+        write_told_sizes(module, stub, told)
+        taken = [node for node in stub.inputs if node not in told]
+        constants = [node for node in taken if _is_constant(value_of(node))]
+        for node, placeholder in zip(taken, module.graph.find_nodes(op="placeholder"), strict=True):
+            if node in constants:
+                write_in(module.graph, placeholder, value_of(node))
+        module.recompile()
+        inputs = [node for node in taken if node not in constants]
+        refuse_unreadable(index, inputs)
+        outputs = [node for node in stub.outputs if node not in told]
         takes = tuple(_detached(value_of(node), node in gapped) for node in inputs)
+        of_tensors = all(isinstance(value, torch.Tensor) for value in takes)
         for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), takes, strict=True):
-            placeholder.meta = {"val": value}  # AOTInductor believes it, and not the inputs that it is given
+            # Inductor for C++ believes "val", and not the inputs that it is given; of numbers it makes None.
+            placeholder.meta = {"val" if of_tensors else "example_value": value}
         steps.append(
             Step(
                 index=index,
                 module=module,
                 inputs=tuple(numbers.argument(node) for node in inputs),
-                outputs=tuple(numbers.of[node] for node in stub.outputs),
+                outputs=tuple(numbers.of[node] for node in outputs),
                 dead=numbers.dead_after(index),
                 takes=takes,
-                makes=tuple(_detached(value_of(node), node in gapped) for node in stub.outputs),
+                makes=tuple(_detached(value_of(node), node in gapped) for node in outputs),
                 writes=any(node.name in written for node in inputs),
             )
         )
@@ -140,13 +153,15 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
 class _Numbers:
     """The number of each value, and after which stage it is needed no more."""
 
-    def __init__(self, captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any]) -> None:
+    def __init__(
+        self, captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any], told: set[torch.fx.Node]
+    ) -> None:
         self._weights = captured.weights
         self.of: dict[torch.fx.Node, int] = {}
         last: dict[torch.fx.Node, int] = {}
         for index, stub in enumerate(stubs):
             for node in (*stub.inputs, *stub.outputs):
-                if node not in captured.weights and not _is_constant(value_of(node)):
+                if node not in captured.weights and node not in told and not _is_constant(value_of(node)):
                     self.of.setdefault(node, len(self.of))
                     last[node] = index
         returned = {leaf for leaf in leaves if isinstance(leaf, torch.fx.Node)}
@@ -184,22 +199,6 @@ def _result(leaf: Any, numbers: _Numbers) -> int | Constant:
 
 def _is_constant(value: Any) -> bool:
     return not isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool))
-
-
-def _write_in(
-    module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], constants: Sequence[torch.fx.Node]
-) -> None:
-    """Numbers that are the same for every request become part of a stage's graph."""
-    for node, placeholder in zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True):
-        if node in constants:
-            for user in list(placeholder.users):
-                user.args, user.kwargs = _with_value((user.args, user.kwargs), placeholder, value_of(node))
-            module.graph.erase_node(placeholder)
-    module.recompile()
-
-
-def _with_value(arguments: Any, placeholder: torch.fx.Node, value: Any) -> Any:
-    return torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
 
 
 def _detached(value: Any, is_gapped: bool) -> Any:

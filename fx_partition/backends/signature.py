@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.passes.capture import Captured, ExampleInputs
 from fx_partition.passes.fake import shape_env_of
-from fx_partition.passes.symbols import evaluate, to_expr
+from fx_partition.passes.symbols import evaluate, numbers_of, to_expr
 
 from .program import Constant, Program
 
@@ -98,13 +98,12 @@ class Signature:
 
     def _check(self, flat: Sequence[Any]) -> tuple[Strides, Numbers]:
         """The strides that each input is to have, and the symbols' numbers, for sizes not seen before."""
-        numbers: Numbers = {}
-        for x, value in zip(flat, self._values, strict=True):
-            if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and x.dim() == value.dim():
-                for size, traced in zip(x.shape, value.shape, strict=True):
-                    expr = to_expr(traced)
-                    if isinstance(expr, sympy.Symbol):
-                        numbers.setdefault(expr, size)
+        numbers: Numbers = numbers_of(
+            (to_expr(traced), size)
+            for x, value in zip(flat, self._values, strict=True)
+            if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and x.dim() == value.dim()
+            for traced, size in zip(value.shape, x.shape, strict=True)
+        )
         strides: list[tuple[int, ...]] = []
         for name, x, value in zip(self._names, flat, self._values, strict=True):
             if not isinstance(value, torch.Tensor):

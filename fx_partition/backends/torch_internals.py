@@ -83,7 +83,7 @@ def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool
     for name, value in options.items():
         key = name.replace("-", "_")
         if key not in known:
-            raise ValueError(f'options["inductor"] names {name!r}, which is no option of inductor')
+            raise ValueError(f"inductor has no option {name!r}")
         patches[key] = value
     return patches
 

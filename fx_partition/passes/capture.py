@@ -76,7 +76,7 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
         PartitionError: there is no graph, or it carries no shapes and there are no ``example_inputs``.
         TypeError: ``model`` is none of these.
     """
-    args, kwargs = _split_inputs(example_inputs)
+    args, kwargs = split_inputs(example_inputs)
     if isinstance(model, ExportedProgram):
         return from_graph(_unguarded(model))
     if isinstance(model, torch.fx.GraphModule):
@@ -111,7 +111,8 @@ def _unguarded(program: ExportedProgram) -> torch.fx.GraphModule:
     return module
 
 
-def _split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of one call; no example: none."""
     if example_inputs is None:
         return (), {}
     if isinstance(example_inputs, torch.Tensor):

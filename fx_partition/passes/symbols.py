@@ -124,6 +124,25 @@ def evaluate(size: Size, numbers: Mapping[sympy.Symbol, int]) -> int:
     return Evaluator([size])(numbers)[0]
 
 
+def numbers_of(sizes: Iterable[tuple[Size, int]]) -> dict[sympy.Symbol, int]:
+    """The numbers of symbols, from sizes and what they are; a size tells of a symbol that is its only one and linear.
+
+    Example: a derived dimension of torch.export, ``2*Dim("rows")``, tells of rows.
+
+        >>> s = sympy.Symbol("s0", positive=True, integer=True)
+        >>> numbers_of([(4, 4), (2 * s + 1, 7)]), numbers_of([(2 * s, 7)])
+        ({s0: 3}, {})
+    """
+    found: dict[sympy.Symbol, int] = {}
+    for size, number in sizes:
+        parts = terms(size)
+        rest = number - parts.pop(sympy.S.One, 0)
+        for symbol, factor in parts.items():
+            if isinstance(symbol, sympy.Symbol) and len(parts) == 1 and rest % factor == 0:
+                found.setdefault(symbol, rest // factor)
+    return found
+
+
 def smallest(a: Size, b: Size) -> Size:
     """The smaller of two sizes, in torch's own ``Min``, which is the one that reads back from text."""
     return to_expr(torch_functions.Min(a, b))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fx_partition.backends import cuda_pipeline
 from fx_partition.backends.cuda_pipeline import CudaPipeline, CudaStep, Ticket
-from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.errors import PartitionWarning
 
 PLACES = {"two": (0, 1), "one": (0,), "same": (0, 0), "wrapped": (0, 1, 0, 1), "skips": (0, 1, 2)}
 
@@ -294,7 +294,7 @@ def test_l2_windows_are_set_first_and_taken_back_after_a_failure(calls: dict[tor
     pipeline.close()
     assert one.log[3:] == [("set_window", 0), ("set_window", 0), ("reset_lines",), ("change_set_aside", 7)]
     assert two.log[2:] == [("set_window", 0), ("reset_lines",), ("change_set_aside", 7)]
-    with pytest.raises(PartitionError, match="closed"):
+    with pytest.raises(RuntimeError, match="the pipeline is closed"):
         pipeline.submit([(0, torch.ones(2, 4))])
 
 

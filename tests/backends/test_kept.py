@@ -76,16 +76,20 @@ def test_names_weights_and_where_it_was_traced_do_not_count():
 def matmul_precision(precision):
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.backends.mkldnn.matmul.fp32_precision = precision
-    yield
-    torch.backends.mkldnn.matmul.fp32_precision = before
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
 
 
 @contextlib.contextmanager
 def num_threads(count):
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 SURROUNDINGS = {

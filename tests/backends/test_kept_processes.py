@@ -16,17 +16,14 @@ import fx_partition
 from fx_partition import PartitionWarning
 from fx_partition.backends.local import native
 from fx_partition.backends.local.build import stage_loop
-from fx_partition.hardware.user_cache import cache_directory
 
 SCRIPT = Path(__file__).with_name("pipelines_in_processes.py")
 
 
 def fresh_directory(folder):
     """A directory for compiled code with the stage threads' alone."""
-    stage_loop()
     folder.mkdir()
-    for library in cache_directory().glob("_stage_loop-*.so"):
-        shutil.copy(library, folder)
+    shutil.copy(stage_loop().__file__, folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from zoo import FAMILIES
 import fx_partition
 from fx_partition import PartitionError, PartitionWarning
 from fx_partition.backends import hollow, load_weights
+from fx_partition.backends.checkpoint import open_checkpoint
 from fx_partition.backends.hollow import fill, fingerprint, is_hollow
 from fx_partition.backends.l2partition import l2partition
 
@@ -176,6 +178,21 @@ def test_reading_weights_is_no_reason_to_compile_again(net: Net, tmp_path: Path)
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": "40KiB"}])
+def test_code_of_one_model_reads_the_weights_of_another(tmp_path: Path, options: dict[str, Any]) -> None:
+    count = CompileCounterWithBackend(functools.partial(l2partition, options=options))
+    for folder in ("one", "two"):
+        usual, model = Net().eval(), on_meta()
+        (tmp_path / folder).mkdir()
+        fx_partition.load_stage_weights(model, save(usual, "file", tmp_path / folder), others=OTHERS)
+        run = torch.compile(model, backend=count)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(run(IDS), usual(IDS))
+        assert not hollow_names(model)
+    assert count.frame_count == 1
+
+
 def test_trains_as_if_loaded_the_usual_way(net: Net, tmp_path: Path) -> None:
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "torch", tmp_path), others=OTHERS)
@@ -310,6 +327,24 @@ def test_layouts_of_the_model_and_modules_with_references(tmp_path: Path) -> Non
     assert torch.equal(model["lstm"](x)[0], usual["lstm"](x)[0])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_strides_are_the_models_as_load_state_dict_leaves_them(given: bool) -> None:
+    state = {"weight": torch.randn(3, 4).t(), "repeated": torch.arange(4.0).expand(3, 4).contiguous()}
+
+    def build() -> nn.Module:
+        model = nn.Linear(3, 4, bias=False)
+        model.register_buffer("repeated", torch.zeros(4).expand(3, 4))
+        return model
+
+    model = on_meta(build)
+    fx_partition.load_stage_weights(model, {} if given else state, others=state if given else None)
+    assert model.weight.stride() == (3, 1) and not hollow_names(model)
+    assert all(torch.equal(found, state[name]) for name, found in tensors(model).items())
+    with torch.no_grad():
+        model.weight.zero_(), model.repeated.zero_()
+    assert state["weight"].any() and state["repeated"].any()
+
+
 def test_under_inference_mode(net: Net, tmp_path: Path) -> None:
     with torch.inference_mode():
         model = on_meta()
@@ -373,6 +408,43 @@ def test_checkpoints_with_faults_are_refused(tmp_path: Path, kind: str) -> None:
     checkpoint, words = broken(tmp_path, kind)
     with pytest.raises(PartitionError, match=words):
         fx_partition.load_stage_weights(on_meta(), checkpoint)
+
+
+ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+
+
+def with_header(path: Path, header: Any) -> Path:
+    """A .safetensors file of 16 bytes after this header."""
+    text = json.dumps(header).encode()
+    file = path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    return file
+
+
+@pytest.mark.parametrize("field", [*ENTRY, "all"])
+def test_a_header_that_says_no_tensor_is_refused_with_its_name(tmp_path: Path, field: str) -> None:
+    assert open_checkpoint(with_header(tmp_path, {"weight": ENTRY})).tensors["weight"].shape == (2, 2)
+    entries = [
+        {**ENTRY, field: wrong}
+        for wrong in (None, 3, -3, 2.5, True, "two", {}, [], [None], [0, 16.0], ["0", "16"], [True, 4], [[0], 16],
+                      [-16, 0], [16, 0], [-2, -2], [8, 24], [0, 10**30], [0, 16, 16], [2**62, 2**62], [0])
+    ]  # fmt: skip
+    if field == "all":
+        entries = [None, 3, [], "weight", *({k: v for k, v in ENTRY.items() if k != lost} for lost in ENTRY)]
+    for entry in entries:
+        with pytest.raises(PartitionError, match="weight") as caught:
+            open_checkpoint(with_header(tmp_path, {"weight": entry}))
+        assert "model.safetensors" in str(caught.value)
+
+
+def test_tensors_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
+    half = {**ENTRY, "shape": [2]}
+    apart = {"b": {**half, "data_offsets": [8, 16]}, "a": {**half, "data_offsets": [0, 8]}}
+    empty = {"none": {**ENTRY, "shape": [0], "data_offsets": [4, 4]}, "__metadata__": {"format": "pt"}}
+    assert open_checkpoint(with_header(tmp_path, {**apart, **empty})).tensors.keys() == {"a", "b", "none"}
+    for offsets in ([4, 12], [8, 16]):
+        with pytest.raises(PartitionError, match=r"model.safetensors is damaged: (a|b) and (b|c) lie over one another"):
+            open_checkpoint(with_header(tmp_path, {**apart, "c": {**half, "data_offsets": offsets}}))
 
 
 def test_numbers_of_every_type_also_where_they_are_not_aligned(tmp_path: Path) -> None:

@@ -105,6 +105,21 @@ def code_of(gm: torch.fx.GraphModule) -> str:
     return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
+def in_a_group(rank: int, size: int) -> dict[str, Any]:
+    """Ranks 1 and 2 work together, count themselves 0 and 1, and rank 0 goes its own way."""
+    pair = dist.new_group([1, 2])
+    torch.manual_seed(0)
+    model, x = Rows().eval(), torch.randn(4, 64)
+    run = on_ranks(model, group=pair)
+    with torch.no_grad():
+        if rank == 0:
+            return {"said": error_of(run, x)}
+        right = [close([run(*like(rank - 1, x))], [model(x)]) for _ in range(2)]
+        said = error_of(on_ranks(model, group=pair, cache_bytes=f"{20 * rank}KiB"), x)
+    (graph,) = live_graphs(run)
+    return {"right": right, "devices": [p.device for p in graph.plan.partitions], "said": said}
+
+
 def dynamic(rank: int, size: int) -> dict[str, Any]:
     """Shapes change within range; a rank's own sizes do not count, and nothing is compiled again."""
     torch.manual_seed(0)

@@ -170,6 +170,7 @@ def test_the_cause_is_found_along_those_who_waited() -> None:
     [
         ({"devices": "ranks"}, "torchrun"),
         ({"output": "last"}, 'output= is for devices="ranks"'),
+        ({"group": "world"}, 'group= is for devices="ranks"'),
         ({"timeout": 3, "devices": ["cpu"]}, 'timeout= is for devices="ranks"'),
     ],
 )
@@ -181,6 +182,7 @@ def test_options_without_a_process_group(given: dict[str, Any], said: str) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"group": "world"}, "'world' is no process group of this rank"),
         ({"output": "first"}, "choose from all, last"),
         ({"timeout": 0}, "number of seconds"),
         ({"timeout": True}, "number of seconds"),
@@ -189,7 +191,7 @@ def test_options_without_a_process_group(given: dict[str, Any], said: str) -> No
 )
 def test_options_of_ranks(given: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
     with pytest.raises(PartitionError, match=said):
         RankOptions.check(given)
     assert RankOptions.check({"devices": "cpu"}) is None

@@ -56,6 +56,14 @@ def test_ranks_compare_what_they_were_given() -> None:
     assert all("rank 1 did not plan this graph within 10 s" in found[rank]["absent"] for rank in (0, 2))
 
 
+def test_a_group_of_ranks_works_without_the_others() -> None:
+    alone, *pair = run_ranks(cases.in_a_group, 3, timeout=LONG)
+    assert "no process group of this rank" in alone["said"]
+    for found in pair:
+        assert found["right"] == [True, True] and found["devices"] == ["rank 0", "rank 1"]
+        assert "options['cache_bytes']: rank 0: '20KiB'; rank 1: '40KiB'" in found["said"]
+
+
 def test_a_rank_that_dies_while_it_compiles_is_missed() -> None:
     found = run_ranks(cases.faults, 3, "killed while it compiles", timeout=LONG, ok=(0, 2))
     for rank in (0, 2):

@@ -5,6 +5,8 @@ Names of models and schedules go to the ranks, which make their own.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,21 @@ class Masked(nn.Module):
         return self.head(x)
 
 
+class Normed(nn.Module):
+    """Its buffers are written in every microbatch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((8, 32, 32, 4)))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, last = self.layers
+        for layer, norm in zip((first, second), self.norms, strict=True):
+            x = torch.tanh(norm(layer(x).unflatten(1, (4, 8))).flatten(1))
+        return last(x)
+
+
 def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -121,6 +138,7 @@ class Case:
 CASES = {
     "skips": Case(Skips, mean_square),
     "masked": Case(Masked, cross_entropy, tokens=12),
+    "normed": Case(Normed, mean_square),
     "gpt2": Case(gpt2, cross_entropy, tokens=30),
 }
 
@@ -138,20 +156,29 @@ def optimizer_of(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-def alone(case: Case) -> Trained:
-    """In this process: each microbatch's loss, divided by their number."""
-    model, losses = case.model(), []
-    optimizer = optimizer_of(model.parameters())
+def plain_loop(case: Case, run: Callable[[torch.Tensor], Any], parameters: Any) -> list[float]:
+    """The steps in this process: each microbatch's loss, divided by their number. Returns the loss of each step."""
+    losses = []
+    optimizer = optimizer_of(parameters)
     for x, y in case.batches():
         optimizer.zero_grad()
         parts = []
         for part, target in zip(x.chunk(MICROBATCHES), y.chunk(MICROBATCHES), strict=True):
-            output = model(part)
+            output = run(part)
             loss = case.loss(getattr(output, "logits", output), target)
             (loss / MICROBATCHES).backward()
             parts.append(loss.item())
         losses.append(sum(parts) / MICROBATCHES)
         optimizer.step()
+    return losses
+
+
+@functools.cache
+def alone(name: str) -> Trained:
+    """What a case gives in one process."""
+    case = CASES[name]
+    model = case.model()
+    losses = plain_loop(case, model, model.parameters())
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return Trained(losses, gradients, {key: value.detach() for key, value in model.state_dict().items()})
 

@@ -65,7 +65,7 @@ def compile_ranks(
         )
     ranked = asked.ranks
     assert ranked is not None
-    team = Team.current(ranked.timeout, home)
+    team = Team.current(ranked.timeout, home, ranked.group)
     microbatches: Microbatches | None = None
     with team.roll.alive():
         cutting = Cutting.of(captured, facts, asked, example_inputs)
@@ -178,7 +178,8 @@ def _document(
         "version of torch": torch.__version__,
         "version of fx-partition": importlib.metadata.version("fx-partition"),
     }
-    document |= {f"options[{name!r}]": repr(value) for name, value in sorted(given.items()) if name != "report"}
+    same = given.keys() - {"report", "group"}
+    document |= {f"options[{name!r}]": repr(given[name]) for name in sorted(same)}
     for node, value in zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
         if isinstance(value, torch.Tensor):
             kind = f"{tuple(value.shape)} with strides {value.stride()}, {value.dtype} on {value.device.type}"

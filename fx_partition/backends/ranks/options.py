@@ -19,6 +19,7 @@ class RankOptions:
 
     Attributes:
         size: how many ranks there are.
+        group: the ranks, which are counted within it; None: all.
         output: which of them return the results, "all" or "last": the rank of the last stage; others return None for
             each result.
         timeout: seconds that a rank waits for another.
@@ -26,6 +27,7 @@ class RankOptions:
     """
 
     size: int
+    group: dist.ProcessGroup | None
     output: str
     timeout: float
     given: Mapping[str, Any]
@@ -45,10 +47,16 @@ class RankOptions:
                 "torch.distributed.init_process_group first"
             )
         if not asked and (given.get("devices") is not None or not initialised or dist.get_world_size() == 1):
-            for name in ("output", "timeout"):
+            for name in ("group", "output", "timeout"):
                 if name in given:
                     raise PartitionError(f'{name}= is for devices="ranks"; leave it out')
             return None
+        group = given.get("group")
+        if group is not None and not isinstance(group, dist.ProcessGroup):
+            raise PartitionError(
+                f"group={group!r} is no process group of this rank: make one by torch.distributed.new_group on all "
+                "ranks, and call the model on those of the group alone"
+            )
         output, timeout = given.get("output", "all"), given.get("timeout", 60.0)
         if output not in OUTPUTS:
             raise PartitionError(f"output={output!r} is not known; choose from {', '.join(OUTPUTS)}")
@@ -56,7 +64,7 @@ class RankOptions:
             raise PartitionError(f"timeout={timeout!r} is no number of seconds; 60 is the default")
         if given.get("replicate"):
             raise PartitionError('replicate=True is for fx_partition.pipeline; ranks run each partition once')
-        return cls(dist.get_world_size(), output, float(timeout), given)
+        return cls(dist.get_world_size(group), group, output, float(timeout), given)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
-"""The ranks of the default process group as one team: they compare notes, connect, and hear of each other's end.
+"""The ranks of a process group as one team: they compare notes, connect, and hear of each other's end.
 
 A team has process groups of its own, so that its traffic mixes with nobody else's and can end without harm to the
-default group: one for each direction, from lower ranks to higher ones and back, as the transfers of a pair of ranks
-wait for one another in their order (NCCL), and those of different directions must not.
+group that it was made for: one for each direction, from lower ranks to higher ones and back, as the transfers of a pair
+of ranks wait for one another in their order (NCCL), and those of different directions must not.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -21,26 +21,35 @@ from .agreement import Roll
 from .faults import Board, RankError
 from .gloo_threads import let_others_run, no_preemption
 
-_teams: list[Team] = []
+# By the ranks of their groups, the last one that works at the end.
+_teams: dict[tuple[int, ...], list[Team]] = {}
 
 
 class Team:
-    """All ranks of the default process group.
+    """All ranks of a process group.
 
     Attributes:
-        rank, size: this rank, and how many there are.
+        rank, size: this rank within the group, and how many there are.
         roll: where ranks compare notes.
         broken: why the team works no more; "" while it does.
     """
 
-    def __init__(self, timeout: float, device: torch.device, generation: int) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+    def __init__(
+        self,
+        timeout: float,
+        device: torch.device,
+        group: dist.ProcessGroup | None,
+        members: Sequence[int],
+        generation: int,
+    ) -> None:
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._members = None if group is None else list(members)
         self.broken = ""
         self._stages: Mapping[int, str] = {}
         self._graphs = 0
         self._world = store_of_world()
         assert self._world is not None
-        store = dist.PrefixStore(f"fx_partition/{generation}", self._world)  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"fx_partition/{'.'.join(map(str, members))}/{generation}", self._world)  # type: ignore[attr-defined]
         self.roll = Roll(store, self.rank, self.size, timeout)
         self._board = Board(store, self.rank, timeout)
         self._timeout, self._device = timeout, device
@@ -48,21 +57,23 @@ class Team:
         self._sending: list[tuple[dist.Work, torch.Tensor, int]] = []
 
     @classmethod
-    def current(cls, timeout: float, device: torch.device) -> Team:
-        """The team of this process; a new one where there was none, the last is broken, or its group has ended.
+    def current(cls, timeout: float, device: torch.device, group: dist.ProcessGroup | None = None) -> Team:
+        """The team of a group, of None all ranks; a new one where there was none, or the last is broken or has ended.
 
         Raises:
             PartitionError: the team has another timeout.
         """
-        last = _teams[-1] if _teams else None
+        members = tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
+        teams = _teams.setdefault(members, [])
+        last = teams[-1] if teams else None
         if last is None or last.broken or last._world is not store_of_world():
-            _teams.append(cls(timeout, device, len(_teams)))
+            teams.append(cls(timeout, device, group, members, len(teams)))
         elif last._timeout != timeout:
             raise PartitionError(
                 f"timeout={timeout:g}, and the ranks of this process group already wait {last._timeout:g} s for one "
                 "another, as an earlier graph asked; use one timeout for all"
             )
-        return _teams[-1]
+        return teams[-1]
 
     def next_graph(self) -> int:
         """The number of a further graph; the same on all ranks, as they compile their graphs in the same order."""
@@ -76,8 +87,11 @@ class Team:
         timeout = datetime.timedelta(seconds=self._timeout)
         for kind in dict.fromkeys(("cpu", self._device.type)):  # headers are on the CPU
             backend = "gloo" if kind == "cpu" else "nccl"
+            apart = self._members is not None
             with no_preemption():
-                self._groups[kind] = tuple(dist.new_group(timeout=timeout, backend=backend) for _ in range(2))
+                self._groups[kind] = tuple(
+                    dist.new_group(self._members, timeout, backend, use_local_synchronization=apart) for _ in range(2)
+                )
 
     def send(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
         """Start sending; the tensor must not change before `finish`."""

@@ -9,39 +9,37 @@ import torch.distributed as dist
 
 from fx_partition.passes.errors import PartitionError
 
+from ..ranks.agreement import Document, refuse_differences
+
 T = TypeVar("T")
 
 
-def agree(work: Callable[[], tuple[T, str]], group: dist.ProcessGroup | None) -> T:
+def agree(work: Callable[[], tuple[T, Document]], group: dist.ProcessGroup | None) -> T:
     """Do the same work on every rank of a group and compare the outcome.
 
     Args:
-        work: gives a result, and a digest that has to be the same on all ranks.
-        group: the ranks; None: all.
+        work: gives a result, and what has to be the same on all ranks. It talks to no other rank.
+        group: the ranks; None: all. Messages count them within the group.
 
     Raises:
-        PartitionError: the work failed on another rank, or digests differ; it names the ranks.
+        PartitionError: the work failed on another rank, or documents differ; it names the ranks.
         Exception: what the work raised on this rank.
     """
     failure: Exception | None = None
+    mine: tuple[str, Document]
     try:
-        result, digest = work()
-        mine = ("done", digest)
+        result, document = work()
+        mine = ("", document)
     except Exception as error:  # whatever it is, the others have to hear of it
         failure = error
-        mine = ("failed", f"{type(error).__name__}: {error}")
-    outcomes: list[tuple[str, str]] = [("", "")] * dist.get_world_size(group)
+        mine = (f"{type(error).__name__}: {error}", {})
+    outcomes: list[tuple[str, Document]] = [("", {})] * dist.get_world_size(group)
     dist.all_gather_object(outcomes, mine, group=group)
     if failure is not None:
         raise failure
-    failed = {rank: text for rank, (state, text) in enumerate(outcomes) if state == "failed"}
+    failed = {rank: text for rank, (text, _) in enumerate(outcomes) if text}
     if failed:
         first = next(iter(failed))
         raise PartitionError(f"rank {', '.join(map(str, failed))} could not make stages; rank {first}: {failed[first]}")
-    differ = [rank for rank, outcome in enumerate(outcomes) if outcome != outcomes[0]]
-    if differ:
-        raise PartitionError(
-            f"rank {', '.join(map(str, differ))} cut the model otherwise than rank 0: give every rank the same model, "
-            "example_microbatch and options, and the same version of torch"
-        )
+    refuse_differences([document for _, document in outcomes])
     return result

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture import ExampleInputs
+from fx_partition.passes.capture import ExampleInputs, split_inputs
 from fx_partition.passes.errors import PartitionError
 
 
@@ -23,8 +23,8 @@ class Entry:
     """
 
     def __init__(self, example: ExampleInputs) -> None:
-        self._keywords = tuple(example) if isinstance(example, Mapping) else ()
-        args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (_positional(example), {})
+        args, kwargs = split_inputs(example)
+        self._keywords = tuple(kwargs)
         self.leaves, self._tree = pytree.tree_flatten((args, kwargs))
         self._facts = [
             (leaf.shape, leaf.dtype, leaf.requires_grad) if isinstance(leaf, torch.Tensor) else None
@@ -71,7 +71,3 @@ class Entry:
                 f"input {index} requires a gradient, and that of example_microbatch did not: none would come back"
             )
         return leaf
-
-
-def _positional(example: Any) -> tuple[Any, ...]:
-    return (example,) if isinstance(example, torch.Tensor) else tuple(example)

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
 import torch.fx
 from torch import nn
@@ -31,7 +30,9 @@ from torch.utils import _pytree as pytree
 from fx_partition.passes.capture import Captured
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
-from fx_partition.passes.symbols import evaluate, to_expr
+from fx_partition.passes.symbols import Size, evaluate, numbers_of, to_expr
+
+from ..rewrite import write_in
 
 
 @dataclass(frozen=True)
@@ -141,17 +142,9 @@ def _stage_graph(
     modules = {
         str(node.target): stub.module.get_submodule(str(node.target))
         for node in stub.module.graph.nodes
-        if node.op == "call_module" or (node.op == "get_attr" and node not in captured.weights)
+        if node.op in ("call_module", "get_attr")
     }
     return StageGraph(index, graph, tuple(uses), tuple(place[node] for node in sent), weights, modules)
-
-
-def write_in(graph: torch.fx.Graph, placeholder: torch.fx.Node, value: Any) -> None:
-    """Put a constant where a placeholder was used."""
-    for user in list(placeholder.users):
-        arguments = (user.args, user.kwargs)
-        user.args, user.kwargs = torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
-    graph.erase_node(placeholder)
 
 
 class _Numbers:
@@ -159,19 +152,14 @@ class _Numbers:
 
     def __init__(self, captured: Captured, examples: Mapping[torch.fx.Node, Any]) -> None:
         self._values, self._examples = captured.values, examples
-        self._symbols: dict[sympy.Symbol, int] = {}
+        sizes: list[tuple[Size, int]] = []
         for node, example in examples.items():
             value = captured.values.get(node)
             if isinstance(value, torch.Tensor) and isinstance(example, torch.Tensor):
-                for size, number in zip(value.shape, example.shape, strict=False):
-                    self._note(size, number)
+                sizes += zip(map(to_expr, value.shape), example.shape, strict=False)
             elif isinstance(value, torch.SymInt):
-                self._note(value, example)
-
-    def _note(self, size: Any, number: int) -> None:
-        expr = to_expr(size)
-        if isinstance(expr, sympy.Symbol):
-            self._symbols.setdefault(expr, number)
+                sizes.append((to_expr(value), example))
+        self._symbols = numbers_of(sizes)
 
     def is_tensor(self, node: torch.fx.Node) -> bool:
         return isinstance(self._examples.get(node, self._values.get(node)), torch.Tensor)

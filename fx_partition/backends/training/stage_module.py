@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.fx
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fx_partition.passes.errors import PartitionError
 
@@ -187,8 +186,6 @@ def _register(root: nn.Module, name: str, tensor: torch.Tensor, persistent: bool
     holder, attribute = _holder(root, name)
     if isinstance(tensor, nn.Parameter):
         holder.register_parameter(attribute, tensor)
-    elif attribute in holder._buffers:
-        holder._buffers[attribute] = tensor
     else:
         holder.register_buffer(attribute, tensor, persistent=persistent)
 
@@ -203,14 +200,3 @@ def _holder(root: nn.Module, name: str) -> tuple[nn.Module, str]:
             root.add_module(part, children[part])
         root = children[part]
     return root, attribute
-
-
-def move_constants(graph: torch.fx.Graph, home: torch.device, device: torch.device) -> None:
-    """Let what a graph makes on ``home`` (``arange``, masks) be made on ``device``."""
-
-    def moved(argument: Any) -> Any:
-        return device if isinstance(argument, torch.device) and argument == home else argument
-
-    for node in graph.nodes:
-        node.args = pytree.tree_map(moved, node.args)
-        node.kwargs = pytree.tree_map(moved, node.kwargs)

@@ -6,7 +6,7 @@ optimizer of each rank holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +29,18 @@ class Tie:
     ranks: tuple[int, ...]
 
 
-def find_ties(stages: Sequence[nn.Module], rank_of: Callable[[int], int]) -> list[Tie]:
-    """The ties of a model, in the order of its first stages; all of them over the model's own parameters."""
+def find_ties(stages: Sequence[nn.Module], ranks: Sequence[int]) -> list[Tie]:
+    """The ties of a model, in the order of its first stages; all of them over the model's own parameters.
+
+    Args:
+        stages, ranks: of the whole model; the module of each stage, and where it is.
+    """
     found: dict[int, tuple[str, list[int]]] = {}
     for index, stage in enumerate(stages):
         for name, parameter in stage.named_parameters():
             found.setdefault(id(parameter), (name, []))[1].append(index)
     shared = [(name, places) for name, places in found.values() if len(places) > 1]
-    return [Tie(name, tuple(places), tuple(sorted(set(map(rank_of, places))))) for name, places in shared]
+    return [Tie(name, tuple(places), tuple(sorted({ranks[place] for place in places}))) for name, places in shared]
 
 
 class Ties:
