@@ -1,4 +1,4 @@
-"""What all tests share: the folder of tests on the path, and a fresh Dynamo for each test that compiles."""
+"""What all tests share: the folder of tests on the path, no clock in hypothesis, and a fresh Dynamo for each test that compiles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# How long an example takes depends on what else the machine does; no test is decided by that.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
     max(operations / peak, hits / on-chip bandwidth + misses / off-chip bandwidth) + overheads
 
+On a CPU the two add up, see `OVERHEADS`.
+
 Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one kernel 1.26 us.
 """
 
@@ -16,25 +18,29 @@ from fx_partition.passes.work import Work
 
 @dataclass(frozen=True)
 class Overheads:
-    """What a run takes beside arithmetic and memory, in seconds.
+    """What a run takes beside arithmetic and memory, in seconds, and whether these hide one another.
 
     Attributes:
         call: of a run.
         kernel: of each kernel.
         fetch: of a run that fetches anything from off-chip memory.
+        overlap: whether bytes move while operations go on, so that the longer of the two counts; else both do.
     """
 
     call: float = 0.0
     kernel: float = 0.0
     fetch: float = 0.0
+    overlap: bool = True
 
 
 #: By the kind of a device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream). CPU: a call of
-#: a compiled stage from Python and a kernel of inductor's, as `passes.cost` weighs them. Accelerator: its compiler
-#: makes one program of a partition; what the call of one takes is not known in general.
+#: a compiled stage from Python and a kernel of inductor's, as `passes.cost` weighs them; one core packs or reorders
+#: operands before it computes with them, and `benchmarks/cost_model.py` finds times closer to the sum than to the
+#: longer. Accelerator: its compiler makes one program of a partition; what the call of one takes is not known in
+#: general.
 OVERHEADS: Mapping[str, Overheads] = {
     "gpu": Overheads(kernel=1.26e-6),
-    "cpu": Overheads(call=10e-6, kernel=2e-6),
+    "cpu": Overheads(call=10e-6, kernel=2e-6, overlap=False),
     "accelerator": Overheads(),
 }
 
@@ -72,6 +78,7 @@ class Price:
     Attributes:
         arithmetic, onchip, offchip, overhead: of each cause; ``offchip`` has the overhead of fetching in it.
         moved: bytes off chip.
+        overlap: as of `Overheads`.
     """
 
     arithmetic: float
@@ -79,17 +86,21 @@ class Price:
     offchip: float
     overhead: float
     moved: float
+    overlap: bool = True
 
     @property
     def seconds(self) -> float:
-        return max(self.arithmetic, self.onchip + self.offchip) + self.overhead
+        moving = self.onchip + self.offchip
+        busy = max(self.arithmetic, moving) if self.overlap else self.arithmetic + moving
+        return busy + self.overhead
 
     @property
     def bound(self) -> str:
         """The largest cause that no other hides: "arithmetic", "on-chip", "off-chip" or "launch"."""
-        causes = {"arithmetic": self.arithmetic}
-        if self.onchip + self.offchip > self.arithmetic:
-            causes = {"on-chip": self.onchip, "off-chip": self.offchip}
+        causes = {"arithmetic": self.arithmetic, "on-chip": self.onchip, "off-chip": self.offchip}
+        if self.overlap:  # the shorter of the two is hidden
+            moving = self.onchip + self.offchip > self.arithmetic
+            causes = {name: seconds for name, seconds in causes.items() if moving == (name != "arithmetic")}
         causes["launch"] = self.overhead
         return max(causes, key=lambda cause: causes[cause])
 
@@ -110,4 +121,5 @@ def price(device: Device, work: Work, moved: float, overheads: Overheads) -> Pri
         offchip=offchip,
         overhead=overheads.call + overheads.kernel * work.kernels,
         moved=moved,
+        overlap=overheads.overlap,
     )

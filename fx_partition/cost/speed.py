@@ -32,4 +32,5 @@ def speed_of(device: Device | str) -> Speed:
         kernel=overheads.kernel,
         latency=record.link_latency,
         bandwidth=record.link_bandwidth,
+        overlap=overheads.overlap,
     )

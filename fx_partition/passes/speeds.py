@@ -5,7 +5,8 @@ A run of a partition takes::
     max(operations / peak, hits x bytes / on-chip bandwidth + misses x bytes / off-chip bandwidth) + call + kernels
 
 where hits are the hit rate of the device's memory at the partition's footprint: each run of a stream touches all of it
-once, so its bytes come back after as many others. What a partition receives takes a hop.
+once, so its bytes come back after as many others. Where arithmetic does not hide reads, the sum of the two stands for
+the longer. What a partition receives takes a hop.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Speed:
         call, kernel: seconds that a run takes beside its work, and each of its kernels.
         latency: seconds of a hop, whatever its bytes.
         bandwidth: bytes a second of a hop; None: as fast as can be.
+        overlap: whether bytes move while operations go on, so that the longer of the two counts; else both do.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Speed:
     kernel: float = 0.0
     latency: float = 0.0
     bandwidth: float | None = None
+    overlap: bool = True
 
     def run(self, operations: float, touched: float, kernels: int, footprint: int) -> float:
         """Seconds of a run.
@@ -54,7 +57,9 @@ class Speed:
         hits = self.hit_rate(footprint)
         slow = (1 - hits) / self.offchip if self.offchip else (0.0 if hits == 1 else math.inf)
         moving = touched * (hits / self.onchip + slow) if touched else 0.0
-        return max(operations / self.peak, moving) + self.call + kernels * self.kernel
+        computing = operations / self.peak
+        busy = max(computing, moving) if self.overlap else computing + moving
+        return busy + self.call + kernels * self.kernel
 
     def hop(self, size: int) -> float:
         """Seconds of a hop of ``size`` bytes."""

@@ -3,7 +3,7 @@
 Terms
 -----
 read
-    A weight, or a value that another step made.
+    A weight, a value that another step made, and what a step has written to its scratch memory.
 write
     A value at the step that makes it, and the scratch memory of a step.
 arrive
@@ -181,7 +181,7 @@ class _Works:
                 if value.role is not Role.INPUT and value.made_at < first:
                     received.add(("value", v))
             if self._scratch[t]:
-                accesses.append(Access(("scratch", index), self._scratch[t], How.WRITE))
+                accesses += (Access(("scratch", index), self._scratch[t], how) for how in (How.WRITE, How.READ))
             for v in made:
                 accesses.append(Access(("value", v), self._values[v], How.WRITE))
                 if self._facts.values[v].returned:
