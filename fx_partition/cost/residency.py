@@ -8,7 +8,8 @@ distance
     measured by: so the curve at the distance is the hit rate of the touch.
 cache
     Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
-    again was written back before. What the caller passes in is fetched, what it takes is written.
+    again was written back before. What the caller passes in is fetched, what it takes is written; over a shared link
+    both travel without off-chip memory.
 scratchpad
     Memory that a compiler fills (of an accelerator). Weights are taken whole, in the order of use, as long as they fit
     beside the activations; they are loaded once and stay. The others are fetched in every run. What the caller passes
@@ -18,7 +19,7 @@ scratchpad
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fx_partition.hardware.records import Device
 from fx_partition.passes.errors import PartitionError
@@ -26,11 +27,28 @@ from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.work import Access, How, Key, Work
 
 
+class Moved(NamedTuple):
+    """Bytes that one run moves off chip.
+
+    Attributes:
+        missed: of what it touches, those that on-chip memory does not serve.
+        written_back: beside these, of what was made on chip and given up.
+    """
+
+    missed: float
+    written_back: float = 0.0
+
+    @property
+    def bytes(self) -> float:
+        """All of them."""
+        return self.missed + self.written_back
+
+
 class Residency(Protocol):
     """On-chip memory of one device over time."""
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
-        """Bytes that one run moves off chip.
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
+        """What one run moves off chip.
 
         Args:
             work: the partition that runs.
@@ -39,35 +57,44 @@ class Residency(Protocol):
 
 
 class Cache:
-    """The memory of a GPU or a CPU; see the module's terms."""
+    """The memory of a GPU or a CPU; see the module's terms.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    Args:
+        device: whose memory it is.
+        shared: whether the caller's inputs and results travel over a shared link.
+    """
+
+    def __init__(self, device: Device, shared: bool = False) -> None:
+        self._device, self._shared = device, shared
         self._stack = _Stack()
         self._dirty: set[Key] = set()
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
         for key, size in _sizes(work.accesses, hopped):
             self._write(key, size)
-        return sum(self._touch(access) for access in work.accesses)
+        missed, written_back = zip((0.0, 0.0), *map(self._touch, work.accesses), strict=True)
+        return Moved(sum(missed), sum(written_back))
 
-    def _touch(self, access: Access) -> float:
+    def _touch(self, access: Access) -> Moved:
         key, size, how = access
         match how:
+            case How.ARRIVE if self._shared:
+                self._write(key, size)
+                return Moved(0.0)
             case How.WRITE:
                 self._write(key, size)
-                return 0.0
+                return Moved(0.0)
             case How.LEAVE:
                 self._dirty.discard(key)
-                return float(size)
+                return Moved(0.0 if self._shared else float(size))
         distance = self._stack.touch(key, size)
         if how is How.ARRIVE or distance is None:
-            return float(size)
+            return Moved(float(size))
         missed = size * (1 - self._device.hit_rate(distance))
         if missed and key in self._dirty:
             self._dirty.discard(key)
-            return 2 * missed
-        return missed
+            return Moved(missed, missed)
+        return Moved(missed)
 
     def _write(self, key: Key, size: int) -> None:
         self._stack.touch(key, size)
@@ -102,10 +129,10 @@ class Scratchpad:
         if self._overflow and not device.memory_bandwidth:
             self._refuse(device, activations)
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
-        return sum(map(self._moved, work.accesses))
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
+        return Moved(sum(map(self._missed, work.accesses)))
 
-    def _moved(self, access: Access) -> float:
+    def _missed(self, access: Access) -> float:
         if access.how is not How.WEIGHT:
             return access.bytes * self._overflow if access.how in (How.READ, How.WRITE) else 0.0
         if access.key in self._loaded:
@@ -122,9 +149,9 @@ class Scratchpad:
         )
 
 
-def residency(device: Device, works: Sequence[Work], activations: int) -> Residency:
-    """The memory of a device before its first run."""
-    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device)
+def residency(device: Device, works: Sequence[Work], activations: int, shared: bool = False) -> Residency:
+    """The memory of a device before its first run; for the arguments see its two kinds."""
+    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device, shared)
 
 
 def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, int]]:
