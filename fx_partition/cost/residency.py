@@ -18,8 +18,8 @@ scratchpad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from fx_partition.hardware.records import Device
 from fx_partition.passes.errors import PartitionError
@@ -54,6 +54,12 @@ class Residency(Protocol):
             work: the partition that runs.
             hopped: received values that a link has just written into this memory.
         """
+
+    def state(self) -> Hashable:
+        """All that later runs depend on."""
+
+    def restore(self, state: Any) -> None:
+        """Be again as when `state` said this."""
 
 
 class Cache:
@@ -96,6 +102,14 @@ class Cache:
             return Moved(missed, missed)
         return Moved(missed)
 
+    def state(self) -> Hashable:
+        return self._stack.order(), frozenset(self._dirty)
+
+    def restore(self, state: Any) -> None:
+        order, dirty = state
+        self._stack.fill(order)
+        self._dirty = set(dirty)
+
     def _write(self, key: Key, size: int) -> None:
         self._stack.touch(key, size)
         self._dirty.add(key)
@@ -131,6 +145,12 @@ class Scratchpad:
 
     def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
         return Moved(sum(map(self._missed, work.accesses)))
+
+    def state(self) -> Hashable:
+        return frozenset(self._loaded)
+
+    def restore(self, state: Any) -> None:
+        self._loaded = set(state)
 
     def _missed(self, access: Access) -> float:
         if access.how is not How.WEIGHT:
@@ -170,12 +190,12 @@ class _Stack:
     def __init__(self) -> None:
         self._tree = [0] * 1025
         self._now = 0
-        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes
+        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes; ascending
 
     def touch(self, key: Key, size: int) -> int | None:
         """Bring a tensor to the top; its distance before, None if it was never touched."""
         if self._now + 1 == len(self._tree):
-            self._compact()
+            self.fill(self.order())
         found = self._at.pop(key, None)
         distance = None
         if found is not None:
@@ -187,11 +207,15 @@ class _Stack:
         self._at[key] = (self._now, size)
         return distance
 
-    def _compact(self) -> None:
-        kept = sorted(self._at.items(), key=lambda item: item[1][0])
-        self._tree = [0] * max(1025, 4 * len(kept) + 1)
-        self._now = len(kept)
-        self._at = {key: (i, size) for i, (key, (_, size)) in enumerate(kept, 1)}
+    def order(self) -> tuple[tuple[Key, int], ...]:
+        """All tensors and their bytes, the last touched last."""
+        return tuple((key, size) for key, (_, size) in self._at.items())
+
+    def fill(self, order: Sequence[tuple[Key, int]]) -> None:
+        """Have these tensors and no others."""
+        self._tree = [0] * max(1025, 4 * len(order) + 1)
+        self._now = len(order)
+        self._at = {key: (place, size) for place, (key, size) in enumerate(order, 1)}
         for place, size in self._at.values():
             self._add(place, size)
 

@@ -17,7 +17,8 @@ from fx_partition.passes.work import Work, work_of
 
 from .events import Span, Stage, play
 from .price import OVERHEADS, Link, Overheads, Price, price
-from .residency import Moved, Residency, residency
+from .recurrence import Recurrent
+from .residency import Moved, residency
 from .simulation import Simulation, StageUse
 
 Devices: TypeAlias = "str | Device | Sequence[str | Device]"
@@ -49,17 +50,18 @@ def simulate(
             sequence of either, of each device in their order.
         model, example_inputs, dynamic_shapes: what the plan was made for, as for `plan`.
         bind: numbers for symbols; the plan's own stand for the rest.
-        link: between devices; that of the first device's record by default.
+        link: between devices; that of the first device's record by default. A shared one carries the caller's inputs
+            and results too.
         overheads: of a run; those of the device's kind by default.
-        microbatches: a request is so many runs of the graph, each of the sizes of the plan; a device that has several
-            partitions runs all of them in one before the next.
+        microbatches: a request is so many runs of the graph, each of these sizes; a device that has several partitions
+            runs all of them in one before the next.
         steps: how many requests are looked at.
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
         PartitionError: a number is not positive, the sequence of devices is not as long as the plan's, or a device
             without off-chip memory cannot hold its part.
-        ValueError: no device has this name.
+        ValueError: no device has this name, or ``bind`` names no symbol of the graph.
 
     Example::
 
@@ -152,9 +154,7 @@ class _Simulator:
             spans=tuple(spans),
         )
 
-    def _play(self, steps: int, inflight: int, memories: Mapping[int, Residency]) -> list[Span]:
-        hopped = [work.received if hops else frozenset() for work, hops in zip(self._works, self._hops, strict=True)]
-
+    def _play(self, steps: int, inflight: int, memories: Mapping[int, Recurrent]) -> list[Span]:
         @cache  # of a long simulation most runs are alike
         def priced(stage: int, device: int, moved: Moved) -> Price:
             record, work = self._records[device], self._works[stage]
@@ -162,16 +162,18 @@ class _Simulator:
             return price(record, work, moved.bytes, overheads, moved.written_back)
 
         def run(stage: int, device: int) -> Price:
-            return priced(stage, device, memories[device].run(self._works[stage], hopped[stage]))
+            return priced(stage, device, memories[device].run(stage))
 
         return play(self._stages, steps, self._microbatches, inflight, run, self._bus)
 
-    def _memories(self) -> dict[int, Residency]:
+    def _memories(self) -> dict[int, Recurrent]:
+        hopped = [work.received if hops else frozenset() for work, hops in zip(self._works, self._hops, strict=True)]
         found = {}
         for place, record in enumerate(self._records):
             here = [i for i, places in enumerate(self._places) if place in places]
             activations = max((self._activations[i] for i in here), default=0)
-            found[place] = residency(record, [self._works[i] for i in here], activations, self._link.shared)
+            memory = residency(record, [self._works[i] for i in here], activations, self._link.shared)
+            found[place] = Recurrent(memory, self._works, hopped)
         return found
 
     def _ends(self, spans: Sequence[Span]) -> list[float]:
