@@ -105,7 +105,7 @@ class Price:
         return max(causes, key=lambda cause: causes[cause])
 
 
-def price(device: Device, work: Work, moved: float, overheads: Overheads) -> Price:
+def price(device: Device, work: Work, moved: float, overheads: Overheads, written_back: float = 0.0) -> Price:
     """What one run takes.
 
     Args:
@@ -113,11 +113,12 @@ def price(device: Device, work: Work, moved: float, overheads: Overheads) -> Pri
         work: of the partition.
         moved: bytes off chip, as the device's `residency` says.
         overheads: of a run on it.
+        written_back: what of ``moved`` lies beyond the bytes that the work touches.
     """
     offchip = moved / device.memory_bandwidth + overheads.fetch if moved and device.memory_bandwidth else 0.0
     return Price(
         arithmetic=work.flops / device.peak_flops,
-        onchip=max(0.0, work.bytes - moved) / device.onchip_bandwidth,
+        onchip=max(0.0, work.bytes - (moved - written_back)) / device.onchip_bandwidth,
         offchip=offchip,
         overhead=overheads.call + overheads.kernel * work.kernels,
         moved=moved,

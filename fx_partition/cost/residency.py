@@ -8,7 +8,8 @@ distance
     measured by: so the curve at the distance is the hit rate of the touch.
 cache
     Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
-    again was written back before. What the caller passes in is fetched, what it takes is written.
+    again was written back before. What the caller passes in is fetched, what it takes is written; over a shared link
+    both travel without off-chip memory.
 scratchpad
     Memory that a compiler fills (of an accelerator). Weights are taken whole, in the order of use, as long as they fit
     beside the activations; they are loaded once and stay. The others are fetched in every run. What the caller passes
@@ -17,8 +18,8 @@ scratchpad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from fx_partition.hardware.records import Device
 from fx_partition.passes.errors import PartitionError
@@ -26,48 +27,88 @@ from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.work import Access, How, Key, Work
 
 
+class Moved(NamedTuple):
+    """Bytes that one run moves off chip.
+
+    Attributes:
+        missed: of what it touches, those that on-chip memory does not serve.
+        written_back: beside these, of what was made on chip and given up.
+    """
+
+    missed: float
+    written_back: float = 0.0
+
+    @property
+    def bytes(self) -> float:
+        """All of them."""
+        return self.missed + self.written_back
+
+
 class Residency(Protocol):
     """On-chip memory of one device over time."""
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
-        """Bytes that one run moves off chip.
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
+        """What one run moves off chip.
 
         Args:
             work: the partition that runs.
             hopped: received values that a link has just written into this memory.
         """
 
+    def state(self) -> Hashable:
+        """All that later runs depend on."""
+
+    def restore(self, state: Any) -> None:
+        """Be again as when `state` said this."""
+
 
 class Cache:
-    """The memory of a GPU or a CPU; see the module's terms."""
+    """The memory of a GPU or a CPU; see the module's terms.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    Args:
+        device: whose memory it is.
+        shared: whether the caller's inputs and results travel over a shared link.
+    """
+
+    def __init__(self, device: Device, shared: bool = False) -> None:
+        self._device, self._shared = device, shared
         self._stack = _Stack()
         self._dirty: set[Key] = set()
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
         for key, size in _sizes(work.accesses, hopped):
             self._write(key, size)
-        return sum(self._touch(access) for access in work.accesses)
+        missed, written_back = zip((0.0, 0.0), *map(self._touch, work.accesses), strict=True)
+        return Moved(sum(missed), sum(written_back))
 
-    def _touch(self, access: Access) -> float:
+    def _touch(self, access: Access) -> Moved:
         key, size, how = access
         match how:
+            case How.ARRIVE if self._shared:
+                self._write(key, size)
+                return Moved(0.0)
             case How.WRITE:
                 self._write(key, size)
-                return 0.0
+                return Moved(0.0)
             case How.LEAVE:
                 self._dirty.discard(key)
-                return float(size)
+                return Moved(0.0 if self._shared else float(size))
         distance = self._stack.touch(key, size)
         if how is How.ARRIVE or distance is None:
-            return float(size)
+            return Moved(float(size))
         missed = size * (1 - self._device.hit_rate(distance))
         if missed and key in self._dirty:
             self._dirty.discard(key)
-            return 2 * missed
-        return missed
+            return Moved(missed, missed)
+        return Moved(missed)
+
+    def state(self) -> Hashable:
+        return self._stack.order(), frozenset(self._dirty)
+
+    def restore(self, state: Any) -> None:
+        order, dirty = state
+        self._stack.fill(order)
+        self._dirty = set(dirty)
 
     def _write(self, key: Key, size: int) -> None:
         self._stack.touch(key, size)
@@ -102,10 +143,16 @@ class Scratchpad:
         if self._overflow and not device.memory_bandwidth:
             self._refuse(device, activations)
 
-    def run(self, work: Work, hopped: frozenset[Key]) -> float:
-        return sum(map(self._moved, work.accesses))
+    def run(self, work: Work, hopped: frozenset[Key]) -> Moved:
+        return Moved(sum(map(self._missed, work.accesses)))
 
-    def _moved(self, access: Access) -> float:
+    def state(self) -> Hashable:
+        return frozenset(self._loaded)
+
+    def restore(self, state: Any) -> None:
+        self._loaded = set(state)
+
+    def _missed(self, access: Access) -> float:
         if access.how is not How.WEIGHT:
             return access.bytes * self._overflow if access.how in (How.READ, How.WRITE) else 0.0
         if access.key in self._loaded:
@@ -122,9 +169,9 @@ class Scratchpad:
         )
 
 
-def residency(device: Device, works: Sequence[Work], activations: int) -> Residency:
-    """The memory of a device before its first run."""
-    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device)
+def residency(device: Device, works: Sequence[Work], activations: int, shared: bool = False) -> Residency:
+    """The memory of a device before its first run; for the arguments see its two kinds."""
+    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device, shared)
 
 
 def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, int]]:
@@ -143,12 +190,12 @@ class _Stack:
     def __init__(self) -> None:
         self._tree = [0] * 1025
         self._now = 0
-        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes
+        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes; ascending
 
     def touch(self, key: Key, size: int) -> int | None:
         """Bring a tensor to the top; its distance before, None if it was never touched."""
         if self._now + 1 == len(self._tree):
-            self._compact()
+            self.fill(self.order())
         found = self._at.pop(key, None)
         distance = None
         if found is not None:
@@ -160,11 +207,15 @@ class _Stack:
         self._at[key] = (self._now, size)
         return distance
 
-    def _compact(self) -> None:
-        kept = sorted(self._at.items(), key=lambda item: item[1][0])
-        self._tree = [0] * max(1025, 4 * len(kept) + 1)
-        self._now = len(kept)
-        self._at = {key: (i, size) for i, (key, (_, size)) in enumerate(kept, 1)}
+    def order(self) -> tuple[tuple[Key, int], ...]:
+        """All tensors and their bytes, the last touched last."""
+        return tuple((key, size) for key, (_, size) in self._at.items())
+
+    def fill(self, order: Sequence[tuple[Key, int]]) -> None:
+        """Have these tensors and no others."""
+        self._tree = [0] * max(1025, 4 * len(order) + 1)
+        self._now = len(order)
+        self._at = {key: (place, size) for place, (key, size) in enumerate(order, 1)}
         for place, size in self._at.values():
             self._add(place, size)
 

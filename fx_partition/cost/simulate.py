@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any, TypeAlias
 
 from fx_partition.hardware.budgets import find_device
@@ -15,7 +17,8 @@ from fx_partition.passes.work import Work, work_of
 
 from .events import Span, Stage, play
 from .price import OVERHEADS, Link, Overheads, Price, price
-from .residency import Residency, residency
+from .recurrence import Recurrent
+from .residency import Moved, residency
 from .simulation import Simulation, StageUse
 
 Devices: TypeAlias = "str | Device | Sequence[str | Device]"
@@ -47,17 +50,18 @@ def simulate(
             sequence of either, of each device in their order.
         model, example_inputs, dynamic_shapes: what the plan was made for, as for `plan`.
         bind: numbers for symbols; the plan's own stand for the rest.
-        link: between devices; that of the first device's record by default.
+        link: between devices; that of the first device's record by default. A shared one carries the caller's inputs
+            and results too.
         overheads: of a run; those of the device's kind by default.
-        microbatches: a request is so many runs of the graph, each of the sizes of the plan; a device that has several
-            partitions runs all of them in one before the next.
+        microbatches: a request is so many runs of the graph, each of these sizes; a device that has several partitions
+            runs all of them in one before the next.
         steps: how many requests are looked at.
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
         PartitionError: a number is not positive, the sequence of devices is not as long as the plan's, or a device
             without off-chip memory cannot hold its part.
-        ValueError: no device has this name.
+        ValueError: no device has this name, or ``bind`` names no symbol of the graph.
 
     Example::
 
@@ -76,7 +80,9 @@ def simulate(
     records = _records(plan, device)
     works = work_of(capture(model, example_inputs, dynamic_shapes), plan, bind)
     link = link or Link.of(records[0])
-    return _Simulator(plan, records, works, link, overheads, microbatches).run(steps)
+    numbers = plan.numbers(bind)
+    activations = [partition.peak(numbers) for partition in plan.partitions]
+    return _Simulator(plan, records, works, activations, link, overheads, microbatches).run(steps)
 
 
 def _records(plan: Plan, device: Devices) -> list[Device]:
@@ -96,26 +102,33 @@ class _Simulator:
         plan: Plan,
         records: Sequence[Device],
         works: Sequence[Work],
+        activations: Sequence[int],
         link: Link,
         overheads: Overheads | None,
         microbatches: int,
     ) -> None:
-        self._plan, self._records, self._works, self._link = plan, records, works, link
+        self._records, self._works, self._activations, self._link = records, works, activations, link
         self._overheads, self._microbatches = overheads, microbatches
         self._bus = "bus" if link.shared else ""
         self._places = [(p.slot % len(records), *p.replicas) for p in plan.partitions]
         used = {place for places in self._places for place in places}
-        self._stages = [self._stage(i, len(used) > 1) for i in range(plan.num_partitions)]
         self._used = len(used)
+        self._hops = [
+            i > 0 and (len(places) > 1 or places != self._places[i - 1]) for i, places in enumerate(self._places)
+        ]
+        self._stages = [self._stage(i) for i in range(plan.num_partitions)]
 
-    def _stage(self, index: int, several: bool) -> Stage:
-        partition, places = self._plan.partitions[index], self._places[index]
-        if index and (len(places) > 1 or places != self._places[index - 1]):
-            name = self._bus or f"link to {partition.slot % len(self._records)}"
-            return Stage(places, self._link.seconds(partition.recv_bytes), name)
-        if self._bus and several and not index:
-            return Stage(places, self._link.seconds(0), self._bus)
-        return Stage(places)
+    def _stage(self, index: int) -> Stage:
+        places, work, hops = self._places[index], self._works[index], self._hops[index]
+        links = tuple(self._bus or f"link to {place}" for place in places)
+        received = work.received_bytes if hops else 0
+        if not self._bus:
+            return Stage(places, self._link.seconds(received), links) if hops else Stage(places)
+        # One latency for the call of a device, the way back included; that of a lone device is among its overheads.
+        called = hops or (index == 0 and self._used > 1)
+        transfer = replace(self._link, latency=0.0).seconds
+        hop = (self._link.latency if called else 0.0) + transfer(received + work.arriving_bytes)
+        return Stage(places, hop if called or hop else None, links, transfer(work.leaving_bytes))
 
     def run(self, steps: int) -> Simulation:
         rounds = math.lcm(*(len(places) for places in self._places))
@@ -137,30 +150,30 @@ class _Simulator:
             latency=max(s.end for s in alone) - min(s.start for s in alone if s.step == rounds),
             offchip_bytes=_moved(spans, window) / steps,
             first_offchip_bytes=_moved(alone, range(1)),
-            stages=tuple(self._use(i, spans, window, seconds / steps) for i in range(len(self._stages))),
+            stages=self._uses(spans, window, seconds / steps),
             spans=tuple(spans),
         )
 
-    def _play(self, steps: int, inflight: int, memories: Mapping[int, Residency]) -> list[Span]:
-        hopped = [
-            work.received if stage.link else frozenset()
-            for work, stage in zip(self._works, self._stages, strict=True)
-        ]
+    def _play(self, steps: int, inflight: int, memories: Mapping[int, Recurrent]) -> list[Span]:
+        @cache  # of a long simulation most runs are alike
+        def priced(stage: int, device: int, moved: Moved) -> Price:
+            record, work = self._records[device], self._works[stage]
+            overheads = self._overheads or OVERHEADS[record.kind]
+            return price(record, work, moved.bytes, overheads, moved.written_back)
 
         def run(stage: int, device: int) -> Price:
-            record, work = self._records[device], self._works[stage]
-            moved = memories[device].run(work, hopped[stage])
-            return price(record, work, moved, self._overheads or OVERHEADS[record.kind])
+            return priced(stage, device, memories[device].run(stage))
 
         return play(self._stages, steps, self._microbatches, inflight, run, self._bus)
 
-    def _memories(self) -> dict[int, Residency]:
+    def _memories(self) -> dict[int, Recurrent]:
+        hopped = [work.received if hops else frozenset() for work, hops in zip(self._works, self._hops, strict=True)]
         found = {}
         for place, record in enumerate(self._records):
             here = [i for i, places in enumerate(self._places) if place in places]
-            parts = [self._plan.partitions[i] for i in here]
-            activations = max((p.activation_bytes + p.workspace_bytes for p in parts), default=0)
-            found[place] = residency(record, [self._works[i] for i in here], activations)
+            activations = max((self._activations[i] for i in here), default=0)
+            memory = residency(record, [self._works[i] for i in here], activations, self._link.shared)
+            found[place] = Recurrent(memory, self._works, hopped)
         return found
 
     def _ends(self, spans: Sequence[Span]) -> list[float]:
@@ -170,19 +183,36 @@ class _Simulator:
             ends[span.step] = max(span.end, ends.get(span.step, 0.0))
         return sorted(ends.values())
 
-    def _use(self, index: int, spans: Sequence[Span], window: range, interval: float) -> StageUse:
-        stage = self._stages[index]
-        own = [s for s in spans if s.stage == index and s.step in window]
-        prices = [s.price for s in own if s.price is not None]
+    def _uses(self, spans: Sequence[Span], window: range, interval: float) -> tuple[StageUse, ...]:
+        prices: list[list[Price]] = [[] for _ in self._stages]
+        for span in spans:
+            if span.price is not None and span.step in window:
+                prices[span.stage].append(span.price)
+        return tuple(self._use(stage, own, interval) for stage, own in zip(self._stages, prices, strict=True))
+
+    def _use(self, stage: Stage, prices: Sequence[Price], interval: float) -> StageUse:
         seconds = sum(p.seconds for p in prices) / len(prices)
         return StageUse(
             places=stage.devices,
             seconds=seconds,
-            hop=stage.hop,
+            hop=(stage.hop or 0.0) + stage.back,
             utilisation=seconds * self._microbatches / interval / len(stage.devices),
-            offchip_bytes=_moved(own, window) / len(window),
-            bound=prices[-1].bound,
+            offchip_bytes=sum(p.moved for p in prices) * self._microbatches / len(prices),
+            bound=_bound(prices),
         )
+
+
+def _bound(prices: Sequence[Price]) -> str:
+    """The cause that takes most of all these runs together, of each run what no other cause hides."""
+    taken = dict.fromkeys(("arithmetic", "on-chip", "off-chip", "launch"), 0.0)
+    for p in prices:
+        if p.onchip + p.offchip > p.arithmetic:
+            taken["on-chip"] += p.onchip
+            taken["off-chip"] += p.offchip
+        else:
+            taken["arithmetic"] += p.arithmetic
+        taken["launch"] += p.overhead
+    return max(taken, key=taken.__getitem__)
 
 
 def _moved(spans: Sequence[Span], window: range) -> float:

@@ -20,7 +20,8 @@ class StageUse:
     Attributes:
         places: of the devices that hold it.
         seconds: of one run.
-        hop: seconds that what it receives is on its way; 0.0 without a hop.
+        hop: seconds that what it receives is on its way, over a shared link also what the caller takes; 0.0 without a
+            hop.
         utilisation: share of the time in which its devices run it.
         offchip_bytes: of a request.
         bound: what takes most of a run: "arithmetic", "on-chip", "off-chip" or "launch".

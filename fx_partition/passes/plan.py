@@ -109,10 +109,15 @@ class Plan:
         Raises:
             ValueError: ``bind`` names no symbol of the graph.
         """
-        numbers = self._numbers(bind)
+        numbers = self.numbers(bind)
         return all(p.footprint(numbers) <= p.budget_bytes for p in self.partitions)
 
-    def _numbers(self, bind: Mapping[str, int] | None) -> dict[sympy.Symbol, int]:
+    def numbers(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
+        """A number for each symbol: of ``bind``, else the plan's own.
+
+        Raises:
+            ValueError: ``bind`` names no symbol of the graph.
+        """
         own = {name: number for name, number in self.bindings.items() if number}  # a hint may be 0; nobody binds that
         return self.symbols.bind({**own, **(bind or {})})
 

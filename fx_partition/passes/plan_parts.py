@@ -78,8 +78,11 @@ class Partition:
 
     def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
         """Its bytes under another binding."""
-        peak = max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
-        return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + peak
+        return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + self.peak(numbers)
+
+    def peak(self, numbers: Mapping[sympy.Symbol, int]) -> int:
+        """What of that is activations and workspace."""
+        return max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
 
     @property
     def total_text(self) -> str:

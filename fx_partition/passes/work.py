@@ -87,6 +87,24 @@ class Work:
         """Bytes that it reads and writes, on chip or off."""
         return sum(access.bytes for access in self.accesses)
 
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the distinct values that a hop brings."""
+        return sum({access.key: access.bytes for access in self.accesses if access.key in self.received}.values())
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Bytes of what the caller passes in."""
+        return self._of(How.ARRIVE)
+
+    @property
+    def leaving_bytes(self) -> int:
+        """Bytes of what the caller takes."""
+        return self._of(How.LEAVE)
+
+    def _of(self, how: How) -> int:
+        return sum(access.bytes for access in self.accesses if access.how is how)
+
 
 def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = None) -> list[Work]:
     """The work of each partition of a plan.

@@ -15,9 +15,10 @@ import fx_partition
 from fx_partition import Link, Overheads, Plan, simulate
 from fx_partition.cli import main
 from fx_partition.cost.price import Price
+from fx_partition.cost.residency import Cache, Moved
 from fx_partition.passes.capture import capture
 from fx_partition.passes.errors import PartitionError, PlanMismatchError
-from fx_partition.passes.work import How, work_of
+from fx_partition.passes.work import How, Key, Work, work_of
 
 H100 = "H100-SXM"
 
@@ -117,6 +118,79 @@ def test_copies_share_the_load() -> None:
     found = simulate(plan, "EdgeTPU", model=model, example_inputs=X, link=Link(0.0))
     rates = [len(s.places) / s.seconds for s in found.stages]
     assert found.throughput == pytest.approx(min(rates))
+
+
+def test_each_copy_has_a_link_of_its_own() -> None:
+    model = nn.Sequential(nn.Linear(256, 512), nn.Linear(512, 2048))
+    plan = fx_partition.plan(model, "4.2MiB", devices=4, replicate=True, example_inputs=X)
+    assert [p.replicas for p in plan.partitions] == [(), (2, 3)]
+    found = simulate(plan, "EdgeTPU", model=model, example_inputs=X, link=Link(1.0))
+    assert found.throughput == pytest.approx(3, rel=1e-3)
+    assert {s.place for s in found.spans if s.what == "hop"} == {"link to 1", "link to 2", "link to 3"}
+    shared = simulate(plan, "EdgeTPU", model=model, example_inputs=X, link=Link(1.0, shared=True), steps=300)
+    assert shared.throughput == pytest.approx(1 / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", [H100, "EdgeTPU"])
+def test_a_binding_scales_hops_and_activations_too(name: str) -> None:
+    model, rows = deep(4), 512
+    shapes = ({0: torch.export.Dim("batch", min=2)},)
+    small = fx_partition.plan(model, "600KiB", example_inputs=X, dynamic_shapes=shapes, order="trace")
+    assert small.num_partitions == 2
+    record = fx_partition.device(name)
+    record = replace(record, onchip_bytes=1 << 20, usable_bytes=1 << 20)  # holds weights beside few activations
+    link = Link(1e-6, 1e9, shared=name == "EdgeTPU")
+    bound = simulate(
+        small, record, model=model, example_inputs=X, dynamic_shapes=shapes, bind={"input.0": rows}, link=link
+    )
+    assert bound.stages[1].hop >= 1e-6 + rows * 256 * 4 / 1e9
+    x = torch.randn(rows, 256)
+    large = fx_partition.plan(model, devices=2, example_inputs=x, dynamic_shapes=shapes, order="trace")
+    assert [p.nodes for p in large.partitions] == [p.nodes for p in small.partitions]
+    assert bound == simulate(large, record, model=model, example_inputs=x, dynamic_shapes=shapes, link=link)
+
+
+def test_over_the_bus_of_a_host_travel_inputs_hops_and_results() -> None:
+    model = deep(4)
+    plan = fx_partition.plan(model, "600KiB", example_inputs=X)
+    assert plan.num_partitions == 2
+    seconds = X.nbytes / 1e3  # of the input, of what crosses and of the result
+    found, alone = (
+        simulate(p, "EdgeTPU", model=model, example_inputs=X, link=Link(0.5, 1e3, shared=True))
+        for p in (plan, fx_partition.plan(model, "1GiB", example_inputs=X))
+    )
+    assert [s.hop for s in found.stages] == pytest.approx([0.5 + seconds, 0.5 + 2 * seconds])
+    assert found.throughput == pytest.approx(1 / (2 * 0.5 + 3 * seconds), rel=1e-3)
+    assert found.latency == pytest.approx(sum(s.seconds + s.hop for s in found.stages))
+    assert alone.throughput == pytest.approx(1 / (2 * seconds), rel=1e-3)
+    unbounded = simulate(plan, "EdgeTPU", model=model, example_inputs=X, link=Link(0.5, shared=True))
+    assert {s.what for s in unbounded.spans} == {"hop", "run"} and [s.hop for s in unbounded.stages] == [0.5, 0.5]
+
+
+def test_a_stage_is_bound_by_what_takes_most_of_all_its_runs() -> None:
+    model, x = deep(64, 1024), torch.randn(1, 1024)
+    plan = fx_partition.plan(model, "36MiB", devices=1, on_shortage="wrap", example_inputs=x)
+    found = simulate(plan, H100, model=model, example_inputs=x, microbatches=2, overheads=Overheads())
+    fetches, stays = (s.price for s in found.spans if s.price and (s.step, s.stage) == (4, 1))
+    assert (fetches.bound, stays.bound) == ("off-chip", "on-chip") and fetches.offchip > fetches.onchip + stays.onchip
+    assert found.stages[1].bound == "off-chip"
+
+
+def test_a_long_stream_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = 0
+    run = Cache.run
+
+    def counted(self: Cache, work: Work, hopped: frozenset[Key]) -> Moved:
+        nonlocal followed
+        followed += 1
+        return run(self, work, hopped)
+
+    monkeypatch.setattr(Cache, "run", counted)
+    plan = fx_partition.plan(deep(), devices=8, example_inputs=X)
+    short, long = (simulate(plan, H100, model=deep(), example_inputs=X, steps=steps) for steps in (8, 2000))
+    assert plan.num_partitions == 8 and followed <= 2 * 8 * 4
+    assert long.throughput == pytest.approx(short.throughput) and len(long.spans) > 2000 * 8
+    assert [s.bound for s in long.stages] == [s.bound for s in short.stages]
 
 
 @pytest.mark.parametrize(
