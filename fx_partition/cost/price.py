@@ -52,9 +52,9 @@ class Link:
     Attributes:
         latency: seconds of a hop, whatever its bytes.
         bandwidth: bytes/s; None: as fast as can be.
-        shared: whether all devices hang on one host, whose bus carries every hop, the caller's inputs and what devices
-            fetch from off-chip memory, one after another (USB, one PCIe lane); else each device has a link of its own
-            to the next, and hops overlap.
+        shared: whether all devices hang on one host, whose bus carries every hop, the caller's inputs and results and
+            what devices fetch from off-chip memory, one after another (USB, one PCIe lane); else each device has a link
+            of its own to the next, and hops overlap.
     """
 
     latency: float
@@ -95,14 +95,25 @@ class Price:
         return busy + self.overhead
 
     @property
+    def causes(self) -> dict[str, float]:
+        """Seconds of "arithmetic", "on-chip", "off-chip" and "launch"; 0.0 for one that another hides."""
+        moving = self.onchip + self.offchip > self.arithmetic
+        return {
+            "arithmetic": 0.0 if self.overlap and moving else self.arithmetic,
+            "on-chip": 0.0 if self.overlap and not moving else self.onchip,
+            "off-chip": 0.0 if self.overlap and not moving else self.offchip,
+            "launch": self.overhead,
+        }
+
+    @property
     def bound(self) -> str:
-        """The largest cause that no other hides: "arithmetic", "on-chip", "off-chip" or "launch"."""
-        causes = {"arithmetic": self.arithmetic, "on-chip": self.onchip, "off-chip": self.offchip}
-        if self.overlap:  # the shorter of the two is hidden
-            moving = self.onchip + self.offchip > self.arithmetic
-            causes = {name: seconds for name, seconds in causes.items() if moving == (name != "arithmetic")}
-        causes["launch"] = self.overhead
-        return max(causes, key=lambda cause: causes[cause])
+        """The largest cause."""
+        return largest(self.causes)
+
+
+def largest(causes: Mapping[str, float]) -> str:
+    """The name of the largest; of equal ones the first."""
+    return max(causes, key=lambda name: causes[name])
 
 
 def price(device: Device, work: Work, moved: float, overheads: Overheads, written_back: float = 0.0) -> Price:

@@ -16,7 +16,7 @@ from fx_partition.passes.plan import Plan
 from fx_partition.passes.work import Work, work_of
 
 from .events import Span, Stage, play
-from .price import OVERHEADS, Link, Overheads, Price, price
+from .price import OVERHEADS, Link, Overheads, Price, largest, price
 from .recurrence import Recurrent
 from .residency import Moved, residency
 from .simulation import Simulation, StageUse
@@ -204,15 +204,11 @@ class _Simulator:
 
 def _bound(prices: Sequence[Price]) -> str:
     """The cause that takes most of all these runs together, of each run what no other cause hides."""
-    taken = dict.fromkeys(("arithmetic", "on-chip", "off-chip", "launch"), 0.0)
-    for p in prices:
-        if p.onchip + p.offchip > p.arithmetic:
-            taken["on-chip"] += p.onchip
-            taken["off-chip"] += p.offchip
-        else:
-            taken["arithmetic"] += p.arithmetic
-        taken["launch"] += p.overhead
-    return max(taken, key=taken.__getitem__)
+    taken: dict[str, float] = {}
+    for found in prices:
+        for cause, seconds in found.causes.items():
+            taken[cause] = taken.get(cause, 0.0) + seconds
+    return largest(taken)
 
 
 def _moved(spans: Sequence[Span], window: range) -> float:
