@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 
 from .errors import PartitionError
@@ -227,8 +227,15 @@ def _propagate(
         value = by_name[name] if name in by_name else node.args[0]
         inputs.append(pytree.tree_map(lambda leaf, name=name: _fakify(mode, leaf, dynamic.get(name, ())), value))
     interpreter = ShapeInterpreter(gm, mode)
-    with mode, torch.no_grad():
-        interpreter.run(*inputs)
+    try:
+        with mode, torch.no_grad():
+            interpreter.run(*inputs)
+    except GuardOnDataDependentSymNode as error:
+        name = next(n.name for n in gm.graph.nodes if n not in interpreter.values)
+        raise PartitionError(
+            f"the shape or the place that {name} takes is a number of the data, which only a run can tell; trace the "
+            "model with torch.export or torch.compile, which say how such numbers may be used"
+        ) from error
     return interpreter.values
 
 

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from fx_partition.backends.dynamo import capture_dynamo
 from fx_partition.passes.api import plan
 from fx_partition.passes.capture import capture, user_name
+from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
@@ -72,6 +73,15 @@ def test_an_example_that_is_a_view_has_the_footprint_of_its_own_rows() -> None:
     rows = torch.zeros(8, 5, dtype=torch.long)
     own, view = (plan(model, "1MiB", example_inputs=x).max_bytes for x in (rows[:2].clone(), rows[:2]))
     assert own == view < 4096
+
+
+def test_a_place_that_the_data_tells_is_refused_by_name() -> None:
+    def pick(x: Tensor, table: Tensor) -> Tensor:
+        return table[x.mean().long()]
+
+    graph = torch.fx.symbolic_trace(pick)
+    with pytest.raises(PartitionError, match=r"getitem takes is a number of the data.*torch\.export"):
+        plan(graph, "1MiB", example_inputs=(torch.ones(4), torch.ones(3, 3)))
 
 
 def test_planning_a_dynamo_graph_adds_no_guard_and_compiles_once() -> None:
