@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -93,6 +93,14 @@ def fastest(
     return Fastest(_least_sum(clock, most, limit, high, best).boundaries, high)
 
 
+def seconds_of(
+    contraction: Contraction, works: Sequence[Work], speed: Speed, objective: str, boundaries: Sequence[int]
+) -> float:
+    """The time of given boundaries under an objective."""
+    clock = _Clock(contraction, works, speed)
+    return clock.longest(boundaries) if objective == "throughput" else clock.total(boundaries)
+
+
 class _Clock:
     """Times of partitions of one chain."""
 
@@ -126,13 +134,19 @@ class _Clock:
 
     def longest(self, boundaries: Sequence[int]) -> float:
         """The longest run or hop of a plan."""
-        found = 0.0
+        return max(map(max, self._parts(boundaries)), default=0.0)
+
+    def total(self, boundaries: Sequence[int]) -> float:
+        """All runs and hops of a plan."""
+        return sum(map(sum, self._parts(boundaries)))
+
+    def _parts(self, boundaries: Sequence[int]) -> Iterator[tuple[float, float]]:
+        """Seconds of the run and of the hop of each partition."""
         for first, end in pairwise(boundaries):
             self.window.reset(first)
             for _ in range(first, end):
                 self.window.extend()
-            found = max(found, self.run(first, end, self.window.footprint), self.hop(first, end))
-        return found
+            yield self.run(first, end, self.window.footprint), self.hop(first, end)
 
     def reaches(self, cap: float, limit: int) -> list[int]:
         """For each start the farthest end within the limit and under the cap, of runs and of hops; the start itself

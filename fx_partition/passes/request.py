@@ -41,7 +41,7 @@ class Request:
         objective: "balanced": fewest partitions, then the smallest maximum, then the fewest cut bytes; "traffic":
             fewest partitions, then the fewest cut bytes, then the smallest maximum. By the figures of a device that
             ``cache_bytes`` names, on as many devices as there are or, without a number, as few as hold the graph, in
-            the order of the trace (see `fastest`): "throughput": the shortest slowest partition or hop, then the
+            the order of the trace (see `place_by_time`): "throughput": the shortest slowest partition or hop, then the
             latency; "latency": the shortest time of all partitions and hops one after another.
         max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
             None: 0 for "balanced", any for "traffic". It never exceeds the budget.

@@ -128,17 +128,22 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
 
 
 def work_of_atoms(
-    captured: Captured, ordered: Facts, starts: Sequence[int], numbers: Mapping[sympy.Symbol, int]
+    captured: Captured,
+    ordered: Facts,
+    starts: Sequence[int],
+    cuts: Sequence[int],
+    numbers: Mapping[sympy.Symbol, int],
 ) -> list[Work]:
-    """The work of each atom where one partition runs them all, so that kernels join across atoms.
+    """The work of each atom; kernels join across atoms, and not across boundaries.
 
     Args:
         captured: the graph.
         ordered: its facts as eager runs it, in the order of the atoms.
         starts: the first step of each atom.
+        cuts: the first step of each partition, ascending from 0.
         numbers: for symbols.
     """
-    return _work(captured, ordered, [0], [*starts, len(ordered.steps)], numbers)
+    return _work(captured, ordered, cuts, [*starts, len(ordered.steps)], numbers)
 
 
 def _work(

@@ -18,9 +18,8 @@ _UNPROVED = (
 
 _BY_TIME = {
     "throughput": (
-        "They were placed by time. No others in the order of the trace, on as many devices and within the budget where "
-        "that is possible, have a slowest partition or hop that is shorter by more than a millionth, as the planner "
-        "estimates it."
+        "They were placed by time: the slowest partition or hop is as short as the planner could make it by its "
+        "estimates, in the order of the trace, on as many devices and within the budget where that is possible."
     ),
     "latency": (
         "They were placed by time: that of all partitions and hops, one after another, as the planner estimates it, in "

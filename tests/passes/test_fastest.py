@@ -12,6 +12,7 @@ from chains import Brute, chains, separate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zoo import FAMILIES
 
 import fx_partition
 from fx_partition import PartitionError
@@ -121,6 +122,23 @@ def test_throughput_balances_time_and_not_bytes() -> None:
     assert "slowest partition or hop" in by_time.note and "V100" in by_time.note
 
 
+@pytest.mark.parametrize(("name", "least"), [("gpt2", 1.0), ("resnet18", 1.5)])
+@pytest.mark.parametrize("device", ["H100-SXM", "EdgeTPU"])
+def test_the_simulator_finds_plans_by_time_faster_than_those_by_bytes(name: str, least: float, device: str) -> None:
+    """It follows each tensor by itself, and shares no code with the planner's estimate but what a step touches."""
+    family = FAMILIES[name]
+    args, kwargs = family.inputs(4)
+    program = torch.export.export(family.build().eval(), args, kwargs, strict=False)
+    rates = [
+        fx_partition.simulate(plan, device, model=program).throughput
+        for plan in (
+            fx_partition.plan(program, device, devices=4, objective="throughput"),
+            fx_partition.plan(program, devices=4, order="trace"),
+        )
+    ]
+    assert rates[0] >= least * rates[1]
+
+
 def test_latency_takes_no_more_hops_than_pay() -> None:
     model, x = bottleneck([512] * 9), torch.zeros(1, 512)
     plan = fx_partition.plan(model, "EdgeTPU", objective="latency", devices=4, example_inputs=x)
@@ -154,6 +172,12 @@ def test_with_too_few_devices_spilling_is_weighed_by_its_time() -> None:
 def test_what_time_does_not_go_with_is_refused(cache_bytes: object, options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fx_partition.plan(nn.Linear(2, 2), cache_bytes, objective="latency", example_inputs=torch.ones(1, 2), **options)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_a_graph_without_operators_takes_no_time(objective: str) -> None:
+    plan = fx_partition.plan(nn.Identity(), "H100", objective=objective, example_inputs=torch.ones(2))
+    assert plan.num_partitions == 0 and " 0 us " in plan.note
 
 
 def test_reports_say_that_time_placed_the_boundaries() -> None:
