@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     with torch.no_grad():
-        core = measure_core(options.sweep_seconds)
+        try:
+            core = measure_core(options.sweep_seconds)
+        except ValueError as error:
+            parser.error(str(error))
         _print_core(core)
         cases = [
             Case(kind, mib, int(mib * MIB), batch, "float32")

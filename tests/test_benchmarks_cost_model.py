@@ -44,6 +44,8 @@ def test_the_command_prints_core_rows_and_medians() -> None:
         [sys.executable, BENCHMARK, "--model", "mlp", "--mib", "0.1", "--batch", "1", "--sweep-seconds", "0.1"],
         capture_output=True, text=True, env={**os.environ, **ALLOCATOR}, check=False,
     )  # fmt: skip
+    if found.returncode == 2:
+        pytest.skip(f"the core could not be measured: {found.stderr}")
     assert found.returncode in (0, 1), found.stderr
     assert re.search(r"on chip [\d.]+ GB/s.*peak \d+ GFLOP/s.*kernel [\d.]+ us", found.stdout)
     assert len(re.findall(r"^mlp +0.1", found.stdout, re.MULTILINE)) == 3

@@ -17,11 +17,6 @@ class Layout(NamedTuple):
     width: int
     stages: int
 
-    @property
-    def label(self) -> str:
-        copies = f"{self.copies} x " if self.copies > 1 else ""
-        return f"{copies}TP={self.width} PP={self.stages}"
-
 
 def pipeline(layers: int, stages: int, width: int) -> list[Stage]:
     """Layers in runs as equal as can be, the longer ones first; the last has the output head.

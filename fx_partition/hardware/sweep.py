@@ -75,7 +75,7 @@ def sweep(sizes: list[int], seconds: float) -> Points:
                 rates[size].append(_rate(_part(numbers, size, done * _GOLDEN % 1)))
     finally:
         torch.set_num_threads(threads)
-    return [(float(size), quantiles(found)[2]) for size, found in rates.items()]
+    return [(float(size), quantiles(found, method="inclusive")[2]) for size, found in rates.items()]
 
 
 def _part(numbers: torch.Tensor, size: int, at: float) -> torch.Tensor:

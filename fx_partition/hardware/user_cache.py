@@ -26,6 +26,6 @@ def put_whole(path: Path, contents: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(contents)
         os.replace(name, path)
-    except OSError:
+    except BaseException:
         os.unlink(name)
         raise

@@ -18,7 +18,8 @@ throughput.
 The least sum is a shortest path with at most so many edges, layer by layer; for throughput it chooses, under the best
 cap, the plan of least latency. It looks at each feasible partition once. Where these are more than `MOST_RUNS`,
 boundaries are only looked for at the positions over which the fewest bytes are live, one in each group of neighbours:
-then the latency may not be the least; the throughput still is.
+then the latency may not be the least; the throughput still is. Over a boundary with more than 64 live values the next
+partition is taken to receive all of them at once.
 
 Example, three atoms of 2, 2 and 3 s (0.5 s for a hop), two partitions: throughput ``[0, 2, 3]``, 4 s; latency
 ``[0, 3]``, 7 s.
@@ -27,6 +28,7 @@ Example, three atoms of 2, 2 and 3 s (0.5 s for a hop), two partitions: throughp
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,9 +43,8 @@ from .window import Window
 from .work import Work
 
 MOST_RUNS = 1 << 20
+_FINITE = sys.float_info.max  # a cap that forbids only what takes forever
 _CLOSE = 1e-6  # of the best cap
-# Values live over one boundary that are told apart; where there are more, a partition that starts there is taken to
-# receive all of them at once.
 _MOST_LIVE = 64
 
 
@@ -62,8 +63,8 @@ class Fastest:
 
 def fastest(
     contraction: Contraction, works: Sequence[Work], speed: Speed, objective: str, most: int, limit: int
-) -> Fastest:
-    """The plan of least time.
+) -> Fastest | None:
+    """The plan of least time; None where each takes forever, as a device without off-chip memory is too small.
 
     Args:
         contraction: the chain.
@@ -77,10 +78,11 @@ def fastest(
     if n == 0:
         return Fastest([0], 0.0)
     clock = _Clock(contraction, works, speed)
-    best = clock.walk(math.inf, most, limit)
-    assert best is not None, "the limit allows so many partitions"
+    best = clock.walk(_FINITE, most, limit)
+    if best is None:
+        return None
     if objective == "latency":
-        return _least_sum(clock, most, limit, math.inf, best)
+        return _least_sum(clock, most, limit, _FINITE, best)
     low = max(map(clock.alone, range(n)))
     high = clock.longest(best)
     while high > low * (1 + _CLOSE):
@@ -163,7 +165,7 @@ class _Clock:
                 window.shrink()
             if window.last - window.first == 1 and self.run(end - 1, end, window.footprint) > cap:
                 return [0] * n
-        if math.isinf(cap):
+        if cap == _FINITE:
             return reach
         return [min(end, self._hop_reach(start, end, cap)) for start, end in enumerate(reach)]
 

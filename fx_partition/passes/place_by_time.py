@@ -12,6 +12,7 @@ import functools
 from .certify import certify
 from .contraction import contract
 from .dp import balance, dp
+from .errors import PartitionError
 from .fastest import fastest, seconds_of
 from .greedy import Sweeper
 from .placing import Placement, shortage
@@ -29,7 +30,7 @@ def place_by_time(problem: Problem, request: Request) -> Placement:
     Where fewer devices are given than the budget needs, no partition is too large: times say what spilling costs.
 
     Raises:
-        PartitionError: devices are short and ``on_shortage="error"``.
+        PartitionError: devices are short and ``on_shortage="error"``, or they have no memory to spill to.
     """
     speed, budget = request.speed, request.budget
     assert speed is not None and budget is not None
@@ -51,8 +52,13 @@ def place_by_time(problem: Problem, request: Request) -> Placement:
     seen: dict[tuple[int, ...], float] = {}
     while found not in seen and len(seen) <= _ROUNDS:
         seen[found] = seconds_of(contraction, works(found), speed, request.objective, found)
-        limit = NO_BUDGET if short else budget
-        found = tuple(fastest(contraction, works(found), speed, request.objective, most, limit).boundaries)
+        placed = fastest(contraction, works(found), speed, request.objective, most, NO_BUDGET if short else budget)
+        if placed is None:
+            raise PartitionError(
+                f"{speed.name} has no memory behind its {format_bytes(budget)} on chip, and {most} of them do not hold "
+                f'the graph; name more devices ({needed} or more), or set oversize="slice" if one operator is too large'
+            )
+        found = tuple(placed.boundaries)
     best = min(seen, key=lambda each: seen[each])
     boundaries, seconds = list(best), seen[best]
     what = {

@@ -173,9 +173,10 @@ def _speed(request: Request, cache_bytes: CacheBytes | None) -> Speed:
             "much for the devices is weighed by the time that it takes"
         )
     if not (isinstance(cache_bytes, str) and cache_bytes.strip()[:1].isalpha()):
+        given = "no size" if cache_bytes in (None, NO_BUDGET) else repr(cache_bytes)
         raise PartitionError(
             f"objective={request.objective!r} needs to know how fast a device is: name it, as in "
-            f'cache_bytes="H100-SXM", not {cache_bytes!r}; `fx-partition devices` lists the names, "auto" is this '
+            f'cache_bytes="H100-SXM"; {given} was given. `fx-partition devices` lists the names, "auto" is this '
             "machine's"
         )
     return speed_of_name(cache_bytes.strip())

@@ -49,6 +49,7 @@ def test_no_process_group_is_refused() -> None:
         ({"compile": {"no_such_option": 1}}, "inductor has no option 'no_such_option'"),
         ({"device": "nowhere"}, "no torch device"),
         ({"cache_bytes": ["1MiB", "2MiB"]}, "cache_bytes is a list"),
+        ({"cache_bytes": "H100", "objective": "latency"}, "is for inference"),
     ],
 )
 def test_what_cannot_be_staged_is_refused(one_rank: None, options: dict[str, Any], message: str) -> None:

@@ -75,6 +75,7 @@ def test_no_plan_is_faster(chain: Chain, data: st.DataObject) -> None:
     }
     for objective, which in (("throughput", 0), ("latency", 1)):
         best = fastest(contract(chain), works, speed, objective, most, limit)
+        assert best is not None
         own = times(brute, works, speed, tuple(best.boundaries))
         least = min(measures[which] for measures in found.values())
         assert tuple(best.boundaries) in found
@@ -178,6 +179,15 @@ def test_what_time_does_not_go_with_is_refused(cache_bytes: object, options: dic
 def test_a_graph_without_operators_takes_no_time(objective: str) -> None:
     plan = fx_partition.plan(nn.Identity(), "H100", objective=objective, example_inputs=torch.ones(2))
     assert plan.num_partitions == 0 and " 0 us " in plan.note
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_a_device_without_memory_must_hold_its_partition(objective: str) -> None:
+    with torch.device("meta"):
+        model, x = nn.Sequential(*(nn.Linear(5000, 5000, bias=False) for _ in range(4))), torch.ones(1, 5000)
+    with pytest.raises(PartitionError, match=r"GroqLPU1 has no memory behind.*name more devices"):
+        fx_partition.plan(model, "GroqLPU1", objective=objective, devices=1, example_inputs=x)
+    assert fx_partition.plan(model, "GroqLPU1", objective=objective, example_inputs=x).spill_bytes == 0
 
 
 def test_reports_say_that_time_placed_the_boundaries() -> None:

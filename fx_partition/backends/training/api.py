@@ -12,7 +12,7 @@ import torch.distributed as dist
 from fx_partition.passes.capture import ExampleInputs, Model
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
-from fx_partition.passes.request import CacheBytes, Request
+from fx_partition.passes.request import TIMED, CacheBytes, Request
 
 from ..ranks.agreement import Document
 from ..torch_internals import inductor_options
@@ -127,6 +127,11 @@ def _request(
     refused = {"devices", "replicate", "on_shortage"} & set(options)
     if refused:
         raise PartitionError(f"{', '.join(sorted(refused))}: a pipeline's devices are its ranks; say num_stages=")
+    if options.get("objective") in TIMED:
+        raise PartitionError(
+            f'objective={options["objective"]!r} is for inference; stages for training go by bytes, "balanced" or '
+            '"traffic"'
+        )
     if num_stages is not None and (isinstance(num_stages, bool) or not isinstance(num_stages, int)):
         raise PartitionError(f"num_stages={num_stages!r} is no number of stages")
     if isinstance(cache_bytes, Sequence) and not isinstance(cache_bytes, str):
