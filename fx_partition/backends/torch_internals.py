@@ -25,6 +25,7 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 from __future__ import annotations
 
 import datetime
+import difflib
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,9 @@ def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool
     for name, value in options.items():
         key = name.replace("-", "_")
         if key not in known:
-            raise ValueError(f"inductor has no option {name!r}")
+            near = difflib.get_close_matches(key, known, 3)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ValueError(f"inductor has no option {name!r}; {hint}torch._inductor.list_options() names all")
         patches[key] = value
     return patches
 
