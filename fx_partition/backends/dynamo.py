@@ -25,8 +25,14 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
         source = source_name(node)
         names[node] = user_name(source) if source else str(node.target)
-        if not isinstance(value, torch.Tensor):
-            continue
-        if isinstance(value, torch.nn.Parameter) or is_static_input(node) or _OF_A_MODULE.search(source):
+        if is_weight(node, value):
             weights[node] = value
     return Captured(gm, values, weights, names)
+
+
+def is_weight(node: torch.fx.Node, value: Any) -> bool:
+    """Whether an input is a parameter or a buffer; ``value`` is what Dynamo gave for it."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    known = isinstance(value, torch.nn.Parameter) or is_static_input(node)
+    return known or _OF_A_MODULE.search(source_name(node)) is not None

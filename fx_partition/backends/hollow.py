@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,10 +85,10 @@ def _as_kind_of(like: Tensor, data: Tensor) -> Tensor:
     return data.requires_grad_(like.requires_grad)
 
 
-def is_hollow(tensor: Tensor) -> bool:
-    """Whether a weight has not been read from its checkpoint."""
-    source = _SOURCES.get(tensor)
-    return source is not None and _is_unread(tensor, source.tensor)
+def is_hollow(value: Any) -> bool:
+    """Whether a value is a weight that has not been read from its checkpoint."""
+    source = _SOURCES.get(value) if isinstance(value, Tensor) else None
+    return source is not None and _is_unread(value, source.tensor)
 
 
 def any_hollow() -> bool:
@@ -115,20 +116,19 @@ def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Calla
     Dynamo calls the code of one model for another one of its class, whose weights nothing has read.
 
     Args:
-        positions: which of its arguments are weights that were hollow when it was compiled.
+        positions: which of its arguments are weights that it reads.
     """
     if not positions:
         return function
-    known: tuple[int, ...] = ()
+    known: list[weakref.ref[Tensor]] | None = None
 
     def run(*args: Any) -> Any:
         nonlocal known
         if any_hollow():
             weights = [args[position] for position in positions]
-            found = tuple(map(id, weights))
-            if found != known:
+            if known is None or not all(ref() is weight for ref, weight in zip(known, weights, strict=True)):
                 fill(weights)
-                known = found
+                known = [weakref.ref(weight) for weight in weights]
         return function(*args)
 
     return run

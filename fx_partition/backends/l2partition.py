@@ -26,13 +26,14 @@ from fx_partition.passes.symbols import Symbols
 from fx_partition.report import render
 
 from .buffers import keep_buffers
-from .dynamo import capture_dynamo
+from .dynamo import capture_dynamo, is_weight
 from .hollow import fill, fills_first, is_hollow
 from .inline import assemble
 from .lower import CompileOne, lower
 from .microbatch import Cutting
 from .options import Options
 from .ranks.compile import compile_ranks
+from .ranks.runtime import RankFunction
 from .stages import Boundaries, Stage
 from .stand_ins import measured_bytes
 from .torch_internals import (
@@ -70,16 +71,22 @@ def l2partition(
 
         >>> model = torch.compile(model, backend="l2partition", options={"cache_bytes": "6MiB"})  # doctest: +SKIP
     """
-    unread = [i for i, value in enumerate(example_inputs) if isinstance(value, torch.Tensor) and is_hollow(value)]
+    places = list(zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
+    weights = [i for i, (node, value) in enumerate(places) if is_weight(node, value) or is_hollow(value)]
     function = _compile(gm, example_inputs, mode, Options.check(options))
-    return fills_first(function, [i for i in unread if not is_hollow(example_inputs[i])])
+    if isinstance(function, RankFunction):
+        weights = [i for i in weights if i in function.reads]
+    return fills_first(function, weights)
 
 
 def _compile(
     gm: torch.fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, asked: Options
 ) -> Callable[..., Any]:
     dynamic = any(isinstance(value, torch.SymInt) for value in example_inputs)
-    patches = inductor_options(mode, asked.inductor, dynamic)
+    try:
+        patches = inductor_options(mode, asked.inductor, dynamic)
+    except ValueError as error:
+        raise PartitionError(f'options["inductor"]: {error}') from error
     if asked.places_nothing:
         fill(example_inputs)
         return compile_graph(gm, example_inputs, patches)

@@ -16,12 +16,16 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 - ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
 - ``torch.distributed.distributed_c10d._get_default_store``: the store of the default process group, where ranks tell
   one another what no connection carries any more.
+- ``torch.distributed.ProcessGroupGloo`` and ``ProcessGroupNCCL``: transports without a process group, and with NCCL the
+  ``_timeout`` of its options (tried on 2.13.0, NCCL by reading).
 - ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """
 
 from __future__ import annotations
 
+import datetime
+import difflib
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +65,7 @@ __all__ = [
     "fake_notes",
     "inductor_options",
     "is_static_input",
+    "new_transport",
     "source_name",
     "static_input_type",
     "store_of_world",
@@ -83,7 +88,9 @@ def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool
     for name, value in options.items():
         key = name.replace("-", "_")
         if key not in known:
-            raise ValueError(f"inductor has no option {name!r}")
+            near = difflib.get_close_matches(key, known, 3)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ValueError(f"inductor has no option {name!r}; {hint}torch._inductor.list_options() names all")
         patches[key] = value
     return patches
 
@@ -153,6 +160,25 @@ def store_of_world() -> Store | None:
         return None
     store: Store = torch.distributed.distributed_c10d._get_default_store()
     return store
+
+
+def new_transport(
+    name: str, store: Store, members: Sequence[int], rank: int, kind: str, timeout: datetime.timedelta
+) -> Any:
+    """A transport among some ranks, as `torch.distributed.new_group` makes it for a group, which meet under ``name``.
+
+    Args:
+        members: numbers of the ranks in the world, for torch's logs.
+        rank: this one's place among them.
+        kind: "cpu" for gloo, else NCCL.
+    """
+    apart = torch.distributed.PrefixStore(f"{name}/", store)  # type: ignore[attr-defined]
+    if kind == "cpu":
+        return torch.distributed.ProcessGroupGloo(apart, rank, len(members), timeout)
+    options = torch.distributed.ProcessGroupNCCL.Options()
+    options._timeout, options.global_ranks_in_group = timeout, list(members)
+    options.group_name = name  # type: ignore[assignment]  # torch's name for a str
+    return torch.distributed.ProcessGroupNCCL(apart, rank, len(members), options)
 
 
 def to_handles(tensors: list[torch.Tensor]) -> list[Any]:

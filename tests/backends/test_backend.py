@@ -261,7 +261,8 @@ def test_inductor_options_pass_through(net: Net, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"inductor": {"no_such_thing": 1}}, ["no_such_thing", "inductor"]),
+        ({"inductor": {"no_such_thing": 1}}, ['options["inductor"]: ', "'no_such_thing'", "list_options()"]),
+        ({"inductor": {"max_autotun": 1}}, ["'max_autotun'; did you mean 'max_autotune'"]),
         ({"cache_byte": 1}, ["cache_byte", "cache_bytes"]),
         ({"devices": ["gpu:0"]}, ["gpu:0", "cpu"]),
         ({"devices": []}, ["devices", "default"]),

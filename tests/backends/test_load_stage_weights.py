@@ -24,7 +24,7 @@ import fx_partition
 from fx_partition import PartitionError, PartitionWarning
 from fx_partition.backends import hollow, load_weights
 from fx_partition.backends.checkpoint import open_checkpoint
-from fx_partition.backends.hollow import fill, fingerprint, is_hollow
+from fx_partition.backends.hollow import fill, fills_first, fingerprint, is_hollow, make_hollow
 from fx_partition.backends.l2partition import l2partition
 
 WIDTH = 64  # a linear layer is 16.25 KiB
@@ -191,6 +191,30 @@ def test_code_of_one_model_reads_the_weights_of_another(tmp_path: Path, options:
                 torch.testing.assert_close(run(IDS), usual(IDS))
         assert not hollow_names(model)
     assert count.frame_count == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": "40KiB"}])
+def test_code_of_a_model_loaded_the_usual_way_reads_the_weights_of_another(
+    net: Net, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    count = CompileCounterWithBackend(functools.partial(l2partition, options=options))
+    model = on_meta()
+    fx_partition.load_stage_weights(model, save(net, "file", tmp_path), others=OTHERS)
+    with torch.no_grad():
+        for each in (net, model):
+            torch.testing.assert_close(torch.compile(each, backend=count)(IDS), net(IDS))
+    assert count.frame_count == 1 and not hollow_names(model)
+
+
+def test_a_weight_at_the_address_of_one_that_is_gone_is_read() -> None:
+    source = torch.arange(4.0)
+    run = fills_first(lambda weight: None, [0])
+    for _ in range(9):
+        weight = make_hollow(source, source, source.device, ours=False)
+        assert is_hollow(weight)
+        run(weight)
+        assert not is_hollow(weight)
+        del weight
 
 
 def test_trains_as_if_loaded_the_usual_way(net: Net, tmp_path: Path) -> None:

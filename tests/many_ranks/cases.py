@@ -120,6 +120,19 @@ def in_a_group(rank: int, size: int) -> dict[str, Any]:
     return {"right": right, "devices": [p.device for p in graph.plan.partitions], "said": said}
 
 
+def in_overlapping_groups(rank: int, size: int) -> list[bool]:
+    """Ranks 0 and 1, then 0 and 2; rank 0 is in more groups than the others are."""
+    groups = [dist.new_group([0, 1]), dist.new_group([0, 2])]
+    torch.manual_seed(0)
+    model, x = Rows().eval(), torch.randn(4, 64)
+    with torch.no_grad():
+        return [
+            close([on_ranks(model, group=groups[i])(*like(dist.get_rank(groups[i]), x))], [model(x)])
+            for i, ranks in enumerate([(0, 1), (0, 2)])
+            if rank in ranks
+        ]
+
+
 def dynamic(rank: int, size: int) -> dict[str, Any]:
     """Shapes change within range; a rank's own sizes do not count, and nothing is compiled again."""
     torch.manual_seed(0)

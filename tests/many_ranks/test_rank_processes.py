@@ -64,6 +64,10 @@ def test_a_group_of_ranks_works_without_the_others() -> None:
         assert "options['cache_bytes']: rank 0: '20KiB'; rank 1: '40KiB'" in found["said"]
 
 
+def test_groups_meet_whatever_groups_their_ranks_are_in() -> None:
+    assert run_ranks(cases.in_overlapping_groups, 3, timeout=LONG) == [[True, True], [True], [True]]
+
+
 def test_a_rank_that_dies_while_it_compiles_is_missed() -> None:
     found = run_ranks(cases.faults, 3, "killed while it compiles", timeout=LONG, ok=(0, 2))
     for rank in (0, 2):

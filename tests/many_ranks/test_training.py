@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed import pipelining
 
 import fx_partition
+from fx_partition.backends.training.ties import Tie, Ties
 
 Run = tuple[str, str, dict[str, Any]]
 
@@ -182,3 +183,27 @@ def test_one_process_trains_the_parameters_that_the_optimizer_holds(name: str, w
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted.losses), rtol=tolerance, atol=tolerance)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, wanted.state[key], rtol=tolerance, atol=tolerance)
+
+
+class Two(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.full((2,), value)) for _ in range(2))
+
+
+def overlapping_ties(rank: int, world_size: int) -> list[Any]:
+    """What the weights of this rank's stage start with, and the gradients that it ends with."""
+    stage = Two(rank + 1.0)
+    ties = Ties([Tie("a", (0, 2), (0, 2)), Tie("b", (1, 2), (1, 2))], {rank: stage}, None)
+    start = [stage.a.tolist(), stage.b.tolist()]
+    for parameter in stage.parameters():
+        parameter.grad = torch.full((2,), 10.0**rank)
+    ties.reduce()
+    return [*start, *(p.grad.tolist() for p in stage.parameters() if p.grad is not None)]
+
+
+def test_ties_of_a_rank_with_each_of_two_others() -> None:
+    first, second, third = run_ranks(overlapping_ties, 3)
+    assert first == [[1, 1], [1, 1], [101, 101], [1, 1]]
+    assert second == [[2, 2], [2, 2], [10, 10], [110, 110]]
+    assert third == [[1, 1], [2, 2], [101, 101], [110, 110]]

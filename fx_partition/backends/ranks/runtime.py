@@ -35,6 +35,9 @@ class RankFunction:
         names: by rank, the stages that it runs, for people.
         device: the device of this rank's stages.
         microbatches: how a call is cut; None: it runs whole.
+
+    Attributes:
+        reads: which of the graph's inputs the stages of this rank read.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class RankFunction:
         self._names = names
         self._tag = team.next_graph() * TAGS
         self._placeholders = captured.gm.graph.find_nodes(op="placeholder")
+        read = {node for stage in stages for node in stage.stub.inputs}
+        self.reads = frozenset(i for i, node in enumerate(self._placeholders) if node in read)
         self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op == "get_attr"}
         schedule = messages.of(team.rank)
         self._numbers = list(number_inputs(captured).items())

@@ -1,13 +1,12 @@
 """The ranks of a process group as one team: they compare notes, connect, and hear of each other's end.
 
-A team has process groups of its own, so that its traffic mixes with nobody else's and can end without harm to the
-group that it was made for: one for each direction, from lower ranks to higher ones and back, as the transfers of a pair
-of ranks wait for one another in their order (NCCL), and those of different directions must not.
+A team has connections of its own, so that its traffic mixes with nobody else's and can end without harm to the
+group that it was made for: one set for each direction, from lower ranks to higher ones and back, as the transfers of a
+pair of ranks wait for one another in their order (NCCL), and those of different directions must not.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -18,6 +17,7 @@ from fx_partition.passes.errors import PartitionError
 
 from ..torch_internals import store_of_world
 from .agreement import Roll
+from .connections import Connection, connect
 from .faults import Board, RankError
 from .gloo_threads import let_others_run, no_preemption
 
@@ -43,17 +43,17 @@ class Team:
         generation: int,
     ) -> None:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._members = None if group is None else list(members)
+        self._members = list(members)
         self.broken = ""
         self._stages: Mapping[int, str] = {}
         self._graphs = 0
         self._world = store_of_world()
         assert self._world is not None
-        store = dist.PrefixStore(f"fx_partition/{'.'.join(map(str, members))}/{generation}", self._world)  # type: ignore[attr-defined]
-        self.roll = Roll(store, self.rank, self.size, timeout)
-        self._board = Board(store, self.rank, timeout)
+        self._store = dist.PrefixStore(f"fx_partition/{'.'.join(map(str, members))}/{generation}", self._world)  # type: ignore[attr-defined]
+        self.roll = Roll(self._store, self.rank, self.size, timeout)
+        self._board = Board(self._store, self.rank, timeout)
         self._timeout, self._device = timeout, device
-        self._groups: dict[str, tuple[dist.ProcessGroup, ...]] = {}
+        self._connections: dict[str, tuple[Connection, ...]] = {}
         self._sending: list[tuple[dist.Work, torch.Tensor, int]] = []
 
     @classmethod
@@ -66,7 +66,9 @@ class Team:
         members = tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
         teams = _teams.setdefault(members, [])
         last = teams[-1] if teams else None
-        if last is None or last.broken or last._world is not store_of_world():
+        if last and last._world is not store_of_world():
+            last._end("their process group was destroyed")
+        if last is None or last.broken:
             teams.append(cls(timeout, device, group, members, len(teams)))
         elif last._timeout != timeout:
             raise PartitionError(
@@ -82,36 +84,31 @@ class Team:
 
     def connect(self) -> None:
         """Open the connections, once; every rank has to come."""
-        if self._groups or self.size == 1:
+        if self._connections or self.size == 1:
             return
-        timeout = datetime.timedelta(seconds=self._timeout)
         for kind in dict.fromkeys(("cpu", self._device.type)):  # headers are on the CPU
-            backend = "gloo" if kind == "cpu" else "nccl"
-            apart = self._members is not None
             with no_preemption():
-                self._groups[kind] = tuple(
-                    dist.new_group(self._members, timeout, backend, use_local_synchronization=apart) for _ in range(2)
+                self._connections[kind] = tuple(
+                    connect(f"{kind}/{way}", self._store, self._members, self.rank, kind, self._timeout)
+                    for way in ("down", "up")
                 )
 
     def send(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
         """Start sending; the tensor must not change before `finish`."""
-        group = self._groups[tensor.device.type][rank > self.rank]
         try:
-            work = dist.isend(_as_bytes(tensor), group=group, group_dst=rank, tag=tag)
+            # No name for the connection: frames of errors would keep it open.
+            work = self._connections[tensor.device.type][rank > self.rank].send([_as_bytes(tensor)], rank, tag)
         except RuntimeError as error:
             self._lost(rank, error)
-        assert work is not None
         self._sending.append((work, tensor, rank))
         let_others_run()
 
     def post(self, tensor: torch.Tensor, rank: int, tag: int) -> Receiving:
         """Start to receive; on a GPU, the stream waits for what arrives."""
-        group = self._groups[tensor.device.type][rank < self.rank]
         try:
-            work = dist.irecv(_as_bytes(tensor), group=group, group_src=rank, tag=tag)
+            work = self._connections[tensor.device.type][rank < self.rank].recv([_as_bytes(tensor)], rank, tag)
         except RuntimeError as error:
             self._lost(rank, error)
-        assert work is not None
         return Receiving(self, work, rank)
 
     def finish(self) -> None:
@@ -158,9 +155,10 @@ class Team:
     def _end(self, cause: str) -> None:
         """Close the connections, which ends what others wait for."""
         self.broken = cause
-        for group in {id(group): group for groups in self._groups.values() for group in groups}.values():
-            dist.destroy_process_group(group)
-        self._groups.clear()
+        while self._connections:
+            for connection in self._connections.popitem()[1]:
+                connection.shutdown()
+            del connection  # this frame, too, would keep it open
         self._sending.clear()
 
 

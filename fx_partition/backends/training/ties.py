@@ -6,12 +6,19 @@ optimizer of each rank holds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from ..ranks.connections import Connection, connect
+from ..torch_internals import store_of_world
+
+# How often ranks of the world, by their numbers, were connected; the same on all of them.
+_connected: Counter[tuple[int, ...]] = Counter()
 
 
 @dataclass(frozen=True)
@@ -56,18 +63,23 @@ class Ties:
         self._local = local
         self._ties = [tie for tie in ties if any(stage in local for stage in tie.stages)]
         everyone = dist.get_process_group_ranks(group or dist.group.WORLD)
-        self._groups: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
-        # In one order on all ranks, as each of them waits for the others of a group.
+        store = store_of_world()
+        assert store is not None
+        timeout = store.timeout.total_seconds()  # type: ignore[attr-defined]  # as init_process_group was told
+        self._connections: dict[tuple[int, ...], Connection] = {}
+        # In one order on all ranks, as each of them waits for the others.
         for ranks in sorted({tie.ranks for tie in self._ties if len(tie.ranks) > 1}):
-            members = [everyone[rank] for rank in ranks]
-            alone = members == everyone
-            self._groups[ranks] = group if alone else dist.new_group(members, use_local_synchronization=True)
+            members = tuple(everyone[rank] for rank in ranks)
+            name = f"fx_partition/ties/{'.'.join(map(str, members))}/{_connected[members]}"
+            _connected[members] += 1
+            kind = next(self._copies(tie)[0].device.type for tie in self._ties if tie.ranks == ranks)
+            place = members.index(dist.get_rank())
+            self._connections[ranks] = connect(name, store, members, place, kind, timeout)
         for tie in self._apart():
-            parameter = self._copies(tie)[0]
-            dist.broadcast(parameter.detach(), everyone[tie.ranks[0]], group=self._groups[tie.ranks])
+            self._connections[tie.ranks].broadcast(self._copies(tie)[0].detach(), 0).wait()
 
     def _apart(self) -> Iterator[Tie]:
-        return (tie for tie in self._ties if tie.ranks in self._groups)
+        return (tie for tie in self._ties if tie.ranks in self._connections)
 
     def _copies(self, tie: Tie) -> list[nn.Parameter]:
         return [self._local[stage].get_parameter(tie.name) for stage in tie.stages if stage in self._local]
@@ -80,10 +92,10 @@ class Ties:
                 if other.grad is not None:
                     first.grad = other.grad if first.grad is None else first.grad.add_(other.grad)
                     other.grad = None
-        for ranks, group in self._groups.items():
-            self._reduce_apart([self._copies(tie)[0] for tie in self._ties if tie.ranks == ranks], group)
+        for ranks, connection in self._connections.items():
+            self._reduce_apart([self._copies(tie)[0] for tie in self._ties if tie.ranks == ranks], connection)
 
-    def _reduce_apart(self, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None) -> None:
+    def _reduce_apart(self, parameters: Sequence[nn.Parameter], connection: Connection) -> None:
         """One transfer for all parameters of one dtype; a last element each counts the ranks that have a gradient."""
         for dtype in dict.fromkeys(p.dtype for p in parameters if p.requires_grad):
             some = [p for p in parameters if p.dtype == dtype and p.requires_grad]
@@ -93,6 +105,6 @@ class Ties:
                     part[:-1].view(p.shape).copy_(p.grad)
                     part[-1] = 1
             flat = torch.cat(parts)
-            dist.all_reduce(flat, group=group)
+            connection.allreduce([flat]).wait()
             for part, p in zip(torch.split(flat, [len(part) for part in parts]), some, strict=True):
                 p.grad = part[:-1].view(p.shape).clone() if part[-1].item() else None
