@@ -17,7 +17,7 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 - ``torch.distributed.distributed_c10d._get_default_store``: the store of the default process group, where ranks tell
   one another what no connection carries any more.
 - ``torch.distributed.ProcessGroupGloo`` and ``ProcessGroupNCCL``: transports without a process group, and with NCCL the
-  ``_timeout`` of its options (tried on 2.13.0, NCCL by reading).
+  ``_timeout`` of its options (tried on 2.13.0 and 2.14.1, NCCL by reading).
 - ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
 - ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
 """

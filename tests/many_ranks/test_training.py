@@ -5,6 +5,7 @@ Ranks are processes that import torch anew, so each test gives one pair of them 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -110,9 +111,10 @@ def test_ranks_that_disagree_or_fail_alone_all_say_so() -> None:
     assert zero[2] == f"{given}number of stages: rank 0: 2; rank 1: 4"
     for others, own in zip(zero[3:], one[3:], strict=True):
         assert others == f"PartitionError: rank 1 could not make stages; rank 1: {own}"
-    words = ["1 stages for 2 ranks", "inductor has no option 'no_such_option'", "max_autotune", "'nowhere'", "CUDA"]
+    words = ["1 stages for 2 ranks", "inductor has no option 'no_such_option'", "max_autotune", "'nowhere'"]
+    words += ["CUDA|NVIDIA"]  # builds of torch with and without CUDA
     for word, own in zip(words, one[3:], strict=True):
-        assert word in own
+        assert re.search(word, own)
 
 
 class Drops(nn.Module):
