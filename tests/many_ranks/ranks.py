@@ -147,6 +147,10 @@ def _main(folder: str, rank: int) -> None:
     partial.rename(home / f"result_{rank}")
     if backend is not None:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of torch now and then abort while the interpreter ends ("terminate called without an active exception").
+    os._exit(0)
 
 
 if __name__ == "__main__":
