@@ -7,8 +7,6 @@ seen it takes the fastest, each by what it does under its own boundaries. It is 
 
 from __future__ import annotations
 
-import functools
-
 from .certify import certify
 from .contraction import contract
 from .dp import balance, dp
@@ -19,7 +17,7 @@ from .placing import Placement, shortage
 from .problem import Problem
 from .request import NO_BUDGET, Request
 from .sizes import format_bytes, format_seconds
-from .work import Work, work_of_atoms
+from .work import work_of_runs
 
 _ROUNDS = 4
 
@@ -40,19 +38,15 @@ def place_by_time(problem: Problem, request: Request) -> Placement:
     short = most < needed
     if short and request.on_shortage == "error":
         raise shortage(f"{needed} partitions of {format_bytes(budget)} are needed", request)
-    starts = problem.atoms.starts[: problem.chain.num_atoms]
-    ordered = problem.eager.reordered(problem.atoms.order)
-
-    @functools.cache
-    def works(boundaries: tuple[int, ...]) -> list[Work]:
-        cuts = [starts[boundary] for boundary in boundaries[:-1]]
-        return work_of_atoms(problem.captured, ordered, starts, cuts, problem.numbers)
-
+    starts, ordered = problem.atoms.starts, problem.eager.reordered(problem.atoms.order)
+    limit = NO_BUDGET if short else budget
     found: tuple[int, ...] = tuple(balance(problem.chain, most) if short else dp(problem.chain, budget))
     seen: dict[tuple[int, ...], float] = {}
     while found not in seen and len(seen) <= _ROUNDS:
-        seen[found] = seconds_of(contraction, works(found), speed, request.objective, found)
-        placed = fastest(contraction, works(found), speed, request.objective, most, NO_BUDGET if short else budget)
+        cuts = [starts[boundary] for boundary in found[:-1]]
+        works = work_of_runs(problem.captured, ordered, cuts, starts, problem.numbers)
+        seen[found] = seconds_of(contraction, works, speed, request.objective, found)
+        placed = fastest(contraction, works, speed, request.objective, most, limit)
         if placed is None:
             raise PartitionError(
                 f"{speed.name} has no memory behind its {format_bytes(budget)} on chip, and {most} of them do not hold "

@@ -124,36 +124,25 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
     ordered = eager.reordered([place[name] for partition in plan.partitions for name in partition.nodes])
     own = {name: number for name, number in plan.bindings.items() if number}
     numbers = eager.symbols.bind({**own, **(bind or {})})
-    return _work(planned, ordered, starts[:-1], starts, numbers)
+    return work_of_runs(planned, ordered, starts[:-1], starts, numbers)
 
 
-def work_of_atoms(
+def work_of_runs(
     captured: Captured,
     ordered: Facts,
-    starts: Sequence[int],
     cuts: Sequence[int],
+    starts: Sequence[int],
     numbers: Mapping[sympy.Symbol, int],
 ) -> list[Work]:
-    """The work of each atom; kernels join across atoms, and not across boundaries.
+    """The work of each run of steps; kernels join across runs, and not across the boundaries of partitions.
 
     Args:
         captured: the graph.
-        ordered: its facts as eager runs it, in the order of the atoms.
-        starts: the first step of each atom.
+        ordered: its facts as eager runs it, in the order in which it runs.
         cuts: the first step of each partition, ascending from 0.
+        starts: the first step of each run, atoms for one, then the number of steps.
         numbers: for symbols.
     """
-    return _work(captured, ordered, cuts, [*starts, len(ordered.steps)], numbers)
-
-
-def _work(
-    captured: Captured,
-    ordered: Facts,
-    cuts: Sequence[int],
-    starts: Sequence[int],
-    numbers: Mapping[sympy.Symbol, int],
-) -> list[Work]:
-    """The work of each run of steps that ``starts`` delimit, the code being compiled in the parts of ``cuts``."""
     facts, _ = fuse(captured, ordered, cuts)
     makes = {value.made_at for value in ordered.values if value.bytes != 0}
     return _Works(facts, makes, flops_by_node(captured, facts.symbols), numbers).of(starts)
