@@ -82,13 +82,13 @@ def measured(model: nn.Module, x: torch.Tensor, plan: Plan) -> list[float]:
     return [median_seconds(lambda run=run, args=args: run(*args)) for run, args in zip(compiled, given, strict=True)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--mib", nargs="+", type=float, default=[0.5, 2, 8, 32, 128], help="weights of a model")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--sweep-seconds", type=float, default=10.0)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # libraries read them as they start
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

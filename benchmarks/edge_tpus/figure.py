@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fx_partition.report.picture import save
+
 from .judged import Predicted
 from .rows import Row
 
@@ -13,7 +15,6 @@ _COLOURS = {"single": "C0", "balanced": "C0", "equal_layers": "C1"}
 
 def draw(rows: Sequence[Row], predicted: Predicted, path: Path) -> None:
     """Write the figure; the same rows give the same bytes."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
@@ -38,5 +39,4 @@ def draw(rows: Sequence[Row], predicted: Predicted, path: Path) -> None:
     figure.supxlabel("N")
     figure.supylabel("ms of an inference")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "fx-partition", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save(figure, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fx_partition.hardware.probe import Probe
 from fx_partition.passes.sizes import format_bytes
 
+from .picture import save
 from .probe import marks
 
 _SUFFIXES = (".png", ".svg")
@@ -45,7 +46,6 @@ def plot_probe(probe: Probe, path: str | Path) -> None:
         >>> fx_partition.plot_probe(fx_partition.probe(), "caches.svg")  # doctest: +SKIP
     """
     check_plot(path)
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -63,7 +63,6 @@ def plot_probe(probe: Probe, path: str | Path) -> None:
     axes.set_ylabel("GB/s that one core reads")
     axes.legend()
     try:
-        with rc_context({"svg.hashsalt": "fx-partition", "svg.fonttype": "none"}):
-            figure.savefig(path, dpi=150, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+        save(figure, Path(path))
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; name another file") from error
