@@ -49,7 +49,8 @@ def pipeline(
         devices: "cpu:threads": a thread on each group of cores that share a cache (see `hardware.cores.core_groups`);
             or groups by name, ``["cores:0-3", "cores:4-7"]``; or GPUs, ``["cuda:0", "cuda:1"]``, of which one may be
             named more than once. None: the visible GPUs, without one "cpu:threads".
-        inflight: how many requests may be in flight; ``submit`` waits beyond that. Default: four a stage thread.
+        inflight: how many requests may be in flight, at most 65536; ``submit`` waits beyond that. Default: four a
+            stage thread.
         replicate: whether devices that are left over take copies of the largest partitions.
         inductor: options of inductor.
         cuda_graphs: whether stages of static shapes are captured, on GPUs.
@@ -59,7 +60,8 @@ def pipeline(
         A running `Pipeline`, for inference; use it as a context manager, or close it.
 
     Raises:
-        PartitionError (a ValueError): what cannot be planned or cut, or devices that do not exist.
+        PartitionError (a ValueError): what cannot be planned or cut, devices that do not exist, or an ``inflight``
+            that is not a number from 1 to 65536.
 
     Example::
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
+from numbers import Integral
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ class Runtime(Protocol):
 
     def close(self) -> None: ...
 
+
+#: Each takes a slot of a ring and holds its tensors; far fewer keep all stages busy.
+MOST_INFLIGHT = 1 << 16
 
 _Waiting = tuple[Ticket, dict[Any, int]]
 
@@ -97,7 +101,7 @@ class Pipeline:
             return_exceptions: whether an exception is yielded in place of its result, and not raised.
 
         Raises:
-            PartitionError (a ValueError): at once, where ``inflight`` is less than 1.
+            PartitionError (a ValueError): at once, where ``inflight`` is not a number from 1 to ``MOST_INFLIGHT``.
             Exception: what a stage raised, when its request's turn has come; the rest is dropped.
         """
         check_inflight(inflight)
@@ -207,13 +211,22 @@ def _shut_down(runtime: Runtime, collector: _Collector) -> None:
 
 
 def check_inflight(inflight: int | None) -> None:
-    """Refuse a number of requests in flight that lets none in; None stands for the default.
+    """Refuse a number of requests in flight that lets none in, or more than a ring has slots for; None: the default.
 
     Raises:
-        PartitionError: it is less than 1.
+        PartitionError: it is not a number from 1 to ``MOST_INFLIGHT``.
     """
-    if inflight is not None and inflight < 1:
+    if inflight is None:
+        return
+    if isinstance(inflight, bool) or not isinstance(inflight, Integral):
+        raise PartitionError(f"inflight={inflight!r} is not a whole number; it is 1 or more, and left out the default")
+    if inflight < 1:
         raise PartitionError(f"inflight={inflight} lets no request in; it is 1 or more, and left out the default")
+    if inflight > MOST_INFLIGHT:
+        raise PartitionError(
+            f"inflight={inflight} is more than the {MOST_INFLIGHT} requests that may be in flight; leave it out for "
+            "the default, four a stage thread, and let submit wait"
+        )
 
 
 def _arguments(request: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

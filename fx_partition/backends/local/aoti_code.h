@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -15,6 +16,19 @@ namespace stage_loop {
 
 using Handle = AtenTensorHandle;
 
+struct DeleteTensor {
+  void operator()(Handle handle) const { aoti_torch_delete_tensor_object(handle); }
+};
+using Owned = std::unique_ptr<AtenTensorOpaque, DeleteTensor>;
+
+// Another handle of a tensor.
+inline Owned another(Handle handle) {
+  Handle made;
+  if (!handle) throw std::logic_error("a value that a stage takes is not there");
+  if (aoti_torch_new_tensor_handle(handle, &made)) throw std::runtime_error("a tensor has got no handle");
+  return Owned(made);
+}
+
 // The C interface of a shared object that AOTInductor made (torch/csrc/inductor/aoti_runtime/interface.h).
 struct Code {
   using Create = int32_t (*)(void**, size_t, const char*, const char*);
@@ -23,7 +37,7 @@ struct Code {
 
   explicit Code(const char* path) {
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) throw std::runtime_error(dlerror());
+    if (!library) throw std::runtime_error(last_error(path));
     run = reinterpret_cast<Run>(symbol("AOTInductorModelContainerRunSingleThreaded"));
     remove = reinterpret_cast<Delete>(symbol("AOTInductorModelContainerDelete"));
     auto create = reinterpret_cast<Create>(symbol("AOTInductorModelContainerCreateWithDevice"));
@@ -35,8 +49,12 @@ struct Code {
   }
   void* symbol(const char* name) {
     void* found = dlsym(library, name);
-    if (!found) throw std::runtime_error(dlerror());
+    if (!found) throw std::runtime_error(last_error(name));
     return found;
+  }
+  static std::string last_error(const char* what) {
+    const char* words = dlerror();
+    return words ? words : std::string("cannot load ") + what;
   }
 
   void* library = nullptr;

@@ -15,9 +15,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -29,18 +32,14 @@ namespace stage_loop {
 struct Request {
   explicit Request(size_t num_values, size_t num_stages) : values(num_values), times(2 * num_stages) {}
   Request(const Request&) = delete;
-  ~Request() {
-    for (size_t i = 0; i < values.size(); ++i) drop(i);
-  }
-  void drop(size_t i) {
-    if (values[i]) aoti_torch_delete_tensor_object(values[i]);
-    values[i] = nullptr;
-  }
 
-  std::vector<Handle> values;
+  std::vector<Owned> values;
   std::vector<int64_t> times;  // start and end of each stage, monotonic nanoseconds
   int failed_stage = -1;       // its inputs are then kept in `values`
-  PyObject* error = nullptr;   // what a stage in Python raised; whoever takes the result owns it
+  std::exception_ptr thrown;   // what a stage in C++ threw
+  // What a stage in Python raised. The ticket owns it, and both are used with Python's lock held only.
+  PyObject* error = nullptr;
+  bool has_ticket = true;
   std::atomic<bool> finished{false};
   Futex parked{0};
 };
@@ -52,7 +51,7 @@ struct alignas(64) Worker {
 
 struct Stage {
   std::vector<int> inputs;  // v >= 0: a value of the request; v < 0: weight -v - 1
-  std::vector<Handle> weights;
+  std::vector<Owned> weights;
   std::vector<int> outputs;
   std::vector<int> dead;  // values that no later stage needs
   std::vector<std::unique_ptr<Worker>> workers;
@@ -79,11 +78,16 @@ struct Pipe {
     const int64_t before = request - int64_t(slots.size());
     return before < 0 || slot(request).progress.load(std::memory_order_acquire) >= at(before, stages.size());
   }
-  ~Pipe() {
-    for (Stage& stage : stages)
-      for (Handle weight : stage.weights) aoti_torch_delete_tensor_object(weight);
-  }
+  // Threads do not survive a fork, and what they held locked stays locked: a child leaves the pipe alone.
+  bool is_inherited() const { return getpid() != owner; }
+
+  const pid_t owner = getpid();
 };
+
+// The tensor that is input v of a stage.
+inline Handle value_of(const Stage& stage, const Request& request, int v) {
+  return (v < 0 ? stage.weights[size_t(-v - 1)] : request.values[size_t(v)]).get();
+}
 
 inline void ready_for(Pipe* pipe, int64_t request, size_t stage) {
   pipe->slot(request).progress.store(pipe->at(request, stage), std::memory_order_release);

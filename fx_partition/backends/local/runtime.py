@@ -85,9 +85,15 @@ class LocalRuntime:
         taken = [core for groups in cores for group in groups for core in group]
         # A thread that spins where another could work only keeps it waiting.
         spin_ns = SPIN_NS if len(set(taken)) == len(taken) else 0
-        self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, spin_ns)
+        try:
+            self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, spin_ns)
+        except BaseException:
+            for _, _, handles, *_ in stages:
+                tensors_of(handles)  # they own tensors until something takes them
+            raise
         self.host_spin_ns = SPIN_NS if set(allowed_cores()) - set(taken) else 0
-        self._threads = [
+        self._threads: list[threading.Thread] = []
+        threads = [
             threading.Thread(
                 target=self._serve,
                 args=(step.index, replica, group, code.callback),
@@ -97,8 +103,13 @@ class LocalRuntime:
             for step, code, groups in zip(program.steps, codes, cores, strict=True)
             for replica, group in enumerate(groups)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in threads:
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # the system has no more threads: those that did start must not stay
+            self.close()
+            raise
 
     def _serve(self, stage: int, replica: int, group: Cores, callback: Any) -> None:
         torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone

@@ -1,5 +1,6 @@
 // The stage threads of the local runtime, in C++ so that no stage ever waits for Python's global lock: what Python sees.
 //
+//     border.h         how errors cross between C++ and Python
 //     parking.h        how threads wait
 //     aoti_code.h      a stage's compiled code
 //     ring.h           requests in flight, and how they move from stage to stage
@@ -8,11 +9,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <climits>
+#include <cstdint>
 #include <memory>
-#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "border.h"
 #include "stage_thread.h"
 
 namespace stage_loop {
@@ -20,237 +24,236 @@ namespace {
 
 struct Ticket {
   std::shared_ptr<Request> request;
+  const Pipe* pipe;
   PyObject* inputs;  // the caller's tensors: dropped with Python's lock held, never by a stage
 };
-
-std::vector<int> numbers(PyObject* sequence) {
-  std::vector<int> result;
-  PyObject* fast = PySequence_Fast(sequence, "expected a sequence of numbers");
-  if (!fast) return result;
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); ++i)
-    result.push_back(int(PyLong_AsLong(PySequence_Fast_GET_ITEM(fast, i))));
-  Py_DECREF(fast);
-  return result;
-}
 
 constexpr const char* kPipe = "fx_partition.pipe";
 constexpr const char* kTicket = "fx_partition.ticket";
 
-Pipe* pipe_of(PyObject* capsule) { return static_cast<Pipe*>(PyCapsule_GetPointer(capsule, kPipe)); }
-Ticket* ticket_of(PyObject* capsule) { return static_cast<Ticket*>(PyCapsule_GetPointer(capsule, kTicket)); }
+Pipe* pipe_of(PyObject* capsule) { return pointer_in<Pipe>(capsule, kPipe); }
+Ticket* ticket_of(PyObject* capsule) { return pointer_in<Ticket>(capsule, kTicket); }
 
-void delete_pipe(PyObject* capsule) { delete pipe_of(capsule); }
+// What deletes a capsule may be called while an error is noted, and must leave it alone.
+void delete_pipe(PyObject* capsule) {
+  auto* pipe = static_cast<Pipe*>(PyCapsule_GetPointer(capsule, kPipe));
+  if (pipe && !pipe->is_inherited()) delete pipe;
+}
 
 void delete_ticket(PyObject* capsule) {
-  Ticket* ticket = ticket_of(capsule);
+  auto* ticket = static_cast<Ticket*>(PyCapsule_GetPointer(capsule, kTicket));
+  if (!ticket) return;
   Py_XDECREF(ticket->inputs);
-  if (ticket->request->finished.load(std::memory_order_acquire)) Py_XDECREF(ticket->request->error);
+  ticket->request->has_ticket = false;
+  Py_CLEAR(ticket->request->error);
   delete ticket;
 }
 
+// Reads (path or None, inputs, weights as handles, outputs, dead, replicas).
+void add_stage(Pipe& pipe, PyObject* described) {
+  const char* path;
+  PyObject *inputs, *weights, *outputs, *dead;
+  int replicas;
+  if (!PyArg_ParseTuple(described, "zOO!OOi", &path, &inputs, &PyList_Type, &weights, &outputs, &dead, &replicas))
+    throw ErrorIsSet();
+  if (replicas < 1) fail(PyExc_ValueError, "a stage has a thread or more, not " + std::to_string(replicas));
+  const auto values = static_cast<long long>(pipe.num_values);
+  Stage& stage = pipe.stages.emplace_back();
+  stage.inputs = numbers(inputs, -PyList_GET_SIZE(weights), values, "an input of a stage");
+  stage.outputs = numbers(outputs, 0, values, "an output of a stage");
+  stage.dead = numbers(dead, 0, values, "a value that dies with a stage");
+  for (Py_ssize_t w = 0; w < PyList_GET_SIZE(weights); ++w)
+    stage.weights.emplace_back(handle_of(PyList_GET_ITEM(weights, w)));
+  for (int r = 0; r < replicas; ++r) {
+    auto worker = std::make_unique<Worker>();
+    if (path) worker->code = std::make_unique<Code>(path);
+    stage.workers.push_back(std::move(worker));
+  }
+}
+
 // create(stages, num_values, results, capacity, spin_ns) -> pipe
-// stages: (path or None, inputs, weights as handles, outputs, dead, replicas) each
-PyObject* create(PyObject*, PyObject* args) {
+// stages: see `add_stage`. The pipe owns the handles of weights from then on; after an error the caller still does.
+PyObject* create(PyObject* args) {
   PyObject *stages, *results;
   Py_ssize_t num_values, capacity;
   long long spin_ns;
   if (!PyArg_ParseTuple(args, "O!nOnL", &PyList_Type, &stages, &num_values, &results, &capacity, &spin_ns))
     return nullptr;
+  if (!PyList_GET_SIZE(stages) || num_values < 0 || num_values > INT_MAX || capacity < 1)
+    fail(PyExc_ValueError, "a pipe has a stage or more, at most INT_MAX values, and room for a request or more");
   auto pipe = std::make_unique<Pipe>();
-  pipe->num_values = size_t(num_values);
-  pipe->results = numbers(results);
-  pipe->slots = std::vector<Slot>(size_t(capacity));
-  pipe->spin_ns = spin_ns;
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(stages); ++i) {
-    const char* path;
-    PyObject *inputs, *weights, *outputs, *dead;
-    int replicas;
-    if (!PyArg_ParseTuple(PyList_GET_ITEM(stages, i), "zOO!OOi", &path, &inputs, &PyList_Type, &weights, &outputs,
-                          &dead, &replicas))
-      return nullptr;
-    Stage stage;
-    stage.inputs = numbers(inputs);
-    stage.outputs = numbers(outputs);
-    stage.dead = numbers(dead);
-    for (Py_ssize_t w = 0; w < PyList_GET_SIZE(weights); ++w)
-      stage.weights.push_back(handle_of(PyList_GET_ITEM(weights, w)));
-    pipe->stages.push_back(std::move(stage));  // the pipe owns the weights from here on
-    try {
-      for (int r = 0; r < replicas; ++r) {
-        auto worker = std::make_unique<Worker>();
-        if (path) worker->code = std::make_unique<Code>(path);
-        pipe->stages.back().workers.push_back(std::move(worker));
-      }
-    } catch (const std::exception& error) {
-      PyErr_SetString(PyExc_RuntimeError, error.what());
-      return nullptr;
-    }
+  try {
+    pipe->num_values = size_t(num_values);
+    pipe->results = numbers(results, 0, num_values, "a result");
+    pipe->spin_ns = spin_ns;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(stages); ++i) add_stage(*pipe, PyList_GET_ITEM(stages, i));
+    pipe->slots = std::vector<Slot>(size_t(capacity));
+    Ref capsule(PyCapsule_New(pipe.get(), kPipe, delete_pipe));
+    pipe.release();
+    return capsule.release();
+  } catch (...) {
+    for (Stage& stage : pipe->stages)
+      for (Owned& weight : stage.weights) weight.release();
+    throw;
   }
-  if (PyErr_Occurred()) return nullptr;
-  return PyCapsule_New(pipe.release(), kPipe, delete_pipe);
 }
 
 // serve(pipe, stage, replica, cores, callback or None): the body of a stage thread; returns when the pipe stops
-PyObject* serve(PyObject*, PyObject* args) {
+PyObject* serve(PyObject* args) {
   PyObject *capsule, *cores, *callback;
-  Py_ssize_t stage, replica;
-  if (!PyArg_ParseTuple(args, "OnnOO", &capsule, &stage, &replica, &cores, &callback)) return nullptr;
+  Py_ssize_t index, replica;
+  if (!PyArg_ParseTuple(args, "OnnOO", &capsule, &index, &replica, &cores, &callback)) return nullptr;
   Pipe* pipe = pipe_of(capsule);
-  const std::vector<int> set = numbers(cores);
-  if (!pipe || PyErr_Occurred()) return nullptr;
-  pin(set);
+  if (index < 0 || size_t(index) >= pipe->stages.size()) fail(PyExc_ValueError, "the pipe has no such stage");
+  const Stage& stage = pipe->stages[size_t(index)];
+  if (replica < 0 || size_t(replica) >= stage.workers.size()) fail(PyExc_ValueError, "the stage has no such thread");
+  const bool calls_python = callback != Py_None;
+  if (calls_python ? !PyCallable_Check(callback) : !stage.workers[size_t(replica)]->code)
+    fail(PyExc_TypeError, "a stage needs code, or a callback");
+  pin(numbers(cores, 0, INT_MAX, "a core"));
   PyThreadState* thread = PyEval_SaveThread();
-  serve_stage(pipe, size_t(stage), size_t(replica), callback == Py_None ? nullptr : callback, thread);
+  serve_stage(pipe, size_t(index), size_t(replica), calls_python ? callback : nullptr, thread);
   PyEval_RestoreThread(thread);
   Py_RETURN_NONE;
 }
 
 // submit(pipe, values, handles, inputs) -> ticket, or None while as many requests are in flight as may be, or stopped
 // values: the numbers of the request's values that the handles are; inputs: kept alive with the ticket
-PyObject* submit(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 4 || !PyTuple_Check(args[1]) || !PyList_Check(args[2])) {
-    PyErr_SetString(PyExc_TypeError, "submit(pipe, values, handles, inputs)");
-    return nullptr;
-  }
+// The request owns the handles once there is a ticket; else the caller still does.
+PyObject* submit(PyObject* const* args, Py_ssize_t count) {
+  if (count != 4 || !PyTuple_Check(args[1]) || !PyList_Check(args[2]) ||
+      PyTuple_GET_SIZE(args[1]) != PyList_GET_SIZE(args[2]))
+    fail(PyExc_TypeError, "submit(pipe, values, handles, inputs), with as many values as handles");
   Pipe* pipe = pipe_of(args[0]);
-  if (!pipe) return nullptr;
   const int64_t n = pipe->next;
   if (pipe->stopped.load() || !pipe->is_free(n)) Py_RETURN_NONE;
   auto request = std::make_shared<Request>(pipe->num_values, pipe->stages.size());
+  std::vector<std::pair<size_t, Handle>> given;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); ++i)
-    request->values[size_t(PyLong_AsLong(PyTuple_GET_ITEM(args[1], i)))] = handle_of(PyList_GET_ITEM(args[2], i));
-  Py_INCREF(args[3]);
-  PyObject* ticket = PyCapsule_New(new Ticket{request, args[3]}, kTicket, delete_ticket);
+    given.emplace_back(number(PyTuple_GET_ITEM(args[1], i), 0, (long long)(pipe->num_values), "a value"),
+                       handle_of(PyList_GET_ITEM(args[2], i)));
+  auto made = std::make_unique<Ticket>(Ticket{request, pipe, nullptr});
+  Ref ticket(PyCapsule_New(made.get(), kTicket, delete_ticket));
+  made.release()->inputs = Py_NewRef(args[3]);
+  for (auto [value, handle] : given) request->values[value].reset(handle);  // from here on nothing fails
   pipe->slot(n).request = std::move(request);
   pipe->next = n + 1;
   ready_for(pipe, n, 0);
-  return ticket;
+  return ticket.release();
 }
 
 // wait_free(pipe, timeout_ns) -> whether a request may be submitted
-PyObject* wait_free(PyObject*, PyObject* args) {
+PyObject* wait_free(PyObject* args) {
   PyObject* capsule;
   long long timeout_ns;
   if (!PyArg_ParseTuple(args, "OL", &capsule, &timeout_ns)) return nullptr;
   Pipe* pipe = pipe_of(capsule);
-  if (!pipe) return nullptr;
   const int64_t n = pipe->next;
-  bool ready;
-  Py_BEGIN_ALLOW_THREADS;
-  ready = wait_until(&pipe->slot(n).parked, [&] { return pipe->is_free(n); }, 0, timeout_ns);
-  Py_END_ALLOW_THREADS;
+  bool ready = false;
+  without_lock([&] {
+    ready = wait_until(&pipe->slot(n).parked, [&] { return pipe->is_free(n); }, 0, timeout_ns);
+  });
   return PyBool_FromLong(ready);
 }
 
 // wait(ticket, spin_ns, timeout_ns) -> whether the request is finished
-PyObject* wait(PyObject*, PyObject* args) {
+PyObject* wait(PyObject* args) {
   PyObject* capsule;
   long long spin_ns, timeout_ns;
   if (!PyArg_ParseTuple(args, "OLL", &capsule, &spin_ns, &timeout_ns)) return nullptr;
-  Ticket* ticket = ticket_of(capsule);
-  if (!ticket) return nullptr;
-  Request& request = *ticket->request;
+  Request& request = *ticket_of(capsule)->request;
   auto ready = [&] { return request.finished.load(std::memory_order_acquire); };
   bool done = ready();
-  if (!done && timeout_ns != 0) {
-    Py_BEGIN_ALLOW_THREADS;
-    done = wait_until(&request.parked, ready, spin_ns, timeout_ns);
-    Py_END_ALLOW_THREADS;
-  }
+  if (!done && timeout_ns != 0)
+    without_lock([&] { done = wait_until(&request.parked, ready, spin_ns, timeout_ns); });
   return PyBool_FromLong(done);
 }
 
-Handle new_handle(Handle handle) {
-  Handle made;
-  aoti_torch_new_tensor_handle(handle, &made);
-  return made;
+// What made a stage of a request fail, as an exception that the caller owns; None if its code only said that it did.
+PyObject* take_failure(Request& request) {
+  if (request.error) return std::exchange(request.error, nullptr);
+  if (!request.thrown) return Py_NewRef(Py_None);
+  try {
+    std::rethrow_exception(request.thrown);
+  } catch (...) {
+    set_error();
+  }
+  return take_error();
 }
 
 // take(pipe, ticket) -> (handles, failed stage or -1, error or None) of a finished request
 // handles: of the results, or where a stage failed those of its inputs, without weights
-PyObject* take(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 2) {
-    PyErr_SetString(PyExc_TypeError, "take(pipe, ticket)");
-    return nullptr;
-  }
-  Pipe* pipe = pipe_of(args[0]);
-  Ticket* ticket = ticket_of(args[1]);
-  if (!pipe || !ticket) return nullptr;
+PyObject* take(PyObject* const* args, Py_ssize_t count) {
+  if (count != 2) fail(PyExc_TypeError, "take(pipe, ticket)");
+  const Pipe* pipe = pipe_of(args[0]);
+  const Ticket* ticket = ticket_of(args[1]);
   Request& request = *ticket->request;
+  if (ticket->pipe != pipe) fail(PyExc_ValueError, "the ticket is of another pipe");
+  if (!request.finished.load(std::memory_order_acquire)) fail(PyExc_RuntimeError, "the request is not finished");
   const int failed = request.failed_stage;
-  PyObject* handles = PyList_New(0);
-  for (int v : failed < 0 ? pipe->results : pipe->stages[size_t(failed)].inputs) {
-    if (v < 0) continue;
-    PyObject* capsule = PyCapsule_New(new_handle(request.values[size_t(v)]), nullptr, nullptr);
-    PyList_Append(handles, capsule);
-    Py_DECREF(capsule);
-  }
-  PyObject* error = request.error ? request.error : Py_NewRef(Py_None);
-  request.error = nullptr;
-  return Py_BuildValue("NiN", handles, failed, error);
+  std::vector<Owned> handles;
+  for (int v : failed < 0 ? pipe->results : pipe->stages[size_t(failed)].inputs)
+    if (v >= 0) handles.push_back(another(request.values[size_t(v)].get()));
+  const Ref number(PyLong_FromLong(failed));
+  Ref result(PyTuple_New(3));
+  PyTuple_SET_ITEM(result.get(), 1, Py_NewRef(number.get()));
+  PyTuple_SET_ITEM(result.get(), 2, take_failure(request));
+  PyTuple_SET_ITEM(result.get(), 0, capsules_of(std::move(handles)));
+  return result.release();
 }
 
 // times(ticket) -> start and end of each stage in turn, monotonic nanoseconds
-PyObject* times(PyObject*, PyObject* capsule) {
-  Ticket* ticket = ticket_of(capsule);
-  if (!ticket) return nullptr;
-  PyObject* result = PyList_New(0);
-  for (int64_t t : ticket->request->times) {
-    PyObject* number = PyLong_FromLongLong(t);
-    PyList_Append(result, number);
-    Py_DECREF(number);
-  }
-  return result;
+PyObject* times(PyObject* capsule) {
+  const std::vector<int64_t>& found = ticket_of(capsule)->request->times;
+  Ref result(PyList_New(Py_ssize_t(found.size())));
+  for (size_t i = 0; i < found.size(); ++i)
+    PyList_SET_ITEM(result.get(), Py_ssize_t(i), Ref(PyLong_FromLongLong(found[i])).release());
+  return result.release();
 }
 
 // run(path, handles, outputs) -> handles: compiled code once, in the calling thread; handles that are passed are stolen
-PyObject* run(PyObject*, PyObject* args) {
+PyObject* run(PyObject* args) {
   const char* path;
   PyObject* capsules;
   Py_ssize_t num_outputs;
   if (!PyArg_ParseTuple(args, "sO!n", &path, &PyList_Type, &capsules, &num_outputs)) return nullptr;
+  if (num_outputs < 0) fail(PyExc_ValueError, "a stage has no less than 0 outputs");
   std::vector<Handle> inputs, outputs(static_cast<size_t>(num_outputs));
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(capsules); ++i) inputs.push_back(handle_of(PyList_GET_ITEM(capsules, i)));
-  std::string failure;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
+  without_lock([&] {
     Code code(path);
     if (code.run(code.container, inputs.data(), inputs.size(), outputs.data(), outputs.size(), nullptr, nullptr))
-      failure = "its words are on standard error";
-  } catch (const std::exception& error) {
-    failure = error.what();
-  }
-  Py_END_ALLOW_THREADS;
-  if (!failure.empty()) {
-    PyErr_SetString(PyExc_RuntimeError, failure.c_str());
-    return nullptr;
-  }
-  PyObject* result = PyList_New(num_outputs);
-  for (Py_ssize_t i = 0; i < num_outputs; ++i)
-    PyList_SET_ITEM(result, i, PyCapsule_New(outputs[size_t(i)], nullptr, nullptr));
-  return result;
+      throw std::runtime_error("its words are on standard error");
+  });
+  std::vector<Owned> made;
+  for (Handle output : outputs) made.emplace_back(output);
+  return capsules_of(std::move(made));
 }
 
 // stop(pipe): nothing is submitted any more; workers return once all that was is finished
-PyObject* stop(PyObject*, PyObject* capsule) {
+PyObject* stop(PyObject* capsule) {
   Pipe* pipe = pipe_of(capsule);
-  if (!pipe) return nullptr;
   pipe->stopped.store(true);
   for (Stage& stage : pipe->stages)
     for (auto& worker : stage.workers) wake_if_parked(&worker->parked);
   Py_RETURN_NONE;
 }
 
+template <PyObject* (*function)(PyObject* const*, Py_ssize_t)>
+PyCFunction fast() {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(guarded_fast<function>));
+}
+
 PyMethodDef methods[] = {
-    {"create", create, METH_VARARGS, nullptr},
-    {"serve", serve, METH_VARARGS, nullptr},
-    {"submit", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(submit)), METH_FASTCALL, nullptr},
-    {"wait_free", wait_free, METH_VARARGS, nullptr},
-    {"wait", wait, METH_VARARGS, nullptr},
-    {"take", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(take)), METH_FASTCALL, nullptr},
-    {"times", times, METH_O, nullptr},
-    {"run", run, METH_VARARGS, nullptr},
-    {"stop", stop, METH_O, nullptr},
+    {"create", guarded<create>, METH_VARARGS, nullptr},
+    {"serve", guarded<serve>, METH_VARARGS, nullptr},
+    {"submit", fast<submit>(), METH_FASTCALL, nullptr},
+    {"wait_free", guarded<wait_free>, METH_VARARGS, nullptr},
+    {"wait", guarded<wait>, METH_VARARGS, nullptr},
+    {"take", fast<take>(), METH_FASTCALL, nullptr},
+    {"times", guarded<times>, METH_O, nullptr},
+    {"run", guarded<run>, METH_VARARGS, nullptr},
+    {"stop", guarded<stop>, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

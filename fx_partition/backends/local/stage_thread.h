@@ -9,49 +9,70 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <utility>
+
+#include "border.h"
 #include "ring.h"
 
 namespace stage_loop {
 
 // Runs a stage's compiled code on a request. Handles that are passed are stolen, so each is made anew.
-inline bool run_code(Stage& stage, Code& code, Request& request) {
-  std::vector<Handle> inputs(stage.inputs.size()), outputs(stage.outputs.size());
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const int v = stage.inputs[i];
-    aoti_torch_new_tensor_handle(v < 0 ? stage.weights[-v - 1] : request.values[v], &inputs[i]);
-  }
+inline bool run_code(const Stage& stage, const Code& code, Request& request) {
+  std::vector<Owned> owned;
+  for (int v : stage.inputs) owned.push_back(another(value_of(stage, request, v)));
+  std::vector<Handle> inputs(owned.size()), outputs(stage.outputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = owned[i].release();
   if (code.run(code.container, inputs.data(), inputs.size(), outputs.data(), outputs.size(), nullptr, nullptr))
     return false;
-  for (size_t i = 0; i < outputs.size(); ++i) request.values[stage.outputs[i]] = outputs[i];
+  for (size_t i = 0; i < outputs.size(); ++i) request.values[size_t(stage.outputs[i])].reset(outputs[i]);
   return true;
 }
 
-inline Handle handle_of(PyObject* capsule) { return static_cast<Handle>(PyCapsule_GetPointer(capsule, nullptr)); }
+inline Handle handle_of(PyObject* capsule) { return pointer_in<AtenTensorOpaque>(capsule, nullptr); }
+
+// A list of capsules, which own what they hold no more than a handle does: whoever takes it must use each once.
+inline PyObject* capsules_of(std::vector<Owned>&& handles) {
+  Ref list(PyList_New(Py_ssize_t(handles.size())));
+  for (size_t i = 0; i < handles.size(); ++i)
+    PyList_SET_ITEM(list.get(), Py_ssize_t(i), Ref(PyCapsule_New(handles[i].get(), nullptr, nullptr)).release());
+  for (Owned& handle : handles) handle.release();
+  return list.release();
+}
+
+// Takes the error that Python has noted, as an exception with its traceback.
+inline PyObject* take_error() {
+  PyObject *type, *error, *trace;
+  PyErr_Fetch(&type, &error, &trace);
+  PyErr_NormalizeException(&type, &error, &trace);
+  if (error && trace) PyException_SetTraceback(error, trace);
+  Py_XDECREF(type);
+  Py_XDECREF(trace);
+  return error;
+}
 
 // Runs a stage in Python: callback(handles of its inputs, weights included) -> handles of its outputs.
-inline bool run_python(Stage& stage, PyObject* callback, Request& request) {
-  PyObject* inputs = PyList_New(Py_ssize_t(stage.inputs.size()));
-  for (size_t i = 0; i < stage.inputs.size(); ++i) {
-    const int v = stage.inputs[i];
-    Handle handle;
-    aoti_torch_new_tensor_handle(v < 0 ? stage.weights[-v - 1] : request.values[v], &handle);
-    PyList_SET_ITEM(inputs, Py_ssize_t(i), PyCapsule_New(handle, nullptr, nullptr));
-  }
-  PyObject* outputs = PyObject_CallOneArg(callback, inputs);
-  Py_DECREF(inputs);
-  if (!outputs) {
-    PyObject *type, *trace;
-    PyErr_Fetch(&type, &request.error, &trace);
-    PyErr_NormalizeException(&type, &request.error, &trace);
-    if (trace) PyException_SetTraceback(request.error, trace);
-    Py_XDECREF(type);
-    Py_XDECREF(trace);
+inline bool run_python(const Stage& stage, PyObject* callback, Request& request) {
+  try {
+    std::vector<Owned> owned;
+    for (int v : stage.inputs) owned.push_back(another(value_of(stage, request, v)));
+    const Ref inputs(capsules_of(std::move(owned)));
+    const Ref outputs(PyObject_CallOneArg(callback, inputs.get()));
+    if (!PyList_Check(outputs.get()) || size_t(PyList_GET_SIZE(outputs.get())) != stage.outputs.size())
+      fail(PyExc_TypeError, "a stage returns a list of as many handles as it has outputs");
+    std::vector<Handle> handles;
+    for (size_t i = 0; i < stage.outputs.size(); ++i)
+      handles.push_back(handle_of(PyList_GET_ITEM(outputs.get(), Py_ssize_t(i))));
+    for (size_t i = 0; i < handles.size(); ++i) request.values[size_t(stage.outputs[i])].reset(handles[i]);
+    return true;
+  } catch (...) {
+    set_error();
+    PyObject* error = take_error();
+    if (request.has_ticket)
+      request.error = error;
+    else
+      Py_XDECREF(error);
     return false;
   }
-  for (size_t i = 0; i < stage.outputs.size(); ++i)
-    request.values[stage.outputs[i]] = handle_of(PyList_GET_ITEM(outputs, Py_ssize_t(i)));
-  Py_DECREF(outputs);
-  return true;
 }
 
 inline void pin(const std::vector<int>& cores) {
@@ -67,7 +88,25 @@ inline void pin(const std::vector<int>& cores) {
   dlclose(torch);
 }
 
-// Runs with Python's lock released, and takes it for `callback` alone.
+// Runs a stage on a request; false where it failed. What code in C++ throws is kept in the request.
+inline bool run_stage(Stage& stage, Worker& worker, PyObject* callback, Request& request, PyThreadState*& thread) {
+  if (callback) {
+    PyEval_RestoreThread(thread);
+    const bool ok = run_python(stage, callback, request);
+    thread = PyEval_SaveThread();
+    return ok;
+  }
+  try {
+    return run_code(stage, *worker.code, request);
+  } catch (const ThreadEnds&) {
+    throw;
+  } catch (...) {
+    request.thrown = std::current_exception();
+    return false;
+  }
+}
+
+// Runs with Python's lock released, and takes it for `callback` alone. A failure is the request's, never the thread's.
 inline void serve_stage(Pipe* pipe, size_t index, size_t replica, PyObject* callback, PyThreadState*& thread) {
   Stage& stage = pipe->stages[index];
   Worker& worker = *stage.workers[replica];
@@ -82,16 +121,8 @@ inline void serve_stage(Pipe* pipe, size_t index, size_t replica, PyObject* call
     Request& request = *slot.request;
     request.times[2 * index] = now_ns();
     if (request.failed_stage < 0) {
-      bool ok;
-      if (callback) {
-        PyEval_RestoreThread(thread);
-        ok = run_python(stage, callback, request);
-        thread = PyEval_SaveThread();
-      } else {
-        ok = run_code(stage, *worker.code, request);
-      }
-      if (ok)
-        for (int value : stage.dead) request.drop(value);
+      if (run_stage(stage, worker, callback, request, thread))
+        for (int value : stage.dead) request.values[size_t(value)].reset();
       else
         request.failed_stage = int(index);
     }
