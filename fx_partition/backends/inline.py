@@ -8,6 +8,10 @@ after its last use::
         to = relu.to(device(type='cuda', index=1), copy=True, non_blocking=True)    # only between devices
         partition_1 = self.partition_1(to, weight_1);       linear_1 = partition_1[0]
         return (linear_1,)
+
+Two GPUs order a copy between them by their streams, and nobody waits for it. A copy that the host takes part in is
+waited for: a result on the CPU is read at once, and so is what a later stage on the CPU takes; and an input in pinned
+memory may be written again as soon as the call returns.
 """
 
 from __future__ import annotations
@@ -96,10 +100,15 @@ class _Mover:
         for user in list(call.users):
             self._where[user] = stage.device
         for (original, argument), moved in zip(before.items(), call.args, strict=True):
-            if original.name in self._written and moved is not argument:
+            if original.name not in self._written:
+                continue
+            if moved is not argument:
                 # It was written in a copy elsewhere: the caller's tensor must see it.
                 with self._graph.inserting_after(call):
                     self._graph.call_method("copy_", (argument, moved))
+            for source, device in list(self._moved):
+                if source is argument and self._moved[source, device] is not moved:
+                    del self._moved[source, device]  # copied before it was written
 
     def _bring(self, source: torch.fx.Node, user: torch.fx.Node, device: torch.device) -> None:
         if self._where.get(source, self._home) == device or not isinstance(value_of(source), torch.Tensor):
@@ -112,8 +121,10 @@ class _Mover:
 
     def _copy_of(self, source: torch.fx.Node, device: torch.device) -> torch.fx.Node:
         tensor = self._weights.get(source.name)
-        if tensor is None:
-            node = self._graph.call_method("to", (source, device), {"copy": True, "non_blocking": True})
+        if tensor is None or source.name in self._written:  # what a stage writes, the next one must see
+            with_host = "cpu" in (self._where.get(source, self._home).type, device.type)
+            options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
+            node = self._graph.call_method("to", (source, device), options)
         else:
             kept = STORE.place(tensor, device)
             self._copies.append(kept)

@@ -2,7 +2,8 @@
 
 A stage on the model's own device uses the model's own tensors, so training, ``load_state_dict`` and in-place updates
 need nothing. A stage elsewhere uses a copy; the store notices when the original has changed since, by torch's version
-counters, and copies again before the next call.
+counters, and copies again before the next call. Copies are waited for: they are made on the current streams of one
+call, and read on those of others, which nothing else orders after them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import weakref
 import torch
 from torch import Tensor
 
+from .cuda_driver import DRIVER, Driver
+
 
 class _Copy:
-    def __init__(self, original: Tensor, device: torch.device) -> None:
+    def __init__(self, original: Tensor, device: torch.device, driver: Driver) -> None:
         self.original = weakref.ref(original)
+        self._device, self._driver = device, driver
         with torch.no_grad():
             self.tensor = original.detach().to(device, copy=True)
+        self._wait()
         self.version = version_of(original)
 
     def refresh(self) -> None:
         original = self.original()
         if original is not None and (version := version_of(original)) != self.version:
             self.tensor.copy_(original.detach())
+            self._wait()
             self.version = version
+
+    def _wait(self) -> None:
+        if not self._driver.is_host(self._device):  # torch waits for copies to the host
+            self._driver.current(self._device).record_event().synchronize()
 
 
 def version_of(tensor: Tensor) -> int:
@@ -32,9 +42,14 @@ def version_of(tensor: Tensor) -> int:
 
 
 class Store:
-    """Copies of weights by (tensor, device); a copy goes when the last graph that uses it goes."""
+    """Copies of weights by (tensor, device); a copy goes when the last graph that uses it goes.
 
-    def __init__(self) -> None:
+    Args:
+        driver: what stands for ``torch.cuda``.
+    """
+
+    def __init__(self, driver: Driver = DRIVER) -> None:
+        self._driver = driver
         self._copies: weakref.WeakValueDictionary[tuple[int, torch.device], _Copy] = weakref.WeakValueDictionary()
 
     def place(self, tensor: Tensor, device: torch.device) -> _Copy:
@@ -42,7 +57,7 @@ class Store:
         key = (id(tensor), device)
         found = self._copies.get(key)
         if found is None or found.original() is not tensor:
-            found = self._copies[key] = _Copy(tensor, device)
+            found = self._copies[key] = _Copy(tensor, device, self._driver)
         return found
 
 
