@@ -8,11 +8,15 @@ the two. torch's allocator keeps free memory by stream: a tensor that another st
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 2e-5, 1e-3  # seconds between two looks at an event
 
 
 class Event(Protocol):
@@ -114,3 +118,27 @@ class Driver:
 
 
 DRIVER = Driver()
+
+
+def wait_for(events: Sequence[Event], until: float) -> bool:
+    """Whether all events have happened; waits for that until a time of ``time.monotonic``.
+
+    No driver waits for an event and for a time, so where there is one the events are asked again and again.
+    """
+    if until == math.inf:
+        for event in events:
+            event.synchronize()
+        return True
+    pause = _FIRST_PAUSE
+    while not have_happened(events):
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return True
+
+
+def have_happened(events: Sequence[Event]) -> bool:
+    """Whether all events have happened; asks, and does not wait."""
+    return all(event.query() for event in events)

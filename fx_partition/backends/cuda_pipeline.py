@@ -19,6 +19,7 @@ device other than their own, and everywhere under an L2 window (`l2_persistence`
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cuda_driver import DRIVER, Driver, Event, Stream
+from .cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from .cuda_graph import GraphedStage
 from .cuda_link import Link, Placed
 from .l2_persistence import Persistence, bindings, persist
@@ -64,12 +65,11 @@ class Ticket:
 
     def done(self) -> bool:
         """Whether `wait` would return, or raise, at once."""
-        return all(event.query() for event in self._events)
+        return have_happened(self._events)
 
-    def finish(self) -> None:
-        """Wait until the request is done, however it ended."""
-        for event in self._events:
-            event.synchronize()
+    def finish(self, until: float = math.inf) -> bool:
+        """Whether the request is done, however it ended; waits for that until a time of ``time.monotonic``."""
+        return wait_for(self._events, until)
 
     def wait(self) -> list[Any]:
         """The results, on the device of the request's inputs.
@@ -207,18 +207,20 @@ class CudaPipeline:
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
 
-    def submit(self, inputs: Sequence[tuple[int, Any]]) -> Ticket:
+    def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> Ticket:
         """Enqueue one request, which is the work of the caller's current streams so far and of the stages after it.
 
         Args:
             inputs: numbers and values: tensors on any device, or plain numbers.
+            until: when to wait no longer for earlier requests, by ``time.monotonic``.
 
         Raises:
             RuntimeError: the pipeline is closed. What a stage raises comes with the ticket.
+            TimeoutError: the time is over; nothing was enqueued.
         """
         if self._closed:
             raise RuntimeError("the pipeline is closed")
-        self._make_room()
+        self._make_room(until)
         request = _Request(self._num_values)
         results, raised = [], None
         try:
@@ -254,10 +256,12 @@ class CudaPipeline:
         packs = [(stage.stream, stage.pack.buffer) for stage in self._stages if stage.device == device]
         return persist(device, packs, bindings(device))
 
-    def _make_room(self) -> None:
-        while self._pending and (len(self._pending) >= self._inflight or _done(self._pending[0])):
-            for event in self._pending.popleft():
-                event.synchronize()
+    def _make_room(self, until: float) -> None:
+        while self._pending and (len(self._pending) >= self._inflight or have_happened(self._pending[0])):
+            oldest = self._pending.popleft()
+            if not wait_for(oldest, until):
+                self._pending.appendleft(oldest)
+                raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
 
     def _enter(self, request: _Request, inputs: Sequence[tuple[int, Any]]) -> torch.device:
         """Write the inputs into the table; returns the device that results return to."""
@@ -280,7 +284,3 @@ class CudaPipeline:
         if here.ready is not None:
             request.events.append(here.ready)
         return here.tensor
-
-
-def _done(events: list[Event]) -> bool:
-    return all(event.query() for event in events)

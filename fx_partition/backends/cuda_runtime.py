@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,9 +29,9 @@ class Ticket:
     def __init__(self, ticket: CudaTicket) -> None:
         self._ticket = ticket
 
-    def wait(self) -> None:
-        """Wait until the request is finished."""
-        self._ticket.finish()
+    def wait(self, until: float = math.inf) -> bool:
+        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+        return self._ticket.finish(until)
 
     def take(self) -> list[torch.Tensor]:
         """The results of a request.
@@ -75,17 +77,24 @@ class CudaRuntime:
         )
         self._lock = threading.Lock()
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
             numbers, tensors: values of the request's table.
+            until: when to give up, by ``time.monotonic``.
 
         Raises:
             RuntimeError: the runtime is closed; nothing was started.
+            TimeoutError: the time is over; nothing was started.
         """
-        with self._lock:
-            return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True))))
+        left = -1 if until == math.inf else min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=left):
+            raise TimeoutError("another thread's request waits, and the time given is over")
+        try:
+            return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True)), until))
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Wait for what is in flight and free what the devices hold; a second call does nothing."""

@@ -32,6 +32,7 @@ from torch import Tensor
 from fx_partition.passes.errors import PartitionWarning
 
 from .cuda_driver import Stream
+from .own_process import OwnProcess
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Persistence:
             raise RuntimeError(f"{device} sets no L2 aside (as under MIG, or before compute capability 8.0)")
         streams = [stream for stream, _ in packs]
         # Also runs when this is collected unclosed, and at exit.
-        self._undo = weakref.finalize(self, _undo, device, streams, calls.set_aside(), calls)
+        self._undo = weakref.finalize(self, _undo, device, streams, calls.set_aside(), calls, OwnProcess())
         _HELD.add(device)
         try:
             calls.change_set_aside(size)
@@ -194,7 +195,11 @@ class Persistence:
         self._undo()
 
 
-def _undo(device: torch.device, streams: Sequence[Stream], set_aside: int, calls: Calls) -> None:
+def _undo(
+    device: torch.device, streams: Sequence[Stream], set_aside: int, calls: Calls, process: OwnProcess
+) -> None:
+    if not process.is_this:  # a forked child has no driver
+        return
     with contextlib.ExitStack() as stack:  # each is called, whatever the others raise; the last pushed is the first
         stack.callback(_HELD.discard, device)
         stack.callback(calls.change_set_aside, set_aside)

@@ -31,12 +31,16 @@ class Signature:
         captured: the graph.
         program: its stages.
         example_inputs: what it was captured with; it tells the names of keyword arguments. None: positional.
+
+    Attributes:
+        keywords: the names of a request's keyword arguments.
+        numbers: the values of the program that a request's tensors are.
     """
 
     def __init__(self, captured: Captured, program: Program, example_inputs: ExampleInputs | None) -> None:
         self._graph = captured.gm.graph
         self._program = program
-        self._keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
+        self.keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
         placeholders = self._graph.find_nodes(op="placeholder")
         self._names = [captured.names.get(node, node.name) for node in placeholders]
         self._values: list[Any] = [captured.values.get(node) for node in placeholders]
@@ -46,7 +50,7 @@ class Signature:
         self._wanted = [i for i, number in enumerate(program.inputs) if number is not None]
         self.numbers = tuple(number for number in program.inputs if number is not None)
         self._known: dict[tuple[Any, ...], tuple[Strides, Numbers]] = {}
-        self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self._keywords
+        self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self.keywords
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], Numbers]:
         """The tensors of a request, of the strides that the stages were compiled for, and its symbols' numbers.
@@ -88,10 +92,10 @@ class Signature:
         return self._graph.process_outputs(pytree.tree_unflatten(leaves, self._program.results_tree))
 
     def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        if set(kwargs) != set(self._keywords):
-            wanted = ", ".join(self._keywords) or "none"
+        if set(kwargs) != set(self.keywords):
+            wanted = ", ".join(self.keywords) or "none"
             raise TypeError(f"a request has the keyword arguments of example_inputs: {wanted}, not {', '.join(kwargs)}")
-        flat = list(self._graph.process_inputs(*args, *(kwargs[name] for name in self._keywords)))
+        flat = list(self._graph.process_inputs(*args, *(kwargs[name] for name in self.keywords)))
         if len(flat) != len(self._values):
             raise TypeError(f"a request has {len(self._values)} inputs ({', '.join(self._names)}), not {len(flat)}")
         return flat

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import math
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
-from numbers import Integral
-from queue import SimpleQueue
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,15 +18,9 @@ import torch
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
 
+from .futures import Collector, RequestFuture, Ticket, Waiting
+from .own_process import OwnProcess
 from .signature import Signature
-
-
-class Ticket(Protocol):
-    """A request in flight."""
-
-    def wait(self) -> None: ...
-
-    def take(self) -> list[torch.Tensor]: ...
 
 
 class Runtime(Protocol):
@@ -36,7 +30,13 @@ class Runtime(Protocol):
     or raises RuntimeError.
     """
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket: ...
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
+        """Start a request; waits while as many are in flight as may be, until a time of ``time.monotonic``.
+
+        Raises:
+            RuntimeError: the runtime is closed, or was while this waited; nothing was started.
+            TimeoutError: the time is over; nothing was started.
+        """
 
     def close(self) -> None: ...
 
@@ -44,14 +44,17 @@ class Runtime(Protocol):
 #: Each takes a slot of a ring and holds its tensors; far fewer keep all stages busy.
 MOST_INFLIGHT = 1 << 16
 
-_Waiting = tuple[Ticket, dict[Any, int]]
-
 
 class Pipeline:
     """Stages that run, each on its own device; made by `pipeline.pipeline`.
 
     Results are plain tensors without gradients, also under ``torch.inference_mode``. Requests may be submitted from
-    several threads. What a model writes (a cache, a counter) is written in the order of the requests.
+    several threads. What a model writes (a cache, a counter) is written in the order of the requests. Its threads are
+    those of the process that made it: in a forked child every use raises RuntimeError, and closing it does nothing.
+
+    A wait ends by ``pipe(x, timeout=seconds)``, ``pipe.submit(x, timeout=seconds)`` and
+    ``pipe.submit(x).result(timeout=seconds)``, each with TimeoutError. If the model itself was captured with a keyword
+    argument of this name, ``timeout`` is the model's.
 
     Attributes:
         plan: how the model was cut.
@@ -62,31 +65,48 @@ class Pipeline:
         self._signature = signature
         self._runtime = runtime
         self._inflight = inflight
-        self._collector = _Collector(signature)
-        self._close = weakref.finalize(self, _shut_down, runtime, self._collector)
+        self._collector = Collector(signature)
+        self._process = OwnProcess()
+        self._close = weakref.finalize(self, _shut_down, runtime, self._collector, self._process)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one request and wait for it."""
-        ticket, numbers = self._start(args, kwargs)
-        ticket.wait()
+        """Run one request and wait for it.
+
+        Args:
+            args, kwargs: as the model takes them; and ``timeout``, in seconds: how long to wait at most.
+
+        Raises:
+            ValueError, TypeError: not what the pipeline was made for; nothing was started.
+            RuntimeError: the pipeline is closed, or belongs to another process.
+            TimeoutError: the time is over. What was started goes on, so the tensors must not change before `close`.
+            Exception: what a stage raised.
+        """
+        until = self._until(kwargs)
+        ticket, numbers = self._start(args, kwargs, until)
+        if not ticket.wait(until):
+            raise TimeoutError("the request is not finished in the time that timeout= gives it; it goes on")
         return self._signature.results(ticket.take(), numbers)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
-            args, kwargs: as the model takes them; the tensors must not change before the request is finished.
+            args, kwargs: as the model takes them; the tensors must not change before the request is finished. And
+                ``timeout``, in seconds: how long to wait until it may start.
 
         Returns:
             A future of what the model returns, or of the exception that a stage raised.
 
         Raises:
             ValueError, TypeError: not what the pipeline was made for; nothing was started.
-            RuntimeError: the pipeline is closed, or was while this waited; nothing was started.
+            RuntimeError: the pipeline is closed, or was while this waited, or belongs to another process; nothing was
+                started.
+            TimeoutError: the time is over; nothing was started.
         """
-        future: Future[Any] = Future()
+        until = self._until(kwargs)
+        future = RequestFuture(self._process)
         future.set_running_or_notify_cancel()
-        self._collector.add(future, self._start(args, kwargs))
+        self._collector.add(future, self._start(args, kwargs, until))
         return future
 
     def map(
@@ -102,14 +122,16 @@ class Pipeline:
 
         Raises:
             PartitionError (a ValueError): at once, where ``inflight`` is not a number from 1 to ``MOST_INFLIGHT``.
+            RuntimeError: the pipeline is closed, or belongs to another process.
             Exception: what a stage raised, when its request's turn has come; the rest is dropped.
         """
+        self._process.check("the pipeline")
         check_inflight(inflight)
         limit = self._inflight if inflight is None else min(inflight, self._inflight)
         return self._stream(requests, limit, return_exceptions)
 
     def _stream(self, requests: Iterable[Any], limit: int, return_exceptions: bool) -> Iterator[Any]:
-        waiting: deque[_Waiting] = deque()
+        waiting: deque[Waiting] = deque()
         stream = iter(requests)
         try:
             while True:
@@ -119,22 +141,28 @@ class Pipeline:
                 if not waiting:
                     return
                 # Waking this thread costs a stage some of its core: once for half of what is in flight will do.
-                waiting[(len(waiting) - 1) // 2][0].wait()
+                self._wait(waiting[(len(waiting) - 1) // 2][0])
                 for _ in range((len(waiting) + 1) // 2):
                     yield self._finish(waiting.popleft(), return_exceptions)
         finally:
             for ticket, _ in waiting:
-                ticket.wait()
+                if self._process.is_this:
+                    ticket.wait()
 
-    def _start(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Waiting:
+    def _start(self, args: Sequence[Any], kwargs: Mapping[str, Any], until: float = math.inf) -> Waiting:
+        self._process.check("the pipeline")
         if not self._close.alive:
             raise RuntimeError("the pipeline is closed")
         tensors, numbers = self._signature.read(args, kwargs)
-        return self._runtime.submit(self._signature.numbers, tensors), numbers
+        return self._runtime.submit(self._signature.numbers, tensors, until), numbers
 
-    def _finish(self, waiting: _Waiting, return_exceptions: bool) -> Any:
-        ticket, numbers = waiting
+    def _wait(self, ticket: Ticket) -> None:
+        self._process.check("the pipeline")
         ticket.wait()
+
+    def _finish(self, waiting: Waiting, return_exceptions: bool) -> Any:
+        ticket, numbers = waiting
+        self._wait(ticket)
         try:
             return self._signature.results(ticket.take(), numbers)
         except Exception as error:
@@ -142,10 +170,22 @@ class Pipeline:
                 return error
             raise
 
+    def _until(self, kwargs: dict[str, Any]) -> float:
+        """When a wait is over, by ``time.monotonic``; takes ``timeout`` out of ``kwargs``, unless it is the model's."""
+        if "timeout" not in kwargs or "timeout" in self._signature.keywords:
+            return math.inf
+        timeout = kwargs.pop("timeout")
+        if timeout is None:
+            return math.inf
+        if isinstance(timeout, bool) or not isinstance(timeout, Real) or not float(timeout) >= 0:
+            raise PartitionError(f"timeout={timeout!r} is not a number of seconds, 0 or more; None waits without end")
+        return time.monotonic() + float(timeout)
+
     def close(self) -> None:
         """Finish what is in flight and stop the stages; a second call does nothing.
 
-        Other threads may be submitting meanwhile: what was started before is finished, all else is refused.
+        Other threads may be submitting meanwhile: what was started before is finished, all else is refused. In a forked
+        child it does nothing.
         """
         self._close()
 
@@ -158,52 +198,9 @@ class Pipeline:
         self.close()
 
 
-class _Collector:
-    """Gives futures their results, on a thread that is started with the first of them."""
-
-    def __init__(self, signature: Signature) -> None:
-        self._signature = signature
-        self._queue: SimpleQueue[tuple[Future[Any], _Waiting] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._lock = threading.Lock()
-
-    def add(self, future: Future[Any], waiting: _Waiting) -> None:
-        with self._lock:
-            if not self._closed:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
-                    self._thread.start()
-                self._queue.put((future, waiting))
-                return
-        self._settle(future, waiting)  # closed since the request was started: nobody else will
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            self._settle(*item)
-            del item  # nothing of a request may outlive it here
-
-    def _settle(self, future: Future[Any], waiting: _Waiting) -> None:
-        ticket, numbers = waiting
-        try:
-            ticket.wait()
-            result = self._signature.results(ticket.take(), numbers)
-        except BaseException as error:  # whatever a stage raised is its request's, and others wait for theirs
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-        finally:
-            del future, waiting, ticket  # an error's traceback holds this frame, and the future holds the error
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._queue.put(None)
-        if self._thread is not None and self._thread is not threading.current_thread():  # which a callback may be on
-            self._thread.join()
-
-
-def _shut_down(runtime: Runtime, collector: _Collector) -> None:
+def _shut_down(runtime: Runtime, collector: Collector, process: OwnProcess) -> None:
+    if not process.is_this:  # what would be waited for is in the parent
+        return
     try:
         runtime.close()
     finally:  # what was started is finished by now, or has failed

@@ -3,74 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
-from cuda_fakes import FakeDriver
-from torch import nn
+from made import Made, X
 
-from fx_partition.backends import cuda_runtime
-from fx_partition.backends.local.native import Code
-from fx_partition.backends.local.runtime import LocalRuntime
-from fx_partition.backends.program import Step, make_program
-from fx_partition.backends.signature import Signature
-from fx_partition.backends.stream import Pipeline, Runtime
-from fx_partition.backends.torch_internals import tensors_of, to_handles
-from fx_partition.hardware.cores import allowed_cores
-from fx_partition.passes.capture import capture
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
-from fx_partition.passes.split import cut, planned_graph
+from fx_partition.backends.stream import Pipeline
 
-WIDTH, INFLIGHT = 64, 3
 CLIENTS, ROUNDS = 4, 30
-X = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
-
-
-def in_python(step: Step) -> Callable[[list[Any]], list[Any]]:
-    def call(handles: list[Any]) -> list[Any]:
-        with torch.no_grad():
-            return to_handles(step.module(*tensors_of(handles)))
-
-    return call
-
-
-class Made:
-    """The parts of a pipeline of two stages, which call Python: nothing need be compiled."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Sequential(*(layer for _ in range(2) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh()))).eval()
-        with torch.no_grad():
-            self.expected = self.model(X)
-        captured = capture(self.model, X)
-        facts = gather_facts(captured)
-        self.plan = make_plan(captured, facts, Request.check(None, 2))
-        captured = planned_graph(captured, self.plan)
-        self.program = make_program(captured, cut(captured, self.plan), facts.written)
-        self.signature = Signature(captured, self.program, X)
-
-    def local(self) -> Runtime:
-        groups = [[(core,)] for core in (*allowed_cores(), *allowed_cores())[:2]]
-        codes = [Code(None, in_python(step)) for step in self.program.steps]
-        return LocalRuntime(self.program, codes, groups, INFLIGHT)
-
-    def cuda(self) -> Runtime:
-        devices = [torch.device("cpu:0"), torch.device("cpu:1")]
-        options = {"graphs": False, "persist": False, "driver": FakeDriver()}
-        with mock.patch.object(cuda_runtime, "compile_for", lambda steps, *_: [step.module for step in steps]):
-            return cuda_runtime.CudaRuntime(self.program, devices, torch.device("cpu"), INFLIGHT, {}, **options)
-
-    def pipeline(self, runtime: Runtime) -> Pipeline:
-        return Pipeline(self.plan, self.signature, runtime, INFLIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +105,7 @@ class Now:
         self.closed = False
         self.tensors: list[torch.Tensor] = []
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Now:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Now:
         self.tensors = tensors
         self.then()
         return self
@@ -166,9 +113,10 @@ class Now:
     def close(self) -> None:
         self.closed = True
 
-    def wait(self) -> None:
+    def wait(self, until: float = math.inf) -> bool:
         if self.outcome is not None:
             raise self.outcome
+        return True
 
     def take(self) -> list[torch.Tensor]:
         return self.tensors

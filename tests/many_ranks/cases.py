@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from forks import in_a_child
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from zoo import FAMILIES, mark_batch
@@ -18,6 +19,8 @@ from zoo import FAMILIES, mark_batch
 import fx_partition
 from fx_partition.backends.hollow import is_hollow
 from fx_partition.backends.ranks import compile as compile_module
+from fx_partition.backends.ranks import connections
+from fx_partition.backends.ranks.team import Team
 from fx_partition.passes import live
 from fx_partition.passes.live import live_graphs
 
@@ -291,3 +294,21 @@ def together(rank: int, size: int, path: str) -> dict[str, Any]:
         "states": states(rank, size),
         "checkpoint": checkpoint(rank, size, path),
     }
+
+
+def forked(rank: int, size: int) -> dict[str, Any]:
+    """Each rank forks children, which use the team and end; then the ranks talk on."""
+    team = Team.current(10, torch.device("cpu"))
+    team.connect()
+    told, said = [], []
+    for number in range(2):
+        peer, tensor = 1 - rank, torch.empty(1)
+        arrival = team.post(tensor, peer, number)
+        team.send(torch.tensor([10.0 * rank + number]), peer, number)
+        team.finish()
+        arrival.wait()
+        told.append(tensor.item())
+        if number == 0:
+            said = [in_a_child(lambda: team.begin({})), in_a_child(lambda: Team.current(10, torch.device("cpu")))]
+            in_a_child(connections._shut_down)  # which is called when an interpreter ends
+    return {"told": told, "said": said}

@@ -94,3 +94,9 @@ def test_survivors_name_the_rank_that_failed(how: str) -> None:
         assert second.startswith("RankError: the ranks work together no more, as rank 1")
         assert found[rank]["seconds"] < 25  # the ranks' timeout is 10 seconds
         assert not found[rank]["kept"]  # no socket; the runtime makes no shared memory
+
+
+def test_a_forked_child_is_refused_and_its_end_leaves_the_ranks_connected() -> None:
+    first, second = run_ranks(cases.forked, 2, timeout=LONG)
+    assert (first["told"], second["told"]) == ([10, 11], [0, 1])
+    assert all("the team of ranks was made in process" in said for found in (first, second) for said in found["said"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +35,12 @@ class Ticket:
     def __init__(self, runtime: LocalRuntime, capsule: Any) -> None:
         self._runtime, self._capsule = runtime, capsule
 
-    def wait(self) -> None:
-        """Wait until the request is finished."""
-        while not self._runtime.loop.wait(self._capsule, self._runtime.host_spin_ns, _SLICE_NS):
-            pass
+    def wait(self, until: float = math.inf) -> bool:
+        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+        while not self._runtime.loop.wait(self._capsule, self._runtime.host_spin_ns, _slice_ns(until)):
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def take(self) -> list[torch.Tensor]:
         """The results of a finished request.
@@ -115,23 +119,28 @@ class LocalRuntime:
         torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone
         self.loop.serve(self.pipe, stage, replica, group, callback)
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor]) -> Ticket:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
             numbers, tensors: values of the request's table.
+            until: when to give up, by ``time.monotonic``.
 
         Raises:
             RuntimeError: the runtime is closed, or was while this waited; nothing was started.
+            TimeoutError: the time is over; nothing was started.
         """
-        while not self.loop.wait_free(self.pipe, _SLICE_NS):
-            pass
-        while (capsule := self.loop.submit(self.pipe, numbers, handles := to_handles(tensors), tensors)) is None:
-            tensors_of(handles)  # they own tensors until something takes them
-            if self._closed:
-                raise RuntimeError("the pipeline is closed")
-            self.loop.wait_free(self.pipe, _SLICE_NS)
-        return Ticket(self, capsule)
+        while True:
+            if self.loop.wait_free(self.pipe, _slice_ns(until)):
+                handles = to_handles(tensors)
+                capsule = self.loop.submit(self.pipe, numbers, handles, tensors)
+                if capsule is not None:
+                    return Ticket(self, capsule)
+                tensors_of(handles)  # they own tensors until something takes them
+                if self._closed:
+                    raise RuntimeError("the pipeline is closed")
+            if time.monotonic() >= until:
+                raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
 
     def explain(self, stage: int, tensors: Sequence[torch.Tensor], error: Exception | None) -> Exception:
         """Why a stage has failed: what it raises in eager mode on the same inputs, as compiled code loses the type.
@@ -158,3 +167,8 @@ class LocalRuntime:
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+
+def _slice_ns(until: float) -> int:
+    """How long to wait before the next look at Ctrl-C, or at the time that is left until then."""
+    return _SLICE_NS if until == math.inf else int(min(_SLICE_NS, max(0.0, (until - time.monotonic()) * 1e9)))

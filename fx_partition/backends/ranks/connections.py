@@ -16,9 +16,10 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from ..own_process import OwnProcess
 from ..torch_internals import Store, new_transport
 
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+_open: weakref.WeakKeyDictionary[Connection, OwnProcess] = weakref.WeakKeyDictionary()
 
 
 class Connection(Protocol):
@@ -52,12 +53,13 @@ def connect(name: str, store: Store, members: Sequence[int], rank: int, kind: st
         timeout: seconds to wait for the others, now and in each transfer.
     """
     made: Connection = new_transport(name, store, members, rank, kind, datetime.timedelta(seconds=timeout))
-    _open.add(made)
+    _open[made] = OwnProcess()
     return made
 
 
 @atexit.register
 def _shut_down() -> None:
     """As ``destroy_process_group`` does for its own: NCCL must not be left to the end of the interpreter."""
-    for connection in list(_open):
-        connection.shutdown()
+    for connection, process in list(_open.items()):
+        if process.is_this:  # a forked child would close what its parent works with
+            connection.shutdown()

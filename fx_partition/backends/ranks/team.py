@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from fx_partition.passes.errors import PartitionError
 
+from ..own_process import OwnProcess
 from ..torch_internals import store_of_world
 from .agreement import Roll
 from .connections import Connection, connect
@@ -55,6 +56,7 @@ class Team:
         self._timeout, self._device = timeout, device
         self._connections: dict[str, tuple[Connection, ...]] = {}
         self._sending: list[tuple[dist.Work, torch.Tensor, int]] = []
+        self._process = OwnProcess()
 
     @classmethod
     def current(cls, timeout: float, device: torch.device, group: dist.ProcessGroup | None = None) -> Team:
@@ -62,10 +64,13 @@ class Team:
 
         Raises:
             PartitionError: the team has another timeout.
+            RuntimeError: this process was forked from the rank's.
         """
         members = tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
         teams = _teams.setdefault(members, [])
         last = teams[-1] if teams else None
+        if last:
+            last._process.check("the team of ranks")
         if last and last._world is not store_of_world():
             last._end("their process group was destroyed")
         if last is None or last.broken:
@@ -130,7 +135,9 @@ class Team:
 
         Raises:
             RankError: the team is broken.
+            RuntimeError: this process was forked from the rank's.
         """
+        self._process.check("the team of ranks")
         if self.broken:
             raise RankError(f"the ranks work together no more, as {self.broken}; start the processes anew")
         self._stages = stages
