@@ -58,7 +58,7 @@ def simulate(
         steps: how many requests are looked at.
 
     Raises:
-        PlanMismatchError: the plan was made for another graph.
+        PlanMismatchError: the plan was made for another graph, or cannot run this one.
         PartitionError: a number is not positive, the sequence of devices is not as long as the plan's, or a device
             without off-chip memory cannot hold its part.
         ValueError: no device has this name, or ``bind`` names no symbol of the graph.

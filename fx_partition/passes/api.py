@@ -7,12 +7,13 @@ from typing import Any
 
 from .atoms import KeepTogether
 from .capture import ExampleInputs, Model, capture
+from .check_order import check_order
 from .errors import PartitionError
 from .gather import gather_facts
 from .plan import Plan
 from .planning import make_plan
 from .request import CacheBytes, Devices, Request
-from .split import SplitModule, split_graph
+from .split import SplitModule, planned_graph, split_graph, split_planned
 
 
 def plan(
@@ -81,7 +82,8 @@ def split(
 
     Args:
         model, cache_bytes, example_inputs, dynamic_shapes, options: as for `plan`.
-        plan: a plan made before for the same graph, instead of ``cache_bytes`` and options.
+        plan: a plan made before for the same graph, instead of ``cache_bytes`` and options. It may have been edited:
+            one that would run nodes twice, never or too early is refused.
 
     Returns:
         A GraphModule called like the model, with ``.plan``. It shares parameters and buffers with the model, and its
@@ -89,6 +91,7 @@ def split(
 
     Raises:
         PartitionError (a ValueError): what cannot be planned or cut, with the way out.
+        PlanMismatchError (a PartitionError): ``plan`` was made for another graph, or cannot run this one.
 
     Example::
 
@@ -104,5 +107,7 @@ def split(
     captured = capture(model, example_inputs, dynamic_shapes)
     if plan is None:
         assert request is not None
-        plan = make_plan(captured, gather_facts(captured), request)
-    return split_graph(captured, plan)
+        return split_graph(captured, make_plan(captured, gather_facts(captured), request))
+    planned = planned_graph(captured, plan)
+    check_order(planned, plan)
+    return split_planned(planned, plan)

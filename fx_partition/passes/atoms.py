@@ -84,16 +84,7 @@ def find_atoms(
     Raises:
         PartitionError: a group in ``keep_together`` names nothing in this graph.
     """
-    hulls = _merge(
-        [
-            *_written_values(facts),
-            *_written_weights(facts),
-            *_containers_and_unbacked(captured, facts),
-            *_regions(captured, facts),
-            *_asked_for(facts, keep_together),
-            *together,
-        ]
-    )
+    hulls = _merge([*needed_hulls(captured, facts), *_asked_for(facts, keep_together), *together])
     limit = max(LARGE_SHARE * len(facts.steps), 16)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
     order: list[int] = []
@@ -117,6 +108,14 @@ def find_atoms(
             _report(facts, hull, len(parts.inside))
     alone(range(len(order), len(facts.steps)))
     return Atoms(tuple(order), (*starts, len(order)))
+
+
+def needed_hulls(captured: Captured, facts: Facts) -> Iterable[Hull]:
+    """Yield the hulls whose members give wrong results in different partitions; they may overlap."""
+    yield from _written_values(facts)
+    yield from _written_weights(facts)
+    yield from _containers_and_unbacked(captured, facts)
+    yield from _regions(captured, facts)
 
 
 def _merge(hulls: list[Hull]) -> list[Hull]:

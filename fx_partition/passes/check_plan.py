@@ -13,6 +13,7 @@ from .capture import Captured
 from .certificate import Certificate
 from .certificate import Witness as Run
 from .chain import Chain
+from .check_order import order_faults
 from .checker import footprints, verify, verify_bounds, verify_spread
 from .facts import Facts
 from .fusion import fuse
@@ -37,13 +38,13 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     sliced = planned_graph(captured, plan)
     if sliced is not captured:
         captured, facts = sliced, gather_facts(sliced)
+    if reasons := order_faults(captured, facts, plan):
+        return reasons
     kernels = fuse(captured, facts)[1] if plan.footprint == "fused" else []
     atoms = find_atoms(captured, facts, plan.keep_together, kernels)
     steps = [facts.steps[t].node for t in atoms.order]
     atom_of = {steps[t]: a for a in range(len(atoms.starts) - 1) for t in range(atoms.starts[a], atoms.starts[a + 1])}
     planned = [name for partition in plan.partitions for name in partition.nodes]
-    if sorted(planned) != sorted(steps):
-        return ["the partitions do not hold each node of the graph once"]
     atoms = atoms.permuted(list(dict.fromkeys(atom_of[name] for name in planned)))
     place = {facts.steps[t].node: i for i, t in enumerate(atoms.order)}
     if [place[name] for name in planned] != list(range(len(planned))):

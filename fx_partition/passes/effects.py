@@ -61,6 +61,7 @@ class Effect:
         reads: numbers of the tensor arguments whose contents are read or written in full.
         peaks: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
         unknown: names of the operators inside for which no workspace rule exists.
+        draws: whether it takes random numbers.
     """
 
     outputs: tuple[Output, ...]
@@ -69,6 +70,7 @@ class Effect:
     gathers: tuple[tuple[int, Size], ...]
     peaks: tuple[Size, ...]
     unknown: tuple[str, ...]
+    draws: bool = False
 
     @property
     def sizes(self) -> list[Size]:
@@ -101,6 +103,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.reads: set[int] = set()
         self.gathers: dict[int, Size] = {}
         self.unknown: dict[str, None] = {}
+        self.draws = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -116,6 +119,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         if not is_known(func):
             self.unknown[func.name()] = None
         self._record_access(func, args, kwargs, result)
+        self.draws |= _draws(func, args, kwargs)
         if func._schema.name in _SILENT_WRITES:
             written, flag = _SILENT_WRITES[func._schema.name]
             if args[flag]:
@@ -169,6 +173,15 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return Fresh(id(storage), self._live[id(storage)][1])
 
 
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator takes random numbers; an attention is tagged so although it may drop nothing."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
@@ -212,6 +225,7 @@ def observe(
         gathers=tuple(tracker.gathers.items()),
         peaks=undominated(tracker.peaks),
         unknown=tuple(tracker.unknown),
+        draws=tracker.draws,
     )
 
 

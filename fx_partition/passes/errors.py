@@ -12,7 +12,7 @@ class OversizeError(PartitionError):
 
 
 class PlanMismatchError(PartitionError):
-    """A plan that was made for another graph."""
+    """A plan that was made for another graph, or that cannot run this one."""
 
 
 class PartitionWarning(UserWarning):

@@ -63,6 +63,7 @@ class Step:
         writes: values that it writes after they were made.
         weight_writes: weights that it writes.
         unknown: operators inside without a workspace rule.
+        draws: whether it was seen to take random numbers.
     """
 
     node: str
@@ -73,6 +74,7 @@ class Step:
     writes: frozenset[int] = frozenset()
     weight_writes: frozenset[int] = frozenset()
     unknown: tuple[str, ...] = ()
+    draws: bool = False
 
 
 @dataclass

@@ -189,7 +189,7 @@ class _Reader:
         written = [places[number] for number in effect.writes]
         step.writes = frozenset(place.number for place in written if place.kind == "v")
         step.weight_writes = frozenset(place.number for place in written if place.kind == "w")
-        step.unknown = effect.unknown
+        step.unknown, step.draws = effect.unknown, effect.draws
         own: Size = 0
         for number in made:
             own = own + self._values[number].bytes

@@ -23,7 +23,7 @@ touches and edges. A barrier needs every step since the barrier before it, and e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.fx
@@ -61,7 +61,7 @@ def step_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node], span: Se
                 touches[place] = []
             else:
                 touches.setdefault(place, []).append(t)
-        if _has_effect(node):
+        if step.draws or _has_effect(node):
             if last_effect >= 0:
                 found.add(last_effect)
             last_effect = t
@@ -81,16 +81,25 @@ def atom_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node], starts: 
     """
     atom_of = [atom for atom in range(len(starts) - 1) for _ in range(starts[atom], starts[atom + 1])]
     needs: list[set[int]] = [set() for _ in range(len(starts) - 1)]
+    for t, found in all_predecessors(facts, nodes):
+        needs[atom_of[t]].update(atom_of[p] for p in found)
+    return [sorted(found - {atom}) for atom, found in enumerate(needs)]
+
+
+def all_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node]) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield (step, the steps that must run before it) for every step in order, barriers included.
+
+    Args:
+        facts: in an order in which the graph may run.
+        nodes: the graph's nodes by name.
+    """
     barrier = -1
     for t, found in step_predecessors(facts, nodes, range(len(facts.steps))).items():
-        mine = needs[atom_of[t]]
-        mine.update(atom_of[p] for p in found)
         if is_region(nodes[facts.steps[t].node]):
-            mine.update(atom_of[max(barrier, 0) : t])
+            yield t, [*found, *range(max(barrier, 0), t)]
             barrier = t
-        elif barrier >= 0:
-            mine.add(atom_of[barrier])
-    return [sorted(found - {atom}) for atom, found in enumerate(needs)]
+        else:
+            yield t, [*found, barrier] if barrier >= 0 else found
 
 
 def is_region(node: torch.fx.Node) -> bool:
@@ -100,7 +109,10 @@ def is_region(node: torch.fx.Node) -> bool:
 
 
 def _has_effect(node: torch.fx.Node) -> bool:
-    """Random numbers, checks and calls whose insides are unknown keep their order among themselves."""
+    """Random numbers, checks and calls whose insides are unknown keep their order among themselves.
+
+    Where an operator runs on fake tensors, ``Step.draws`` says that it takes random numbers; names are for the others.
+    """
     if node.op == "call_module" or isinstance(node.target, torch._ops.HigherOrderOperator):
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

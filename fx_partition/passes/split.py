@@ -214,7 +214,11 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
         PlanMismatchError: the plan was made for another graph.
         PartitionError: the model has a child of a name that a partition needs.
     """
-    captured = planned_graph(captured, plan)
+    return split_planned(planned_graph(captured, plan), plan)
+
+
+def split_planned(captured: Captured, plan: Plan) -> SplitModule:
+    """The split module of a graph that `planned_graph` returned; see `split_graph`."""
     stubs = cut(captured, plan)
     gm = captured.gm
     taken = [name for name, _ in gm.named_children() if name.startswith(PREFIX)]

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import sympy
 
 from .capture import Captured
+from .check_order import check_order
 from .facts import Facts, Role
 from .flops import flops_by_node
 from .fusion import fuse
@@ -114,11 +115,12 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
         bind: numbers for symbols; the plan's own stand for the rest.
 
     Raises:
-        PlanMismatchError: the plan was made for another graph.
+        PlanMismatchError: the plan was made for another graph, or cannot run this one.
         PartitionError: ``bind`` names no symbol of the graph.
     """
     planned = planned_graph(captured, plan)
     eager = gather_facts(planned)
+    check_order(planned, plan, eager)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]
     ordered = eager.reordered([place[name] for partition in plan.partitions for name in partition.nodes])

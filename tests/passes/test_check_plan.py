@@ -64,7 +64,9 @@ def test_what_is_wrong_with_a_plan_is_named() -> None:
     grown = dataclasses.replace(first, nodes=first.nodes + moved)
     shrunk = dataclasses.replace(second, nodes=second.nodes[1:])
     assert "partition 0 holds" in reasons(grown, shrunk, *rest)[0]
-    assert reasons(grown, second, *rest) == ["the partitions do not hold each node of the graph once"]
+    assert reasons(grown, second, *rest) == [f"{moved[0]} is in partition 0 and again in partition 1"]
+    turned = (dataclasses.replace(first, nodes=second.nodes), dataclasses.replace(second, nodes=first.nodes))
+    assert "which must run first" in reasons(*turned, *rest)[0]
     proof = dataclasses.replace(plan.certificate, min_partitions=plan.num_partitions - 1)
     assert any("certificate claims" in reason for reason in reasons(*plan.partitions, certificate=proof))
     with pytest.raises(fx_partition.PlanMismatchError):

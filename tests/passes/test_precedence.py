@@ -89,6 +89,21 @@ def test_random_numbers_keep_their_order() -> None:
     assert "rand_like" in found["dropout"] and "rand_like" not in found["neg"]
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        F.gumbel_softmax,
+        lambda x: F.fractional_max_pool2d(x.view(1, 4, 8), 2, output_size=(2, 2)),
+        lambda x: torch.binomial(x.abs().round(), x.sigmoid()),
+        lambda x: (x * 1).cauchy_(),
+        lambda x: torch._standard_gamma(x.abs()),
+    ],
+)
+def test_whatever_takes_random_numbers_keeps_its_order(draw: Callable[[Tensor], Tensor]) -> None:
+    found = needs(lambda x: (draw(x.clone()).sum(), torch.rand_like(x)), X)
+    assert len(found["rand_like"]) >= 2, "what draws, and the clone that it takes"
+
+
 def test_a_dropout_in_eval_mode_draws_nothing() -> None:
     found = needs(lambda x: F.dropout(x + 1, 0.5, False) + F.dropout(x * 2, 0.5, training=False), X)
     assert found["dropout_1"] == {"mul"}
