@@ -19,6 +19,7 @@ from fx_partition.passes.split import cut, planned_graph
 from .cuda_runtime import CudaRuntime
 from .each_once import first_alike
 from .hollow import fill
+from .local.build import stage_loop
 from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime
 from .options import STAGE_THREADS, check_device
@@ -60,8 +61,8 @@ def pipeline(
         A running `Pipeline`, for inference; use it as a context manager, or close it.
 
     Raises:
-        PartitionError (a ValueError): what cannot be planned or cut, devices that do not exist, or an ``inflight``
-            that is not a number from 1 to 65536.
+        PartitionError (a ValueError): what cannot be planned or cut, devices that do not exist, an ``inflight`` that
+            is not a number from 1 to 65536, or a cache directory that cannot be used.
 
     Example::
 
@@ -73,6 +74,8 @@ def pipeline(
     names = _names(devices)
     check_inflight(inflight)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
+    if not names[0].startswith("cuda"):
+        stage_loop()  # a machine that cannot run or keep code is found before a plan is made and compiled
     captured = annotated(capture(model, example_inputs, dynamic_shapes))
     facts = gather_facts(captured)
     plan = make_plan(captured, facts, request)

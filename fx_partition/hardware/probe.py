@@ -9,6 +9,7 @@ from pathlib import Path
 from .detect import cpu_devices, cpu_facts
 from .records import Device
 from .sweep import Points, save, sweep, working_sets
+from .user_cache import cache_directory, check_writable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
         seconds: about how long it may take; a machine that is busy needs them, to find rounds that it does not disturb.
 
     Raises:
-        ValueError: another device, or nothing is known of the CPU's caches.
+        ValueError: another device, nothing is known of the CPU's caches, or the cache directory cannot be used.
 
     Example::
 
@@ -48,6 +49,7 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
     facts = cpu_facts()
     if not facts.caches:
         raise ValueError("this system says nothing of its CPU's caches, so there is no size around which to measure")
+    check_writable(cache_directory())
     points = sweep(working_sets(facts), seconds)
     path = save(facts, points)
     return Probe(points, cpu_devices(facts, points), path)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import TypeAlias
 import torch
 
 from .cpu_facts import CpuFacts
-from .user_cache import cache_directory, put_whole
+from .user_cache import UntrustedCacheError, cache_directory, put_whole
 
 #: (bytes, bytes/s), ascending in bytes.
 Points: TypeAlias = "Sequence[tuple[float, float]]"
@@ -100,9 +101,15 @@ def save(facts: CpuFacts, points: Points) -> Path:
 
 
 def saved(facts: CpuFacts) -> Points:
-    """The sweep kept of this machine; empty if there is none, or none that can be read."""
+    """The sweep kept of this machine; empty if there is none, or none that can be read.
+
+    Warns where others may have written it, which it is not read for.
+    """
     try:
         return [(float(size), float(rate)) for size, rate in json.loads(_path(facts).read_text())["points"]]
+    except UntrustedCacheError as error:
+        warnings.warn(f"what was measured of this machine is not read: {error}", stacklevel=2)
+        return []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

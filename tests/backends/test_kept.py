@@ -10,7 +10,9 @@ import torch
 import torch._inductor.config
 from torch import nn
 
+from fx_partition import PartitionError
 from fx_partition.backends.likeness import stage_key
+from fx_partition.backends.local import native
 from fx_partition.backends.local.kept import Compiled, entry_of
 from fx_partition.backends.portable import NotPortableError, to_portable
 from fx_partition.backends.program import make_program
@@ -234,18 +236,31 @@ def test_a_damaged_entry_is_none_and_may_be_kept_again(directory, damage, suffix
     assert entry_of(step, {}).read() is not None
 
 
+def refuse(*_):
+    raise OSError("disk full")
+
+
 def test_an_entry_that_cannot_be_written_is_no_error(directory, monkeypatch):
     entry = entry_of(step_of(layers(), torch.randn(4, WIDTH)), {})
     entry.write(Compiled(str(directory / "does not exist.so"), ""))
     assert entry.read() is None
 
-    def refuse(*_):
-        raise OSError("disk full")
-
     monkeypatch.setattr("fx_partition.hardware.user_cache.os.replace", refuse)
     keep(entry)
     assert entry.read() is None
     assert not list(directory.glob(".stage*"))
+
+
+def test_a_place_that_cannot_be_used_is_found_before_a_compile(directory, monkeypatch):
+    step = step_of(layers(), torch.randn(4, WIDTH))
+    monkeypatch.setattr(native, "compile_native", lambda *_: pytest.fail("compiled"))
+    with monkeypatch.context() as patch:
+        patch.setattr("fx_partition.hardware.user_cache.os.fsync", refuse)
+        with pytest.raises(PartitionError, match=r"disk full.*CACHE_DIR"):
+            native.compile_step(step, 1, {}, {})
+    directory.chmod(0o777)
+    with pytest.raises(PartitionError, match="others may write"):
+        native.compile_step(step, 1, {}, {})
 
 
 DECISIONS = {

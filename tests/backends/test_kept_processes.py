@@ -23,7 +23,8 @@ SCRIPT = Path(__file__).with_name("pipelines_in_processes.py")
 def fresh_directory(folder):
     """A directory for compiled code with the stage threads' alone."""
     folder.mkdir()
-    shutil.copy(stage_loop().__file__, folder)
+    for file in Path(stage_loop().__file__).parent.glob("_stage_loop-*"):
+        shutil.copy(file, folder)
     return folder
 
 

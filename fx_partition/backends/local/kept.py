@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fx_partition.hardware.user_cache import cache_directory, put_whole
+from fx_partition.hardware.user_cache import CacheDirectoryError, cache_directory, check_writable, put_whole
+from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.fake import ShapeEnv, facts_of, shape_env_of
 
 from ..compiler_state import compiler_state
@@ -75,6 +76,17 @@ class Entry:
             return None
         return Compiled(str(library), record["reason"])
 
+    def check(self) -> None:
+        """See before a compile that its code can be kept.
+
+        Raises:
+            PartitionError (a ValueError): the cache directory cannot be written to.
+        """
+        try:
+            check_writable(self.path.parent)
+        except CacheDirectoryError as error:
+            raise PartitionError(str(error)) from error
+
     def write(self, compiled: Compiled) -> None:
         """Keep what was compiled, unless the disk refuses it or what was decided has no text."""
         try:
@@ -103,6 +115,9 @@ def entry_of(step: Step, options: Mapping[str, Any]) -> Entry | None:
 
     Args:
         options: of inductor.
+
+    Raises:
+        PartitionError (a ValueError): the cache directory cannot be used.
     """
     if caches_are_off(options):
         return None
@@ -113,7 +128,9 @@ def entry_of(step: Step, options: Mapping[str, Any]) -> Entry | None:
     stage = stage_key(step.module, step.takes, step.makes)
     try:
         return Entry(to_portable((_SCHEME, stage, dict(options), known, compiler_state())), env)
-    except (NotPortableError, OSError):  # OSError: nowhere to keep it, or nothing says what processor this is
+    except CacheDirectoryError as error:
+        raise PartitionError(str(error)) from error
+    except (NotPortableError, OSError):  # OSError: nothing says what processor this is
         return None
 
 

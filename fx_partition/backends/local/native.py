@@ -17,7 +17,7 @@ from typing import Any
 import sympy
 import torch
 
-from fx_partition.passes.errors import PartitionWarning
+from fx_partition.passes.errors import PartitionError, PartitionWarning
 
 from ..each_once import compile_each_once
 from ..likeness import stage_key
@@ -68,6 +68,8 @@ def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: 
     if not reason:
         try:
             compiled = _compiled(step, options)
+        except PartitionError:  # there is nowhere to keep the code
+            raise
         except Exception as error:  # inductor's, of any kind; if it is the model's, it comes again below
             reason = f"AOTInductor cannot compile it ({type(error).__name__}: {error})"
         else:
@@ -97,6 +99,8 @@ def _compiled(step: Step, options: Mapping[str, Any]) -> Compiled:
     entry = entry_of(step, options)
     found = entry.read() if entry else None
     if found is None:
+        if entry:
+            entry.check()
         path = compile_native(copy.deepcopy(step.module), step.takes, options)
         needs_python = _NEEDS_PYTHON in Path(path).with_suffix(".cpp").read_text()
         found = Compiled(path, "it calls an operator that has no C interface" if needs_python else "")
