@@ -21,8 +21,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,30 +30,12 @@ from torch import Tensor
 from .cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from .cuda_graph import GraphedStage
 from .cuda_link import Link, Placed
+from .cuda_step import CudaStep
 from .l2_persistence import Persistence, bindings, persist
 from .pack import Pack
+from .store import version_of
 
-
-@dataclass(frozen=True)
-class CudaStep:
-    """One stage.
-
-    Attributes:
-        device: where it runs.
-        function: compiled code that takes the inputs in order and returns the outputs in order.
-        inputs: numbers of values in the request's table, or weights on the model's own device. A weight that the
-            function writes is written where the stage keeps it: in its pack, or in the model's own where that is used.
-        outputs: numbers of the values that it makes.
-        last_uses: values that no later stage takes, and no result is.
-        static: shapes are static, so that it may be captured in a CUDA graph.
-    """
-
-    device: torch.device
-    function: Callable[..., Sequence[Any]]
-    inputs: tuple[int | Tensor, ...]
-    outputs: tuple[int, ...]
-    last_uses: tuple[int, ...]
-    static: bool
+HOST = torch.device("cpu")
 
 
 class Ticket:
@@ -72,7 +53,7 @@ class Ticket:
         return wait_for(self._events, until)
 
     def wait(self) -> list[Any]:
-        """The results, on the device of the request's inputs.
+        """The results, each on its home.
 
         Raises:
             Exception: what a stage raised.
@@ -100,7 +81,13 @@ class _Stage:
         self.stream = driver.stream(self.device)
         self._driver = driver
         self._links: dict[torch.device, Link] = {}
-        weights = {position: x for position, x in enumerate(step.inputs) if isinstance(x, Tensor)}
+        self._links_to_host: dict[torch.device, Link] = {}
+        self._takes_on_host, self._makes_on_host = step.takes_on_host, step.makes_on_host
+        weights = {
+            position: x
+            for position, x in enumerate(step.inputs)
+            if isinstance(x, Tensor) and position not in step.takes_on_host
+        }
         packed = {i: x for i, x in weights.items() if persist or driver.device_of(x) != self.device}
         devices = map(driver.device_of, packed.values())
         self._sources = {device for device in devices if not driver.is_host(device)}
@@ -108,6 +95,8 @@ class _Stage:
         placed = {**weights, **dict(zip(packed, self.pack.tensors, strict=True))}
         for weight in placed.values():
             driver.used_on(weight, self.stream)
+        self._unpacked = [weight for i, weight in weights.items() if i not in packed]
+        self._versions = [version_of(weight) for weight in self._unpacked]
         self._inputs = [placed.get(position, x) for position, x in enumerate(step.inputs)]
         self._outputs, self._last_uses = step.outputs, step.last_uses
         self._function = step.function
@@ -117,14 +106,21 @@ class _Stage:
     def run(self, request: _Request) -> None:
         if self.pack.stale:
             self._refresh()
+        self._see_writes()
         waited: set[int] = set()
-        arguments = [x if isinstance(x, Tensor) else self._take(request, x, waited) for x in self._inputs]
+        arguments = [
+            x if isinstance(x, Tensor) else self._take_on_host(request, x) if i in self._takes_on_host
+            else self._take(request, x, waited)
+            for i, x in enumerate(self._inputs)
+        ]
         with self._driver.on(self.stream):
             results = self._function(*arguments)
         ready = self.stream.record_event()
         request.events.append(ready)
-        for number, result in zip(self._outputs, results, strict=True):
+        for position, (number, result) in enumerate(zip(self._outputs, results, strict=True)):
             placed = {self.device: Placed(result, self.stream, ready)}
+            if position in self._makes_on_host:
+                placed = {HOST: Placed(result, None, None)}
             request.table[number] = placed if isinstance(result, Tensor) else result
         for number in self._last_uses:
             request.table[number] = None
@@ -132,6 +128,12 @@ class _Stage:
     def close(self) -> None:
         if isinstance(self._function, GraphedStage):
             self._function.close()
+
+    def _take_on_host(self, request: _Request, number: int) -> Any:
+        here = bring(request.table[number], HOST, self._links_to_host, self._driver)
+        if here.ready is not None:
+            here.ready.synchronize()
+        return here.tensor
 
     def _take(self, request: _Request, number: int, waited: set[int]) -> Any:
         """The value on the stage's device, its stream ordered after what makes it."""
@@ -144,6 +146,13 @@ class _Stage:
                 waited.add(id(here.ready))
             self._driver.used_on(here.tensor, self.stream)
         return here.tensor
+
+    def _see_writes(self) -> None:
+        """Order the stage after what its caller has written to weights that it uses where they are."""
+        versions = [version_of(weight) for weight in self._unpacked]
+        if versions != self._versions:
+            self._versions = versions
+            self.stream.wait_event(self._driver.current(self.device).record_event())
 
     def _refresh(self) -> None:
         callers = [self._driver.current(device) for device in self._sources]
@@ -177,6 +186,7 @@ class CudaPipeline:
         inflight: requests on their way at most; submitting another waits for the oldest.
         graphs: capture the static steps (`cuda_graph`).
         persist: hold the weights in L2 (`l2_persistence`).
+        homes: the devices that results return to; of those left out, that of the request's first input.
         driver: what stands for ``torch.cuda``.
 
     Example::
@@ -195,8 +205,10 @@ class CudaPipeline:
         *,
         graphs: bool,
         persist: bool,
+        homes: Mapping[int, torch.device] | None = None,
         driver: Driver = DRIVER,
     ) -> None:
+        self._homes = {number: driver.device(home) for number, home in (homes or {}).items()}
         self._num_values, self._results, self._inflight, self._driver = num_values, results, inflight, driver
         self._stages = [_Stage(step, graphs, persist, driver) for step in steps]
         self._devices = list(dict.fromkeys(stage.device for stage in self._stages))
@@ -228,7 +240,7 @@ class CudaPipeline:
                 home = self._enter(request, inputs)
                 for stage in self._stages:
                     stage.run(request)
-                results = [self._leave(request, number, home) for number in self._results]
+                results = [self._leave(request, number, self._homes.get(number, home)) for number in self._results]
         except Exception as error:
             raised = error
         self._pending.append(request.events)
@@ -264,7 +276,7 @@ class CudaPipeline:
                 raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
 
     def _enter(self, request: _Request, inputs: Sequence[tuple[int, Any]]) -> torch.device:
-        """Write the inputs into the table; returns the device that results return to."""
+        """Write the inputs into the table; returns the device of the first."""
         devices: dict[torch.device, tuple[Stream | None, Event | None]] = {}
         for number, value in inputs:
             if not isinstance(value, Tensor):

@@ -6,17 +6,21 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
+from fx_partition.passes.capture import value_of
 from fx_partition.passes.fake import FakeTensor
 
 from .cuda_driver import DRIVER, Driver
-from .cuda_pipeline import CudaPipeline, CudaStep
+from .cuda_pipeline import CudaPipeline
 from .cuda_pipeline import Ticket as CudaTicket
+from .cuda_step import CudaStep
 from .each_once import compile_each_once
+from .homes import place
 from .likeness import stage_key
 from .program import Program, Step
 from .rewrite import retarget
@@ -68,12 +72,18 @@ class CudaRuntime:
     ) -> None:
         functions = compile_for(program.steps, devices, home, patches)
         steps = [
-            CudaStep(device, function, step.inputs, step.outputs, step.dead, step.is_static and not step.writes)
+            _cuda_step(step, device, function, home, driver)
             for step, device, function in zip(program.steps, devices, functions, strict=True)
         ]
         results = [result for result in program.results if isinstance(result, int)]
+        homes = {
+            number: value.device
+            for step in program.steps
+            for number, value in zip((*step.inputs, *step.outputs), (*step.takes, *step.makes), strict=True)
+            if isinstance(number, int) and isinstance(value, torch.Tensor)
+        }
         self._pipeline = CudaPipeline(
-            steps, program.num_values, results, inflight, graphs=graphs, persist=persist, driver=driver
+            steps, program.num_values, results, inflight, graphs=graphs, persist=persist, homes=homes, driver=driver
         )
         self._lock = threading.Lock()
 
@@ -102,6 +112,22 @@ class CudaRuntime:
             self._pipeline.close()
 
 
+def _cuda_step(
+    step: Step, device: torch.device, function: Callable[..., Sequence[Any]], home: torch.device, driver: Driver
+) -> CudaStep:
+    def hosted(values: Iterable[Any]) -> frozenset[int]:
+        """Positions of what stays on the CPU, as the model has it there on purpose."""
+        tensors = [(i, value) for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
+        return frozenset(i for i, value in tensors if driver.is_host(place(value.device, home, device)))
+
+    # A CUDA graph would keep what was computed on the host when it was captured.
+    inside = map(value_of, step.module.graph.nodes)
+    static = step.is_static and not step.writes and not hosted(leaf for v in inside for leaf in pytree.tree_leaves(v))
+    return CudaStep(
+        device, function, step.inputs, step.outputs, step.dead, static, hosted(step.takes), hosted(step.makes)
+    )
+
+
 def compile_for(
     steps: Sequence[Step], devices: Sequence[torch.device], home: torch.device, patches: Mapping[str, Any]
 ) -> list[Callable[..., Sequence[Any]]]:
@@ -112,18 +138,17 @@ def compile_for(
 
     def compile_stage(index: int) -> Callable[..., Sequence[Any]]:
         module = copy.deepcopy(steps[index].module)
-        retarget(module.graph, home, devices[index])
-        module.recompile()
-        takes = [_on(value, devices[index]) for value in steps[index].takes]
+        retarget(module, home, devices[index])
+        takes = [_on(value, home, devices[index]) for value in steps[index].takes]
         with torch.no_grad():
             return compile_part(module, takes, patches)
 
     return compile_each_once(keys, compile_stage, "pipeline")
 
 
-def _on(value: Any, device: torch.device) -> Any:
-    """A stage's fake input where the stage runs."""
-    if not isinstance(value, FakeTensor) or value.device == device:
+def _on(value: Any, home: torch.device, device: torch.device) -> Any:
+    """A stage's fake input where the stage takes it."""
+    if not isinstance(value, FakeTensor) or (here := place(value.device, home, device)) == value.device:
         return value
     with value.fake_mode, torch.no_grad():
-        return value.to(device)
+        return value.to(here)

@@ -37,22 +37,19 @@ def assemble(
     captured: Captured,
     stages: Sequence[Stage],
     compiled: Sequence[Callable[..., Any]],
-    home: torch.device,
     written: frozenset[str],
 ) -> Callable[..., Any]:
     """One function of the graph's inputs that runs the compiled stages in order.
 
     Args:
         compiled: the compiled code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
-        home: the device of the model and its inputs; results return there.
         written: names of the inputs that the graph writes.
     """
     graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
     scope = types.SimpleNamespace()
     for stage, function in zip(stages, compiled, strict=True):
         setattr(scope, f"{PREFIX}{stage.index}", function)
-    if any(stage.device != home for stage in stages):
-        _Mover(captured, stages, graph, scope, home, written).run()
+    _Mover(captured, stages, graph, scope, written).run()
     code = graph.python_code("self")
     namespace = dict(code.globals)
     exec(compile(code.src, f"<l2partition {len(stages)} stages>", "exec"), namespace)
@@ -60,7 +57,8 @@ def assemble(
 
 
 class _Mover:
-    """Writes the copies between devices into the stitched graph, each value at most once a device."""
+    """Writes the copies between devices into the stitched graph, each value at most once a device. Results return to
+    the devices that they have in the trace."""
 
     def __init__(
         self,
@@ -68,11 +66,10 @@ class _Mover:
         stages: Sequence[Stage],
         graph: torch.fx.Graph,
         scope: types.SimpleNamespace,
-        home: torch.device,
         written: frozenset[str],
     ) -> None:
         self._graph, self._scope, self._stages = graph, scope, stages
-        self._home, self._written = home, written
+        self._written = written
         self._weights = {node.name: tensor for node, tensor in captured.weights.items()}
         self._where: dict[torch.fx.Node, torch.device] = {}
         self._moved: dict[tuple[torch.fx.Node, torch.device], torch.fx.Node] = {}
@@ -85,7 +82,8 @@ class _Mover:
                 self._bring_arguments(node, stage_of[str(node.target)])
             elif node.op == "output":
                 for source in node.all_input_nodes:
-                    self._bring(source, node, self._home)
+                    if isinstance(value := value_of(source), torch.Tensor):
+                        self._bring(source, node, value.device)
         first_call = next(iter(self._graph.find_nodes(op="call_module")))
         if self._copies:
             self._scope.refresh = _refresher(self._copies)
@@ -95,10 +93,11 @@ class _Mover:
     def _bring_arguments(self, call: torch.fx.Node, stage: Stage) -> None:
         before = dict(zip(stage.stub.inputs, call.args, strict=True))
         for original, argument in before.items():
-            if isinstance(argument, torch.fx.Node) and isinstance(value_of(original), torch.Tensor):
-                self._bring(argument, call, stage.device)
+            if isinstance(argument, torch.fx.Node) and isinstance(value := value_of(original), torch.Tensor):
+                self._bring(argument, call, stage.place(value))
         for user in list(call.users):
-            self._where[user] = stage.device
+            if isinstance(value := value_of(user), torch.Tensor):
+                self._where[user] = stage.place(value)
         for (original, argument), moved in zip(before.items(), call.args, strict=True):
             if original.name not in self._written:
                 continue
@@ -111,7 +110,7 @@ class _Mover:
                     del self._moved[source, device]  # copied before it was written
 
     def _bring(self, source: torch.fx.Node, user: torch.fx.Node, device: torch.device) -> None:
-        if self._where.get(source, self._home) == device or not isinstance(value_of(source), torch.Tensor):
+        if self._place(source) == device:
             return
         key = (source, device)
         if key not in self._moved:
@@ -122,7 +121,7 @@ class _Mover:
     def _copy_of(self, source: torch.fx.Node, device: torch.device) -> torch.fx.Node:
         tensor = self._weights.get(source.name)
         if tensor is None or source.name in self._written:  # what a stage writes, the next one must see
-            with_host = "cpu" in (self._where.get(source, self._home).type, device.type)
+            with_host = "cpu" in (self._place(source).type, device.type)
             options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
             node = self._graph.call_method("to", (source, device), options)
         else:
@@ -134,6 +133,11 @@ class _Mover:
         self._where[node] = device
         return node
 
+    def _place(self, node: torch.fx.Node) -> torch.device:
+        """Where a tensor is; inputs and weights are where the trace has them."""
+        device: torch.device = self._where[node] if node in self._where else value_of(node).device
+        return device
+
 
 def _refresher(copies: list[Any]) -> Callable[[], None]:
     def refresh() -> None:
@@ -144,7 +148,7 @@ def _refresher(copies: list[Any]) -> Callable[[], None]:
 
 
 def stage_inputs(
-    stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device, gapped: set[torch.fx.Node]
+    stage: Stage, real: Mapping[torch.fx.Node, Any], gapped: set[torch.fx.Node]
 ) -> list[Any]:
     """What to compile a stage with: the fake value of every input, on the stage's device.
 
@@ -160,7 +164,8 @@ def stage_inputs(
             inputs.append(value if value is not None else real[node])
             continue
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
-        elsewhere = not shares_memory(stage.device, home)
+        device = stage.place(value)
+        elsewhere = not shares_memory(device, value.device)
         if node in gapped:
             value = contiguous(value)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
@@ -170,6 +175,6 @@ def stage_inputs(
         with value.fake_mode, torch.no_grad():
             fake = value.detach()
             if elsewhere:
-                fake = fake.to(stage.device)
+                fake = fake.to(device)
         inputs.append(fake.requires_grad_(needs_grad))
     return inputs

@@ -28,6 +28,7 @@ from fx_partition.report import render
 from .buffers import keep_buffers
 from .dynamo import capture_dynamo, is_weight
 from .hollow import fill, fills_first, is_hollow
+from .homes import home_of, moves, warn_of_what_stays
 from .inline import assemble
 from .lower import CompileOne, lower
 from .microbatch import Cutting
@@ -91,7 +92,7 @@ def _compile(
         fill(example_inputs)
         return compile_graph(gm, example_inputs, patches)
     captured = capture_dynamo(gm, example_inputs)
-    home = _home(captured)
+    home = home_of(captured)
     facts = gather_facts(captured)
     if asked.keep_buffers and asked.reuses_a_cache:
         keep_buffers()
@@ -100,14 +101,17 @@ def _compile(
     cutting = Cutting.of(captured, facts, asked, example_inputs)
     plan = cutting.plan if cutting else _uncut(captured, facts, asked)
     devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
+    is_moved = moves(captured, devices)
+    if is_moved:
+        warn_of_what_stays(captured)
     fill(example_inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
-    if plan.num_partitions > 1 or any(device != home for device in devices) or cutting:
+    if plan.num_partitions > 1 or is_moved or cutting:
         try:
-            return _compile_stages(captured, facts, plan, devices, home, example_inputs, patches, asked, cutting)
+            return _compile_stages(captured, facts, plan, devices, example_inputs, patches, asked, cutting)
         except (PartitionError, RestartAnalysis):
             raise
         except Exception as error:
-            if any(device != home for device in devices):
+            if is_moved:
                 raise
             warnings.warn(
                 f"this graph runs as one partition, as its {plan.num_partitions} partitions could not be compiled "
@@ -135,18 +139,11 @@ def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:
     return replace(make_plan(captured, facts, asked.request.on_one_device()), note=note)
 
 
-def _home(captured: Captured) -> torch.device:
-    """The device of the model: that of its first weight, else of its first input."""
-    tensors = [*captured.weights.values(), *(v for v in captured.values.values() if isinstance(v, torch.Tensor))]
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
-
 def _compile_stages(
     captured: Captured,
     facts: Facts,
     plan: Plan,
     devices: list[torch.device],
-    home: torch.device,
     example_inputs: Sequence[Any],
     patches: Mapping[str, Any],
     asked: Options,
@@ -161,9 +158,9 @@ def _compile_stages(
     stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]
     real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
     for stage in stages:
-        _refuse_training_elsewhere(stage, real, home)
+        _refuse_training_elsewhere(stage, real)
 
-    lowered = lower(stages, real, home, _compiler(patches), share=not binds_addresses(patches))
+    lowered = lower(stages, real, _compiler(patches), share=not binds_addresses(patches))
     plan = plan.with_code(tuple(lowered.code))
     if asked.measures:
         measured = {
@@ -176,7 +173,7 @@ def _compile_stages(
     if cutting:
         function = cutting.assemble(traced, made, stages, lowered.compiled, patches)
     else:
-        function = assemble(captured, stages, lowered.compiled, home, facts.written)
+        function = assemble(captured, stages, lowered.compiled, facts.written)
     rows = cutting.rows if cutting else None
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values(), rows), asked)
     return function
@@ -222,14 +219,15 @@ class CompiledGraph(LiveGraph):
         self.rows = rows
 
 
-def _refuse_training_elsewhere(stage: Stage, real: Mapping[torch.fx.Node, Any], home: torch.device) -> None:
-    if stage.device == home or not torch.is_grad_enabled():
+def _refuse_training_elsewhere(stage: Stage, real: Mapping[torch.fx.Node, Any]) -> None:
+    if not torch.is_grad_enabled():
         return
     for node in stage.stub.inputs:
-        if isinstance(real.get(node), torch.nn.Parameter) and real[node].requires_grad:
+        weight = real.get(node)
+        if isinstance(weight, torch.nn.Parameter) and weight.requires_grad and stage.place(weight) != weight.device:
             raise PartitionError(
                 f"{node.name} needs a gradient, and stage {stage.index} on {stage.device} would use a copy of it: "
-                f"run under torch.no_grad(), or train with all stages on {home}"
+                f"run under torch.no_grad(), or train with all stages on {weight.device}, where it is"
             )
 
 

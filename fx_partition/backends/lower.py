@@ -55,7 +55,6 @@ class Lowered:
 def lower(
     stages: Sequence[Stage],
     real: Mapping[torch.fx.Node, Any],
-    home: torch.device,
     compile_one: CompileOne,
     *,
     share: bool = True,
@@ -66,7 +65,6 @@ def lower(
     Args:
         stages: those of one graph, in order.
         real: the real inputs of the whole graph.
-        home: the device of the model and its inputs.
         compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
             does not tell stages apart.
         share: whether stages that are alike share code; where code belongs to its tensors they must not.
@@ -77,12 +75,12 @@ def lower(
 
     Example::
 
-        >>> lowered = lower(stages, real, home, lambda gm, inputs, results: gm)      # doctest: +SKIP
+        >>> lowered = lower(stages, real, lambda gm, inputs, results: gm)      # doctest: +SKIP
         >>> lowered.code                                                             # doctest: +SKIP
         [0, 1, 1, 1, 4]
     """
     gapped = gapped_crossings(stage.stub for stage in graph or stages)
-    inputs = [stage_inputs(stage, real, home, gapped) for stage in stages]
+    inputs = [stage_inputs(stage, real, gapped) for stage in stages]
     keys: Sequence[Hashable] = range(len(stages))
     if share:
         keys = [_key(stage, takes, gapped) for stage, takes in zip(stages, inputs, strict=True)]
@@ -90,7 +88,7 @@ def lower(
     def compile_stage(index: int) -> Callable[..., Any]:
         stage = stages[index]
         module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
-        retarget(module.graph, home, stage.device)
+        retarget(module, stage.boundaries.home, stage.device)
         make_contiguous(module, stage.stub.outputs, gapped)
         return compile_one(module, inputs[index], _results(stage))
 

@@ -40,7 +40,9 @@ from fx_partition.passes.separable import WAY_OUT, Separation, separate
 from fx_partition.passes.split import PREFIX
 from fx_partition.passes.symbols import to_expr
 
+from .homes import home_of, refuse_several
 from .options import Options
+from .rewrite import shares_memory
 from .rows import Rows
 from .stages import Stage
 from .whole import Whole
@@ -76,8 +78,15 @@ class Cutting:
                 f"microbatches are for inference, and an input or a parameter needs a gradient: run under "
                 f"torch.no_grad(), or {WAY_OUT}"
             )
-        if not asked.ranks and any(torch.device(name).type != "cpu" for name in asked.request.devices[1:]):
-            raise PartitionError(f"microbatches run in line on one device, and devices= names more; {WAY_OUT}")
+        if not asked.ranks:
+            refuse_several(captured, "microbatches run in line on one device", WAY_OUT)
+            home = home_of(captured)
+            for name in asked.request.devices:
+                if not shares_memory(torch.device(name), home):
+                    raise PartitionError(
+                        f"microbatches run in line where the model is, on {home}, and {name!r} is among the devices: "
+                        f'say devices="{home}", or {WAY_OUT}'
+                    )
         separation = separate(captured)
         symbols = (separation.symbol, *separation.equal)
         found = plan_microbatches(captured, facts, asked.request, symbols, asked.microbatches)

@@ -12,6 +12,7 @@ from fx_partition.hardware.cores import is_group
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.request import NO_BUDGET, Request
 
+from .homes import with_index
 from .ranks.options import RankOptions
 
 #: The name that stands for a thread on each group of cores, where stages may have threads.
@@ -122,21 +123,20 @@ def _devices(devices: int | str | Sequence[str] | None, has_budget: bool) -> int
             raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may repeat one")
         return tuple(f"cuda:{i}" for i in range(devices)) if count else devices
     if isinstance(devices, str):
-        check_device(devices)
-        return () if torch.device(devices) == torch.device("cpu") else (devices,)
+        name = check_device(devices)
+        return () if name == "cpu" else (name,)
     if not devices:
         raise PartitionError("devices=[] names none; leave it out for the default")
-    for device in devices:
-        check_device(device)
-    return tuple(map(str, devices))
+    return tuple(map(check_device, devices))
 
 
-def check_device(name: str) -> None:
-    """Refuse the name of a device that torch or this machine does not have.
+def check_device(name: str | torch.device) -> str:
+    """The name of a device as tensors say it (``cuda`` is the current GPU), once torch and this machine have it.
 
     Raises:
         PartitionError: it says what there is.
     """
+    name = str(name)
     if name == STAGE_THREADS or is_group(name):
         raise PartitionError(
             f"devices names {name!r}, and stage threads are for fx_partition.pipeline(model, x, devices={name!r}); "
@@ -152,3 +152,4 @@ def check_device(name: str) -> None:
         raise PartitionError(f"devices names {name!r}; this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type not in ("cpu", "cuda"):
         raise PartitionError(f"devices names {name!r}; only cpu and cuda devices are supported")
+    return str(with_index(device))

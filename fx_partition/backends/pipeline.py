@@ -19,6 +19,7 @@ from fx_partition.passes.split import cut, planned_graph
 from .cuda_runtime import CudaRuntime
 from .each_once import first_alike
 from .hollow import fill
+from .homes import home_of, moves, warn_of_what_stays
 from .local.build import stage_loop
 from .local.native import compile_steps
 from .local.runtime import Cores, LocalRuntime
@@ -77,6 +78,12 @@ def pipeline(
     if not names[0].startswith("cuda"):
         stage_loop()  # a machine that cannot run or keep code is found before a plan is made and compiled
     captured = annotated(capture(model, example_inputs, dynamic_shapes))
+    home = home_of(captured)
+    if home.type != "cpu" and not names[0].startswith("cuda"):
+        raise PartitionError(
+            f"the model is on {home}, and groups of cores run models on the CPU: call model.cpu() first, or name GPUs, "
+            'as in devices=["cuda:0"]'
+        )
     facts = gather_facts(captured)
     plan = make_plan(captured, facts, request)
     captured = planned_graph(captured, plan)
@@ -84,7 +91,6 @@ def pipeline(
     program = make_program(captured, cut(captured, plan), facts.written)
     signature = Signature(captured, program, example_inputs)
     if names[0].startswith("cuda"):
-        homes = [value.device for value in captured.weights.values()] or [torch.device("cpu")]
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
             if step.writes:
@@ -93,8 +99,10 @@ def pipeline(
                     "run this model with torch.compile, or on groups of cores"
                 )
         places = [torch.device(partition.device) for partition in plan.partitions]
+        if moves(captured, places):
+            warn_of_what_stays(captured)
         gpus = CudaRuntime(
-            program, places, homes[0], limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence
+            program, places, home, limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence
         )
         return Pipeline(plan, signature, gpus, limit)
     groups = list(map(parse_group, names))
@@ -115,11 +123,9 @@ def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
     if devices is None or devices == STAGE_THREADS:
         return tuple(map(format_group, core_groups()))
-    names = (devices,) if isinstance(devices, str) else tuple(devices)
+    names = (devices,) if isinstance(devices, str) else tuple(map(str, devices))
     if names and all(name.startswith("cuda") for name in names):
-        for name in names:
-            check_device(name)
-        return names
+        return tuple(map(check_device, names))
     unknown = [name for name in names if not is_group(name)]
     if unknown or not names:
         raise PartitionError(

@@ -31,11 +31,16 @@ from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
 from .comm import RECV, SEND
+from .homes import home_of, place
 from .sym_nodes import write_size
 
 
 class Boundaries:
-    """Who makes and who takes what crosses the boundaries of a graph; the peers of a stage are stages."""
+    """Who makes and who takes what crosses the boundaries of a graph; the peers of a stage are stages.
+
+    Attributes:
+        home: the device of the model.
+    """
 
     def __init__(self, captured: Captured, stubs: list[Stub]) -> None:
         self.maker = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
@@ -47,6 +52,7 @@ class Boundaries:
         output = next(iter(reversed(captured.gm.graph.nodes)))
         self.returned = set(output.all_input_nodes)
         self.symbol_inputs = captured.symbol_inputs
+        self.home = home_of(captured)
 
     def sender(self, node: torch.fx.Node, stage: int) -> int | None:
         """The peer from which a stage receives an input; None for what it has."""
@@ -77,6 +83,10 @@ class Stage:
     stub: Stub
     boundaries: Boundaries
 
+    def place(self, value: torch.Tensor) -> torch.device:
+        """Where the stage has a value of the trace."""
+        return place(value.device, self.boundaries.home, self.device)
+
     def graph(self) -> torch.fx.GraphModule:
         """The stage with its transfers as nodes.
 
@@ -99,7 +109,8 @@ class Stage:
         with graph.inserting_before(last.next if last else next(iter(graph.nodes))):
             for node in received:
                 shape = [write_size(graph, size, sizes) for size in shapes[node]]
-                arguments = (shape, value_of(node).dtype, self.device, senders[node], node.name)
+                value = value_of(node)
+                arguments = (shape, value.dtype, self.place(value), senders[node], node.name)
                 recv = graph.call_function(RECV, arguments)
                 recv.meta = dict(node.meta)
                 taken[node].replace_all_uses_with(recv)

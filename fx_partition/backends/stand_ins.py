@@ -43,7 +43,9 @@ def measured_bytes(
         numbers = facts.symbols.bind(None)
         own = captured.weights
         arguments = [
-            _own(own[node], node.name in facts.written) if node in own else zeros_of(value, numbers, device)
+            _own(own[node], node.name in facts.written, value.device)
+            if node in own
+            else zeros_of(value, numbers, getattr(value, "device", device))
             for node, value in zip(nodes, inputs, strict=True)
         ]
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -57,8 +59,8 @@ def measured_bytes(
         return None
 
 
-def _own(weight: torch.Tensor, written: bool) -> torch.Tensor:
-    return weight.detach().clone() if written else weight
+def _own(weight: torch.Tensor, written: bool, device: torch.device) -> torch.Tensor:
+    return weight.detach().to(device, copy=True) if written else weight.to(device)
 
 
 def zeros_of(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:

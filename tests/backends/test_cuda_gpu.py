@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import fx_partition
+from fx_partition.backends import torch_internals
 from fx_partition.backends.cuda_pipeline import CudaPipeline, CudaStep
 from fx_partition.backends.l2_persistence import bindings
 from fx_partition.passes.errors import PartitionWarning
@@ -122,3 +125,114 @@ def test_the_set_aside_is_as_before_after_close() -> None:
     assert calls.most_set_aside() == 0 or calls.set_aside() > 0
     pipeline.close()
     assert calls.set_aside() == before
+
+
+# ---- models and stages on devices of several kinds
+
+
+class Layers(nn.Module):
+    """Layers where they are told to be, and what the last one adds to its result."""
+
+    def __init__(self, homes: Sequence[str], form: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(map(Tensor.to, weights_of(len(homes)), homes))
+        self.form = form
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for weight in self.weights:
+            y = torch.relu(y.to(weight.device) @ weight)
+        return y if self.form is None else y + self.form(x, y)
+
+
+@pytest.fixture
+def eager_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages run as they are written: what is tested is where, and in which order."""
+    monkeypatch.setattr(torch_internals, "compile_fx", lambda gm, inputs, config_patches=None: lambda *args: gm(*args))
+
+
+def skip_without(*devices: str) -> None:
+    if any((torch.device(device).index or 0) >= torch.cuda.device_count() for device in devices):
+        pytest.skip(f"needs {', '.join(devices)}")
+
+
+@pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cpu", "cuda:0"], ["cuda:0", "cuda:1", "cpu"]], ids=str)
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_the_host_reads_and_writes_is_complete(eager_stages: None, devices: list[str], pinned: bool) -> None:
+    skip_without(*devices)
+    model = Layers(["cpu"] * 3)
+    run = torch.compile(model, backend="l2partition", options={"devices": devices})
+    with torch.no_grad():
+        for _ in range(12):
+            x = torch.randn(64, WIDTH)
+            x = x.pin_memory() if pinned else x
+            right = model(x)
+            result = run(x)
+            x.zero_()
+            assert result.device.type == "cpu"
+            torch.testing.assert_close(result, right, rtol=1e-3, atol=1e-3)
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "text": lambda x, y: torch.ones(64, WIDTH, device="cuda:0"),
+    "text without an index": lambda x, y: torch.ones(64, WIDTH, device="cuda"),
+    "number": lambda x, y: torch.ones(64, WIDTH, device=0),
+    "to text": lambda x, y: torch.ones(64, WIDTH).to("cuda:0"),
+    "to number": lambda x, y: torch.ones(64, WIDTH).to(0),
+    "cuda": lambda x, y: torch.ones(64, WIDTH).cuda(),
+    "cuda of a number": lambda x, y: torch.ones(64, WIDTH).cuda(0),
+    "new_ones": lambda x, y: x.new_ones(64, WIDTH),
+    "round trip": lambda x, y: y.cpu().cuda(),
+    "value on the CPU": lambda x, y: torch.tensor(2.0).expand(64, WIDTH).to(y.device),
+}
+
+
+@pytest.mark.parametrize("runs", ["at once", "pipeline"])
+@pytest.mark.parametrize("devices", [["cuda", "cuda:0"], ["cuda:0", "cuda:1"], ["cuda:1", "cuda:0"]], ids=str)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_that_names_a_device(
+    eager_stages: None, form: Callable[[Tensor, Tensor], Tensor], devices: list[str], runs: str
+) -> None:
+    skip_without(*devices)
+    model, x = Layers(["cuda:0"] * 2, form), torch.randn(64, WIDTH, device="cuda:0")
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        if runs == "pipeline":
+            run = stack.enter_context(fx_partition.pipeline(model, (x,), devices=devices, l2_persistence=False))
+        else:
+            run = torch.compile(model, backend="l2partition", options={"devices": devices})
+        right = model(x)
+        for _ in range(4):  # captured in the fourth
+            result = run(x)
+            assert result.device == right.device
+            torch.testing.assert_close(result.cpu(), right.cpu(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("devices", [["cuda:0", "cuda:1"], ["cuda:0", "cuda:2"], ["cuda:1"]], ids=str)
+@pytest.mark.parametrize("homes", [["cuda:0", "cuda:1"], ["cuda:1", "cuda:0"], ["cuda:0", "cpu"]], ids=str)
+def test_a_model_placed_by_hand(eager_stages: None, homes: list[str], devices: list[str]) -> None:
+    skip_without(*devices, *homes)
+    model, x = Layers(homes), torch.randn(64, WIDTH, device=homes[0])
+    run = torch.compile(model, backend="l2partition", options={"devices": devices})
+    with torch.no_grad(), warnings.catch_warnings():
+        if "cpu" in homes:
+            warnings.filterwarnings("ignore", "weights.1 is on the CPU", PartitionWarning)
+        result, right = run(x), model(x)
+    assert result.device == right.device
+    torch.testing.assert_close(result.cpu(), right.cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_weights_that_change_on_another_stream_reach_the_stages(eager_stages: None) -> None:
+    """A stage elsewhere copies them on the stream of one call, and the next call reads the copy on another."""
+    skip_without("cuda:1")
+    model, x = Layers(["cuda:0"] * 2), torch.randn(64, WIDTH, device="cuda:0")
+    run = torch.compile(model, backend="l2partition", options={"devices": ["cuda:0", "cuda:1"]})
+    with torch.no_grad():
+        run(x)
+        for _ in range(5):
+            model.weights[1].mul_(2.0)
+            right = model(x).cpu()
+            run(x)
+            with torch.cuda.stream(torch.cuda.Stream(0)), torch.cuda.stream(torch.cuda.Stream(1)):
+                result = run(x).cpu()
+            torch.testing.assert_close(result, right, rtol=1e-3, atol=1e-2)
+            model.weights[1].mul_(0.5)

@@ -262,6 +262,62 @@ def test_weights_are_copied_again_between_two_writes_of_the_caller() -> None:
     pipeline.close()
 
 
+def test_weights_that_are_used_where_they_are_are_read_after_the_caller_wrote_them() -> None:
+    """The request's input is on the host, so that nothing of it orders the stage after the caller's stream."""
+    driver = FakeDriver()
+    home = torch.device("cpu:0")
+    weights = [driver.put(weight, home) for weight in weights_of(1)]
+    pipeline = build(driver, (0,), weights)
+    x = torch.ones(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(pipeline.submit([(0, x)]).wait(), reference(x, weights))
+        weights[0].mul_(2)
+        driver.access(driver.current(home), [], weights)
+    waits = [driver.waits]
+    for _ in range(2):
+        pipeline.submit([(0, x)]).wait()
+        waits.append(driver.waits)
+    assert waits[1] - waits[0] == waits[2] - waits[1] + 1  # once for each write
+    assert driver.violations == []
+    pipeline.close()
+
+
+def test_what_is_on_the_host_on_purpose_stays_there() -> None:
+    """A weight, and a value that crosses; results go to their homes, wherever the first input is."""
+    driver = FakeDriver()
+    scale, seen = torch.tensor(3.0), []
+
+    def first(x: Tensor) -> list[Tensor]:
+        return [driver.kernel("", lambda x: [x + 1])(x)[0], torch.tensor(2.0)]
+
+    def second(y: Tensor, factor: Tensor, scale: Tensor) -> list[Tensor]:
+        seen.append((driver.device_of(y), driver.device_of(factor), scale))
+        return driver.kernel("", lambda y: [y * float(factor * scale)])(y)
+
+    on_two = [torch.device("cpu:0"), torch.device("cpu:1")]
+    pipeline = CudaPipeline(
+        [
+            CudaStep(on_two[0], first, (0,), (1, 2), (0,), False, makes_on_host=frozenset({1})),
+            CudaStep(on_two[1], second, (1, 2, scale), (3,), (), False, takes_on_host=frozenset({1, 2})),
+        ],
+        4,
+        (3, 2, 1),
+        2,
+        graphs=True,
+        persist=False,
+        homes={3: on_two[1], 2: HOST, 1: on_two[1]},
+        driver=driver,
+    )
+    for _ in range(3):
+        results = pipeline.submit([(0, torch.ones(2))]).wait()
+        assert [driver.device_of(result) for result in results] == [on_two[1], HOST, on_two[1]]
+        assert [result.flatten()[0].item() for result in results] == [12, 2, 2]
+        for result in results:
+            driver.read_by_caller(result)
+    pipeline.close()
+    assert driver.violations == [] and all((y, f) == (on_two[1], HOST) and s is scale for y, f, s in seen)
+
+
 @pytest.mark.parametrize("persist", [False, True])
 def test_weights_are_packed_where_they_must_be(persist: bool) -> None:
     driver = FakeDriver()

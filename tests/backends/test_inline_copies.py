@@ -23,7 +23,6 @@ from fx_partition.passes.request import Request
 from fx_partition.passes.split import cut
 
 WIDTH = 8
-CPU = torch.device("cpu")
 
 
 class Counting(nn.Module):
@@ -90,7 +89,7 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, torch.device(devices[i]), stub, boundaries) for i, stub in enumerate(stubs)]
     compiled: list[Callable[..., Any]] = [stub.module for stub in stubs]
-    run = assemble(captured, stages, compiled, CPU, frozenset({"state"}))
+    run = assemble(captured, stages, compiled, frozenset({"state"}))
     for i in range(3):
         sample = torch.randn(4)
         torch.testing.assert_close(run(sample, written), sample * i + sample * (i + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from fx_partition.passes.split import Stub, cut, planned_graph
 
 from ..guards import assume_all, guards_from_text, guards_to_text
 from ..hollow import fill, fingerprint
+from ..homes import refuse_several
 from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
 from ..options import Options
@@ -63,6 +65,7 @@ def compile_ranks(
             "ranks run for inference, and an input or a parameter needs a gradient: run under torch.no_grad(), or "
             "train with fx_partition.to_pipeline_stages"
         )
+    refuse_several(captured, "a rank runs its stages on one device")
     ranked = asked.ranks
     assert ranked is not None
     team = Team.current(ranked.timeout, home, ranked.group)
@@ -87,7 +90,7 @@ def compile_ranks(
         stages = [Stage(i, home, stub, boundaries) for i, stub in enumerate(stubs)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
         real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
-        lowered, told = _compile(team, names, own, stages, real, home, compile_one)
+        lowered, told = _compile(team, names, own, stages, real, compile_one)
         env = shape_env_of(captured.values.values())
         if env and cutting:
             guards = [*made.guards, *(guard for text in told for guard in guards_from_text(text, env))]
@@ -108,7 +111,6 @@ def _compile(
     own: Sequence[Stage],
     stages: Sequence[Stage],
     real: Mapping[torch.fx.Node, Any],
-    home: torch.device,
     compile_one: CompileOne,
 ) -> tuple[Lowered, list[str]]:
     """Own stages compiled, once every rank has compiled its own, and what each rank's assume of sizes."""
@@ -118,7 +120,7 @@ def _compile(
     told = {"error": "", "guards": "[]"}
     try:
         fill(real[node] for stage in own for node in stage.stub.inputs if node in real)
-        lowered = lower(own, real, home, compile_one, graph=stages)
+        lowered = lower(own, real, compile_one, graph=stages)
         if env:
             told["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])
     except Exception as error:
@@ -187,9 +189,14 @@ def _document(
     state = {node: tensor for node, tensor in captured.weights.items() if node.name not in written}
     samples = fingerprint({captured.names.get(node, node.name): tensor for node, tensor in state.items()})
     document |= {f"contents of the weight {name}": sample for name, sample in samples.items()}
-    document["graph"] = _digest(str(captured.gm.graph))
+    document["graph"] = _digest(without_indices(captured.gm.graph))
     document["plan"] = _digest(plan.to_json())
     return document
+
+
+def without_indices(graph: torch.fx.Graph) -> str:
+    """The text of a graph, which is the same on ranks that trace it on different GPUs."""
+    return re.sub(r"\bcuda:\d+", "cuda", str(graph))
 
 
 def _digest(text: str) -> str:

@@ -22,6 +22,7 @@ import torch
 
 from fx_partition.passes.symbols import Evaluator, to_expr
 
+from ..homes import place
 from ..strides import is_dense, memory_order
 from .schedule import Message, number_type
 
@@ -69,7 +70,7 @@ class _Layout:
         return cls(
             shape=tuple(sizes),
             dtype=value.dtype,
-            device=device,
+            device=place(value.device, device, device),
             order=order,
             inverse=tuple(order.index(d) for d in range(len(order))),
             expanded=tuple(d for d, stride in enumerate(strides) if stride == 0 and sizes[d] != 1),
@@ -112,7 +113,7 @@ class Wire:
     Args:
         message: who sends what to whom.
         values: the fake value of each of its nodes.
-        device: the device of this rank's stages.
+        device: the device of this rank's stages; what the trace has on a device of another kind arrives there.
         tag: the first of the two tags that the message takes.
         symbols: of the sizes that every rank is told.
     """

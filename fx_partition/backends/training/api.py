@@ -14,6 +14,7 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.request import TIMED, CacheBytes, Request
 
+from ..homes import with_index
 from ..ranks.agreement import Document
 from ..torch_internals import inductor_options
 from .agreement import agree
@@ -92,7 +93,8 @@ def to_pipeline_stages(
         if placement not in PLACEMENTS:
             raise PartitionError(f"placement={placement!r} is not known; choose from {', '.join(PLACEMENTS)}")
         inductor, place = _inductor(compile), _device(device)
-        prepared = prepare(model, example_microbatch, _request(cache_bytes, num_stages, num_ranks, options), num_ranks)
+        request = _request(cache_bytes, num_stages, num_ranks, options)
+        prepared = prepare(model, example_microbatch, request, num_ranks, place)
         ranks = [rank_of(stage, num_ranks, placement) for stage in range(len(prepared.graphs))]
         mine = [stage for stage, rank in enumerate(ranks) if rank == dist.get_rank(group)]
         stages = prepared.stages(mine, place, inductor, group)
@@ -115,10 +117,15 @@ def _inductor(compile: bool | Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _device(device: torch.device | str | None) -> torch.device | None:
+    if device is None:
+        return None
     try:
-        return None if device is None else torch.device(device)
+        found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise PartitionError(f"device={device!r} is no torch device; for example 'cpu' or 'cuda:0'") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise PartitionError(f"device={device!r}; this machine has {torch.cuda.device_count()} CUDA devices")
+    return with_index(found)
 
 
 def _request(

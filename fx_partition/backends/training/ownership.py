@@ -7,16 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..homes import place
+
 
 class Owner:
     """Gives each stage of a rank a parameter of its own; all that stand for one weight share its memory.
 
     Args:
+        home: the device of the model.
         device: where the rank runs; None: where each tensor is.
     """
 
-    def __init__(self, device: torch.device | None) -> None:
-        self._device = device
+    def __init__(self, home: torch.device, device: torch.device | None) -> None:
+        self._home, self._device = home, device
         self._moved: dict[int, torch.Tensor] = {}
         self._taken: set[int] = set()
 
@@ -35,10 +38,10 @@ class Owner:
         return owned
 
     def _here(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device is None or tensor.device == self._device:
+        if self._device is None or (device := place(tensor.device, self._home, self._device)) == tensor.device:
             return tensor
         if id(tensor) not in self._moved:
-            moved = tensor.detach().to(self._device)
+            moved = tensor.detach().to(device)
             self._moved[id(tensor)] = _parameter(moved, tensor) if isinstance(tensor, nn.Parameter) else moved
         return self._moved[id(tensor)]
 

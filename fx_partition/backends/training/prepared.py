@@ -21,8 +21,8 @@ from fx_partition.passes.sizes import format_bytes
 from fx_partition.passes.split import cut, planned_graph
 
 from ..hollow import fill
+from ..homes import home_of, refuse_several
 from ..ranks.agreement import Document
-from ..rewrite import retarget
 from ..torch_internals import training_patches
 from .entry import Entry
 from .ownership import Owner
@@ -123,12 +123,12 @@ class Prepared:
         fill(tensor for index in mine for tensor in (*self.modules[index].parameters(), *self.modules[index].buffers()))
         if 0 in mine:
             fill(unread.values())
-        owner = Owner(device)
+        owner = Owner(self.home, device)
         found = []
         for index in mine:
             source = self.graphs[index]
             if device is not None:
-                retarget(source.graph, self.home, device)
+                source = source.moved(self.home, device)
             found.append(
                 build(
                     source,
@@ -153,12 +153,15 @@ def _fact(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{' with a gradient' * tensor.requires_grad}"
 
 
-def prepare(model: Model, example: ExampleInputs, request: Request, num_ranks: int) -> Prepared:
+def prepare(
+    model: Model, example: ExampleInputs, request: Request, num_ranks: int, device: torch.device | None
+) -> Prepared:
     """Plan a model, cut it, and see what crosses.
 
     Args:
         model, example: as `api.to_pipeline_stages` is given them.
         request: what is asked of the planner; with ``exactly`` 0 the stages are a multiple of the ranks.
+        device: where they run; None: where the model is.
 
     Raises:
         PartitionError: what cannot be planned or cut.
@@ -169,6 +172,8 @@ def prepare(model: Model, example: ExampleInputs, request: Request, num_ranks: i
             "torch.export made a program are program.example_inputs[0]"
         )
     captured = capture(model, example)
+    if device is None:
+        refuse_several(captured, "a rank runs its stages on one device", "name one with device=")
     plan = _plan(captured, request, num_ranks)
     captured = planned_graph(captured, plan)
     stubs = cut(captured, plan)
@@ -181,7 +186,6 @@ def prepare(model: Model, example: ExampleInputs, request: Request, num_ranks: i
         for graph in graphs
     ]
     tensors = [leaf for leaf in entry.leaves if isinstance(leaf, torch.Tensor)]
-    homes = [tensor.device for tensor in (*captured.weights.values(), *tensors)]
     return Prepared(
         plan=plan,
         graphs=graphs,
@@ -191,7 +195,7 @@ def prepare(model: Model, example: ExampleInputs, request: Request, num_ranks: i
         members=members,
         entry=entry,
         entry_args=[torch.empty_like(tensor, device="meta") for tensor in entry.positional],
-        home=homes[0] if homes else torch.device("cpu"),
+        home=home_of(captured),
         training=training,
     )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import Size, evaluate, numbers_of, to_expr
 
-from ..rewrite import write_in
+from ..rewrite import retarget, retarget_graph, write_in
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ class StageGraph:
     sends: tuple[Slot, ...]
     weights: Mapping[str, torch.Tensor]
     modules: Mapping[str, nn.Module]
+
+    def moved(self, home: torch.device, device: torch.device) -> StageGraph:
+        """The same stage, running on another device than the model's."""
+        graph = copy.deepcopy(self.graph)
+        retarget_graph(graph, home, device)
+        modules = dict(self.modules)
+        for name, module in modules.items():
+            if isinstance(module, torch.fx.GraphModule):
+                memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+                modules[name] = body = copy.deepcopy(module, memo)
+                retarget(body, home, device)
+        return replace(self, graph=graph, modules=modules)
 
 
 def stage_graphs(captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any]) -> list[StageGraph]:
