@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import signal
 import time
@@ -69,9 +70,24 @@ class Counter(nn.Module):
         return self.down(hidden) * steps + cache.sum() + x.shape[0]
 
 
+# Seconds that a rank waits for another: longer than any compilation takes, and short where a test waits for the end.
+PATIENT = 250
+BRIEF = 10
+
+
 def on_ranks(model: nn.Module, **options: Any) -> Any:
-    """The model compiled for all ranks."""
-    return torch.compile(model, backend="l2partition", options={"devices": "ranks", "timeout": 10, **options})
+    """Compile the model for all ranks."""
+    return torch.compile(model, backend="l2partition", options={"devices": "ranks", "timeout": PATIENT, **options})
+
+
+def start_together() -> None:
+    """Return on all ranks at about the same time, with all imported that a first compilation imports.
+
+    A rank shows signs of life only from its first graph on, so what it does before counts against the others' timeout.
+    """
+    torch.compile(nn.ReLU(), backend="eager")(torch.zeros(2))
+    importlib.import_module("torch._inductor.compile_fx")
+    dist.barrier()
 
 
 def like(rank: int, *tensors: Tensor) -> list[Tensor]:
@@ -199,14 +215,16 @@ def states(rank: int, size: int) -> dict[str, Any]:
 def refusals(rank: int, size: int) -> dict[str, str]:
     """What every rank says where rank 1 was given something else, or does not come; nothing is compiled."""
     said = {}
+    pair = dist.new_group([0, 1])  # the ranks of a group have one timeout
     for what in ("options", "contents", "shape", "version", "gradients", "absent"):
         torch.manual_seed(rank == 1 and what == "contents")
         model = Skips().eval()
-        run = on_ranks(model, cache_bytes="64KiB" if rank == 1 and what == "options" else "40KiB")
+        options: dict[str, Any] = {"group": pair, "timeout": BRIEF} if what == "absent" else {}
+        run = on_ranks(model, cache_bytes="64KiB" if rank == 1 and what == "options" else "40KiB", **options)
         x = torch.zeros(5 if rank == 1 and what == "shape" else 4, 64)
         version = "1.0" if rank == 1 and what == "version" else torch.__version__
-        dist.barrier()  # whoever compiled for the first time is late
-        if rank == 1 and what == "absent":
+        start_together()
+        if rank and what == "absent":
             continue
         with mock.patch.object(torch, "__version__", version), torch.set_grad_enabled(what == "gradients"):
             said[what] = error_of(run, x, torch.zeros(64))
@@ -217,8 +235,9 @@ def faults(rank: int, size: int, how: str) -> dict[str, Any]:
     """What the others say when rank 1 fails in the second call."""
     torch.manual_seed(0)
     model = Skips().eval()
-    run = on_ranks(model)
+    run = on_ranks(model, timeout=BRIEF)
     x, scale = torch.zeros(4, 64), torch.zeros(64)
+    start_together()
     before = held()
     with torch.no_grad():
         if rank == 1 and how == "killed while it compiles":
@@ -232,7 +251,7 @@ def faults(rank: int, size: int, how: str) -> dict[str, Any]:
         if rank == 1 and how == "raises":
             break_stages()
         if rank == 1 and how == "sleeps":
-            time.sleep(25)
+            time.sleep(PATIENT)
         said = [error_of(run, x, scale) for _ in range(2)]
     return {"said": said, "seconds": time.monotonic() - began, "kept": held() - before}
 
@@ -251,7 +270,7 @@ def family(rank: int, size: int, name: str) -> dict[str, Any]:
     """A model of the zoo at two batches; ranks beside the first get zeros."""
     zoo = FAMILIES[name]
     model = zoo.build()
-    run = on_ranks(model, timeout=120)
+    run = on_ranks(model)
     errors = []
     with torch.no_grad(), torch._dynamo.config.patch(**zoo.dynamo_config):
         for batch in (3, 2):

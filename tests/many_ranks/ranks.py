@@ -34,7 +34,7 @@ def run_ranks(
     function: Callable[..., Any] | str,
     world_size: int,
     *args: Any,
-    timeout: float = 60,
+    timeout: float = 300,
     backend: str | None = "gloo",
     env: dict[str, str] | None = None,
     ok: Sequence[int] | None = None,

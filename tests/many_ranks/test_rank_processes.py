@@ -53,7 +53,7 @@ def test_ranks_compare_what_they_were_given() -> None:
         assert "the same shape of x: ranks 0, 2: (4, 64)" in said["shape"]
         assert "the same version of torch: ranks 0, 2:" in said["version"] and "rank 1: 1.0" in said["version"]
         assert "needs a gradient" in said["gradients"] and "to_pipeline_stages" in said["gradients"]
-    assert all("rank 1 did not plan this graph within 10 s" in found[rank]["absent"] for rank in (0, 2))
+    assert "rank 1 did not plan this graph within 10 s" in found[0]["absent"]
 
 
 def test_a_group_of_ranks_works_without_the_others() -> None:
@@ -92,7 +92,7 @@ def test_survivors_name_the_rank_that_failed(how: str) -> None:
         else:
             assert first.startswith("RankError: rank 1 (stage 1 (hidden .. layers.3)) is lost")
         assert second.startswith("RankError: the ranks work together no more, as rank 1")
-        assert found[rank]["seconds"] < 25  # the ranks' timeout is 10 seconds
+        assert found[rank]["seconds"] < cases.PATIENT  # less than a rank sleeps; the ranks' timeout is 10 seconds
         assert not found[rank]["kept"]  # no socket; the runtime makes no shared memory
 
 

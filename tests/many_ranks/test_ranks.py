@@ -37,10 +37,8 @@ def test_each_rank_returns_its_result() -> None:
 
 
 def test_a_failure_ends_all_and_shows_each_rank() -> None:
-    start = time.monotonic()
     with pytest.raises(RankError, match=r"(?s)rank 1 ended with 1.*--- rank 0.*--- rank 1.*ValueError: no such thing"):
         run_ranks("many_ranks.test_ranks:fail_on_one", 2)
-    assert time.monotonic() - start < 60
 
 
 def test_what_does_not_end_is_killed() -> None:
