@@ -10,6 +10,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, from_graph, user_name
+from fx_partition.passes.metadata import settle_metadata
 
 from .torch_internals import is_static_input, source_name
 
@@ -27,7 +28,7 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
         names[node] = user_name(source) if source else str(node.target)
         if is_weight(node, value):
             weights[node] = value
-    return Captured(gm, values, weights, names)
+    return settle_metadata(Captured(gm, values, weights, names))
 
 
 def is_weight(node: torch.fx.Node, value: Any) -> bool:

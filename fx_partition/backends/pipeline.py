@@ -11,6 +11,7 @@ from fx_partition.hardware.cores import core_groups, format_group, is_group, par
 from fx_partition.passes.capture import ExampleInputs, Model, annotated, capture
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.metadata import changed_inputs
 from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import CacheBytes, Request
@@ -83,6 +84,11 @@ def pipeline(
         raise PartitionError(
             f"the model is on {home}, and groups of cores run models on the CPU: call model.cpu() first, or name GPUs, "
             'as in devices=["cuda:0"]'
+        )
+    for held, node in changed_inputs(captured.gm.graph):
+        raise PartitionError(
+            f"{node.name} changes the metadata of {captured.names.get(held, held.name)}, so the next request would "
+            "find another shape; let the model use an operator that returns a new view, such as t() for t_()"
         )
     facts = gather_facts(captured)
     plan = make_plan(captured, facts, request)

@@ -6,6 +6,7 @@ run; hulls that overlap are one atom, and a step in no hull is an atom by itself
 - a container of tensors (``split``, ``max`` with indices) and whoever takes it apart;
 - a value that is written in place, from where it is made to its last write: a copy that crosses a boundary would miss
   the write. Reads after the last write may be elsewhere;
+- a value or weight one of whose tensors has its metadata changed (``t_``), from its first touch to the last change;
 - a weight or state that is written, from its first touch to its last: it lives on one device;
 - a size that is known only at run time, from its producer to the last step whose shape or check needs it;
 - a region whose mode cannot be entered again (inference mode, a profiler record);
@@ -114,6 +115,7 @@ def needed_hulls(captured: Captured, facts: Facts) -> Iterable[Hull]:
     """Yield the hulls whose members give wrong results in different partitions; they may overlap."""
     yield from _written_values(facts)
     yield from _written_weights(facts)
+    yield from _reshaped(facts)
     yield from _containers_and_unbacked(captured, facts)
     yield from _regions(captured, facts)
 
@@ -161,6 +163,20 @@ def _written_weights(facts: Facts) -> Iterable[Hull]:
                 touches.setdefault(weight, []).append(i)
     for weight, members in touches.items():
         yield Hull.of(members, f"{facts.weight_names[weight]} is written")
+
+
+def _reshaped(facts: Facts) -> Iterable[Hull]:
+    """Until the last change of metadata: a tensor that crosses a boundary before would be another object behind it."""
+    last: dict[tuple[str, int], int] = {}
+    touches: dict[tuple[str, int], list[int]] = {}
+    for i, step in enumerate(facts.steps):
+        for place in (*(("v", v) for v in step.values), *(("w", w) for w in step.weights)):
+            touches.setdefault(place, []).append(i)
+        last |= {("v", v): i for v in step.reshapes} | {("w", w): i for w in step.weight_reshapes}
+    for (kind, number), until in last.items():
+        name = facts.values[number].name if kind == "v" else facts.weight_names[number]
+        members = [t for t in touches[kind, number] if t <= until]
+        yield Hull.of(members, f"the metadata of a tensor of {name} is changed in place")
 
 
 def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]:

@@ -7,11 +7,9 @@ The model and its graph are never changed.
 
 from __future__ import annotations
 
-import copy
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -20,47 +18,15 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 
+from .captured import Captured, annotated, value_of, with_values
 from .errors import PartitionError
 from .fake import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
+from .metadata import may_change_metadata, settle_metadata
+
+__all__ = ["Captured", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
 
 Model: TypeAlias = "torch.fx.GraphModule | ExportedProgram | torch.nn.Module"
 ExampleInputs: TypeAlias = "Sequence[Any] | Mapping[str, Any] | torch.Tensor"
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A graph with what the passes need to know of it.
-
-    Attributes:
-        gm: the graph module; nothing writes to it.
-        values: the fake value of each node that has one.
-        weights: the tensor of each node (``get_attr`` or placeholder) that holds a weight.
-        names: what the user calls an input or a weight: ``"input_ids"``, ``"layers.0.weight"``.
-    """
-
-    gm: torch.fx.GraphModule
-    values: Mapping[torch.fx.Node, Any]
-    weights: Mapping[torch.fx.Node, torch.Tensor]
-    names: Mapping[torch.fx.Node, str]
-
-    @property
-    def dims(self) -> dict[str, torch.SymInt]:
-        """The symbolic sizes of the inputs by the names that a user knows: ``{"input_ids.1": s33}``."""
-        found: dict[str, torch.SymInt] = {}
-        for node, value in self.values.items():
-            if node.op == "placeholder" and node in self.names and isinstance(value, torch.Tensor):
-                sizes: tuple[Any, ...] = tuple(value.shape)
-                found |= {f"{self.names[node]}.{i}": s for i, s in enumerate(sizes) if isinstance(s, torch.SymInt)}
-        return found
-
-    @property
-    def symbol_inputs(self) -> dict[str, torch.fx.Node]:
-        """The placeholder of each shape symbol by its name; Dynamo passes sizes as inputs, torch.export does not."""
-        return {
-            value.node.expr.name: node
-            for node, value in self.values.items()
-            if node.op == "placeholder" and isinstance(value, torch.SymInt) and value.node.expr.is_Symbol
-        }
 
 
 def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None) -> Captured:
@@ -74,8 +40,13 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
 
     Raises:
         PartitionError: there is no graph, or it carries no shapes and there are no ``example_inputs``.
+        UnreadableError: an operator that changes the metadata of a tensor leaves what cannot be told.
         TypeError: ``model`` is none of these.
     """
+    return settle_metadata(_read(model, example_inputs, dynamic_shapes))
+
+
+def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: Any) -> Captured:
     args, kwargs = split_inputs(example_inputs)
     if isinstance(model, ExportedProgram):
         return from_graph(_unguarded(model))
@@ -120,40 +91,6 @@ def split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...],
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return tuple(example_inputs), {}
-
-
-def value_of(node: torch.fx.Node) -> Any:
-    """The fake value that a tracer left on a node, or None."""
-    return node.meta.get("val", node.meta.get("example_value"))
-
-
-def annotated(captured: Captured) -> Captured:
-    """The same graph with each value on its node, where compilers look for it; the graph itself if it has them.
-
-    Example: a graph of ``torch.fx.symbolic_trace``, whose values were found by running it on fake tensors, becomes a
-    copy whose nodes have ``meta["example_value"]``.
-    """
-    if all(value_of(node) is not None for node, value in captured.values.items() if value is not None):
-        return captured
-    return with_values(captured, captured.values)
-
-
-def with_values(captured: Captured, values: Mapping[torch.fx.Node, Any]) -> Captured:
-    """A copy of a graph with other values, which its nodes carry; weights and submodules are shared.
-
-    Args:
-        values: one for each node of ``captured.values``; others are left out.
-    """
-    graph = copy.deepcopy(captured.gm.graph)  # with its codegen, which knows the pytrees
-    twin = dict(zip(captured.gm.graph.nodes, graph.nodes, strict=True))
-    found = {twin[node]: values[node] for node in captured.values}
-    for node, value in found.items():
-        node.meta.pop("val", None)
-        node.meta["example_value"] = value
-    gm = torch.fx.GraphModule(captured.gm, graph)
-    gm.meta = dict(captured.gm.meta)
-    weights = {twin[node]: weight for node, weight in captured.weights.items()}
-    return Captured(gm, found, weights, {twin[node]: name for node, name in captured.names.items()})
 
 
 def _carries_shapes(gm: torch.fx.GraphModule) -> bool:
@@ -202,10 +139,23 @@ class ShapeInterpreter(torch.fx.Interpreter):
         return _fakify(self._mode, self.fetch_attr(target), ())
 
     def run_node(self, n: torch.fx.Node) -> Any:
+        if may_change_metadata(n):
+            self._keep_layouts(n)
         result = super().run_node(n)
         if n.op != "output" and not (n.op == "get_attr" and isinstance(result, torch.nn.Module)):
             self.values[n] = result
         return result
+
+    def _keep_layouts(self, changing: torch.fx.Node) -> None:
+        """What a node is about to change is kept as it is, under the names that it has had."""
+        given = {id(leaf) for n in changing.all_input_nodes for leaf in pytree.tree_leaves(self.env[n])}
+
+        def keep(leaf: Any) -> Any:
+            is_given = isinstance(leaf, torch.Tensor) and id(leaf) in given
+            return torch.ops.aten.alias.default(leaf) if is_given else leaf
+
+        for node, value in self.values.items():
+            self.values[node] = pytree.tree_map(keep, value)
 
 
 def _propagate(

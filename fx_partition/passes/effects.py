@@ -18,6 +18,7 @@ Example::
 from __future__ import annotations
 
 import contextlib
+import operator
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ class Effect:
     Attributes:
         outputs: for each tensor leaf of the result, in pytree order, where it lives.
         writes: numbers of the tensor arguments whose storage is written.
+        reshapes: numbers of those whose metadata is changed (see `metadata`).
         gathers: (number of the argument, bytes of the rows that are read) for each argument that is only gathered from.
+        resized: (number of the argument, bytes of its storage afterwards) for each whose storage is resized.
         reads: numbers of the tensor arguments whose contents are read or written in full.
         peaks: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
         unknown: names of the operators inside for which no workspace rule exists.
@@ -66,6 +69,8 @@ class Effect:
 
     outputs: tuple[Output, ...]
     writes: frozenset[int]
+    reshapes: frozenset[int]
+    resized: tuple[tuple[int, Size], ...]
     reads: frozenset[int]
     gathers: tuple[tuple[int, Size], ...]
     peaks: tuple[Size, ...]
@@ -74,7 +79,8 @@ class Effect:
 
     @property
     def sizes(self) -> list[Size]:
-        return [*self.peaks, *(output.bytes for output in self.outputs if isinstance(output, Fresh))]
+        made = (output.bytes for output in self.outputs if isinstance(output, Fresh))
+        return [*self.peaks, *made, *(size for _, size in self.resized)]
 
 
 # Operators that read rows of their first argument and not the whole of it; the bytes read are those of the result.
@@ -100,6 +106,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._total: Size = 0
         self.peaks: dict[Size, None] = {}
         self.writes: set[int] = set()
+        self.reshapes: set[int] = set()
         self.reads: set[int] = set()
         self.gathers: dict[int, Size] = {}
         self.unknown: dict[str, None] = {}
@@ -155,7 +162,9 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             if number is None:
                 continue
             alias = schema_argument.alias_info
-            if alias is not None and alias.is_write:
+            if alias is not None and alias.is_write and torch.Tag.inplace_view in func.tags:
+                self.reshapes.add(number)
+            elif alias is not None and alias.is_write:
                 self.writes.add(number)
                 self.reads.add(number)
             elif tensor is gathered:
@@ -214,19 +223,31 @@ def observe(
         ]
         stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
+        storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
         tracker = _Tracker(stand_ins, torch.get_num_threads())
         with context or contextlib.nullcontext(), tracker:
             result = function(*args, **kwargs)
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
+        pairs = zip(originals, stand_ins, strict=True)
+        tracker.reshapes.update(i for i, (before, after) in enumerate(pairs) if _is_changed(before, after))
+        sizes = [(to_expr(storage.nbytes()), before) for storage, before in storages]
     return Effect(
         outputs=_numbered(outputs),
         writes=frozenset(tracker.writes),
+        reshapes=frozenset(tracker.reshapes),
+        resized=tuple((i, after) for i, (after, before) in enumerate(sizes) if after != before),
         reads=frozenset(tracker.reads),
         gathers=tuple(tracker.gathers.items()),
         peaks=undominated(tracker.peaks),
         unknown=tuple(tracker.unknown),
         draws=tracker.draws,
     )
+
+
+def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether a stand-in's metadata is not what it was made with."""
+    sizes = ([to_expr(size) for size in (*t.shape, *t.stride())] for t in (before, after))
+    return operator.ne(*sizes) or after.requires_grad
 
 
 def distinct_tensors(tree: Any) -> list[torch.Tensor]:

@@ -15,5 +15,9 @@ class PlanMismatchError(PartitionError):
     """A plan that was made for another graph, or that cannot run this one."""
 
 
+class UnreadableError(PartitionError):
+    """A graph with something that analysis cannot read; it names the operator. The backend runs it as one partition."""
+
+
 class PartitionWarning(UserWarning):
     """The result is right but has fewer partitions, or less certain figures, than was asked for."""

@@ -5,8 +5,9 @@ Terms
 step
     A node that runs: neither a placeholder, nor a ``get_attr``, nor the output, nor *free*.
 free
-    A node that costs nothing and may be repeated in every partition that needs it: a view of a weight (``w.t()``), a
-    Python scalar that Dynamo passes as a 0-d tensor (``eps.item()``), arithmetic on such scalars.
+    A node that costs nothing and may be repeated in every partition that needs it: a view of a weight (``w.t()``), of
+    which no tensor has its metadata changed; a Python scalar that Dynamo passes as a 0-d tensor (``eps.item()``);
+    arithmetic on such scalars.
 weight
     Bytes that exist before the graph runs: overlapping parts of one storage (tied and viewed parameters) are one.
 state
@@ -60,8 +61,9 @@ class Step:
         weights: bytes that it touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads, or what
             views show of it (more than the weight where they overlap: who adds them up takes the whole at most).
         workspace: bytes that it allocates beyond its outputs, at the moments that can be the highest.
-        writes: values that it writes after they were made.
+        writes: values that it writes after they were made; to change the metadata of a tensor is to write.
         weight_writes: weights that it writes.
+        reshapes, weight_reshapes: those among them that have a tensor whose metadata it changes (see `metadata`).
         unknown: operators inside without a workspace rule.
         draws: whether it was seen to take random numbers.
     """
@@ -73,6 +75,8 @@ class Step:
     workspace: tuple[Size, ...] = (0,)
     writes: frozenset[int] = frozenset()
     weight_writes: frozenset[int] = frozenset()
+    reshapes: frozenset[int] = frozenset()
+    weight_reshapes: frozenset[int] = frozenset()
     unknown: tuple[str, ...] = ()
     draws: bool = False
 

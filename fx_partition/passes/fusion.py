@@ -161,7 +161,8 @@ class _Merger:
         for step, touched in zip(self._facts.steps, self._touched, strict=True):
             values = dict.fromkeys(number_of[root[v]] for v in touched)
             writes = frozenset(number_of[root[v]] for v in step.writes)
-            steps.append(replace(step, values=tuple(values), writes=writes))
+            reshapes = frozenset(number_of[root[v]] for v in step.reshapes)
+            steps.append(replace(step, values=tuple(values), writes=writes, reshapes=reshapes))
         return replace(self._facts, steps=steps, values=kept)
 
 

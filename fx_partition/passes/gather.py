@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -16,17 +16,23 @@ from .capture import Captured, module_path
 from .effects import Alias, Effect, distinct_tensors, observe
 from .facts import Facts, Role, Step, Value
 from .fake import new_fake_mode, shape_env_of
+from .metadata import may_change_metadata
 from .node_effects import Effects
-from .places import Place, is_place, leaf_places, values_at
+from .places import Place, by_kind, is_place, leaf_places, values_at
+from .state import with_state
 from .symbols import Size, smallest, symbols_of, to_expr, undominated
 from .weights import Weights, find_weights
 
 
 class _Reader:
-    """Walks the graph once and gathers facts."""
+    """Walks the graph once and gathers facts.
 
-    def __init__(self, captured: Captured) -> None:
-        self._captured = captured
+    Args:
+        rigid: the weights that have a tensor whose metadata the graph changes: no view of theirs is free.
+    """
+
+    def __init__(self, captured: Captured, rigid: frozenset[int] = frozenset()) -> None:
+        self._captured, self._rigid = captured, rigid
         self._graph = captured.gm.graph
         self._modules = dict(captured.gm.named_modules())
         shape_env = shape_env_of(
@@ -62,7 +68,7 @@ class _Reader:
                     self._read_output(node)
                 case _:
                     self._read_call(node)
-        return self._with_state()
+        return self._facts()
 
     def _read_input(self, node: torch.fx.Node) -> None:
         self._free.add(node)
@@ -116,6 +122,7 @@ class _Reader:
         region = self._effects.enter_or_exit(node)
         if not region and (touched or reads or _tensors(value) or node.op == "call_module"):
             self._apply(node, value, step, touched, reads)
+            self._touch_rigid(step, reads)
             if self._is_free_view(node, step):
                 self._free.add(node)
                 return
@@ -137,6 +144,7 @@ class _Reader:
             return True
         step = Step(node.name, module_path(node))
         step.values = tuple(values_at(self._places[node]))
+        self._touch_rigid(step, (place.number for place in leaf_places(self._places[node]) if place.kind == "w"))
         self._steps.append(step)
         return True
 
@@ -186,9 +194,12 @@ class _Reader:
             shown = places[number].shown
             rows = size if shown is None else smallest(shown, size)
             self._touch_weight(step, places[number]._replace(shown=rows))
-        written = [places[number] for number in effect.writes]
-        step.writes = frozenset(place.number for place in written if place.kind == "v")
-        step.weight_writes = frozenset(place.number for place in written if place.kind == "w")
+        written = [places[number] for number in (*effect.writes, *effect.reshapes)]
+        step.writes, step.weight_writes = by_kind(written)
+        step.reshapes, step.weight_reshapes = by_kind([places[number] for number in effect.reshapes])
+        for number, size in effect.resized:
+            if places[number].kind == "v":
+                self._values[places[number].number].bytes = size
         step.unknown, step.draws = effect.unknown, effect.draws
         own: Size = 0
         for number in made:
@@ -206,10 +217,15 @@ class _Reader:
             self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
             return
         self._places[node] = pytree.tree_map(lambda leaf: own if isinstance(leaf, torch.Tensor) else None, value)
-        if own.kind == "v":
-            step.writes = frozenset({own.number})
-        else:
-            step.weight_writes = frozenset({own.number})
+        step.writes, step.weight_writes = by_kind([own])
+        if may_change_metadata(node):
+            step.reshapes, step.weight_reshapes = by_kind([own])
+
+    def _touch_rigid(self, step: Step, weights: Iterable[int]) -> None:
+        """A view of a weight whose metadata is changed has its place in the order of steps, though it reads nothing."""
+        for number in weights:
+            if number in self._rigid:
+                step.weights.setdefault(number, 0)
 
     def _touch_weight(self, step: Step, place: Place) -> None:
         """A step touches what ``place`` shows of its weight; several parts add up."""
@@ -269,51 +285,30 @@ class _Reader:
         shown = smallest(whole, size)  # more where a view repeats or overlaps itself
         return place._replace(shown=None if shown == whole else shown)
 
-    def _weight_nodes(self, state: dict[int, int]) -> dict[str, int]:
-        """{node: weight}, state inputs included; ``state`` maps their values to weights."""
-        found = {}
+    def _facts(self) -> Facts:
+        weight_of: dict[str, int] = {}
+        inputs: dict[str, frozenset[int]] = {}
         for node, places in self._places.items():
             if node.op in ("placeholder", "get_attr"):
-                for place in leaf_places(places):
-                    if place.kind == "w":
-                        found[node.name] = place.number
-                    elif place.number in state:
-                        found[node.name] = state[place.number]
-        return found
-
-    def _with_state(self) -> Facts:
-        """Inputs that the graph writes become weights: they are resident wherever they are touched."""
-        written = {n for step in self._steps for n in step.writes if self._values[n].role is Role.INPUT}
-        sizes, names = list(self._weights.bytes), list(self._weights.names)
-        weight_of: dict[int, int] = {}
-        for number in sorted(written):
-            weight_of[number] = len(sizes)
-            sizes.append(self._values[number].bytes)
-            names.append(self._values[number].name)
-        kept = [n for n in range(len(self._values)) if n not in written]
-        renumbered = {old: new for new, old in enumerate(kept)}
-        for step in self._steps:
-            for number in step.values:
-                if number in written:
-                    step.weights[weight_of[number]] = sizes[weight_of[number]]
-            step.weight_writes |= {weight_of[n] for n in step.writes if n in written}
-            step.writes = frozenset(renumbered[n] for n in step.writes if n not in written)
-            step.values = tuple(renumbered[n] for n in step.values if n not in written)
-        writes = {n for step in self._steps for n in step.weight_writes}
-        return Facts(
+                weight_of.update((node.name, place.number) for place in leaf_places(places) if place.kind == "w")
+                inputs[node.name] = frozenset(values_at(places))
+        facts = Facts(
             steps=self._steps,
-            values=[self._values[n] for n in kept],
-            weight_bytes=sizes,
-            weight_names=names,
-            weight_of=self._weight_nodes(weight_of),
-            state=frozenset(writes - self._weights.parameters),
+            values=self._values,
+            weight_bytes=self._weights.bytes,
+            weight_names=self._weights.names,
+            weight_of=weight_of,
+            state=frozenset(),
             symbols=self.symbols,
         )
+        return with_state(facts, inputs, self._weights.parameters)
 
 
 def gather_facts(captured: Captured) -> Facts:
     """The facts of a captured graph; one run on fake tensors for each distinct (operator, argument shapes)."""
-    return _Reader(captured).read()
+    facts = _Reader(captured).read()
+    rigid = frozenset(number for step in facts.steps for number in step.weight_reshapes)
+    return _Reader(captured, rigid).read() if rigid else facts
 
 
 def _bytes(tensor: torch.Tensor) -> Size:

@@ -11,7 +11,7 @@ partition holds of the weight is then counted as more than it is, and never as m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch.utils import _pytree as pytree
@@ -39,6 +39,13 @@ def leaf_places(places: Any) -> Iterator[Place]:
     for leaf in pytree.tree_leaves(places, is_leaf=is_place):
         if leaf is not None:
             yield leaf
+
+
+def by_kind(places: Iterable[Place]) -> tuple[frozenset[int], frozenset[int]]:
+    """The numbers of the values, and of the weights, among places."""
+    places = list(places)
+    values, weights = (frozenset(place.number for place in places if place.kind == kind) for kind in "vw")
+    return values, weights
 
 
 def values_at(places: Any) -> dict[int, None]:
