@@ -34,7 +34,7 @@ from fx_partition.backends.allocated import allocated_bytes
 from fx_partition.backends.dynamo import capture_dynamo
 from fx_partition.backends.inline import stage_inputs
 from fx_partition.backends.stages import Boundaries, Stage
-from fx_partition.backends.strides import gapped_crossings, make_contiguous
+from fx_partition.backends.strides import Crossings
 from fx_partition.backends.torch_internals import compile_part
 from fx_partition.passes.atoms import Atoms
 from fx_partition.passes.capture import Captured
@@ -106,7 +106,7 @@ def _measure_graph(
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     real = dict(values)
     stubs = cut(captured, plan)
-    boundaries, gapped = Boundaries(captured, stubs), gapped_crossings(stubs)
+    boundaries, crossings = Boundaries(captured, stubs), Crossings(stubs)
     starts = list(itertools.accumulate((len(p.nodes) for p in plan.partitions[:-1]), initial=0))
     fused, _ = fuse(captured, _in_order(facts, plan), starts)
     planned = zip(_own_and_received(fused, plan), _own_and_received(facts, plan), strict=True)
@@ -114,8 +114,10 @@ def _measure_graph(
     for partition, stub, ((own, received), (eager, _)) in zip(plan.partitions, stubs, planned, strict=True):
         stage = Stage(partition.index, torch.device("cpu"), stub, boundaries)
         module = copy.deepcopy(stub.module)
-        make_contiguous(module, stub.outputs, gapped)
-        call = compile_part(module, stage_inputs(stage, real, torch.device("cpu"), gapped), {})
+        takes = stage_inputs(stage, real, crossings)
+        crossings.settle(module, stub.inputs, takes, stub.outputs)
+        crossings.promise(module, stub.outputs)
+        call = compile_part(module, takes, {})
         arguments = [values[node] for node in stub.inputs]
         measured = allocated_bytes(lambda call=call, arguments=arguments: call(*arguments), torch.device("cpu"))
         values |= zip(stub.outputs, call(*arguments), strict=True)

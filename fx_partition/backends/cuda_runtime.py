@@ -21,6 +21,7 @@ from .cuda_pipeline import Ticket as CudaTicket
 from .cuda_step import CudaStep
 from .each_once import compile_each_once
 from .homes import place
+from .layouts import Layout, LayoutGuard
 from .likeness import stage_key
 from .program import Program, Step
 from .rewrite import retarget
@@ -70,7 +71,10 @@ class CudaRuntime:
         persist: bool,
         driver: Driver = DRIVER,
     ) -> None:
-        functions = compile_for(program.steps, devices, home, patches)
+        functions = [
+            LayoutGuard(function, step.index, _named(step), step.takes, step.makes)
+            for function, step in zip(compile_for(program.steps, devices, home, patches), program.steps, strict=True)
+        ]
         steps = [
             _cuda_step(step, device, function, home, driver)
             for step, device, function in zip(program.steps, devices, functions, strict=True)
@@ -126,6 +130,10 @@ def _cuda_step(
     return CudaStep(
         device, function, step.inputs, step.outputs, step.dead, static, hosted(step.takes), hosted(step.makes)
     )
+
+
+def _named(step: Step) -> list[tuple[str, Layout | None]]:
+    return [(f"result {place}", layout) for place, layout in enumerate(step.layouts)]
 
 
 def compile_for(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.fx
@@ -30,25 +30,28 @@ from fx_partition.passes.split import PREFIX, stitch
 from .rewrite import shares_memory
 from .stages import Stage
 from .store import STORE
-from .strides import contiguous
+from .strides import Crossings
+
+#: Puts the code of every stage in its place, by a function of a stage and its code.
+Install: TypeAlias = Callable[[Callable[[Stage, Callable[..., Any]], None]], None]
 
 
 def assemble(
     captured: Captured,
     stages: Sequence[Stage],
-    compiled: Sequence[Callable[..., Any]],
+    install: Install,
     written: frozenset[str],
 ) -> Callable[..., Any]:
     """One function of the graph's inputs that runs the compiled stages in order.
 
     Args:
-        compiled: the compiled code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
+        install: calls what it is given with each stage and its code, which takes ``stage.stub.inputs`` and returns
+            ``stage.stub.outputs``.
         written: names of the inputs that the graph writes.
     """
     graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
     scope = types.SimpleNamespace()
-    for stage, function in zip(stages, compiled, strict=True):
-        setattr(scope, f"{PREFIX}{stage.index}", function)
+    install(lambda stage, function: setattr(scope, f"{PREFIX}{stage.index}", function))
     _Mover(captured, stages, graph, scope, written).run()
     code = graph.python_code("self")
     namespace = dict(code.globals)
@@ -148,14 +151,14 @@ def _refresher(copies: list[Any]) -> Callable[[], None]:
 
 
 def stage_inputs(
-    stage: Stage, real: Mapping[torch.fx.Node, Any], gapped: set[torch.fx.Node]
+    stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Crossings
 ) -> list[Any]:
     """What to compile a stage with: the fake value of every input, on the stage's device.
 
     Args:
         real: the real inputs of the whole graph. A fake may have been changed while Dynamo traced (an in-place update
             by something that needs a gradient makes it need one); the real one tells.
-        gapped: what arrives contiguous, whatever its strides were.
+        crossings: what arrives, with its strides; the stages before are settled.
     """
     inputs = []
     for node in stage.stub.inputs:
@@ -166,8 +169,7 @@ def stage_inputs(
         needs_grad = real[node].requires_grad if node in real else value.requires_grad
         device = stage.place(value)
         elsewhere = not shares_memory(device, value.device)
-        if node in gapped:
-            value = contiguous(value)
+        value = crossings.value(node)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
             inputs.append(value)  # itself: it remembers which symbol its item() is
             continue

@@ -171,9 +171,9 @@ def _compile_stages(
         }
         plan = plan.with_allocated(tuple(measured[i] for i in lowered.code))
     if cutting:
-        function = cutting.assemble(traced, made, stages, lowered.compiled, patches)
+        function = cutting.assemble(traced, made, stages, lowered.install, patches)
     else:
-        function = assemble(captured, stages, lowered.compiled, facts.written)
+        function = assemble(captured, stages, lowered.install, facts.written)
     rows = cutting.rows if cutting else None
     _publish(function, CompiledGraph(plan, tuple(stages), captured.weights.values(), rows), asked)
     return function

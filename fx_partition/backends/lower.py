@@ -10,6 +10,7 @@ backward belongs to the call. Where that is not so (CUDA graphs, frozen weights)
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,14 +18,13 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import value_of
-
 from .each_once import compile_each_once, first_alike
 from .inline import stage_inputs
+from .layouts import LayoutGuard
 from .likeness import stage_key
-from .rewrite import retarget
+from .rewrite import retarget, shares_memory
 from .stages import Stage
-from .strides import gapped_crossings, make_contiguous
+from .strides import Crossings
 
 #: Compiles one stage: its graph (which it owns), what to compile it with, and the fake values that it returns.
 CompileOne: TypeAlias = Callable[[torch.fx.GraphModule, Sequence[Any], Sequence[Any]], Callable[..., Any]]
@@ -35,16 +35,34 @@ class Lowered:
     """Compiled stages.
 
     Attributes:
+        stages: the stages.
         compiled: the code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
         code: for each stage the index of the first one whose code it shares; its own for the first of a kind.
         inputs: what each stage was to be compiled with.
-        gapped: what crosses boundaries contiguous, whatever its strides were (see `strides`).
+        crossings: what crosses the boundaries of the graph, with its strides.
     """
 
+    stages: Sequence[Stage]
     compiled: list[Callable[..., Any]]
     code: list[int]
     inputs: list[list[Any]]
-    gapped: set[torch.fx.Node]
+    crossings: Crossings
+
+    def install(self, put: Callable[[Stage, Callable[..., Any]], None]) -> None:
+        """Put the code of each stage in its place, behind a guard of how its results are laid out.
+
+        Args:
+            put: puts the code of a stage where it is called from; called again, without the guard, once that has passed
+                for all sizes.
+        """
+        for stage, function, takes in zip(self.stages, self.compiled, self.inputs, strict=True):
+            outputs = stage.stub.outputs
+            layouts, makes = self.crossings.layouts(outputs), [self.crossings.value(node) for node in outputs]
+            unguarded = functools.partial(put, stage, function)
+            if any(layout for _, layout in layouts):
+                put(stage, LayoutGuard(function, stage.index, layouts, takes, makes, unguarded))
+            else:
+                unguarded()
 
     @property
     def first_of_kind(self) -> list[int]:
@@ -79,27 +97,41 @@ def lower(
         >>> lowered.code                                                             # doctest: +SKIP
         [0, 1, 1, 1, 4]
     """
-    gapped = gapped_crossings(stage.stub for stage in graph or stages)
-    inputs = [stage_inputs(stage, real, gapped) for stage in stages]
+    graph = graph or stages
+    crossings = Crossings([stage.stub for stage in graph])
+    all_inputs: dict[int, list[Any]] = {}
+    for stage in graph:
+        all_inputs[stage.index] = stage_inputs(stage, real, crossings)
+        crossings.settle(_module(stage), stage.stub.inputs, all_inputs[stage.index], stage.stub.outputs)
+    inputs = [all_inputs[stage.index] for stage in stages]
     keys: Sequence[Hashable] = range(len(stages))
     if share:
-        keys = [_key(stage, takes, gapped) for stage, takes in zip(stages, inputs, strict=True)]
+        keys = [_key(stage, takes, crossings) for stage, takes in zip(stages, inputs, strict=True)]
 
     def compile_stage(index: int) -> Callable[..., Any]:
         stage = stages[index]
         module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
         retarget(module, stage.boundaries.home, stage.device)
-        make_contiguous(module, stage.stub.outputs, gapped)
-        return compile_one(module, inputs[index], _results(stage))
+        crossings.promise(module, stage.stub.outputs)
+        return compile_one(module, inputs[index], _results(stage, crossings))
 
     code = first_alike(keys)
-    return Lowered(compile_each_once(code, compile_stage, "l2partition"), code, inputs, gapped)
+    return Lowered(stages, compile_each_once(code, compile_stage, "l2partition"), code, inputs, crossings)
 
 
-def _key(stage: Stage, inputs: Sequence[Any], gapped: set[torch.fx.Node]) -> Hashable:
-    made_contiguous = tuple(node in gapped for node in stage.stub.outputs)
-    return stage.device, made_contiguous, stage_key(stage.stub.module, inputs, _results(stage))
+def _module(stage: Stage) -> torch.fx.GraphModule:
+    """The graph of a stage on its device."""
+    if shares_memory(stage.device, stage.boundaries.home):
+        return stage.stub.module
+    module = copy.deepcopy(stage.stub.module)
+    retarget(module, stage.boundaries.home, stage.device)
+    return module
 
 
-def _results(stage: Stage) -> list[Any]:
-    return [value_of(node) for node in stage.stub.outputs]
+def _key(stage: Stage, inputs: Sequence[Any], crossings: Crossings) -> Hashable:
+    layouts = tuple(layout for _, layout in crossings.layouts(stage.stub.outputs))
+    return stage.device, layouts, stage_key(stage.stub.module, inputs, _results(stage, crossings))
+
+
+def _results(stage: Stage, crossings: Crossings) -> list[Any]:
+    return [crossings.value(node) for node in stage.stub.outputs]

@@ -41,6 +41,7 @@ from fx_partition.passes.split import PREFIX
 from fx_partition.passes.symbols import to_expr
 
 from .homes import home_of, refuse_several
+from .inline import Install
 from .options import Options
 from .rewrite import shares_memory
 from .rows import Rows
@@ -122,7 +123,7 @@ class Cutting:
         traced: Captured,
         made: Refaked,
         stages: Sequence[Stage],
-        compiled: Sequence[Callable[..., Any]],
+        install: Install,
         patches: Mapping[str, Any],
     ) -> Callable[..., Any]:
         """One function of the graph's inputs that runs the compiled stages microbatch by microbatch.
@@ -130,9 +131,10 @@ class Cutting:
         Args:
             traced: the planned graph with the values of the trace.
             made: what `refaked` made of it; the stages are cut out of that.
+            install: see `inline.assemble`.
             patches: options of inductor for a batch that cannot be cut.
         """
-        return _Writer(self, traced, made, stages, compiled, Whole(traced, patches)).run()
+        return _Writer(self, traced, made, stages, install, Whole(traced, patches)).run()
 
 
 class _Writer:
@@ -144,7 +146,7 @@ class _Writer:
         traced: Captured,
         made: Refaked,
         stages: Sequence[Stage],
-        compiled: Sequence[Callable[..., Any]],
+        install: Install,
         whole: Callable[..., Any],
     ) -> None:
         self._cutting, self._captured, self._stages = cutting, made.captured, stages
@@ -153,8 +155,7 @@ class _Writer:
         self._results = output.args[0]  # a result is laid out as that of the whole batch
         self._scope = types.SimpleNamespace(whole=whole, cat=torch.cat)  # nodes have names like cat
         self._scope.blocks = cutting.cutter(traced, made, made.guards)
-        for stage, function in zip(stages, compiled, strict=True):
-            setattr(self._scope, f"{PREFIX}{stage.index}", function)
+        install(lambda stage, function: setattr(self._scope, f"{PREFIX}{stage.index}", function))
         self._lines: list[str] = []
         self._lists: set[torch.fx.Node] = set()  # what has an entry for each microbatch
 

@@ -19,6 +19,7 @@ import sympy
 import torch
 
 from .likeness import PLAIN, Thing
+from .strides import in_memory_of_its_own, in_order
 
 # Packages whose versions are written beside a key.
 _VERSIONED = frozenset({"_operator", "builtins", "math", "operator", "sympy", "torch"})
@@ -71,6 +72,8 @@ def _joined(kind: type, texts: Iterable[str]) -> str:
 
 
 def _name(thing: Any) -> str:
+    if thing in (in_order, in_memory_of_its_own):
+        return f"function {thing.__name__}"  # this project's; `kept` has its version
     if isinstance(thing, torch._ops.OpOverload):
         return f"operator {_operator(thing)}"
     if isinstance(thing, torch._ops.HigherOrderOperator):

@@ -26,8 +26,9 @@ from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
+from .layouts import Layout
 from .rewrite import write_in
-from .strides import contiguous, gapped_crossings, make_contiguous
+from .strides import Crossings
 from .told_sizes import refuse_unreadable, told_sizes, write_told_sizes
 
 
@@ -42,6 +43,7 @@ class Step:
         outputs: numbers of the values that it makes, in order.
         dead: values that no later step and no result needs.
         takes, makes: the fake values of inputs and outputs, without gradients.
+        layouts: how each of its results is laid out in memory; None where nothing depends on it.
         writes: whether it changes what it takes.
     """
 
@@ -52,6 +54,7 @@ class Step:
     dead: tuple[int, ...]
     takes: tuple[Any, ...]
     makes: tuple[Any, ...]
+    layouts: tuple[Layout | None, ...]
     writes: bool
 
     @property
@@ -104,15 +107,14 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
         PartitionError: the graph returns what is neither made by a stage, nor an input or a weight, or a stage takes a
             size that cannot be read there.
     """
-    gapped = gapped_crossings(stubs)
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
+    crossings = Crossings(stubs)
     told = told_sizes(stubs)
-    numbers = _Numbers(captured, stubs, leaves, told)
+    numbers = _Numbers(captured, stubs, leaves, told, written)
     steps = []
     for index, stub in enumerate(stubs):
         module = copy.deepcopy(stub.module)
-        make_contiguous(module, stub.outputs, gapped)
         write_told_sizes(module, stub, told)
         taken = [node for node in stub.inputs if node not in told]
         constants = [node for node in taken if _is_constant(value_of(node))]
@@ -123,20 +125,26 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
         inputs = [node for node in taken if node not in constants]
         refuse_unreadable(index, inputs)
         outputs = [node for node in stub.outputs if node not in told]
-        takes = tuple(_detached(value_of(node), node in gapped) for node in inputs)
+        takes = tuple(_detached(crossings.value(node)) for node in inputs)
         of_tensors = all(isinstance(value, torch.Tensor) for value in takes)
         for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), takes, strict=True):
             # Inductor for C++ believes "val", and not the inputs that it is given; of numbers it makes None.
             placeholder.meta = {"val" if of_tensors else "example_value": value}
+        with torch.no_grad():
+            crossings.settle(module, inputs, takes, outputs)
+        crossings.promise(module, outputs)
+        states = [node for node in inputs if numbers.returns_state(node, index)]
+        _return_too(module, inputs, states)
         steps.append(
             Step(
                 index=index,
                 module=module,
                 inputs=tuple(numbers.argument(node) for node in inputs),
-                outputs=tuple(numbers.of[node] for node in outputs),
+                outputs=tuple(numbers.of[node] for node in (*outputs, *states)),
                 dead=numbers.dead_after(index),
                 takes=takes,
-                makes=tuple(_detached(value_of(node), node in gapped) for node in outputs),
+                makes=tuple(_detached(crossings.value(node)) for node in (*outputs, *states)),
+                layouts=tuple(layout for _, layout in crossings.layouts((*outputs, *states))),
                 writes=any(node.name in written for node in inputs),
             )
         )
@@ -154,7 +162,12 @@ class _Numbers:
     """The number of each value, and after which stage it is needed no more."""
 
     def __init__(
-        self, captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any], told: set[torch.fx.Node]
+        self,
+        captured: Captured,
+        stubs: Sequence[Stub],
+        leaves: Sequence[Any],
+        told: set[torch.fx.Node],
+        written: frozenset[str],
     ) -> None:
         self._weights = captured.weights
         self.of: dict[torch.fx.Node, int] = {}
@@ -168,10 +181,21 @@ class _Numbers:
         for node in returned:
             if node.op == "placeholder" and node not in captured.weights:
                 self.of.setdefault(node, len(self.of))
+        # A weight that the graph writes and returns: as its last stage leaves it, for the next request writes it again.
+        self._states: dict[torch.fx.Node, int] = {}
+        for index, stub in enumerate(stubs):
+            for node in stub.inputs:
+                if node in captured.weights and node in returned and node.name in written:
+                    self.of.setdefault(node, len(self.of))
+                    self._states[node] = index
         self._dead: dict[int, list[int]] = {}
         for node, index in last.items():
             if node not in returned:
                 self._dead.setdefault(index, []).append(self.of[node])
+
+    def returns_state(self, node: torch.fx.Node, stage: int) -> bool:
+        """Whether a stage returns one of its arguments, a state, for the graph."""
+        return self._states.get(node) == stage
 
     def argument(self, node: torch.fx.Node) -> int | torch.Tensor:
         weight = self._weights.get(node)
@@ -193,6 +217,16 @@ class _Numbers:
         )
 
 
+def _return_too(module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], more: Sequence[torch.fx.Node]) -> None:
+    """Let a stage return some of its arguments after its results."""
+    if not more:
+        return
+    taken = dict(zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True))
+    output = next(iter(reversed(module.graph.nodes)))
+    output.args = ((*output.args[0], *(taken[node] for node in more)),)
+    module.recompile()
+
+
 def _result(leaf: Any, numbers: _Numbers) -> int | Constant:
     return numbers.result(leaf) if isinstance(leaf, torch.fx.Node) else Constant(leaf)
 
@@ -201,10 +235,8 @@ def _is_constant(value: Any) -> bool:
     return not isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
-def _detached(value: Any, is_gapped: bool) -> Any:
+def _detached(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
-    if is_gapped:
-        value = contiguous(value)
     with torch.no_grad():
         return value.detach()

@@ -16,11 +16,11 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.passes.capture import Captured, ExampleInputs
 from fx_partition.passes.fake import shape_env_of
-from fx_partition.passes.symbols import evaluate, numbers_of, to_expr
+from fx_partition.passes.input_sizes import InputSizes, Numbers
+from fx_partition.passes.symbols import evaluate, to_expr
 
 from .program import Constant, Program
 
-Numbers: TypeAlias = "dict[sympy.Symbol, int]"
 Strides: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
@@ -43,6 +43,7 @@ class Signature:
         self.keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
         placeholders = self._graph.find_nodes(op="placeholder")
         self._names = [captured.names.get(node, node.name) for node in placeholders]
+        self._sizes = InputSizes.of(captured)
         self._values: list[Any] = [captured.values.get(node) for node in placeholders]
         self._env = shape_env_of(self._values)
         # Those of the trace are in the ranges of its sizes; what compiling the stages adds is checked for each request.
@@ -102,39 +103,19 @@ class Signature:
 
     def _check(self, flat: Sequence[Any]) -> tuple[Strides, Numbers]:
         """The strides that each input is to have, and the symbols' numbers, for sizes not seen before."""
-        numbers: Numbers = numbers_of(
-            (to_expr(traced), size)
-            for x, value in zip(flat, self._values, strict=True)
-            if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and x.dim() == value.dim()
-            for traced, size in zip(value.shape, x.shape, strict=True)
-        )
-        strides: list[tuple[int, ...]] = []
-        for name, x, value in zip(self._names, flat, self._values, strict=True):
-            if not isinstance(value, torch.Tensor):
-                if value is not None and not isinstance(value, torch.SymInt) and x != value:
-                    raise ValueError(f"input {name!r} is {x!r}; the graph holds for {value!r} alone")
-                strides.append(())
-                continue
-            if not isinstance(x, torch.Tensor):
-                raise TypeError(f"input {name!r} is {type(x).__name__}, and has to be a tensor")
-            wanted = [to_expr(size) for size in value.shape]
-            if x.dim() != len(wanted) or any(evaluate(w, numbers) != s for w, s in zip(wanted, x.shape, strict=True)):
-                shape = ", ".join(map(str, wanted))
-                raise ValueError(
-                    f"input {name!r} has shape {list(x.shape)}, and the graph takes [{shape}]; give dynamic_shapes= "
-                    "to let a dimension vary"
-                )
-            strides.append(tuple(evaluate(to_expr(stride), numbers) for stride in value.stride()))
-        self._check_ranges(numbers)
+        numbers = self._sizes.check(flat)
+        strides = [
+            tuple(evaluate(to_expr(stride), numbers) for stride in value.stride())
+            if isinstance(value, torch.Tensor)
+            else ()
+            for value in self._values
+        ]
+        self._check_guards(numbers)
         return tuple(strides), numbers
 
-    def _check_ranges(self, numbers: Mapping[sympy.Symbol, int]) -> None:
+    def _check_guards(self, numbers: Mapping[sympy.Symbol, int]) -> None:
         if self._env is None:
             return
-        for symbol, number in numbers.items():
-            bounds = self._env.bound_sympy(symbol)
-            if not bounds.lower <= number <= bounds.upper:
-                raise ValueError(f"{symbol} is {number}, and the graph holds for {bounds.lower} to {bounds.upper}")
         for guard in self._env.guards[self._guards :]:
             if guard.expr.xreplace(dict(numbers)) is sympy.false:
                 raise ValueError(f"sizes {dict(numbers)} do not fulfil {guard.expr}, for which stages were compiled")

@@ -1,42 +1,71 @@
-"""Tensors cross a boundary with the strides that the other side was compiled for.
+"""The strides of tensors that cross a boundary: those that the stage which makes them really gives them.
 
-Inductor hands a dense result on with the strides that eager gives it, but not a view with gaps or overlaps whose base
-it does not return too: it computes what the view shows and lays that out as it likes (``linear(x)[:, :8]`` comes back
-dense). The stage that takes it would be compiled for eager's strides. So such a view is made contiguous by the stage
-that makes it, and the other is compiled for that; a view of the stage's own input is left, as inductor makes it anew.
+The strides of the trace are not to be relied on. A tracer may run other kernels than the compiler (a fake kernel that
+knows no channels_last, an attention chosen by whether a mask needs a gradient), and a view with gaps does not cross as
+it is. Each such difference changes the strides of all that is computed from the value. So the stages are run on fake
+tensors one after another, as a compiler runs them: each on what it receives, under inductor's decompositions. What a
+stage makes so is what the next one is compiled for.
+
+A compiled stage keeps that promise in its graph, by `in_order`: nothing where its compiler agrees, else a copy. A view
+with gaps or overlaps crosses without them, as inductor keeps them at times only; so the graph returns it without them
+too where it crosses as well.
 
 Before: ``linear = F.linear(x, w); part = linear[:, :8]; return (part,)``
-After:  ``linear = F.linear(x, w); part = linear[:, :8]; contiguous = part.contiguous(); return (contiguous,)``
+After:  ``linear = F.linear(x, w); part = linear[:, :8]; in_order = in_order(part, (0, 1)); return (in_order,)``
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import value_of
-from fx_partition.passes.fake import FakeTensor, hint_of, run_fake, shape_env_of
+from fx_partition.passes.capture import ShapeInterpreter, value_of
+from fx_partition.passes.fake import (
+    FakeTensor,
+    enable_python_dispatcher,
+    hint_of,
+    no_new_guards,
+    run_fake,
+    shape_env_of,
+)
+from fx_partition.passes.regions import is_region_handle, left_regions
 from fx_partition.passes.split import Stub
 from fx_partition.passes.symbols import to_expr
 
+from .layouts import Layout
+from .likeness import stage_key
+from .torch_internals import InductorDecompositions
 
-def gapped_crossings(stubs: Iterable[Stub]) -> set[torch.fx.Node]:
-    """The nodes whose tensors cross a boundary and would not arrive with eager's strides."""
-    stubs = list(stubs)
-    taken = {node for stub in stubs for node in stub.inputs}
-    found: set[torch.fx.Node] = set()
-    for stub in stubs:
-        received = [value for node in stub.inputs if isinstance(value := value_of(node), torch.Tensor)]
-        storages = {id(storage): storage for storage in (value.untyped_storage() for value in received)}
-        for node in stub.outputs:
-            value = value_of(node)
-            if node not in taken or not isinstance(value, FakeTensor):
-                continue
-            if id(value.untyped_storage()) not in storages and not is_dense(value):
-                found.add(node)
-    return found
+_log = logging.getLogger(__name__)
+
+
+def in_order(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """Return a tensor that fills its memory, dimension ``order[0]`` outermost: the tensor itself where it does so.
+
+    Example::
+
+        >>> x = torch.zeros(2, 3)
+        >>> in_order(x, (0, 1)) is x, in_order(x, (1, 0)).stride()
+        (True, (1, 2))
+    """
+    permuted = tensor.permute(tuple(order))
+    dense = permuted.contiguous()
+    if dense is permuted:
+        return tensor
+    return dense.permute(tuple(order.index(d) for d in range(len(order))))
+
+
+def in_memory_of_its_own(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """Return a copy of a tensor in an order, dimension ``order[0]`` outermost.
+
+    A stage returns so what is an argument seen as another dtype: torch makes such a result anew from the argument, and
+    forgets the dtype where sizes are symbolic.
+    """
+    return in_order(tensor.clone(), order)
 
 
 def memory_order(value: torch.Tensor) -> list[int]:
@@ -61,25 +90,139 @@ def _numbers(value: torch.Tensor) -> list[int]:
     return [s if isinstance(s, int) else int(s.subs({x: hint_of(env, x) for x in s.free_symbols})) for s in strides]
 
 
-def contiguous(value: torch.Tensor) -> torch.Tensor:
-    """The fake value as it arrives at the other side."""
+class Crossings:
+    """The fake values of what crosses the boundaries of a graph, with the strides that they cross with.
+
+    Stages must be settled in order, each with what it takes.
+
+    Args:
+        stubs: all partitions of the graph.
+    """
+
+    def __init__(self, stubs: Iterable[Stub]) -> None:
+        self._taken = {node for stub in stubs for node in stub.inputs}
+        self._values: dict[torch.fx.Node, torch.Tensor] = {}
+        self._layouts: dict[torch.fx.Node, Layout] = {}
+        self._retyped: set[torch.fx.Node] = set()
+        self._found: dict[Hashable, list[Any]] = {}
+
+    def value(self, node: torch.fx.Node) -> Any:
+        """The fake value of a node as it crosses, or as its stage makes it; that of the trace where none is settled."""
+        return self._values.get(node, value_of(node))
+
+    def layouts(self, nodes: Iterable[torch.fx.Node]) -> tuple[tuple[str, Layout | None], ...]:
+        """For each result of a stage its name and the layout that it promises, None where it promises nothing."""
+        return tuple((node.name, self._layouts.get(node)) for node in nodes)
+
+    def settle(
+        self,
+        module: torch.fx.GraphModule,
+        inputs: Sequence[torch.fx.Node],
+        takes: Sequence[Any],
+        outputs: Sequence[torch.fx.Node],
+    ) -> None:
+        """Find what a stage makes, by running it on fake tensors once for all stages that are alike.
+
+        Args:
+            module: the stage's graph; it is not changed.
+            inputs, outputs: the node of the whole graph that each of its arguments and results is.
+            takes: what the stage will be compiled with.
+        """
+        traced = [value_of(node) for node in outputs]
+        if not any(type(value) is FakeTensor and value.layout == torch.strided for value in traced):
+            return
+        key = stage_key(module, takes, traced)
+        if key not in self._found:
+            self._found[key] = _run(module, takes, traced)
+        for node, value, made in zip(outputs, traced, self._found[key], strict=True):
+            if type(value) is not FakeTensor or value.layout != torch.strided:
+                continue
+            if _is_retyped(value, map(value_of, inputs)):
+                self._retyped.add(node)
+            dense = is_dense(made)
+            if dense or node in self._taken:  # a dense result of the graph too, as its stage may be like another
+                ordered = dense or _has_order(made)
+                self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))
+                self._values[node] = _laid_out(value, self._layouts[node])
+
+    def promise(self, module: torch.fx.GraphModule, outputs: Sequence[torch.fx.Node]) -> None:
+        """Let a stage's own copy of its graph lay its results out in the orders that it promises."""
+        output = next(iter(reversed(module.graph.nodes)))
+        results = output.args[0]
+        assert isinstance(results, tuple)
+        layouts = [self._layouts.get(node) for node in outputs]
+        with module.graph.inserting_before(output):
+            output.args = (
+                tuple(
+                    module.graph.call_function(self._lay_out(node), (result, layout.order)) if layout else result
+                    for node, layout, result in zip(outputs, layouts, results, strict=True)
+                ),
+            )
+        module.recompile()
+
+
+    def _lay_out(self, node: torch.fx.Node) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
+        return in_memory_of_its_own if node in self._retyped else in_order
+
+
+def _has_order(value: torch.Tensor) -> bool:
+    """Whether the strides of a tensor with gaps put its dimensions in an order; eager lays out so what it computes of
+    it."""
+    strides = [s for s, size in zip(_numbers(value), map(to_expr, value.shape), strict=True) if size != 1]
+    return 0 not in strides and len(set(strides)) == len(strides)
+
+
+def _is_retyped(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
+    """Whether a result is the memory of an argument of another dtype."""
+    storage = id(result.untyped_storage())
+    same = (value for value in arguments if isinstance(value, torch.Tensor) and id(value.untyped_storage()) == storage)
+    return any(value.dtype != result.dtype for value in same)
+
+
+def _run(module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any]) -> list[Any]:
+    """What a stage makes, as a compiler of it would find; as the trace says where it does not run on fakes."""
+    mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
+    if mode is None or any(map(_opens_a_mode, module.graph.nodes)):
+        return traced
+    interpreter = ShapeInterpreter(module, mode)
+    grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another than it found
+    try:
+        with grad_mode, no_new_guards(mode.shape_env), enable_python_dispatcher(), mode:
+            stand_ins = [_stand_in(value) for value in takes]
+            with left_regions(interpreter.values), InductorDecompositions():
+                made = list(interpreter.run(*stand_ins, enable_io_processing=False))
+    except Exception as error:  # an operator may refuse these fakes; the promise is kept whatever it is
+        _log.debug("the strides of a stage's results are those of the trace: %s: %s", type(error).__name__, error)
+        return traced
+    return [m if _is_like(m, t) else t for m, t in zip(made, traced, strict=True)]
+
+
+def _opens_a_mode(node: torch.fx.Node) -> bool:
+    """Whether a node enters a mode that would stay if a run failed in it: inference mode, vmap; autocast is left."""
+    name = getattr(node.target, "__name__", "")
+    return ("enter" in name or "nesting" in name) and not is_region_handle(node)
+
+
+def _is_like(made: Any, traced: Any) -> bool:
+    """Whether two fake values differ in their strides alone."""
+    if type(made) is not FakeTensor or not isinstance(traced, torch.Tensor):
+        return False
+    return made.dtype == traced.dtype and [*map(to_expr, made.shape)] == [*map(to_expr, traced.shape)]
+
+
+def _stand_in(value: Any) -> Any:
+    """A fake tensor like another that a graph may write."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    made.requires_grad_(value.requires_grad)
+    return made if value.is_leaf else made.view_as(made)
+
+
+def _laid_out(value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """A fake value of another layout; itself where it has that."""
     assert isinstance(value, FakeTensor)
     with torch.no_grad():
-        result = run_fake(value.fake_mode, torch.Tensor.contiguous, (value,), {})
+        result = run_fake(value.fake_mode, in_order, (value, layout.order), {})
     assert isinstance(result, torch.Tensor)
     return result
-
-
-def make_contiguous(gm: torch.fx.GraphModule, outputs: Iterable[torch.fx.Node], gapped: set[torch.fx.Node]) -> None:
-    """Let a stage's copy of its graph return the ``gapped`` ones of its ``outputs`` contiguous."""
-    output = next(iter(reversed(gm.graph.nodes)))
-    results = output.args[0]
-    assert isinstance(results, tuple)
-    with gm.graph.inserting_before(output):
-        output.args = (
-            tuple(
-                gm.graph.call_method("contiguous", (result,)) if node in gapped else result
-                for node, result in zip(outputs, results, strict=True)
-            ),
-        )
-    gm.recompile()

@@ -7,6 +7,8 @@ Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 - ``torch._inductor.list_mode_options``: what ``mode="reduce-overhead"`` means.
 - ``torch._dynamo.exc.RestartAnalysis``: how inductor asks Dynamo to trace again with other specialisations; a backend
   must let it pass.
+- ``torch._inductor.decomposition.select_decomp_table``: what inductor takes operators apart into; results may have
+  other strides than those of the operators.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
 - ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
@@ -42,6 +44,8 @@ from torch._guards import TracingContext, tracing
 from torch._inductor import aot_compile, config, list_mode_options
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler
+from torch._inductor.decomposition import select_decomp_table
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fx_partition.passes.fake import FakeTensor
 
@@ -53,6 +57,7 @@ else:
 CompiledFunction = Callable[..., Any]
 
 __all__ = [
+    "InductorDecompositions",
     "RestartAnalysis",
     "Store",
     "binds_addresses",
@@ -128,6 +133,25 @@ def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patc
         path = aot_compile(gm, tuple(example_inputs), options=dict(patches))
     assert isinstance(path, str)
     return path
+
+
+class InductorDecompositions(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """While on, operators run as inductor takes them apart: on fake tensors, results have the strides it will give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._table = select_decomp_table()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        decomposition = self._table.get(func)
+        if decomposition is not None:
+            with self:
+                result = decomposition(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
+        return func(*args, **(kwargs or {}))
 
 
 def compiler_settings() -> dict[str, dict[str, Any]]:

@@ -117,7 +117,7 @@ def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | N
             names[node] = str(node.target)
         if value is not None:
             found[node] = value
-    return Captured(gm, found, weights, names)
+    return Captured(gm, found, weights, names, is_specialized=values is None)
 
 
 class ShapeInterpreter(torch.fx.Interpreter):

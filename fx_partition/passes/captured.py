@@ -20,12 +20,14 @@ class Captured:
         values: the fake value of each node that has one.
         weights: the tensor of each node (``get_attr`` or placeholder) that holds a weight.
         names: what the user calls an input or a weight: ``"input_ids"``, ``"layers.0.weight"``.
+        is_specialized: whether a tracer wrote the sizes of its example into the graph.
     """
 
     gm: torch.fx.GraphModule
     values: Mapping[torch.fx.Node, Any]
     weights: Mapping[torch.fx.Node, torch.Tensor]
     names: Mapping[torch.fx.Node, str]
+    is_specialized: bool = True
 
     @property
     def dims(self) -> dict[str, torch.SymInt]:
@@ -78,4 +80,5 @@ def with_values(captured: Captured, values: Mapping[torch.fx.Node, Any]) -> Capt
     gm = torch.fx.GraphModule(captured.gm, graph)
     gm.meta = dict(captured.gm.meta)
     weights = {twin[node]: weight for node, weight in captured.weights.items()}
-    return Captured(gm, found, weights, {twin[node]: name for node, name in captured.names.items()})
+    names = {twin[node]: name for node, name in captured.names.items()}
+    return Captured(gm, found, weights, names, captured.is_specialized)

@@ -24,6 +24,7 @@ __all__ = [
     "FakeTensorMode",
     "ShapeEnv",
     "assume",
+    "bounds_of",
     "enable_python_dispatcher",
     "facts_of",
     "fake_copy",
@@ -124,6 +125,13 @@ def assume(shape_env: ShapeEnv, guard: sympy.Basic) -> None:
     """Make a comparison that holds for the sizes of the trace a guard of the graph."""
     holds = bool(shape_env.create_symboolnode(guard))
     assert holds, f"{guard} does not hold for the sizes of the trace"
+
+
+def bounds_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> tuple[int | None, int | None]:
+    """The smallest and the largest value that a symbol may have; None where there is no bound."""
+    known = shape_env.bound_sympy(symbol)
+    lower, upper = (int(bound) if bound.is_Integer else None for bound in (known.lower, known.upper))
+    return lower, upper
 
 
 def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:

@@ -16,6 +16,10 @@ partition sets its own.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch.fx
 
 
@@ -52,6 +56,22 @@ class Regions:
         for enter in reversed(self.open):
             exit_node = _exit_of(enter)
             graph.create_node("call_function", exit_node.target, (copies[enter],))
+
+
+@contextlib.contextmanager
+def left_regions(values: Mapping[torch.fx.Node, Any]) -> Iterator[None]:
+    """Leave the autocast regions that a run of a graph has entered, should it fail in one.
+
+    Args:
+        values: what each node that ran returned, in order; filled while the context is open.
+    """
+    try:
+        yield
+    except BaseException:
+        for node, value in reversed(list(values.items())):
+            if is_region_handle(node) and (exit_node := _exit_of(node)) not in values:
+                exit_node.target(value)  # type: ignore[operator]  # a call_function
+        raise
 
 
 def _exit_of(enter: torch.fx.Node) -> torch.fx.Node:

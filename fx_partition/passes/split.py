@@ -10,6 +10,7 @@ Before::
 After (boundary behind relu)::
 
     def forward(self, x):
+        refuse_other_sizes([x], '{"x": [4, 16]}', '{}')        # where a tracer has specialized the graph
         weight = self.up.weight; weight_1 = self.down.weight
         partition_0 = self.partition_0(x, weight);        relu = partition_0[0]
         partition_1 = self.partition_1(relu, x, weight_1); linear_1 = partition_1[0]
@@ -35,6 +36,7 @@ from torch.utils import _pytree as pytree
 from .capture import Captured
 from .errors import PartitionError, PlanMismatchError
 from .fingerprint import fingerprint
+from .input_sizes import write_check
 from .members import hand_over, members
 from .plan import Plan
 from .regions import Regions, is_region_handle
@@ -225,6 +227,7 @@ def split_planned(captured: Captured, plan: Plan) -> SplitModule:
     if taken:
         raise PartitionError(f"the model has a child {taken[0]!r}, a name that partitions need; rename it")
     graph = stitch(gm.graph, stubs)
+    write_check(graph, captured)
     root = torch.nn.Module()
     for index, stub in enumerate(stubs):
         root.add_module(f"{PREFIX}{index}", stub.module)

@@ -88,8 +88,12 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
     stubs = cut(captured, plan)
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, torch.device(devices[i]), stub, boundaries) for i, stub in enumerate(stubs)]
-    compiled: list[Callable[..., Any]] = [stub.module for stub in stubs]
-    run = assemble(captured, stages, compiled, frozenset({"state"}))
+
+    def install(put: Callable[[Stage, Callable[..., Any]], None]) -> None:
+        for stage in stages:
+            put(stage, stage.stub.module)
+
+    run = assemble(captured, stages, install, frozenset({"state"}))
     for i in range(3):
         sample = torch.randn(4)
         torch.testing.assert_close(run(sample, written), sample * i + sample * (i + 1))

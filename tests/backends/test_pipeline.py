@@ -431,3 +431,25 @@ def test_making_a_pipeline_leaves_the_model_as_it_was():
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), state)
+
+
+def test_a_state_that_is_returned_is_that_of_its_request():
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(2, WIDTH))
+            self.layers = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU())
+
+        def forward(self, x):
+            counted = self.count.add_(x)
+            return self.layers(self.count), self.count, counted, self.count[1:], counted.t()
+
+    model, eager, one = Counter().eval(), Counter().eval(), torch.ones(2, WIDTH)
+    expected = [[float(leaf.sum()) for leaf in eager(one)[1:]] for _ in range(12)]
+    with pytest.warns(PartitionWarning, match="writes what it takes"):
+        pipe = fx_partition.pipeline(model, one, devices=["cores:0"])
+    with pipe:
+        results = [future.result(60) for future in [pipe.submit(one) for _ in range(6)]]
+        results += list(pipe.map(one for _ in range(6)))
+    assert [[float(leaf.sum()) for leaf in result[1:]] for result in results] == expected
+    assert torch.equal(model.count, eager.count)

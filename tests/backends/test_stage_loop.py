@@ -36,11 +36,12 @@ X = torch.ones(2, 4)
 
 def new_pipe() -> Any:
     """Of one stage in Python: value 1 is made of value 0 and a weight."""
-    return LOOP.create([(None, (0, -1), to_handles([X]), (1,), (0,), 1)], 2, (1,), 2, 0)
+    return LOOP.create([(None, (0, -1), to_handles([X]), (1,), [()], (0,), 1)], 2, (1,), 2, 0)
 
 
 def stage(**change: Any) -> list[Any]:
-    given = {"path": None, "inputs": (0,), "weights": [], "outputs": (1,), "dead": (), "replicas": 1} | change
+    given: dict[str, Any] = {"path": None, "inputs": (0,), "weights": [], "outputs": (1,), "orders": [()], "dead": ()}
+    given |= {"replicas": 1} | change
     return [tuple(given.values())]
 
 
@@ -71,6 +72,8 @@ WRONG_CALLS = {
     "an input that is no value": ("create", lambda: (stage(inputs=(2,)), 2, (1,), 1, 0), ValueError),
     "an input that is no weight": ("create", lambda: (stage(inputs=(-1,)), 2, (1,), 1, 0), ValueError),
     "an output that is no value": ("create", lambda: (stage(outputs=(-1,)), 2, (1,), 1, 0), ValueError),
+    "no order": ("create", lambda: (stage(orders=[]), 2, (1,), 1, 0), ValueError),
+    "an order that leaves one out": ("create", lambda: (stage(orders=[(1, 1)]), 2, (1,), 1, 0), ValueError),
     "a dead value that is none": ("create", lambda: (stage(dead=(9,)), 2, (1,), 1, 0), ValueError),
     "a weight that is no handle": ("create", lambda: (stage(weights=[7]), 2, (1,), 1, 0), ValueError),
     "a weight of another kind": ("create", lambda: (stage(weights=[new_pipe()]), 2, (1,), 1, 0), ValueError),

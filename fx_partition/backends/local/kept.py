@@ -31,8 +31,8 @@ from ..portable import NotPortableError, to_portable
 from ..program import Step
 from ..torch_internals import caches_are_off
 
-# To be raised when `compile_native`, or what it means that an entry is there, changes.
-_SCHEME = 2
+# To be raised when `compile_native`, `strides.in_order`, or what it means that an entry is there, changes.
+_SCHEME = 3
 
 
 @dataclass(frozen=True)

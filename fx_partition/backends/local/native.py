@@ -20,9 +20,11 @@ import torch
 from fx_partition.passes.errors import PartitionError, PartitionWarning
 
 from ..each_once import compile_each_once
+from ..layouts import Layout
 from ..likeness import stage_key
 from ..program import Step
 from ..stand_ins import zeros_of
+from ..strides import in_order
 from ..torch_internals import compile_native, compile_part, tensors_of, to_handles
 from .build import stage_loop
 from .kept import Compiled, entry_of
@@ -49,7 +51,7 @@ def compile_steps(
         patches, numbers: see `compile_step`.
     """
     keys = [
-        (count, step.writes, stage_key(step.module, step.takes, step.makes))
+        (count, step.writes and _weights(step), stage_key(step.module, step.takes, step.makes))
         for step, count in zip(steps, threads, strict=True)
     ]
     return compile_each_once(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
@@ -119,23 +121,42 @@ def _why_not_native(path: str, step: Step, numbers: Mapping[sympy.Symbol, int]) 
         results = tensors_of(stage_loop().run(path, to_handles(inputs), len(step.outputs)))
     except RuntimeError as error:
         return f"its compiled code fails on zeros ({error})"
-    for result, value in zip(results, step.makes, strict=True):
-        expected = zeros_of(value, numbers, torch.device("meta"))
-        if result.dtype != expected.dtype or (
-            result.shape == expected.shape and result.stride() != expected.stride() and result.numel()
-        ):
+    for result, value, layout in zip(results, step.makes, step.layouts, strict=True):
+        assert isinstance(value, torch.Tensor)
+        if result.dtype != value.dtype or not (layout is None or layout.is_of(result)):
             return "its compiled code lays its results out in another way than the next stage expects"
     return ""
 
 
+def _weights(step: Step) -> tuple[int, ...]:
+    """Which arguments of a stage are its weights, or its states."""
+    return tuple(place for place, value in enumerate(step.inputs) if isinstance(value, torch.Tensor))
+
+
 def _with_handles(function: Callable[..., Sequence[Any]], step: Step) -> Callable[[list[Any]], list[Any]]:
-    """Numbers cross as tensors of no dimension."""
+    """Numbers cross as tensors of no dimension, and tensors as the next stage expects them.
+
+    A result that is a state, or a view of one, is copied: the next request writes the state while the caller reads.
+    """
+    states = _weights(step) if step.writes else ()
     takes = tuple(isinstance(value, torch.Tensor) for value in step.takes)
+
+    def laid_out(result: Any, layout: Layout | None) -> torch.Tensor:
+        if not isinstance(result, torch.Tensor):
+            return torch.tensor(result)
+        return result if layout is None else in_order(result, layout.order)
 
     def call(handles: list[Any]) -> list[Any]:
         tensors = tensors_of(handles)
         with torch.no_grad():
             results = function(*(t if is_tensor else t.item() for t, is_tensor in zip(tensors, takes, strict=True)))
-        return to_handles([r if isinstance(r, torch.Tensor) else torch.tensor(r) for r in results])
+            if states:
+                kept = {tensors[place].untyped_storage().data_ptr() for place in states}
+                results = [r.clone() if _is_in(r, kept) else r for r in results]
+            return to_handles([laid_out(r, layout) for r, layout in zip(results, step.layouts, strict=True)])
 
     return call
+
+
+def _is_in(result: Any, storages: set[int]) -> bool:
+    return isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() in storages

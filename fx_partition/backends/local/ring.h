@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "aoti_code.h"
+#include "layout.h"
 #include "parking.h"
 
 namespace stage_loop {
@@ -53,6 +54,7 @@ struct Stage {
   std::vector<int> inputs;  // v >= 0: a value of the request; v < 0: weight -v - 1
   std::vector<Owned> weights;
   std::vector<int> outputs;
+  std::vector<Order> orders;  // of the outputs
   std::vector<int> dead;  // values that no later stage needs
   std::vector<std::unique_ptr<Worker>> workers;
 };

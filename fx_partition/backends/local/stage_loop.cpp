@@ -11,6 +11,7 @@
 
 #include <climits>
 #include <cstdint>
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -49,18 +50,31 @@ void delete_ticket(PyObject* capsule) {
   delete ticket;
 }
 
-// Reads (path or None, inputs, weights as handles, outputs, dead, replicas).
+// Reads the dimensions of a tensor in an order, each once.
+Order order_of(PyObject* dims) {
+  const Order order = numbers(dims, 0, PySequence_Size(dims), "a dimension");
+  for (size_t d = 0; d < order.size(); ++d)
+    if (std::find(order.begin(), order.end(), int(d)) == order.end())
+      fail(PyExc_ValueError, "an order has each dimension once");
+  return order;
+}
+
+// Reads (path or None, inputs, weights as handles, outputs, orders, dead, replicas).
 void add_stage(Pipe& pipe, PyObject* described) {
   const char* path;
-  PyObject *inputs, *weights, *outputs, *dead;
+  PyObject *inputs, *weights, *outputs, *orders, *dead;
   int replicas;
-  if (!PyArg_ParseTuple(described, "zOO!OOi", &path, &inputs, &PyList_Type, &weights, &outputs, &dead, &replicas))
+  if (!PyArg_ParseTuple(described, "zOO!OO!Oi", &path, &inputs, &PyList_Type, &weights, &outputs, &PyList_Type, &orders,
+                        &dead, &replicas))
     throw ErrorIsSet();
   if (replicas < 1) fail(PyExc_ValueError, "a stage has a thread or more, not " + std::to_string(replicas));
   const auto values = static_cast<long long>(pipe.num_values);
   Stage& stage = pipe.stages.emplace_back();
   stage.inputs = numbers(inputs, -PyList_GET_SIZE(weights), values, "an input of a stage");
   stage.outputs = numbers(outputs, 0, values, "an output of a stage");
+  if (size_t(PyList_GET_SIZE(orders)) != stage.outputs.size())
+    fail(PyExc_ValueError, "a stage has an order for each of its outputs");
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(orders); ++i) stage.orders.push_back(order_of(PyList_GET_ITEM(orders, i)));
   stage.dead = numbers(dead, 0, values, "a value that dies with a stage");
   for (Py_ssize_t w = 0; w < PyList_GET_SIZE(weights); ++w)
     stage.weights.emplace_back(handle_of(PyList_GET_ITEM(weights, w)));

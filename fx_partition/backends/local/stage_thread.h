@@ -25,6 +25,7 @@ inline bool run_code(const Stage& stage, const Code& code, Request& request) {
   if (code.run(code.container, inputs.data(), inputs.size(), outputs.data(), outputs.size(), nullptr, nullptr))
     return false;
   for (size_t i = 0; i < outputs.size(); ++i) request.values[size_t(stage.outputs[i])].reset(outputs[i]);
+  refuse_other_layouts(stage.orders, outputs);
   return true;
 }
 
@@ -63,6 +64,7 @@ inline bool run_python(const Stage& stage, PyObject* callback, Request& request)
     for (size_t i = 0; i < stage.outputs.size(); ++i)
       handles.push_back(handle_of(PyList_GET_ITEM(outputs.get(), Py_ssize_t(i))));
     for (size_t i = 0; i < handles.size(); ++i) request.values[size_t(stage.outputs[i])].reset(handles[i]);
+    refuse_other_layouts(stage.orders, handles);
     return true;
   } catch (...) {
     set_error();

@@ -28,7 +28,6 @@ from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
 from ..options import Options
 from ..stages import Stage
-from ..strides import contiguous
 from .agreement import Document, refuse_differences
 from .boundaries import RankBoundaries
 from .microbatches import Microbatches, refuse_writes
@@ -98,10 +97,10 @@ def compile_ranks(
         elif env:
             for text in told:
                 assume_all(env, text)
-    # Stages make contiguous what would not cross with its strides, and take it so.
-    dense = {node: contiguous(captured.values[node]) for node in lowered.gapped}
-    captured = replace(captured, values={**captured.values, **dense})
+    crossing = {node: lowered.crossings.value(node) for stub in stubs for node in stub.outputs}
+    captured = replace(captured, values={**captured.values, **crossing})
     function = RankFunction(captured, own, lowered.compiled, messages, team, names, home, microbatches)
+    lowered.install(function.put)
     return function, plan, stages
 
 

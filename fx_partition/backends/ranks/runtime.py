@@ -86,6 +86,10 @@ class RankFunction:
         self._returns = schedule.returns
         self._drop_dead_values(set(output.all_input_nodes))
 
+    def put(self, stage: Stage, code: Callable[..., Any]) -> None:
+        """Let a stage of this rank run other code."""
+        next(step for step in self._steps if step.index == stage.index).code = code
+
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         self._team.begin(self._names)
         table: _Table = {**self._attributes, **dict(zip(self._placeholders, args, strict=True))}
@@ -179,7 +183,7 @@ class _Step:
         receives: Sequence[Wire],
         sends: Sequence[Wire],
     ) -> None:
-        self.name = f"stage {stage.index}"
+        self.index, self.name = stage.index, f"stage {stage.index}"
         self.code, self.early, self.receives, self.sends = code, early, receives, sends
         self.inputs, self.outputs = stage.stub.inputs, stage.stub.outputs
         self.dead: list[torch.fx.Node] = []
