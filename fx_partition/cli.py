@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
+from .cli_files import TRUST, load_program, read_plan
 from .cost import command as simulation
 from .hardware.budgets import find_device
 from .hardware.detect import detect
@@ -26,8 +24,8 @@ from .passes.capture import capture
 from .passes.check_plan import check_plan
 from .passes.gather import gather_facts
 from .passes.plan import Plan
-from .passes.request import ALGORITHMS, FOOTPRINTS, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
-from .passes.sizes import parse_bytes
+from .passes.request import ALGORITHMS, FOOTPRINTS, MOST_DEVICES, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
+from .passes.sizes import LARGEST, parse_bytes, parse_count, shown
 from .report import render
 from .report.devices import device_dict, device_document, devices_document, devices_json
 from .report.markdown import to_markdown
@@ -35,7 +33,7 @@ from .report.probe import probe_document, probe_json
 from .report.probe_plot import check_plot, plot_probe
 from .report.proof import why
 from .report.text import to_text
-from .report.written import write, written
+from .report.written import check_place, write, written
 
 _SUFFIXES = {".json": "json", ".md": "markdown"}
 
@@ -57,15 +55,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = _parser().parse_args(argv)
+        _check_places(args)
         answer = _answer(args)
         if args.output is None:
-            print(answer)
+            _print(answer)
         else:
             write(answer, args.output, "-o")
     except ValueError as error:
-        print(f"fx-partition: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"fx-partition: error: {' '.join(str(error).split())}"
+        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # a name of a file may be no text
         return 2
     return 0
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as in `fx-partition devices | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at the end
+    except OSError as error:
+        raise ValueError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """See that what is asked for can be written before it is made."""
+    read = [Path(path) for name in ("model", "plan") if (path := getattr(args, name, None)) is not None]
+    written = [("-o", args.output), ("--trace", getattr(args, "trace", None)), ("--plot", getattr(args, "plot", None))]
+    taken: dict[Path, str] = {}
+    for option, path in written:
+        if path is not None:
+            check_place(path, option, read)
+            if (other := taken.setdefault(path.resolve(), option)) != option:
+                raise ValueError(f"{other} and {option} both name {path}; name two files")
 
 
 def _answer(args: argparse.Namespace) -> str:
@@ -76,13 +97,14 @@ def _answer(args: argparse.Namespace) -> str:
     if args.command == "probe":
         if args.plot is not None:
             check_plot(args.plot)
-        found = probe(seconds=args.seconds)
+        found = probe(seconds=_seconds(args.seconds))
         if args.plot is not None:
             plot_probe(found, args.plot)
         return written(lambda: probe_document(found), lambda: probe_json(found), _format(args))
-    plan = _read_plan(args.plan)
     if args.command == "simulate":
-        return simulation.answer(plan, _load_program(args.model), args, _format(args))
+        asked = simulation.Asked.of(args)
+        return simulation.answer(read_plan(args.plan), load_program(args.model, args.modules), asked, _format(args))
+    plan = read_plan(args.plan)
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
 
@@ -90,7 +112,7 @@ def _explained(plan: Plan, args: argparse.Namespace) -> str:
     """The proofs in words, and whether they hold for the model, if one is named."""
     checked = "As the plan says; --model MODEL.pt2 checks it."
     if args.model is not None:
-        captured = capture(_load_program(args.model))
+        captured = capture(load_program(args.model, args.modules))
         reasons = check_plan(captured, gather_facts(captured), plan)
         if reasons:
             raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons)}")
@@ -116,7 +138,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", help="plan an exported model and report on the plan")
-    plan.add_argument("model", type=Path, metavar="MODEL.pt2", help="a program saved by torch.export.save")
+    plan.add_argument("model", type=Path, metavar="MODEL.pt2", help=f"a program saved by torch.export.save; {TRUST}")
     plan.add_argument(
         "--cache", metavar="SIZE[,SIZE...]",
         help="on-chip bytes of one device (6MiB, 6MB, 6291456, the name of a device such as H100-SXM, or auto for that "
@@ -132,7 +154,7 @@ def _parser() -> _Parser:
         help="what comes after the fewest partitions; or time, on a device that --cache names",
     )  # fmt: skip
     plan.add_argument(
-        "--max-slack", type=float, metavar="SHARE", help="how much larger the largest may be to cut fewer bytes: 0.05"
+        "--max-slack", metavar="SHARE", help="how much larger the largest may be to cut fewer bytes: 0.05"
     )
     plan.add_argument(
         "--devices", metavar="N|NAMES", help="how many devices there are, or their names (cuda:0,cuda:1)"
@@ -155,19 +177,26 @@ def _parser() -> _Parser:
     why = commands.add_parser("why", help="say in words why no plan is better than a saved one")
     why.add_argument("plan", type=Path, metavar="PLAN.json", help="a plan saved by `fx-partition plan --json`")
     why.add_argument(
-        "--model", type=Path, metavar="MODEL.pt2", help="check every figure and both proofs against the model"
-    )
+        "--model", type=Path, metavar="MODEL.pt2",
+        help=f"check every figure and both proofs against the model; {TRUST}",
+    )  # fmt: skip
 
     simulate = commands.add_parser("simulate", help="what a saved plan would take on a device, by its record")
-    simulation.add_options(simulate)
+    simulation.add_options(simulate, TRUST)
 
     listing = commands.add_parser("devices", help="list what is known of devices, and what this machine has")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
 
     measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
-    measure.add_argument("--seconds", type=float, default=10.0, help="about how long it may take (10)")
+    measure.add_argument("--seconds", default="10", help="about how long it may take, 0 to 3600 (10)")
     measure.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here too: FILE.png or FILE.svg")
 
+    for command in (plan, why, simulate):
+        command.add_argument(
+            "--import", dest="modules", action="append", default=[], metavar="PACKAGE",
+            help="import this before MODEL.pt2 is loaded, for the types and operators that the model is made of "
+            "(transformers); may be repeated",
+        )  # fmt: skip
     for command in (plan, report, why, simulate, listing, measure):
         formats = command.add_mutually_exclusive_group()
         if command is not why:
@@ -186,12 +215,12 @@ def _format(args: argparse.Namespace) -> str:
 
 def _planned(args: argparse.Namespace) -> Plan:
     bind = dict(map(_binding, args.bind))
-    cache, devices = _cache(args.cache), _devices(args.devices)
+    cache, devices, max_slack = _cache(args.cache), _devices(args.devices), _share(args.max_slack)
     if cache is None and devices is None:
         raise ValueError("say how large one device is (--cache 6MiB), or with --devices how many there are")
     return make_plan(
-        _load_program(args.model), cache, bind=bind, algorithm=args.algorithm, objective=args.objective,
-        max_slack=args.max_slack, order=args.order, footprint=args.footprint, devices=devices,
+        load_program(args.model, args.modules), cache, bind=bind, algorithm=args.algorithm, objective=args.objective,
+        max_slack=max_slack, order=args.order, footprint=args.footprint, devices=devices,
         on_shortage=args.on_shortage, oversize=args.oversize, replicate=args.replicate,
     )  # fmt: skip
 
@@ -207,53 +236,32 @@ def _cache(text: str | None) -> str | list[str] | None:
 
 def _binding(text: str) -> tuple[str, int]:
     name, equals, size = text.partition("=")
-    if not (name and equals and size.isdecimal()):
-        raise ValueError(f"--bind {text!r} is not DIM=SIZE; for example --bind input_ids.0=8")
-    return name, int(size)
+    if not (name and equals):
+        raise ValueError(f"--bind {shown(text)} is not DIM=SIZE; for example --bind input_ids.0=8")
+    return name, parse_count(size, f"--bind {name[:80]}", LARGEST)
 
 
 def _devices(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    names = tuple(f"device:{i}" for i in range(int(text))) if text.isdecimal() else tuple(text.split(","))
-    if not names or not all(names):
-        raise ValueError(f"--devices {text!r}: write how many there are (4) or their names (cuda:0,cuda:1)")
+    if text[:1].isdecimal():
+        return tuple(f"device:{i}" for i in range(parse_count(text, "--devices", MOST_DEVICES)))
+    names = tuple(text.split(","))
+    if not all(name[:1].isalpha() and name.isprintable() for name in names):
+        raise ValueError(f"--devices {shown(text)}: write how many there are (4) or their names (cuda:0,cuda:1)")
     return names
 
 
-def _load_program(path: Path) -> torch.export.ExportedProgram:
-    _check_file(path)
+def _share(text: str | None) -> float | None:
+    return None if text is None else _number(text, "--max-slack", "a share such as 0.05")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "--seconds", "a number of seconds such as 10")
+
+
+def _number(text: str, option: str, what: str) -> float:
     try:
-        with _quiet_logs():
-            return torch.export.load(path)
-    except Exception as error:  # a file that is no program fails in many ways, none of them documented
-        raise ValueError(
-            f"{path} is not an exported program that torch {torch.__version__} can load "
-            f"({type(error).__name__}); save one with torch.export.save(program, {path.name!r})"
-        ) from error
-
-
-@contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """torch.export logs a traceback for every format that it tries and that a file is not in."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _read_plan(path: Path) -> Plan:
-    _check_file(path)
-    try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no text, no JSON, or JSON that is no plan
-        raise ValueError(
-            f"{path}: {error}; save a plan with `fx-partition plan MODEL.pt2 --cache SIZE -o {path.name}`"
-        ) from error
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a file that exists")
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{option}={shown(text)} is not {what}") from error

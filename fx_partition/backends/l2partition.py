@@ -24,6 +24,7 @@ from fx_partition.passes.planning import make_plan
 from fx_partition.passes.split import cut, planned_graph
 from fx_partition.passes.symbols import Symbols
 from fx_partition.report import render
+from fx_partition.report.written import write
 
 from .buffers import keep_buffers
 from .dynamo import capture_dynamo, is_weight
@@ -237,6 +238,9 @@ def _publish(function: Callable[..., Any], graph: CompiledGraph, asked: Options)
         return
     text = render(graph.plan, asked.report_format)
     if isinstance(asked.report, str):
-        Path(asked.report).write_text(text + "\n", encoding="utf-8")
+        try:
+            write(text, Path(asked.report), "report=")
+        except ValueError as error:  # since `Options.check` looked; the graph is compiled and right
+            warnings.warn(f"the report of a graph is not there: {error}", PartitionWarning, stacklevel=2)
     else:
         print(text, file=sys.stderr)

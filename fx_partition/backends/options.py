@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from fx_partition.hardware.cores import is_group
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.request import NO_BUDGET, Request
+from fx_partition.report.written import check_place
 
 from .homes import with_index
 from .ranks.options import RankOptions
@@ -51,7 +53,8 @@ class Options:
         """Options from a user's words, before anything is compiled.
 
         Raises:
-            PartitionError: an unknown option, device or choice, or a size that is none; it names what there is.
+            PartitionError: an unknown option, device or choice, a size that is none, or a report that cannot be
+                written; it names what there is.
         """
         given = dict(options or {})
         own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
@@ -72,6 +75,11 @@ class Options:
         report = given.get("report", False)
         if not isinstance(report, bool) and not (isinstance(report, str) and _suffix(report) in _REPORT_SUFFIXES):
             raise PartitionError(f"report={report!r} is neither True nor a path ending in .txt, .md or .json")
+        if isinstance(report, str):
+            try:
+                check_place(Path(report), "report=")
+            except ValueError as error:
+                raise PartitionError(str(error)) from error
         microbatches = _microbatches(given.get("microbatches", 1), request)
         keep_buffers = given.get("keep_buffers", True)
         if not isinstance(keep_buffers, bool):

@@ -13,6 +13,7 @@ from fx_partition.hardware.records import Device
 from fx_partition.passes.capture import ExampleInputs, Model, capture
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.sizes import shown
 from fx_partition.passes.work import Work, work_of
 
 from .events import Span, Stage, play
@@ -20,6 +21,9 @@ from .price import OVERHEADS, Link, Overheads, Price, largest, price
 from .recurrence import Recurrent
 from .residency import Moved, residency
 from .simulation import Simulation, StageUse
+
+#: Runs of stages of one simulation, which take a minute or so.
+MOST_RUNS = 1_000_000
 
 Devices: TypeAlias = "str | Device | Sequence[str | Device]"
 
@@ -59,8 +63,8 @@ def simulate(
 
     Raises:
         PlanMismatchError: the plan was made for another graph, or cannot run this one.
-        PartitionError: a number is not positive, the sequence of devices is not as long as the plan's, or a device
-            without off-chip memory cannot hold its part.
+        PartitionError: a number is out of bounds, or too many runs would be simulated; the sequence of devices is not
+            as long as the plan's, or a device without off-chip memory cannot hold its part.
         ValueError: no device has this name, or ``bind`` names no symbol of the graph.
 
     Example::
@@ -75,8 +79,8 @@ def simulate(
         (5, True)
     """
     for name, number in (("microbatches", microbatches), ("steps", steps)):
-        if number < 1:
-            raise PartitionError(f"{name}={number} must be a positive whole number")
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_RUNS:
+            raise PartitionError(f"{name}={shown(number)} must be a whole number from 1 to {MOST_RUNS}")
     records = _records(plan, device)
     works = work_of(capture(model, example_inputs, dynamic_shapes), plan, bind)
     link = link or Link.of(records[0])
@@ -136,6 +140,7 @@ class _Simulator:
         # As many before and behind as fill and empty the pipeline, so that those in between see it full.
         inflight = 2 * self._used
         warm = rounds * -(-inflight // rounds)
+        self._refuse_long(warm + steps + inflight + rounds + 1)
         memories = self._memories()
         alone = self._play(rounds + 1, 1, memories)  # each copy once, which fills all memories, and one more
         spans = self._play(warm + steps + inflight, inflight, memories)
@@ -153,6 +158,16 @@ class _Simulator:
             stages=self._uses(spans, window, seconds / steps),
             spans=tuple(spans),
         )
+
+    def _refuse_long(self, steps: int) -> None:
+        """Each run is an event that is kept."""
+        runs = steps * self._microbatches * len(self._stages)
+        if runs > MOST_RUNS:
+            raise PartitionError(
+                f"{steps} requests (with those that fill the pipeline) of {self._microbatches} microbatches through "
+                f"{len(self._stages)} stages are {runs} runs, and at most {MOST_RUNS} are simulated: ask for fewer "
+                "steps= or microbatches="
+            )
 
     def _play(self, steps: int, inflight: int, memories: Mapping[int, Recurrent]) -> list[Span]:
         @cache  # of a long simulation most runs are alike

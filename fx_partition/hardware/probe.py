@@ -11,6 +11,8 @@ from .records import Device
 from .sweep import Points, save, sweep, working_sets
 from .user_cache import cache_directory, check_writable
 
+MOST_SECONDS = 3600
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -32,10 +34,12 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
 
     Args:
         device: "cpu"; the figures of GPUs come from their records.
-        seconds: about how long it may take; a machine that is busy needs them, to find rounds that it does not disturb.
+        seconds: about how long it may take, an hour at most; a machine that is busy needs them, to find rounds that it
+            does not disturb.
 
     Raises:
-        ValueError: another device, nothing is known of the CPU's caches, or the cache directory cannot be used.
+        ValueError: another device, seconds out of bounds, nothing is known of the CPU's caches, or the cache directory
+            cannot be used.
 
     Example::
 
@@ -46,6 +50,8 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
     """
     if device != "cpu":
         raise ValueError(f'probe measures device="cpu", not {device!r}; `fx-partition devices` lists records of others')
+    if not 0 <= seconds <= MOST_SECONDS:  # which "not a number" is not either
+        raise ValueError(f"seconds={seconds!r} must be a number from 0 to {MOST_SECONDS}; ten are enough")
     facts = cpu_facts()
     if not facts.caches:
         raise ValueError("this system says nothing of its CPU's caches, so there is no size around which to measure")

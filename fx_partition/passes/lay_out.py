@@ -9,12 +9,18 @@ import sympy
 
 from .atoms import Atoms
 from .chain import Chain
+from .errors import PartitionError
 from .facts import Facts
+from .sizes import LARGEST
 from .symbols import Evaluator, Size
 
 
 def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> Chain:
-    """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them."""
+    """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them.
+
+    Raises:
+        PartitionError: the graph's bytes are more than a plan's arrays can count.
+    """
     sizes: list[Size] = [value.bytes for value in facts.values]
     sizes += facts.weight_bytes
     for step in facts.steps:
@@ -36,6 +42,17 @@ def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> 
         weight_start.append(len(weight_id))
         workspace.append(max(0, *(next(evaluated) for _ in step.workspace)))
 
+    last = [0] * len(facts.values)
+    for number, step in enumerate(facts.steps):
+        for touched in step.values:
+            last[touched] = number
+    held = sum(
+        size * (1 + (len(facts.steps) if value.returned else end) - max(0, value.made_at))
+        for size, value, end in zip(value_bytes, facts.values, last, strict=True)
+    )
+    # No sum of the planner is larger: of a footprint, of what crosses all boundaries, of partial weights.
+    _refuse_overflow(held + sum(weight_bytes) + sum(weight_touch) + max(workspace, default=0), numbers)
+
     def array(numbers: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.asarray(numbers, dtype=np.int64)
 
@@ -52,3 +69,12 @@ def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> 
         weight_id=array(weight_id),
         weight_touch_bytes=array(weight_touch),
     )
+
+
+def _refuse_overflow(total: int, numbers: Mapping[sympy.Symbol, int]) -> None:
+    if total > LARGEST:
+        sizes = ", ".join(f"{symbol}={number}" for symbol, number in numbers.items()) or "its sizes"
+        raise PartitionError(
+            f"with {sizes} the steps of this graph hold 2**{total.bit_length() - 1} bytes, and a plan counts to 2**63; "
+            "bind= smaller numbers"
+        )

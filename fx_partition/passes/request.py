@@ -10,11 +10,14 @@ from typing import Any, TypeAlias
 
 from .atoms import KeepTogether
 from .errors import PartitionError
-from .sizes import parse_bytes
+from .sizes import parse_bytes, shown
 from .speeds import Speed, speed_of_name
 
 CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
 Devices: TypeAlias = "int | Sequence[str]"
+
+#: Devices of a plan. Each is an entry of lists, and a graph has no more partitions than operators.
+MOST_DEVICES = 1 << 16
 
 # The budget that stands for none: nothing is cut, and there is nothing to trade off.
 NO_BUDGET = sys.maxsize
@@ -136,10 +139,14 @@ def _devices(devices: Devices | None) -> tuple[tuple[str, ...], int]:
     if devices is None:
         return (), 0
     if isinstance(devices, int):
-        if isinstance(devices, bool) or devices < 1:
-            raise PartitionError(f"devices={devices!r} is no number of devices; it is 1 or more, or a list of names")
+        if isinstance(devices, bool) or not 1 <= devices <= MOST_DEVICES:
+            raise PartitionError(
+                f"devices={shown(devices)} must be a number of devices, from 1 to {MOST_DEVICES}, or a list of names"
+            )
         return (), devices
     names = tuple(devices)
+    if len(names) > MOST_DEVICES:
+        raise PartitionError(f"devices names {len(names)} devices, and a plan has at most {MOST_DEVICES}")
     return names, len(names)
 
 
@@ -154,6 +161,8 @@ def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tu
         return None, ()
     if isinstance(cache_bytes, str) or not isinstance(cache_bytes, Sequence):
         return parse_bytes(cache_bytes), ()
+    if len(cache_bytes) > MOST_DEVICES:
+        raise PartitionError(f"cache_bytes has {len(cache_bytes)} sizes, and a plan has at most {MOST_DEVICES} devices")
     budgets = tuple(map(parse_bytes, cache_bytes))
     if not budgets:
         raise PartitionError("cache_bytes is an empty list; name the bytes of each device in their order")
@@ -195,5 +204,8 @@ def _check_choices(request: Request) -> None:
         if getattr(request, name) not in known:
             raise PartitionError(f"{name}={getattr(request, name)!r} is not known; choose from {', '.join(known)}")
     slack = request.max_slack
-    if slack is not None and not (isinstance(slack, (int, float)) and slack >= 0):
-        raise PartitionError(f"max_slack={slack!r} is no share of the smallest maximum; 0.05 allows five percent more")
+    is_share = isinstance(slack, (int, float)) and (0 <= slack <= sys.float_info.max or slack == math.inf)
+    if slack is not None and not is_share:
+        raise PartitionError(
+            f"max_slack={shown(slack)} is no share of the smallest maximum; 0.05 allows five percent more"
+        )

@@ -1,9 +1,16 @@
-"""Byte counts as people write them: "6MiB", "6 MB", 6291456, or the name of a device; and seconds for readers."""
+"""Numbers as people write them: bytes ("6MiB", "6 MB", 6291456, or the name of a device) and counts; for readers too.
+
+Every number has bounds: what is beyond them would take all memory, or overflow, long after it was typed.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
+
+#: Bytes, or a size of a dimension: what torch, and a plan's arrays, can count.
+LARGEST = 2**63 - 1
 
 _UNITS = {
     "": 1, "b": 1,
@@ -11,6 +18,8 @@ _UNITS = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 }  # fmt: skip
 
+
+_SIZE = r"\s*([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*([a-zA-Z]*)\s*"
 
 # What names stand for; the passes know no device, so whoever does says so here.
 _named: list[Callable[[str], int]] = []
@@ -34,7 +43,7 @@ def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
         name: what to call it in an error.
 
     Raises:
-        ValueError: neither a size nor a name, or not positive.
+        ValueError: neither a size nor a name, not positive, or more than `LARGEST`.
 
     Example::
 
@@ -46,16 +55,49 @@ def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
     elif isinstance(size, str) and size.strip()[:1].isalpha():
         number = _bytes_of_name(size.strip(), name)
     else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", size) if isinstance(size, str) else None
+        match = re.fullmatch(_SIZE, size) if isinstance(size, str) else None
         if match is None or match[2].lower() not in _UNITS:
             raise ValueError(
-                f'{name}={size!r} is not a size; write bytes (6291456), a text such as "6MiB" or "6MB", or the name of '
-                'a device such as "H100-SXM"'
+                f'{name}={shown(size)} is not a size; write bytes (6291456), a text such as "6MiB" or "6MB", or the '
+                'name of a device such as "H100-SXM"'
             )
-        number = round(float(match[1]) * _UNITS[match[2].lower()])
+        number = round(Fraction(match[1]) * _UNITS[match[2].lower()])
     if number <= 0:
-        raise ValueError(f"{name}={size!r} leaves no memory; it must be positive")
+        raise ValueError(f"{name}={shown(size)} leaves no memory; it must be positive")
+    if number > LARGEST:
+        raise ValueError(f"{name}={shown(size)} is more than the {LARGEST} bytes that a plan can count")
     return number
+
+
+def parse_count(text: str, name: str, most: int) -> int:
+    """A whole number from 1 to ``most`` of a text.
+
+    Raises:
+        ValueError: it is something else.
+
+    Example::
+
+        >>> parse_count("8", "--steps", 100)
+        8
+    """
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(most)) else 0
+    if not 1 <= number <= most:
+        raise ValueError(f"{name}={shown(text)} is not a whole number from 1 to {most}")
+    return number
+
+
+def shown(value: object) -> str:
+    """A value for an error, at most some 80 characters: what a user gives may be of any length.
+
+    Example::
+
+        >>> shown("much"), shown(10**9999)
+        ("'much'", 'a number of 33216 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 128:  # Python writes no number of thousands of digits
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _bytes_of_name(text: str, name: str) -> int:
@@ -63,7 +105,7 @@ def _bytes_of_name(text: str, name: str) -> int:
         return _named[0](text)
     except ValueError as error:
         raise ValueError(
-            f'{name}={text!r} is not a size such as "6MiB", nor the name of a device such as "H100-SXM": {error}'
+            f'{name}={shown(text)} is not a size such as "6MiB", nor the name of a device such as "H100-SXM": {error}'
         ) from error
 
 

@@ -18,6 +18,7 @@ from sympy.printing.str import StrPrinter
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from .fake import ShapeEnv, hint_of, torch_functions
+from .sizes import LARGEST, shown
 
 Size: TypeAlias = "int | sympy.Expr"
 
@@ -80,8 +81,10 @@ class Symbols:
             if name not in by_name:
                 known = ", ".join(sorted(by_name)) or "none: the graph is static"
                 raise ValueError(f"bind: {name!r} is no symbol of this graph; its symbols are: {known}")
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"bind: {name!r} must be a positive whole number, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+                raise ValueError(
+                    f"bind: {name!r} must be a positive whole number, not {shown(value)}; at most {LARGEST}"
+                )
             numbers[by_name[name]] = value
         return numbers
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .document import Document
@@ -35,6 +36,40 @@ def written(document: Callable[[], Document], as_json: Callable[[], str], format
     if format == "json":
         return as_json()
     return to_markdown(document()) if format == "markdown" else to_text(document())
+
+
+def check_place(path: Path, option: str, inputs: Sequence[Path] = ()) -> None:
+    """See, before the work whose result is written there, that a file can be written; nothing is changed.
+
+    Args:
+        path: where `write` is to write.
+        option: which names it, for the error.
+        inputs: files that are read, and must not be written over.
+
+    Raises:
+        ValueError: it cannot; the way out is the option.
+    """
+    try:
+        reason = _why_not(path, inputs)
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    if reason:
+        raise ValueError(f"cannot write {path}: {reason}; name another file with {option}")
+
+
+def _why_not(path: Path, inputs: Sequence[Path]) -> str:
+    if not path.name or path.is_dir():
+        return "it is a folder"
+    try:
+        path.stat()  # unlike exists(), it refuses a name that is too long
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent}"
+        return "" if os.access(path.parent, os.W_OK | os.X_OK) else f"nothing may be written to {path.parent}"
+    for given in inputs:
+        if given.exists() and path.samefile(given):
+            return "it is read by this command"
+    return "" if os.access(path, os.W_OK) else "it may not be written"
 
 
 def write(text: str, path: Path, option: str) -> None:

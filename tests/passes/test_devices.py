@@ -158,8 +158,8 @@ def test_copies_go_only_where_they_fit() -> None:
     ("options", "words"),
     [
         ({"cache_bytes": None}, "say how large one device is"),
-        ({"devices": 0}, "devices=0 is no number of devices"),
-        ({"devices": True}, "devices=True is no number of devices"),
+        ({"devices": 0}, "devices=0 must be a number of devices"),
+        ({"devices": True}, "devices=True must be a number of devices"),
         ({"cache_bytes": []}, "empty list"),
         ({"cache_bytes": ["1MiB", "much"]}, "'much' is not a size"),
         ({"cache_bytes": ["1MiB", "2MiB"], "devices": 3}, "sizes of 2 devices, and devices= says 3"),

@@ -93,7 +93,7 @@ def test_a_plan_of_another_graph() -> None:
         ({"devices": ["cuda:7"], "cache_bytes": 1}, r"devices names 'cuda:7'; this machine has \d CUDA devices"),
         ({"devices": ["meta"], "cache_bytes": 1}, "devices names 'meta'; only cpu and cuda"),
         ({"devices": [], "cache_bytes": 1}, "devices=.. names none"),
-        ({"devices": 0}, "devices=0 is no number of devices"),
+        ({"devices": 0}, "devices=0 must be a number of devices"),
         ({"cache_bytes": ["1MiB"] * 3, "devices": ["cpu", "cpu"]}, "sizes of 3 devices, and devices= says 2"),
         ({"report": "plan.pdf"}, "report='plan.pdf' is neither True nor a path"),
     ],
