@@ -112,3 +112,46 @@ def test_sizes_and_devices_of_the_command_line(exported: str, capsys: pytest.Cap
     assert "needs to know how fast a device is" in capsys.readouterr().err
     assert main(["plan", exported]) == 2
     assert "--cache 6MiB" in capsys.readouterr().err
+
+
+def bad_plans(text: str) -> dict[str, bytes]:
+    """Files that are not a plan, by name."""
+    data = json.loads(text)
+    hanging = json.loads(text)
+    hanging["partitions"][0]["symbolic"]["weight"] = "9**9**9"
+    backwards = json.loads(text)
+    backwards["partitions"][0]["nodes"].reverse()
+    return {
+        "empty": b"",
+        "binary": bytes(range(256)),
+        "utf-16": text.encode("utf-16"),
+        "half": text[: len(text) // 2].encode(),
+        "deep": b"[" * 100_000,
+        "not a plan": b'{"a": 1}',
+        "another version": json.dumps({**data, "version": 7}).encode(),
+        "NaN": json.dumps({**data, "max_slack": float("nan")}).encode(),
+        "wrong type": json.dumps({**data, "partitions": 7}).encode(),
+        "a power": json.dumps(hanging).encode(),
+        "backwards": json.dumps(backwards).encode(),
+        "another graph": json.dumps({**data, "graph": "x"}).encode(),
+    }
+
+
+def test_a_bad_plan_is_one_line_and_exit_2(exported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", exported, "--cache", "40KiB", "--json"]) == 0
+    files = bad_plans(capsys.readouterr().out)
+    for name, content in files.items():
+        path = tmp_path / "plan.json"
+        path.write_bytes(content)
+        readable = name in ("backwards", "another graph")  # what only the model shows
+        commands = {
+            "report": [], "why": [], "why checked": ["--model", exported],
+            "simulate": ["--model", exported, "--device", "H100-SXM"],
+        }  # fmt: skip
+        for command, options in commands.items():
+            wanted = 0 if readable and not options else 2
+            assert main([command.split()[0], str(path), *options]) == wanted, (name, command)
+            error = capsys.readouterr().err
+            if wanted:
+                assert error.startswith("fx-partition: error: ") and error.count("\n") == 1, (name, command)
+                assert len(error) < 1500 and "Traceback" not in error

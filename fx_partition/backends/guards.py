@@ -15,7 +15,8 @@ from sympy.core.relational import Relational
 
 from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.fake import ShapeEnv, assume
-from fx_partition.passes.symbols import from_text, to_expr, to_text
+from fx_partition.passes.size_text import from_text, to_text
+from fx_partition.passes.symbols import to_expr
 
 
 def guards_to_text(guards: Iterable[sympy.Basic]) -> str:

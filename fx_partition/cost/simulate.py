@@ -91,7 +91,7 @@ def simulate(
 
 def _records(plan: Plan, device: Devices) -> list[Device]:
     """The record of each place."""
-    count = plan.num_devices or plan.num_partitions
+    count = plan.num_devices or plan.num_partitions or 1
     if isinstance(device, str | Device):
         return [find_device(device) if isinstance(device, str) else device] * count
     found = [find_device(one) if isinstance(one, str) else one for one in device]
@@ -135,6 +135,9 @@ class _Simulator:
         return Stage(places, hop if called or hop else None, links, transfer(work.leaving_bytes))
 
     def run(self, steps: int) -> Simulation:
+        names = tuple(record.name for record in self._records)
+        if not self._stages:
+            return Simulation(names, self._microbatches, steps, math.inf, 0.0, 0.0, 0.0, (), ())
         rounds = math.lcm(*(len(places) for places in self._places))
         steps = rounds * -(-steps // rounds)
         # As many before and behind as fill and empty the pipeline, so that those in between see it full.
@@ -148,10 +151,10 @@ class _Simulator:
         seconds = ends[warm + steps - 1] - ends[warm - 1]
         window = range(warm, warm + steps)
         return Simulation(
-            devices=tuple(record.name for record in self._records),
+            devices=names,
             microbatches=self._microbatches,
             steps=steps,
-            throughput=steps * self._microbatches / seconds,
+            throughput=steps * self._microbatches / seconds if seconds else math.inf,
             latency=max(s.end for s in alone) - min(s.start for s in alone if s.step == rounds),
             offchip_bytes=_moved(spans, window) / steps,
             first_offchip_bytes=_moved(alone, range(1)),
@@ -184,7 +187,8 @@ class _Simulator:
     def _memories(self) -> dict[int, Recurrent]:
         hopped = [work.received if hops else frozenset() for work, hops in zip(self._works, self._hops, strict=True)]
         found = {}
-        for place, record in enumerate(self._records):
+        for place in sorted({place for places in self._places for place in places}):
+            record = self._records[place]
             here = [i for i, places in enumerate(self._places) if place in places]
             activations = max((self._activations[i] for i in here), default=0)
             memory = residency(record, [self._works[i] for i in here], activations, self._link.shared)
@@ -211,7 +215,7 @@ class _Simulator:
             places=stage.devices,
             seconds=seconds,
             hop=(stage.hop or 0.0) + stage.back,
-            utilisation=seconds * self._microbatches / interval / len(stage.devices),
+            utilisation=seconds * self._microbatches / interval / len(stage.devices) if interval else 0.0,
             offchip_bytes=sum(p.moved for p in prices) * self._microbatches / len(prices),
             bound=_bound(prices),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -43,7 +44,7 @@ class Simulation:
         devices: names of the records, by place.
         microbatches: runs of the graph in a request.
         steps: requests that were looked at.
-        throughput: runs of the graph a second.
+        throughput: runs of the graph a second; infinite where nothing takes time.
         latency: seconds of a request that is alone.
         offchip_bytes: of a request, once memories are filled.
         first_offchip_bytes: of the first one, which fills them.
@@ -77,8 +78,9 @@ class Simulation:
     def _document(self) -> Document:
         names = list(dict.fromkeys(self.devices))
         per = "" if self.microbatches == 1 else f" (a request is {self.microbatches} of them)"
+        runs = "any number of" if self.throughput == math.inf else f"{self.throughput:,.0f}"
         headline = (
-            f"On {len(self.devices)} x {', '.join(names)}: {self.throughput:,.0f} runs a second{per}, "
+            f"On {len(self.devices)} x {', '.join(names)}: {runs} runs a second{per}, "
             f"{format_seconds(self.latency)} for a request that is alone, {format_bytes(round(self.offchip_bytes))} "
             f"off chip a request ({format_bytes(round(self.first_offchip_bytes))} the first)."
         )
@@ -94,9 +96,10 @@ class Simulation:
         return Document(headline, (Section("Partitions", table=table),), _CAUTION)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without the spans: of a long simulation these are many."""
+        """As plain data, without the spans: of a long simulation these are many. An infinite throughput is None."""
         found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "spans"}
-        return {**found, "stages": tuple(map(asdict, self.stages))}
+        throughput = None if self.throughput == math.inf else self.throughput
+        return {**found, "throughput": throughput, "stages": tuple(map(asdict, self.stages))}
 
     def trace(self) -> str:
         """JSON in Chrome's trace event format, for Perfetto or chrome://tracing; a row for each device and link."""

@@ -24,7 +24,8 @@ from torch.fx.node import has_side_effect
 from .capture import Captured
 from .errors import PartitionError
 from .fake import bounds_of, shape_env_of
-from .symbols import Size, evaluate, from_text, numbers_of, to_expr, to_text
+from .size_text import from_text, to_text
+from .symbols import Size, evaluate, numbers_of, to_expr
 
 Numbers: TypeAlias = "dict[sympy.Symbol, int]"
 

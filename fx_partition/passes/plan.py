@@ -14,8 +14,9 @@ from typing import Any
 import sympy
 
 from .pareto import Tradeoff
-from .plan_json import fields_from_json, plan_to_dict
+from .plan_json import plan_to_dict
 from .plan_parts import Oversize, Partition, Proof
+from .plan_read import fields_from_json
 from .slice_graph import Slicing
 from .symbols import Symbols
 

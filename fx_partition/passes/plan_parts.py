@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import sympy
 
-from .symbols import Size, evaluate, to_text
+from .size_text import to_text
+from .symbols import Size, evaluate
 
 
 @dataclass(frozen=True)

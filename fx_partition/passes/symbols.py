@@ -1,4 +1,4 @@
-"""Symbolic sizes: from SymInts to sympy, from sympy to numbers, to text and back.
+"""Symbolic sizes: from SymInts to sympy, and from sympy to numbers (`size_text`: to text and back).
 
 A size is a Python ``int`` where a graph is static and a sympy expression over the graph's shape symbols where it is
 not. Nothing here compares a SymInt: a comparison is a guard, and a guard is a recompile.
@@ -6,24 +6,35 @@ not. Nothing here compares a SymInt: a comparison is a guard, and a guard is a r
 
 from __future__ import annotations
 
-import ast
-import operator
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 import sympy
 import torch
-from sympy.printing.str import StrPrinter
+from sympy.printing.pycode import PythonCodePrinter
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from .errors import PartitionError
 from .fake import ShapeEnv, hint_of, torch_functions
 from .sizes import LARGEST, shown
 
 Size: TypeAlias = "int | sympy.Expr"
 
+# No value of a size has more bits: 2**63 to the power of 64. A power of that would take for ever.
+MOST_BITS = 64 * 64
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if int(base).bit_length() * exponent > MOST_BITS:
+        raise OverflowError(f"a power of more than {MOST_BITS} bits")
+    return base**exponent
+
+
 # torch's sympy functions as Python on ints, so that a lambdified size agrees with the graph's own arithmetic.
-_NUMERIC: dict[str, Any] = {
+NUMERIC: dict[str, Any] = {
     "FloorDiv": lambda a, b: a // b,
     "CleanDiv": lambda a, b: a // b,
     "CeilDiv": lambda a, b: -(-a // b),
@@ -32,16 +43,23 @@ _NUMERIC: dict[str, Any] = {
     "TruncToInt": int,
     "IntTrueDiv": lambda a, b: a / b,
     "FloatTrueDiv": lambda a, b: a / b,
+    "FloatPow": math.pow,
     "ToFloat": float,
+    "TruncToFloat": lambda a: float(int(a)),
+    "RoundDecimal": lambda a, b: round(float(a), int(b)),
     "PythonMod": lambda a, b: a % b,
     "Mod": lambda a, b: a % b,
     "ModularIndexing": lambda a, b, c: (a // b) % c,
-    "PowByNatural": lambda a, b: a**b,
+    "PowByNatural": _power,
+    "BitwiseFn_bitwise_and": lambda a, b: int(a) & int(b),
+    "BitwiseFn_bitwise_or": lambda a, b: int(a) | int(b),
+    "BitwiseFn_bitwise_xor": lambda a, b: int(a) ^ int(b),
     "Where": lambda c, a, b: a if c else b,
     "Max": lambda *a: max(a),
     "Min": lambda *a: min(a),
     "RoundToInt": round,
     "Identity": lambda a: a,
+    **{f"OpaqueUnaryFn_{name}": getattr(math, name) for name in ("sqrt", "exp", "log", "log2")},
 }
 
 
@@ -93,6 +111,19 @@ class Symbols:
 UNBACKED_FALLBACK = 8192
 
 
+class _CodePrinter(PythonCodePrinter):  # type: ignore[misc]  # sympy is untyped
+    """Prints torch's Mod as a call: sympy prints ``Mod(s0 + 3, 8)`` as ``s0 + 3 % 8``, which is another number."""
+
+    def __init__(self) -> None:
+        names = {name: name for name in NUMERIC}
+        super().__init__({
+            "fully_qualified_modules": False, "inline": True, "allow_unknown_functions": True, "user_functions": names
+        })  # fmt: skip
+
+    def _print_Mod(self, expr: sympy.Expr) -> str:
+        return f"Mod({', '.join(map(self._print, expr.args))})"
+
+
 class Evaluator:
     """Numbers for many sizes at once: every distinct expression is lambdified once.
 
@@ -109,22 +140,38 @@ class Evaluator:
         self._expressions = list(distinct)
         self._symbols = sorted({s for e in self._expressions for s in e.free_symbols}, key=lambda s: cast(str, s.name))
         self._function = (
-            sympy.lambdify(self._symbols, self._expressions, modules=[_NUMERIC, "math"], cse=True)
+            sympy.lambdify(self._symbols, self._expressions, modules=[NUMERIC, "math"], printer=_CodePrinter, cse=True)
             if self._expressions
             else None
         )
 
     def __call__(self, numbers: Mapping[sympy.Symbol, int]) -> list[int]:
+        """The numbers, in the order of the sizes.
+
+        Raises:
+            PartitionError: a size has no value for these numbers: it divides by zero, or is out of bounds.
+        """
         if self._function is None:
             return [cast(int, size) for size in self._sizes]
-        values = self._function(*(numbers.get(s, UNBACKED_FALLBACK) for s in self._symbols))
-        value_of = dict(zip(self._expressions, values, strict=True))
-        return [size if isinstance(size, int) else int(value_of[size]) for size in self._sizes]
+        given = [numbers.get(s, UNBACKED_FALLBACK) for s in self._symbols]
+        try:
+            values = self._function(*given)
+            value_of = {size: int(value) for size, value in zip(self._expressions, values, strict=True)}
+        except (ArithmeticError, ValueError) as error:  # ValueError: the root or the logarithm of a negative number
+            where = ", ".join(f"{symbol}={number}" for symbol, number in zip(self._symbols, given, strict=True))
+            raise PartitionError(f"a size has no value for {where}: {error}") from error
+        return [size if isinstance(size, int) else value_of[size] for size in self._sizes]
 
 
 def evaluate(size: Size, numbers: Mapping[sympy.Symbol, int]) -> int:
     """One size as a number; for many, build one `Evaluator`."""
-    return Evaluator([size])(numbers)[0]
+    return size if isinstance(size, int) else _evaluator(size)(numbers)[0]
+
+
+@lru_cache(maxsize=4096)
+def _evaluator(size: sympy.Expr) -> Evaluator:
+    """Kept, as a plan asks for the bytes of its partitions under one binding after another."""
+    return Evaluator([size])
 
 
 def numbers_of(sizes: Iterable[tuple[Size, int]]) -> dict[sympy.Symbol, int]:
@@ -221,53 +268,3 @@ def symbols_of(values: Iterable[Any], dims: Mapping[str, Any], shape_env: ShapeE
         dims={name: expr for name, expr in named.items() if isinstance(expr, sympy.Symbol)},
         unbacked=frozenset(unbacked),
     )
-
-
-class _Printer(StrPrinter):  # type: ignore[misc]  # sympy is untyped
-    printmethod = "_no_print_method_of_its_own"  # torch's FloorDiv would print as a//b, which reads back as floor(a/b)
-
-
-def to_text(size: Size) -> str:
-    return str(size) if isinstance(size, int) else cast(str, _Printer().doprint(size))
-
-
-_OPERATORS: dict[type[ast.operator], Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-}
-
-
-def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
-    """Read back what `to_text` wrote; ``symbols`` carry the assumptions (positive, integer) that text loses.
-
-    The text is parsed and not evaluated, so that a plan read from a file can do nothing but name a size.
-
-    Raises:
-        ValueError: the text is no expression over these symbols.
-    """
-    known: dict[str, Any] = {n: getattr(torch_functions, n) for n in _NUMERIC if hasattr(torch_functions, n)}
-    known["floor"] = sympy.floor
-    by_name = {s.name: s for s in symbols}
-
-    def read(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=int() as value):
-                return sympy.Integer(value)
-            case ast.Name(id=name) if name in by_name:
-                return by_name[name]
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -read(operand)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return _OPERATORS[type(op)](read(left), read(right))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in known:
-                return known[name](*map(read, args))
-        raise ValueError(f"{text!r} is no size over the symbols {', '.join(sorted(by_name)) or '(none)'}")
-
-    try:
-        tree = ast.parse(text, mode="eval")
-    except SyntaxError as error:
-        raise ValueError(f"{text!r} is no size") from error
-    return to_expr(read(tree.body))

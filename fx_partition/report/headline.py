@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from fx_partition.passes.plan import Plan
@@ -29,8 +30,12 @@ def sizes(plan: Plan) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """``percent(797696, 1048576) == "76.1%"``."""
-    return f"{100 * part / whole:.1f}%"
+    """``percent(797696, 1048576) == "76.1%"``; of nothing, nothing is 0% and the rest is beyond."""
+    return f"{100 * _ratio(part, whole):.1f}%"
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.inf if part else 0.0
 
 
 def headline(plan: Plan) -> str:
@@ -67,7 +72,7 @@ def _copies(plan: Plan) -> str:
 
 
 def _fits(plan: Plan) -> str:
-    full = max(plan.partitions, key=lambda p: p.total_bytes / p.budget_bytes)
+    full = max(plan.partitions, key=lambda p: _ratio(p.total_bytes, p.budget_bytes))
     budget, fullest = sizes(plan), format_bytes(full.total_bytes)
     share = percent(full.total_bytes, full.budget_bytes)
     if plan.num_partitions == 1:

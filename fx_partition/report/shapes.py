@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.plan_parts import Partition
-from fx_partition.passes.symbols import to_text
+from fx_partition.passes.size_text import to_text
 
 from .document import Section, code, shortened
 from .headline import has_budget
@@ -46,8 +46,7 @@ def _bound_symbols(plan: Plan) -> list[str]:
 
 def _reach(plan: Plan, symbol: str) -> str:
     names = _symbols(plan)[symbol]
-    # The plan's own binding, as `largest` would take the hints of the trace for the other symbols.
-    largest = plan.largest(symbol, plan.bindings, _LIMIT)
+    largest = plan.largest(symbol, limit=_LIMIT)
     name = " = ".join(map(code, names)) or code(symbol)
     if largest >= _LIMIT:
         return f"{name}: any size"

@@ -1,0 +1,169 @@
+"""Read a plan from JSON text that anyone may have written: its fields, or one error that names the field.
+
+`plan_form` sees to the types and bounds of all fields. Here, what one field says must agree with what others say, and
+every size must have a value for the plan's own bindings, and not a negative one. Whether the figures are those of a
+model is another question: `check_order` and `check_plan` answer it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from typing import Any
+
+import sympy
+
+from .errors import PartitionError
+from .pareto import Tradeoff
+from .plan_form import Unreadable, read_form, shown
+from .plan_json import ANY_SLACK, SYMBOLIC
+from .plan_parts import Moment, Oversize, Partition, Proof, Witness
+from .size_text import LARGEST, SizeReader
+from .slice_graph import Slicing
+from .symbols import UNBACKED_FALLBACK, Size, Symbols
+
+
+def fields_from_json(text: str) -> dict[str, Any]:
+    """The fields of the plan that a JSON text holds.
+
+    Raises:
+        PartitionError: the text is not JSON, or not a plan, or a plan of another version; it names the field.
+    """
+    data = read_form(text)
+    for path, why in _faults(data):
+        raise Unreadable(path, why)
+    return _Fields(data).read()
+
+
+def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path, why) of each field that contradicts another."""
+    partitions, devices, count = data["partitions"], data["devices"], data["num_devices"]
+    places = count or len(partitions)
+    holder: dict[str, int] = {}
+    slot = -1
+    for i, partition in enumerate(partitions):
+        at = f"partitions[{i}]"
+        if partition["index"] != i:
+            yield f"{at}.index", f"it is {partition['index']} and must be {i}: partitions stand in their order"
+        for name in partition["nodes"]:
+            if name in holder:
+                yield f"{at}.nodes", f"{shown(name)} is in partitions[{holder[name]}] too"
+            holder[name] = i
+        own = set(partition["nodes"])
+        for row, (name, *_) in enumerate(partition["symbolic"]["moments"]):
+            if name not in own:
+                yield f"{at}.symbolic.moments[{row}]", f"{shown(name)} is not a node of the partition"
+        if partition["peak_node"] not in own:
+            yield f"{at}.peak_node", f"{shown(partition['peak_node'])} is not a node of the partition"
+        if not count and partition["slot"] != i:
+            yield f"{at}.slot", f"it is {partition['slot']} and must be {i}: the number of devices is free"
+        if count and not (slot < partition["slot"] and partition["slot"] // count <= max(slot, 0) // count + 1):
+            yield f"{at}.slot", f"{partition['slot']} does not follow {slot}: {count} devices take turns in their order"
+        slot = partition["slot"]
+        named = devices[slot % len(devices)] if devices else ""
+        if partition["device"] != named:
+            yield f"{at}.device", f"it is {shown(partition['device'])}, and devices says {shown(named)}"
+        copies = [slot % places, *partition.get("replicas", ())]
+        if len(set(copies)) < len(copies) or max(copies) >= places:
+            yield f"{at}.replicas", f"they are not other devices of {places}"
+        code = partition.get("code")
+        if code is not None and code > i:
+            yield f"{at}.code", f"it is {code}, and the first partition of the same code cannot be behind {i}"
+    if data["device_budgets"] and len(data["device_budgets"]) != count:
+        yield "device_budgets", f"they are {len(data['device_budgets'])}, and num_devices is {count}"
+    for key in ("witnesses", "max_witnesses"):
+        for row, (first, rejected, _) in enumerate(data["certificate"][key]):
+            for name in (first, rejected):
+                if name not in holder:
+                    yield f"certificate.{key}[{row}]", f"{shown(name)} is not a node of the plan"
+    for name in data["bindings"]:
+        if name not in data["symbols"]:
+            yield f"bindings.{name}", "no symbol has this name"
+    dims = [name for entry in data["symbols"].values() for name in entry["names"]]
+    if len(set(dims)) < len(dims):
+        yield "symbols", "two have one name of a dimension"
+
+
+class _Fields:
+    """The fields of a plan whose form is right."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+        self._symbols = _symbols(data["symbols"])
+        numbers = self._symbols.bind({name: number for name, number in data["bindings"].items() if number})
+        self._sizes = SizeReader({**dict.fromkeys(self._symbols.unbacked, UNBACKED_FALLBACK), **numbers})
+
+    def read(self) -> dict[str, Any]:
+        data = self._data
+        proof = data["certificate"]
+        return {
+            **{name: data[name] for name in (
+                "graph", "algorithm", "objective", "footprint", "budget_bytes", "budget_is_smallest", "num_devices"
+            )},
+            **{name: tuple(data[name]) for name in ("device_budgets", "unknown_workspace", "devices")},
+            "max_slack": math.inf if data["max_slack"] == ANY_SLACK else data["max_slack"],
+            "symbols": self._symbols,
+            "bindings": data["bindings"],
+            "partitions": tuple(self._partition(i, entry) for i, entry in enumerate(data["partitions"])),
+            "certificate": Proof(
+                **{**proof, **{name: _witnesses(proof[name]) for name in ("witnesses", "max_witnesses")}}
+            ),
+            "tradeoffs": tuple(Tradeoff(**row) for row in data["pareto"]),
+            "oversize": tuple(Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]),
+            "slicings": tuple(Slicing(**entry) for entry in data["slicings"]),
+            "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
+            "note": data.get("note", ""),
+        }  # fmt: skip
+
+    def _partition(self, index: int, entry: dict[str, Any]) -> Partition:
+        symbolic, path = entry["symbolic"], f"partitions[{index}].symbolic"
+        plain: dict[str, Any] = {
+            f.name: tuple(entry[f.name]) if isinstance(entry[f.name], list) else entry[f.name]
+            for f in fields(Partition)
+            if f.name not in SYMBOLIC and (f.name in entry or f.default is MISSING)
+        }
+        plain["resident"] = tuple((name, size) for name, size in entry["resident"])
+        moments = tuple(
+            Moment(
+                node,
+                self._size(f"{path}.moments[{row}][1]", activation),
+                # One of several moments of a step may be the highest for other bindings, and below 0 for these.
+                self._size(f"{path}.moments[{row}][2]", workspace, least=-LARGEST),
+            )
+            for row, (node, activation, workspace) in enumerate(symbolic["moments"])
+        )
+        weight, state = (self._size(f"{path}.{name}", symbolic[name]) for name in ("weight", "state"))
+        return Partition(**plain, weight=weight, state=state, moments=moments)
+
+    def _size(self, path: str, text: str, least: int = 0) -> Size:
+        try:
+            size, value = self._sizes.read(text)
+        except PartitionError as error:
+            raise Unreadable(path, str(error)) from error
+        if value is None:
+            raise Unreadable(path, f"{shown(text)} has no value for the plan's bindings")
+        if not least <= value <= LARGEST:
+            raise Unreadable(path, f"its value for the plan's bindings is {shown(value)}, which no size is")
+        return size
+
+
+def _symbols(entries: dict[str, Any]) -> Symbols:
+    hints: dict[sympy.Symbol, int] = {}
+    dims: dict[str, sympy.Symbol] = {}
+    unbacked: set[sympy.Symbol] = set()
+    for name, entry in entries.items():
+        try:
+            symbol = sympy.Symbol(name, **entry["assumptions"])
+        except ValueError as error:  # positive and not nonnegative
+            raise Unreadable(f"symbols.{name}.assumptions", "they contradict each other") from error
+        if entry["hint"] is None:
+            unbacked.add(symbol)
+        else:
+            hints[symbol] = entry["hint"]
+        dims |= dict.fromkeys(entry["names"], symbol)
+    return Symbols(hints, dims, frozenset(unbacked))
+
+
+def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:
+    return tuple(Witness(*row) for row in rows)
