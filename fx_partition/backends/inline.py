@@ -6,7 +6,8 @@ after its last use::
     def forward(self, s0, x, weight, weight_1):
         partition_0 = self.partition_0(x, weight);          relu = partition_0[0]
         to = relu.to(device(type='cuda', index=1), copy=True, non_blocking=True)    # only between devices
-        partition_1 = self.partition_1(to, weight_1);       linear_1 = partition_1[0]
+        weight_2 = self.weight_1(weight_1)                                          # its copy there
+        partition_1 = self.partition_1(to, weight_2);       linear_1 = partition_1[0]
         return (linear_1,)
 
 Two GPUs order a copy between them by their streams, and nobody waits for it. A copy that the host takes part in is
@@ -29,7 +30,7 @@ from fx_partition.passes.split import PREFIX, stitch
 
 from .rewrite import shares_memory
 from .stages import Stage
-from .store import STORE
+from .store import STORE, Here
 from .strides import Crossings
 
 #: Puts the code of every stage in its place, by a function of a stage and its code.
@@ -76,7 +77,7 @@ class _Mover:
         self._weights = {node.name: tensor for node, tensor in captured.weights.items()}
         self._where: dict[torch.fx.Node, torch.device] = {}
         self._moved: dict[tuple[torch.fx.Node, torch.device], torch.fx.Node] = {}
-        self._copies: list[Any] = []
+        self._num_weights = 0
 
     def run(self) -> None:
         stage_of = {f"{PREFIX}{stage.index}": stage for stage in self._stages}
@@ -87,11 +88,6 @@ class _Mover:
                 for source in node.all_input_nodes:
                     if isinstance(value := value_of(source), torch.Tensor):
                         self._bring(source, node, value.device)
-        first_call = next(iter(self._graph.find_nodes(op="call_module")))
-        if self._copies:
-            self._scope.refresh = _refresher(self._copies)
-            with self._graph.inserting_before(first_call):
-                self._graph.call_module("refresh")
 
     def _bring_arguments(self, call: torch.fx.Node, stage: Stage) -> None:
         before = dict(zip(stage.stub.inputs, call.args, strict=True))
@@ -128,11 +124,10 @@ class _Mover:
             options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
             node = self._graph.call_method("to", (source, device), options)
         else:
-            kept = STORE.place(tensor, device)
-            self._copies.append(kept)
-            name = f"weight_{len(self._copies)}"
-            setattr(self._scope, name, kept.tensor)
-            node = self._graph.get_attr(name)
+            self._num_weights += 1
+            name = f"weight_{self._num_weights}"
+            setattr(self._scope, name, Here(tensor, device, STORE))
+            node = self._graph.call_module(name, (source,))
         self._where[node] = device
         return node
 
@@ -140,14 +135,6 @@ class _Mover:
         """Where a tensor is; inputs and weights are where the trace has them."""
         device: torch.device = self._where[node] if node in self._where else value_of(node).device
         return device
-
-
-def _refresher(copies: list[Any]) -> Callable[[], None]:
-    def refresh() -> None:
-        for copy in copies:
-            copy.refresh()
-
-    return refresh
 
 
 def stage_inputs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +15,10 @@ from cuda_fakes import FakeDriver
 from on_fakes import FakeGpus, gpus, linear  # noqa: F401
 from torch import Tensor, nn
 
+from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.inline import assemble
 from fx_partition.backends.stages import Boundaries, Stage
-from fx_partition.backends.store import Store
+from fx_partition.backends.store import STORE, Here, Store
 from fx_partition.passes.capture import annotated, capture
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
@@ -100,6 +103,69 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
         torch.testing.assert_close(written, torch.full((4,), i + 1.0))
 
 
+@pytest.mark.parametrize("devices", [["cpu:1"], ["cpu", "cpu:1"]], ids=str)
+def test_modules_of_one_class_share_code_and_not_weights(devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo traces the first block, and runs its code for the others."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(x))) + x
+
+    traced = []
+    compile_part = backend_module.compile_part
+    monkeypatch.setattr(backend_module, "compile_part", lambda *args: traced.append(1) or compile_part(*args))
+    blocks, x = [Block() for _ in range(3)], torch.randn(4, WIDTH)
+    twins = copy.deepcopy(blocks)
+    run = [torch.compile(block, backend="l2partition", options={"devices": devices}) for block in blocks]
+    gc.collect()
+    before = len(STORE._copies)
+    with torch.no_grad():
+        for factor in (1.0, 1.5):
+            for compiled, block, twin in zip(run, blocks, twins, strict=True):
+                for weight in (*block.parameters(), *twin.parameters()):
+                    weight.mul_(factor)
+                torch.testing.assert_close(compiled(x), twin(x))
+    assert len(traced) == len(devices)
+    each = 2 * (3 - len(devices))  # weights and biases on the other device
+    assert len(STORE._copies) - before == 3 * each
+    del blocks[1:], run[1:], block, compiled, weight
+    gc.collect()
+    assert len(STORE._copies) - before == each
+
+
+def test_a_weight_that_is_given_other_memory_is_copied_again() -> None:
+    """``load_state_dict(assign=True)`` makes another parameter, and ``data =`` changes no version."""
+    model = nn.Linear(WIDTH, WIDTH)
+    run = torch.compile(model, backend="l2partition", options={"devices": ["cpu:1"]})
+    x = torch.randn(4, WIDTH)
+    with torch.no_grad():
+        for change in range(4):
+            other = nn.Linear(WIDTH, WIDTH)
+            if change == 1:
+                model.weight.data = other.weight.data
+            elif change == 2:
+                model.load_state_dict(other.state_dict(), assign=True)
+            elif change == 3:
+                model.double()
+                x = x.double()
+            torch.testing.assert_close(run(x), model(x))
+
+
+def test_copies_that_were_made_under_inference_mode_are_written_outside_it() -> None:
+    models, x = [nn.Sequential(nn.Linear(WIDTH, WIDTH)) for _ in range(2)], torch.randn(4, WIDTH)
+    run = [torch.compile(model, backend="l2partition", options={"devices": ["cpu:1"]}) for model in models]
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        for model, compiled in zip(models, run, strict=True):
+            with torch.no_grad():
+                model[0].weight.add_(1)
+            with mode():
+                torch.testing.assert_close(compiled(x), model(x))
+
+
 def test_copies_of_weights_are_waited_for() -> None:
     """A later call may read them on another stream."""
     driver = FakeDriver()
@@ -110,11 +176,10 @@ def test_copies_of_weights_are_waited_for() -> None:
         return bool(clock) and all(driver.host.get(name, 0) >= tick for name, tick in clock.items())
 
     driver.put(torch.ones(1), device)  # stands for the copy, and what it has to wait for
-    kept = store.place(weight, device)
+    here = Here(weight, device, store)
     assert host_has_seen_all()
     driver.put(torch.ones(1), device)
-    kept.refresh()
+    here(weight)
     assert not host_has_seen_all()  # nothing to copy
     weight.mul_(2)
-    kept.refresh()
-    assert host_has_seen_all() and torch.equal(kept.tensor, torch.full((2,), 2.0))
+    assert torch.equal(here(weight), torch.full((2,), 2.0)) and host_has_seen_all()
