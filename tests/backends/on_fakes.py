@@ -24,10 +24,21 @@ Move = tuple[str, str, bool]
 
 
 class FakeGpus:
-    """Attributes: moves: every ``Tensor.to`` that calls of compiled code made between stages."""
+    """What was seen.
+
+    Attributes:
+        compiled: for every stage that was compiled, the devices of what it was compiled with.
+        moves: every ``Tensor.to`` that calls of compiled code made between stages.
+    """
 
     def __init__(self) -> None:
+        self.compiled: list[set[str]] = []
         self.moves: list[Move] = []
+
+    def compile(self, gm: torch.fx.GraphModule, inputs: Sequence[Any], _: Any) -> Callable[..., Any]:
+        """The stage as it is written."""
+        self.compiled.append({str(value.device) for value in inputs if isinstance(value, Tensor)})
+        return lambda *args: gm(*args)
 
 
 @pytest.fixture
@@ -42,7 +53,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpus]:
         monkeypatch.setattr(Tensor, "copy_", lambda self, *_, **__: self)
     monkeypatch.setattr(STORE, "_driver", FakeDriver())
     for name in ("compile_part", "compile_graph"):
-        monkeypatch.setattr(backend_module, name, lambda gm, inputs, patches: lambda *args: gm(*args))
+        monkeypatch.setattr(backend_module, name, found.compile)
     assemble = backend_module.assemble
 
     def watched(*args: Any) -> Callable[..., Any]:

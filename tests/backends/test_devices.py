@@ -132,7 +132,7 @@ def test_a_model_placed_by_hand(gpus: FakeGpus, home: list[str], stages: list[st
     model = Net(home)
     eager, found = placed(model, stages, torch.empty(4, WIDTH, device=home[0]))
     assert devices_of(found) == devices_of(eager) == [home[-1], home[0], "cuda:3"]
-    assert stages_of(model) == stages
+    assert stages_of(model) == stages and gpus.compiled == [{stage} for stage in stages]
 
 
 def test_a_layer_on_the_cpu_stays_there_and_a_warning_names_it(gpus: FakeGpus) -> None:  # noqa: F811
