@@ -10,6 +10,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, from_graph, user_name
+from fx_partition.passes.hand_on import use_newest
 from fx_partition.passes.metadata import settle_metadata
 
 from .torch_internals import is_static_input, source_name
@@ -18,7 +19,12 @@ _OF_A_MODULE = re.compile(r"_(parameters|buffers)\['[^']*'\]$")
 
 
 def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Captured:
-    """A Dynamo graph with its weights; ``example_inputs`` are what Dynamo gave the backend, parameters included."""
+    """A Dynamo graph with its weights; ``example_inputs`` are what Dynamo gave the backend, parameters included.
+
+    The graph is the backend's: each use of what is written in place is made one of the newest result.
+    """
+    if use_newest(gm.graph):
+        gm.recompile()
     captured = from_graph(gm)
     weights = dict(captured.weights)
     names = dict(captured.names)

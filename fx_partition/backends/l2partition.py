@@ -21,7 +21,7 @@ from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
-from fx_partition.passes.split import cut, planned_graph
+from fx_partition.passes.split import planned_graph
 from fx_partition.passes.symbols import Symbols
 from fx_partition.report import render
 from fx_partition.report.written import write
@@ -36,7 +36,7 @@ from .microbatch import Cutting
 from .options import Options
 from .ranks.compile import compile_ranks
 from .ranks.runtime import RankFunction
-from .stages import Boundaries, Stage
+from .stages import Boundaries, Stage, cut_stages
 from .stand_ins import measured_bytes
 from .torch_internals import (
     RestartAnalysis,
@@ -154,7 +154,7 @@ def _compile_stages(
     if cutting:
         made = cutting.refaked(traced)
         captured, facts = made.captured, replace(facts, symbols=Symbols(hints=made.hints))
-    stubs = cut(captured, plan)
+    stubs = cut_stages(captured, plan, facts)
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]
     real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))

@@ -15,7 +15,6 @@ from fx_partition.passes.metadata import changed_inputs
 from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import CacheBytes, Request
-from fx_partition.passes.split import cut, planned_graph
 
 from .cuda_runtime import CudaRuntime
 from .each_once import first_alike
@@ -27,6 +26,7 @@ from .local.runtime import Cores, LocalRuntime
 from .options import STAGE_THREADS, check_device
 from .program import make_program
 from .signature import Signature
+from .states_together import plan_states_together
 from .stream import Pipeline, check_inflight
 
 
@@ -91,10 +91,12 @@ def pipeline(
             "find another shape; let the model use an operator that returns a new view, such as t() for t_()"
         )
     facts = gather_facts(captured)
-    plan = make_plan(captured, facts, request)
-    captured = planned_graph(captured, plan)
+    traced = captured
+    plan, captured, stubs = plan_states_together(
+        traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
+    )
     fill((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
-    program = make_program(captured, cut(captured, plan), facts.written)
+    program = make_program(captured, stubs, facts.written)
     signature = Signature(captured, program, example_inputs)
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions

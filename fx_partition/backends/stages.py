@@ -27,12 +27,45 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
-from fx_partition.passes.split import Stub
+from fx_partition.passes.facts import Facts
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.hand_on import received_writes
+from fx_partition.passes.plan import Plan
+from fx_partition.passes.split import Stub, cut
 from fx_partition.passes.symbols import to_expr
 
 from .comm import RECV, SEND
 from .homes import home_of, place
 from .sym_nodes import write_size
+
+
+def cut_stages(captured: Captured, plan: Plan, facts: Facts) -> list[Stub]:
+    """The partitions of a planned graph as stages run them: one that writes what it receives writes a copy.
+
+    Who else reads the received value may do so at any time (see `passes.hand_on`).
+
+    Args:
+        captured: as `split.planned_graph` gives it.
+        facts: of the graph before anything in it was sliced.
+    """
+    if plan.slicings:
+        facts = gather_facts(captured)
+    stubs = cut(captured, plan)
+    for stub, written in zip(stubs, received_writes(facts, [p.nodes for p in plan.partitions]), strict=True):
+        _write_copies(stub, written)
+    return stubs
+
+
+def _write_copies(stub: Stub, written: frozenset[str]) -> None:
+    graph = stub.module.graph
+    placeholders = graph.find_nodes(op="placeholder")
+    for node, placeholder in zip(stub.inputs, placeholders, strict=True):
+        if node.name in written:
+            with graph.inserting_after(placeholders[-1]):
+                copied = graph.call_method("clone", (placeholder,))
+            copied.meta = dict(placeholder.meta)
+            placeholder.replace_all_uses_with(copied, delete_user_cb=lambda user, copied=copied: user is not copied)
+    stub.module.recompile()
 
 
 class Boundaries:

@@ -5,9 +5,9 @@ run; hulls that overlap are one atom, and a step in no hull is an atom by itself
 
 - a container of tensors (``split``, ``max`` with indices) and whoever takes it apart;
 - a value that is written in place, from where it is made to its last write: a copy that crosses a boundary would miss
-  the write. Reads after the last write may be elsewhere;
+  the write. Reads after the last write may be elsewhere, and so may all where the value is handed on (see `hand_on`);
 - a value or weight one of whose tensors has its metadata changed (``t_``), from its first touch to the last change;
-- a weight or state that is written, from its first touch to its last: it lives on one device;
+- a weight or state that is written, from its first write to its last touch: it lives on one device;
 - a size that is known only at run time, from its producer to the last step whose shape or check needs it;
 - a region whose mode cannot be entered again (inference mode, a profiler record);
 - what the caller names in ``keep_together``.
@@ -32,6 +32,7 @@ from torch.utils import _pytree as pytree
 from .capture import Captured
 from .errors import PartitionError, PartitionWarning
 from .facts import Facts
+from .hand_on import handed_on
 from .hoist import Sorted, sort_hull
 
 KeepTogether: TypeAlias = "Sequence[str | Sequence[str]]"
@@ -113,7 +114,7 @@ def find_atoms(
 
 def needed_hulls(captured: Captured, facts: Facts) -> Iterable[Hull]:
     """Yield the hulls whose members give wrong results in different partitions; they may overlap."""
-    yield from _written_values(facts)
+    yield from _written_values(captured, facts)
     yield from _written_weights(facts)
     yield from _reshaped(facts)
     yield from _containers_and_unbacked(captured, facts)
@@ -141,7 +142,8 @@ def _report(facts: Facts, hull: Hull, size: int) -> None:
     )
 
 
-def _written_values(facts: Facts) -> Iterable[Hull]:
+def _written_values(captured: Captured, facts: Facts) -> Iterable[Hull]:
+    crossing = handed_on(captured, facts)
     last_write: dict[int, int] = {}
     touches: dict[int, list[int]] = {}
     for i, step in enumerate(facts.steps):
@@ -150,19 +152,23 @@ def _written_values(facts: Facts) -> Iterable[Hull]:
         for value in step.writes:
             last_write[value] = i
     for value, last in last_write.items():
-        members = [t for t in touches[value] if t <= last]
-        yield Hull.of(members, f"{facts.values[value].name} is written in place")
+        groups = crossing.get(value, [[t for t in touches[value] if t <= last]])
+        for members in groups:
+            yield Hull.of(members, f"{facts.values[value].name} is written in place")
 
 
 def _written_weights(facts: Facts) -> Iterable[Hull]:
-    written = {weight for step in facts.steps for weight in step.weight_writes}
-    touches: dict[int, list[int]] = {}
+    """From the first write on: what reads before has to run before, wherever it is."""
+    members: dict[int, list[int]] = {}
     for i, step in enumerate(facts.steps):
+        for weight in step.weight_writes:
+            members.setdefault(weight, [])
         for weight in step.weights:
-            if weight in written:
-                touches.setdefault(weight, []).append(i)
-    for weight, members in touches.items():
-        yield Hull.of(members, f"{facts.weight_names[weight]} is written")
+            if weight in members:
+                members[weight].append(i)
+    for weight, found in members.items():
+        if found:
+            yield Hull.of(found, f"{facts.weight_names[weight]} is written")
 
 
 def _reshaped(facts: Facts) -> Iterable[Hull]:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from .captured import Captured, annotated, value_of, with_values
 from .errors import PartitionError
 from .fake import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
+from .hand_on import with_newest
 from .metadata import may_change_metadata, settle_metadata
 
 __all__ = ["Captured", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
@@ -52,7 +53,7 @@ def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: An
         return from_graph(_unguarded(model))
     if isinstance(model, torch.fx.GraphModule):
         if _carries_shapes(model):
-            return from_graph(model)
+            return from_graph(with_newest(model))
         if example_inputs is None:
             raise PartitionError(
                 "the graph carries no shapes, so nothing says how large its tensors are: pass example_inputs= "
@@ -79,7 +80,7 @@ def _of_its_own(leaf: Any) -> Any:
 def _unguarded(program: ExportedProgram) -> torch.fx.GraphModule:
     module = program.module(check_guards=False)
     assert isinstance(module, torch.fx.GraphModule)
-    return module
+    return with_newest(module)
 
 
 def split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

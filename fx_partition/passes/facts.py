@@ -91,6 +91,7 @@ class Facts:
         weight_of: the weight that a node holds, for every placeholder and ``get_attr`` that holds one.
         state: the weights that the graph writes and that are no parameters.
         symbols: the shape symbols.
+        holds: the values that the tensors of a node's result are in, each once, for every node that has some.
     """
 
     steps: list[Step]
@@ -100,6 +101,7 @@ class Facts:
     weight_of: dict[str, int]
     state: frozenset[int]
     symbols: Symbols
+    holds: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def reordered(self, order: Sequence[int]) -> Facts:
         """The same facts with step ``order[i]`` at place i."""

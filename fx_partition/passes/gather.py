@@ -300,6 +300,9 @@ class _Reader:
             weight_of=weight_of,
             state=frozenset(),
             symbols=self.symbols,
+            holds={
+                node.name: tuple(found) for node, places in self._places.items() if (found := values_at(places))
+            },
         )
         return with_state(facts, inputs, self._weights.parameters)
 

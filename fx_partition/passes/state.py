@@ -45,5 +45,6 @@ def with_state(facts: Facts, inputs: Mapping[str, frozenset[int]], parameters: f
         weight_bytes=sizes,
         weight_names=names,
         weight_of=facts.weight_of | held,
+        holds={name: tuple(renumbered[n] for n in ns if n not in written) for name, ns in facts.holds.items()},
         state=frozenset(n for step in facts.steps for n in step.weight_writes) - parameters,
     )

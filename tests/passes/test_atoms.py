@@ -68,14 +68,15 @@ def test_a_container_stays_with_its_getitems() -> None:
     assert found[0][0] == "chunk" and {"getitem", "getitem_1"} <= set(found[0])
 
 
-def test_a_written_input_is_one_atom_from_its_first_touch() -> None:
+def test_a_written_input_is_one_atom_from_its_first_write() -> None:
     def function(x: Tensor, cache: Tensor) -> Tensor:
         first = cache + 1
         y = torch.relu(x)
         cache.copy_(y)
-        return first.neg()
+        second = cache * 2
+        return first.neg() + second
 
-    assert atoms(function, X, X.clone()) == [["add", "relu", "copy_"], ["neg"]]
+    assert atoms(function, X, X.clone()) == [["add"], ["relu"], ["copy_", "mul"], ["neg"], ["add_1"]]
 
 
 class Net(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,12 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
-from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.errors import PartitionError
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.fake import shape_env_of
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
-from fx_partition.passes.split import Stub, cut, planned_graph
+from fx_partition.passes.split import planned_graph
 
 from ..guards import assume_all, guards_from_text, guards_to_text
 from ..hollow import fill, fingerprint
@@ -27,7 +26,8 @@ from ..homes import refuse_several
 from ..lower import CompileOne, Lowered, lower
 from ..microbatch import Cutting
 from ..options import Options
-from ..stages import Stage
+from ..stages import Stage, cut_stages
+from ..states_together import plan_states_together
 from .agreement import Document, refuse_differences
 from .boundaries import RankBoundaries
 from .microbatches import Microbatches, refuse_writes
@@ -76,9 +76,17 @@ def compile_ranks(
             plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
             made = cutting.refaked(traced)
             captured = made.captured
-            stubs = cut(captured, plan)
+            stubs = cut_stages(captured, plan, facts)
         else:
-            plan, captured, stubs = _plan(captured, facts, asked)
+            plan, captured, stubs = plan_states_together(
+                captured,
+                facts,
+                asked.request,
+                lambda request: make_plan(captured, facts, request),
+                lambda partition: partition.device,
+                says="written by the graph and used by several ranks; all that uses it stays together on one, which "
+                "may need more partitions or larger ones",
+            )
         document = _document(captured, plan, ranked.given, example_inputs, facts.written)
         refuse_differences(team.roll.exchange(document, "plan this graph"))
         team.connect()
@@ -132,43 +140,6 @@ def _compile(
                 f"rank {rank} could not compile its part ({names[rank]}): {document['error']}"
             ) from failed
     return lowered, [document["guards"] for document in documents]
-
-
-def _plan(captured: Captured, facts: Facts, asked: Options) -> tuple[Plan, Captured, list[Stub]]:
-    """The plan, the graph that it cuts, and the stages.
-
-    What a graph writes (a cache, a counter) lives on one rank, so all that touches it is kept together there.
-    """
-    request = asked.request
-    for _ in range(2):
-        plan = make_plan(captured, facts, request)
-        planned = planned_graph(captured, plan)
-        stubs = cut(planned, plan)
-        apart = _touched_apart(facts, plan, stubs)
-        if not apart:
-            return plan, planned, stubs
-        warnings.warn(
-            f"{', '.join(apart)}: written by the graph and used by several ranks; all that uses it stays together on "
-            "one, which may need more partitions or larger ones",
-            PartitionWarning,
-            stacklevel=2,
-        )
-        request = replace(request, keep_together=(*request.keep_together, *apart.values()))
-    raise AssertionError("what was kept together is apart")
-
-
-def _touched_apart(facts: Facts, plan: Plan, stubs: Sequence[Stub]) -> dict[str, tuple[str, ...]]:
-    """Inputs that are written and that several devices take, with the nodes that touch each."""
-    devices: dict[str, set[str]] = {}
-    for partition, stub in zip(plan.partitions, stubs, strict=True):
-        for node in stub.inputs:
-            if node.name in facts.written:
-                devices.setdefault(node.name, set()).add(partition.device)
-    return {
-        name: tuple(step.node for step in facts.steps if facts.weight_of[name] in {*step.weights, *step.weight_writes})
-        for name, found in devices.items()
-        if len(found) > 1
-    }
 
 
 def _document(

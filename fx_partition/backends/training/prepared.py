@@ -13,16 +13,17 @@ import torch.distributed as dist
 
 from fx_partition.passes.capture import Captured, ExampleInputs, Model, capture
 from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 from fx_partition.passes.sizes import format_bytes
-from fx_partition.passes.split import cut, planned_graph
 
 from ..hollow import fill
 from ..homes import home_of, refuse_several
 from ..ranks.agreement import Document
+from ..states_together import plan_states_together
 from ..torch_internals import training_patches
 from .entry import Entry
 from .ownership import Owner
@@ -174,9 +175,11 @@ def prepare(
     captured = capture(model, example)
     if device is None:
         refuse_several(captured, "a rank runs its stages on one device", "name one with device=")
-    plan = _plan(captured, request, num_ranks)
-    captured = planned_graph(captured, plan)
-    stubs = cut(captured, plan)
+    facts = gather_facts(captured)
+    traced = captured
+    plan, captured, stubs = plan_states_together(
+        traced, facts, request, lambda asked: _plan(traced, facts, asked, num_ranks), lambda partition: partition.index
+    )
     entry = Entry(example)
     graphs = stage_graphs(captured, stubs, entry.leaves)
     members = Members(captured.gm)
@@ -206,8 +209,7 @@ def _trained(value: Any) -> Any:
     return value.detach().requires_grad_()
 
 
-def _plan(captured: Captured, request: Request, num_ranks: int) -> Plan:
-    facts = gather_facts(captured)
+def _plan(captured: Captured, facts: Facts, request: Request, num_ranks: int) -> Plan:
     plan = make_plan(captured, facts, request)
     if not request.exactly:
         if plan.num_partitions < num_ranks:
@@ -220,6 +222,6 @@ def _plan(captured: Captured, request: Request, num_ranks: int) -> Plan:
             f"the largest of {plan.num_partitions} stages holds {format_bytes(plan.max_bytes)}, more than cache_bytes; "
             "more stages are smaller",
             PartitionWarning,
-            stacklevel=6,
+            stacklevel=8,
         )
     return plan
