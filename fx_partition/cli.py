@@ -1,6 +1,6 @@
 """The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `simulate`; `devices`, `probe`.
 
-Exit codes: 0, and 2 with one line on standard error that names the thing and the way out.
+Exit codes: 0; 2 with one line on standard error that names the thing and the way out; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"fx-partition: error: {' '.join(str(error).split())}"
         print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # a name of a file may be no text
         return 2
+    except KeyboardInterrupt:
+        return 130  # as shells count an end by Ctrl-C
     return 0
 
 

@@ -175,6 +175,15 @@ def test_a_hint_never_writes_over_what_was_given(capsys: pytest.CaptureFixture[s
     assert "-o PLAN.json" in refused(["report", "m.pt2"], capsys)
 
 
+def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fx_partition.cli.read_plan", interrupt)
+    assert main(["report", "plan.json"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 class Full(io.StringIO):
     def flush(self) -> None:
         raise OSError(28, "No space left on device")

@@ -11,11 +11,11 @@ import fx_partition
 
 ROOT = Path(fx_partition.__file__).parent
 FORBIDDEN = {
-    "passes": {"hardware", "report", "backends", "cost", "cli"},
-    "hardware": {"passes", "report", "backends", "cost", "cli"},
-    "report": {"backends", "cost", "cli"},
-    "backends": {"cost", "cli"},
-    "cost": {"backends", "cli"},
+    "passes": {"hardware", "report", "backends", "cost", "cli", "cli_files"},
+    "hardware": {"passes", "report", "backends", "cost", "cli", "cli_files"},
+    "report": {"backends", "cost", "cli", "cli_files"},
+    "backends": {"cost", "cli", "cli_files"},
+    "cost": {"backends", "cli", "cli_files"},
 }
 
 

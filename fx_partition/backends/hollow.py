@@ -12,6 +12,7 @@ is the same tensor, with the same version, so graphs, guards and copies that kno
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,16 @@ class _Source:
 
 _SOURCES: Any = WeakIdKeyDictionary()
 _LOCK = threading.Lock()
+
+
+def _forget_lock() -> None:
+    """In a forked child: a thread of the parent may have held it, and it is not there to let go."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def lies_in_file(device: torch.device) -> bool:
