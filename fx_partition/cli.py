@@ -195,9 +195,9 @@ def _parser() -> _Parser:
 
     for command in (plan, why, simulate):
         command.add_argument(
-            "--import", dest="modules", action="append", default=[], metavar="PACKAGE",
-            help="import this before MODEL.pt2 is loaded, for the types and operators that the model is made of "
-            "(transformers); may be repeated",
+            "--import", dest="modules", action="append", default=[], metavar="MODULE",
+            help="import this before MODEL.pt2 is loaded: it registers types or operators that the model is made of "
+            "(transformers.modeling_outputs); may be repeated",
         )  # fmt: skip
     for command in (plan, report, why, simulate, listing, measure):
         formats = command.add_mutually_exclusive_group()

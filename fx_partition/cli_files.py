@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,12 +35,12 @@ def load_program(path: Path, modules: Sequence[str] = ()) -> torch.export.Export
         with _logged_exceptions(logged):
             return torch.export.load(path)
     except Exception as error:  # a file that is no program fails in many ways, none of them documented
+        reason = _reason(logged[0] if logged else error)
         ways_out = 'save one with torch.export.save(program, "MODEL.pt2")'
         if zipfile.is_zipfile(path):
-            ways_out = f"types and operators of a package are known with --import PACKAGE; else {ways_out}"
+            ways_out = f"if it lacks types or operators, --import {_module_of(reason)} registers them; else {ways_out}"
         raise ValueError(
-            f"{path} is not an exported program that torch {torch.__version__} can load "
-            f"({_reason(logged[0] if logged else error)}); {ways_out}"
+            f"{path} is not an exported program that torch {torch.__version__} can load ({reason}); {ways_out}"
         ) from error
 
 
@@ -78,6 +79,12 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except Exception as error:  # a module may raise anything
         raise ValueError(f"--import {module}: it cannot be imported ({_reason(error)})") from error
+
+
+def _module_of(reason: str) -> str:
+    """The module of the type that torch does not know, by its words; if it does not say so, a word for any."""
+    named = re.search(r"Deserializing ([\w.]+)\.\w+ in pytree", reason)
+    return named[1] if named else "MODULE"
 
 
 def _reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,27 @@ library.impl("twice", lambda x: torch.empty_like(x), "Meta")
 """
 
 
+TYPES = """
+import torch
+from torch.utils import _pytree as pytree
+class Pair:
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+pytree.register_pytree_node(
+    Pair, lambda pair: ([pair.first, pair.second], None), lambda values, _: Pair(*values),
+    serialized_type_name="fx_partition_cli_types.Pair",
+)
+class Makes(torch.nn.Module):
+    def forward(self, x):
+        return Pair(x + 1, x * 2)
+"""
+EXPORT = """
+import torch
+from fx_partition_cli_types import Makes
+torch.export.save(torch.export.export(Makes(), (torch.ones(2),)), "pair.pt2")
+"""
+
+
 class Twice(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.fx_partition_cli.twice(x)
@@ -242,11 +264,26 @@ def test_a_program_of_a_package_s_operators_says_what_it_lacks(
 
     asked = ["plan", model, "--cache", "1KiB"]
     said = refused(asked, capsys)
-    assert "fx_partition_cli.twice" in said and "--import PACKAGE" in said and "RuntimeError)" not in said
+    assert "fx_partition_cli.twice" in said and "--import MODULE" in said and "RuntimeError)" not in said
     assert "ZeroDivisionError" in refused([*asked, "--import", "fx_partition_cli_broken"], capsys)
     assert main([*asked, "--import", "fx_partition_cli_operators"]) == 0
     assert "Fits one device" in capsys.readouterr().out
     sys.modules["fx_partition_cli_operators"].library._destroy()
+
+
+def test_a_program_of_a_package_s_types_says_which_module_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another process, as torch forgets no type that it has met."""
+    (tmp_path / "fx_partition_cli_types.py").write_text(TYPES)
+    (tmp_path / "export.py").write_text(EXPORT)
+    subprocess.run([sys.executable, "export.py"], cwd=tmp_path, check=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = ["plan", str(tmp_path / "pair.pt2"), "--cache", "1KiB"]
+    said = refused(asked, capsys)
+    assert "fx_partition_cli_types.Pair" in said and "--import fx_partition_cli_types registers them" in said
+    assert main([*asked, "--import", "fx_partition_cli_types"]) == 0
+    assert "Fits one device" in capsys.readouterr().out
 
 
 def test_the_first_cause_is_told_in_a_sentence() -> None:
