@@ -64,9 +64,10 @@ def _is_made(node: torch.fx.Node) -> bool:
 
 def with_newest(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """Return a graph as `use_newest` makes it: the given one, or a copy that shares its tensors."""
-    graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
-    if not use_newest(graph):
+    if not _outdated(gm.graph):
         return gm
+    graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
+    use_newest(graph)
     result = torch.fx.GraphModule(gm, graph)
     hand_over(gm, result)  # what the graph does not read, too
     result.meta = dict(gm.meta)
@@ -82,20 +83,27 @@ def use_newest(graph: torch.fx.Graph) -> bool:
     Returns:
         Whether this changed the graph.
     """
-    changed = False
+    outdated = _outdated(graph)
+    for user, source, newest in outdated:
+        user.replace_input_with(source, newest)
+    return bool(outdated)
+
+
+def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node, torch.fx.Node]]:
+    """Each (user, what it takes, the newest result of a write to that)."""
+    found = []
     root: dict[torch.fx.Node, torch.fx.Node] = {}
     newest: dict[torch.fx.Node, torch.fx.Node] = {}
     for node in graph.nodes:
         for source in node.all_input_nodes:
             last = newest.get(root.get(source, source), source)
             if last is not source:
-                node.replace_input_with(source, last)
-                changed = True
+                found.append((node, source, last))
         if returns_self(node) and _is_made(node.args[0]):
             first = root.setdefault(node.args[0], node.args[0])
             root[node] = first
             newest[first] = node
-    return changed
+    return found
 
 
 def handed_on(captured: Captured, facts: Facts) -> dict[int, list[list[int]]]:
