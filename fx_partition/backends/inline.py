@@ -26,7 +26,8 @@ import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
 from fx_partition.passes.fake import FakeTensor
-from fx_partition.passes.split import PREFIX, stitch
+from fx_partition.passes.split import stitch
+from fx_partition.passes.split_module import PREFIX
 
 from .rewrite import shares_memory
 from .stages import Stage

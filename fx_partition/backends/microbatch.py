@@ -37,7 +37,7 @@ from fx_partition.passes.microbatch import Cutter, plan_microbatches
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.refake import Refaked, refake
 from fx_partition.passes.separable import WAY_OUT, Separation, separate
-from fx_partition.passes.split import PREFIX
+from fx_partition.passes.split_module import PREFIX
 from fx_partition.passes.symbols import to_expr
 
 from .homes import home_of, refuse_several

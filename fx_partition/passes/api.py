@@ -13,7 +13,8 @@ from .gather import gather_facts
 from .plan import Plan
 from .planning import make_plan
 from .request import CacheBytes, Devices, Request
-from .split import SplitModule, planned_graph, split_graph, split_planned
+from .split import planned_graph, split_graph, split_planned
+from .split_module import SplitModule
 
 
 def plan(

@@ -23,6 +23,7 @@ from .errors import PartitionError
 from .fake import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
 from .hand_on import with_newest
 from .metadata import may_change_metadata, settle_metadata
+from .split_module import SplitModule
 
 __all__ = ["Captured", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
 
@@ -40,7 +41,7 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
         dynamic_shapes: as for ``torch.export.export``: which dimensions of the inputs are symbolic.
 
     Raises:
-        PartitionError: there is no graph, or it carries no shapes and there are no ``example_inputs``.
+        PartitionError: there is no graph, or it carries no shapes and there are no ``example_inputs``, or it was cut.
         UnreadableError: an operator that changes the metadata of a tensor leaves what cannot be told.
         TypeError: ``model`` is none of these.
     """
@@ -48,7 +49,11 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
 
 
 def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: Any) -> Captured:
-    args, kwargs = split_inputs(example_inputs)
+    if isinstance(model, SplitModule):
+        raise PartitionError(
+            "this module is cut already, by the plan in .plan; plan or split the model that it was made from"
+        )
+    args, kwargs = _no_tensor_twice(*split_inputs(example_inputs))
     if isinstance(model, ExportedProgram):
         return from_graph(_unguarded(model))
     if isinstance(model, torch.fx.GraphModule):
@@ -67,6 +72,23 @@ def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: An
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
         return from_graph(_unguarded(program))
     raise TypeError(f"expected a GraphModule, an ExportedProgram or an nn.Module, not {type(model).__name__}")
+
+
+def _no_tensor_twice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The examples, with a copy of a tensor that is given for a second input: tracers know inputs by the tensor, and
+    would write a graph that reads one of them in place of the other."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if id(leaf) in seen:
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        seen.add(id(leaf))
+        return leaf
+
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(own, (args, kwargs))
+    return found
 
 
 def _of_its_own(leaf: Any) -> Any:

@@ -27,49 +27,19 @@ import copy
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
 from .capture import Captured
-from .errors import PartitionError, PlanMismatchError
+from .errors import PlanMismatchError
 from .fingerprint import fingerprint
 from .input_sizes import write_check
-from .members import hand_over, members
 from .plan import Plan
 from .regions import Regions, is_region_handle
 from .slice_graph import apply_slicings
-
-PREFIX = "partition_"
-
-
-class PartitionModule(torch.fx.GraphModule):
-    """One partition. Its leaf modules belong to the split module, which is the one to save them."""
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("destination") is not None:  # a part of the split module's own state_dict()
-            return kwargs["destination"]
-        return super().state_dict(*args, **kwargs)
-
-
-class SplitModule(torch.fx.GraphModule):
-    """A graph cut into ``partition_0 .. partition_{k-1}``; called like the original, and equal to it bit by bit.
-
-    It shares parameters, buffers and submodules with the original.
-
-    Attributes:
-        plan: the `Plan` that it was cut by.
-    """
-
-    plan: Plan
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SplitModule:
-        result = super().__deepcopy__(memo)
-        assert isinstance(result, SplitModule)
-        _adopt(result, self, memo)
-        return result
+from .split_module import PREFIX, PartitionModule, SplitModule, assemble, refuse_taken_names
 
 
 @dataclass(frozen=True)
@@ -214,56 +184,18 @@ def split_graph(captured: Captured, plan: Plan) -> SplitModule:
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
-        PartitionError: the model has a child of a name that a partition needs.
+        PartitionError: the model has a member of a name that the split module needs.
     """
     return split_planned(planned_graph(captured, plan), plan)
 
 
 def split_planned(captured: Captured, plan: Plan) -> SplitModule:
     """The split module of a graph that `planned_graph` returned; see `split_graph`."""
+    refuse_taken_names(captured.gm, plan.num_partitions)
     stubs = cut(captured, plan)
-    gm = captured.gm
-    taken = [name for name, _ in gm.named_children() if name.startswith(PREFIX)]
-    if taken:
-        raise PartitionError(f"the model has a child {taken[0]!r}, a name that partitions need; rename it")
-    graph = stitch(gm.graph, stubs)
+    graph = stitch(captured.gm.graph, stubs)
     write_check(graph, captured)
-    root = torch.nn.Module()
-    for index, stub in enumerate(stubs):
-        root.add_module(f"{PREFIX}{index}", stub.module)
-    hand_over(gm, root)
-    result = SplitModule(root, graph, class_name="SplitModule")
-    _adopt(result, root, {id(member): member for _, member in members(root)})
-    result.meta = dict(gm.meta)
-    result.plan = plan
-    result.register_load_state_dict_pre_hook(_own_keys_only)  # type: ignore[no-untyped-call]
-    result.register_load_state_dict_post_hook(_forgive_shared_modules)  # type: ignore[no-untyped-call]
-    # Not train(): it would set the mode of the model's own submodules, which may be in one of their own.
-    result.training = gm.training
-    for stub in stubs:
-        stub.module.training = gm.training
-    return result
-
-
-def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -> None:
-    """Give a split module what its graph does not read: GraphModule leaves it out, and state_dict() must not."""
-    hand_over(source, result, lambda member: copy.deepcopy(member, memo))
-    if isinstance(source, SplitModule):
-        result.plan = source.plan
-
-
-def _forgive_shared_modules(module: torch.nn.Module, incompatible: Any) -> None:
-    """Leaf modules are loaded under their own names; under a partition's they are the same objects."""
-    kept = [key for key in incompatible.missing_keys if not key.startswith(PREFIX)]
-    incompatible.missing_keys[:] = kept
-
-
-def _own_keys_only(module: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """No key of a state_dict is a partition's; one that is must be reported and not loaded twice."""
-    unexpected = rest[-2]
-    for key in [key for key in state if key.startswith(f"{prefix}{PREFIX}")]:
-        unexpected.append(key)
-        del state[key]
+    return assemble(captured.gm, graph, [stub.module for stub in stubs], plan)
 
 
 def stitch(original: torch.fx.Graph, stubs: list[Stub]) -> torch.fx.Graph:

@@ -240,6 +240,7 @@ def test_the_schema_names_the_choices_that_there_are() -> None:
     choices = {"algorithm": request.ALGORITHMS, "objective": request.OBJECTIVES, "footprint": request.FOOTPRINTS}
     for name, known in choices.items():
         assert properties[name]["enum"] == list(known)
+    assert properties["num_devices"]["maximum"] == request.MOST_DEVICES
 
 
 def test_an_honest_empty_plan_can_be_used() -> None:
