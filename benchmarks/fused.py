@@ -106,7 +106,7 @@ def _measure_graph(
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     real = dict(values)
     stubs = cut(captured, plan)
-    boundaries, crossings = Boundaries(captured, stubs), Crossings(stubs)
+    boundaries, crossings = Boundaries(captured, stubs), Crossings(stubs, keeps_views=True)
     starts = list(itertools.accumulate((len(p.nodes) for p in plan.partitions[:-1]), initial=0))
     fused, _ = fuse(captured, _in_order(facts, plan), starts)
     planned = zip(_own_and_received(fused, plan), _own_and_received(facts, plan), strict=True)

@@ -16,7 +16,8 @@ class Layout:
     """Where the elements of a tensor are.
 
     Attributes:
-        order: its dimensions from the outermost in memory to the innermost; the tensor fills its memory.
+        order: its dimensions from the outermost in memory to the innermost, where the tensor fills its memory.
+        strides: those of a view with gaps; ``order`` is then None.
 
     Example::
 
@@ -24,10 +25,13 @@ class Layout:
         (False, True)
     """
 
-    order: tuple[int, ...]
+    order: tuple[int, ...] | None
+    strides: tuple[int, ...] = ()
 
     def of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the strides of a tensor of this layout."""
+        if self.order is None:
+            return self.strides
         strides, step = [0] * len(shape), 1
         for dim in reversed(self.order):
             strides[dim] = step

@@ -98,7 +98,7 @@ def lower(
         [0, 1, 1, 1, 4]
     """
     graph = graph or stages
-    crossings = Crossings([stage.stub for stage in graph])
+    crossings = Crossings([stage.stub for stage in graph], keeps_views=True)
     all_inputs: dict[int, list[Any]] = {}
     for stage in graph:
         all_inputs[stage.index] = stage_inputs(stage, real, crossings)

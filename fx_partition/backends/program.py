@@ -109,7 +109,7 @@ def make_program(captured: Captured, stubs: Sequence[Stub], written: frozenset[s
     """
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
-    crossings = Crossings(stubs)
+    crossings = Crossings(stubs, keeps_views=False)
     told = told_sizes(stubs)
     numbers = _Numbers(captured, stubs, leaves, told, written)
     steps = []

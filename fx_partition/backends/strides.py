@@ -8,7 +8,7 @@ stage makes so is what the next one is compiled for.
 
 A compiled stage keeps that promise in its graph, by `in_order`: nothing where its compiler agrees, else a copy. A view
 with gaps or overlaps crosses without them, as inductor keeps them at times only; so the graph returns it without them
-too where it crosses as well.
+too where it crosses as well. In line a view of a stage's own argument is left as it is.
 
 Before: ``linear = F.linear(x, w); part = linear[:, :8]; return (part,)``
 After:  ``linear = F.linear(x, w); part = linear[:, :8]; in_order = in_order(part, (0, 1)); return (in_order,)``
@@ -97,9 +97,11 @@ class Crossings:
 
     Args:
         stubs: all partitions of the graph.
+        keeps_views: whether a view with gaps of a stage's argument crosses as it is.
     """
 
-    def __init__(self, stubs: Iterable[Stub]) -> None:
+    def __init__(self, stubs: Iterable[Stub], *, keeps_views: bool) -> None:
+        self._keeps_views = keeps_views
         self._taken = {node for stub in stubs for node in stub.inputs}
         self._values: dict[torch.fx.Node, torch.Tensor] = {}
         self._layouts: dict[torch.fx.Node, Layout] = {}
@@ -140,10 +142,24 @@ class Crossings:
             if _is_retyped(value, map(value_of, inputs)):
                 self._retyped.add(node)
             dense = is_dense(made)
-            if dense or node in self._taken:  # a dense result of the graph too, as its stage may be like another
+            if self._keeps_views and not dense and _is_in_memory_of(value, map(value_of, inputs)):
+                self._keep(node, value, made)
+            elif dense or node in self._taken:  # a dense result of the graph too, as its stage may be like another
                 ordered = dense or _has_order(made)
                 self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))
                 self._values[node] = _laid_out(value, self._layouts[node])
+
+    def _keep(self, node: torch.fx.Node, value: torch.Tensor, made: torch.Tensor) -> None:
+        """A view with gaps of an argument: the caller may write into it, and inductor makes it anew of the argument."""
+        strides = tuple(map(to_expr, made.stride()))
+        if all(isinstance(stride, int) for stride in strides):
+            self._layouts[node] = Layout(None, strides)
+        if strides != tuple(map(to_expr, value.stride())):
+            assert isinstance(value, FakeTensor)
+            with no_new_guards(value.fake_mode.shape_env), value.fake_mode:
+                self._values[node] = torch.empty_strided(
+                    value.shape, made.stride(), dtype=value.dtype, device=value.device
+                )
 
     def promise(self, module: torch.fx.GraphModule, outputs: Sequence[torch.fx.Node]) -> None:
         """Let a stage's own copy of its graph lay its results out in the orders that it promises."""
@@ -154,12 +170,13 @@ class Crossings:
         with module.graph.inserting_before(output):
             output.args = (
                 tuple(
-                    module.graph.call_function(self._lay_out(node), (result, layout.order)) if layout else result
+                    module.graph.call_function(self._lay_out(node), (result, layout.order))
+                    if layout and layout.order is not None
+                    else result
                     for node, layout, result in zip(outputs, layouts, results, strict=True)
                 ),
             )
         module.recompile()
-
 
     def _lay_out(self, node: torch.fx.Node) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
         return in_memory_of_its_own if node in self._retyped else in_order
@@ -174,9 +191,12 @@ def _has_order(value: torch.Tensor) -> bool:
 
 def _is_retyped(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
     """Whether a result is the memory of an argument of another dtype."""
+    return _is_in_memory_of(result, (v for v in arguments if isinstance(v, torch.Tensor) and v.dtype != result.dtype))
+
+
+def _is_in_memory_of(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
     storage = id(result.untyped_storage())
-    same = (value for value in arguments if isinstance(value, torch.Tensor) and id(value.untyped_storage()) == storage)
-    return any(value.dtype != result.dtype for value in same)
+    return any(isinstance(value, torch.Tensor) and id(value.untyped_storage()) == storage for value in arguments)
 
 
 def _run(module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any]) -> list[Any]:

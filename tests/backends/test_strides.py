@@ -151,6 +151,24 @@ def test_a_view_as_another_dtype_keeps_it(dynamic: bool) -> None:
             assert torch.equal(mine, expected)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_view_of_an_input_that_crosses_is_still_one(dynamic: bool) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            part = x[:, ::2]
+            return part[1:], torch.relu(x), part + 1
+
+    x = torch.randn(5, 8)
+    torch._dynamo.reset()
+    options = {"cache_bytes": 1, "report": False, "order": "trace"}
+    fast = torch.compile(Model(), backend="l2partition", dynamic=dynamic, options=options)
+    with torch.no_grad():
+        for mine, expected in zip(fast(x), Model()(x), strict=True):
+            assert torch.equal(mine, expected) and mine.stride() == expected.stride()
+        fast(x)[0].zero_()
+    assert not x[1:, ::2].any() and x[0].all() and x[:, 1::2].all()
+
+
 def test_a_tensor_that_is_in_order_is_not_copied() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert in_order(x, (0, 1, 2, 3)) is x

@@ -144,7 +144,7 @@ def _with_handles(function: Callable[..., Sequence[Any]], step: Step) -> Callabl
     def laid_out(result: Any, layout: Layout | None) -> torch.Tensor:
         if not isinstance(result, torch.Tensor):
             return torch.tensor(result)
-        return result if layout is None else in_order(result, layout.order)
+        return result if layout is None or layout.order is None else in_order(result, layout.order)
 
     def call(handles: list[Any]) -> list[Any]:
         tensors = tensors_of(handles)

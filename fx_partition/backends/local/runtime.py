@@ -84,7 +84,7 @@ class LocalRuntime:
             self._weights += weights
             order = iter(range(len(weights)))
             inputs = [-1 - next(order) if isinstance(v, torch.Tensor) else v for v in step.inputs]
-            orders = [layout.order if layout else () for layout in step.layouts]
+            orders = [layout.order if layout and layout.order else () for layout in step.layouts]
             stages.append((code.path, inputs, to_handles(weights), step.outputs, orders, step.dead, len(groups)))
         results = [result for result in program.results if isinstance(result, int)]
         taken = [core for groups in cores for group in groups for core in group]
