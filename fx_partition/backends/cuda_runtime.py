@@ -147,11 +147,22 @@ def compile_for(
     def compile_stage(index: int) -> Callable[..., Sequence[Any]]:
         module = copy.deepcopy(steps[index].module)
         retarget(module, home, devices[index])
+        _move_leaves(module, home, devices[index])
         takes = [_on(value, home, devices[index]) for value in steps[index].takes]
         with torch.no_grad():
             return compile_part(module, takes, patches)
 
     return compile_each_once(keys, compile_stage, "pipeline")
+
+
+def _move_leaves(module: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
+    """Leaf modules have their weights with them, which no stage takes as inputs."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            moved = parameter.detach().to(place(parameter.device, home, device))
+            setattr(part, name, torch.nn.Parameter(moved, requires_grad=False))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, buffer.to(place(buffer.device, home, device)))
 
 
 def _on(value: Any, home: torch.device, device: torch.device) -> Any:

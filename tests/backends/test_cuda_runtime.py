@@ -92,6 +92,19 @@ def test_what_the_model_has_on_the_cpu_on_purpose_stays_there(gpus, monkeypatch)
     assert not any(map(operator.and_, static, on_the_cpu))
 
 
+def test_leaf_modules_take_their_weights_along(monkeypatch):
+    """In a graph of torch.fx.symbolic_trace; the model's own stay where they are."""
+    model, x = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)).eval(), torch.randn(4, WIDTH)
+    captured = annotated(capture(torch.fx.symbolic_trace(model), (x,)))
+    facts = gather_facts(captured)
+    program = make_program(captured, cut(captured, make_plan(captured, facts, Request.check("1GiB"))), facts.written)
+    monkeypatch.setattr(cuda_runtime, "compile_part", lambda gm, inputs, patches: lambda *args: gm(*args))
+    meta = torch.device("meta")
+    (function,) = cuda_runtime.compile_for(program.steps, [meta], torch.device("cpu"), {})
+    (result,) = function(x.to(meta))
+    assert result.is_meta and not any(tensor.is_meta for tensor in model.state_dict().values())
+
+
 def test_a_dynamic_batch_is_not_static():
     x = torch.randn(4, WIDTH)
     captured = capture(nn.Linear(WIDTH, WIDTH), (x,), ({0: torch.export.Dim("batch")},))
