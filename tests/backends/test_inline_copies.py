@@ -21,6 +21,7 @@ from fx_partition.backends.stages import Boundaries, Stage
 from fx_partition.backends.store import STORE, Here, Store
 from fx_partition.passes.capture import annotated, capture
 from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.live import live_graphs
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 from fx_partition.passes.split import cut
@@ -103,8 +104,65 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
         torch.testing.assert_close(written, torch.full((4,), i + 1.0))
 
 
+@pytest.fixture
+def compiled_stages(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """The stages that were compiled; they run as they are written, without inductor."""
+    found: list[torch.fx.GraphModule] = []
+
+    def compile_part(gm: torch.fx.GraphModule, inputs: Any, patches: Any) -> Callable[..., Any]:
+        found.append(gm)
+        return lambda *args: gm(*args)
+
+    monkeypatch.setattr(backend_module, "compile_part", compile_part)
+    return found
+
+
+class Sums(nn.Module):
+    """Adds up what its layers make, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Any:
+        total = torch.zeros_like(x)
+        for layer in self.layers:
+            total.add_(torch.relu(layer(x)))
+        return total, total * 2
+
+
+class Steps(Sums):
+    """Every layer reads a counter that is written after the last."""
+
+    def forward(self, x: Tensor) -> Any:
+        step = self.calls + 1
+        for layer in self.layers:
+            x = layer(x) + self.calls
+        self.calls.add_(1)
+        return x, step, self.calls * 1
+
+
+@pytest.mark.parametrize("devices", [["cpu", "cpu:1"] * 2, ["cpu:1", "cpu:2", "cpu", "cpu:1"]], ids=str)
+@pytest.mark.parametrize("build", [Sums, Steps])
+def test_what_is_written_in_place_by_stages_on_several_devices(
+    build: type[Sums], devices: list[str], compiled_stages: list[torch.fx.GraphModule]
+) -> None:
+    model = build()
+    twin = copy.deepcopy(model)
+    run = torch.compile(model, backend="l2partition", options={"devices": devices})
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(4, WIDTH)
+            torch.testing.assert_close(run(x), twin(x))
+            assert torch.equal(model.calls, twin.calls)
+    assert [str(stage.device) for stage in live_graphs(model)[-1].stages] == devices
+
+
 @pytest.mark.parametrize("devices", [["cpu:1"], ["cpu", "cpu:1"]], ids=str)
-def test_modules_of_one_class_share_code_and_not_weights(devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_of_one_class_share_code_and_not_weights(
+    devices: list[str], compiled_stages: list[torch.fx.GraphModule]
+) -> None:
     """Dynamo traces the first block, and runs its code for the others."""
 
     class Block(nn.Module):
@@ -115,9 +173,6 @@ def test_modules_of_one_class_share_code_and_not_weights(devices: list[str], mon
         def forward(self, x: Tensor) -> Tensor:
             return self.second(torch.relu(self.first(x))) + x
 
-    traced = []
-    compile_part = backend_module.compile_part
-    monkeypatch.setattr(backend_module, "compile_part", lambda *args: traced.append(1) or compile_part(*args))
     blocks, x = [Block() for _ in range(3)], torch.randn(4, WIDTH)
     twins = copy.deepcopy(blocks)
     run = [torch.compile(block, backend="l2partition", options={"devices": devices}) for block in blocks]
@@ -129,7 +184,7 @@ def test_modules_of_one_class_share_code_and_not_weights(devices: list[str], mon
                 for weight in (*block.parameters(), *twin.parameters()):
                     weight.mul_(factor)
                 torch.testing.assert_close(compiled(x), twin(x))
-    assert len(traced) == len(devices)
+    assert len(compiled_stages) == len(devices)
     each = 2 * (3 - len(devices))  # weights and biases on the other device
     assert len(STORE._copies) - before == 3 * each
     del blocks[1:], run[1:], block, compiled, weight
@@ -137,7 +192,7 @@ def test_modules_of_one_class_share_code_and_not_weights(devices: list[str], mon
     assert len(STORE._copies) - before == each
 
 
-def test_a_weight_that_is_given_other_memory_is_copied_again() -> None:
+def test_a_weight_that_is_given_other_memory_is_copied_again(compiled_stages: list[torch.fx.GraphModule]) -> None:
     """``load_state_dict(assign=True)`` makes another parameter, and ``data =`` changes no version."""
     model = nn.Linear(WIDTH, WIDTH)
     run = torch.compile(model, backend="l2partition", options={"devices": ["cpu:1"]})
@@ -155,7 +210,9 @@ def test_a_weight_that_is_given_other_memory_is_copied_again() -> None:
             torch.testing.assert_close(run(x), model(x))
 
 
-def test_copies_that_were_made_under_inference_mode_are_written_outside_it() -> None:
+def test_copies_that_were_made_under_inference_mode_are_written_outside_it(
+    compiled_stages: list[torch.fx.GraphModule],
+) -> None:
     models, x = [nn.Sequential(nn.Linear(WIDTH, WIDTH)) for _ in range(2)], torch.randn(4, WIDTH)
     run = [torch.compile(model, backend="l2partition", options={"devices": ["cpu:1"]}) for model in models]
     for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
