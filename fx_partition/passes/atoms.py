@@ -9,7 +9,8 @@ run; hulls that overlap are one atom, and a step in no hull is an atom by itself
 - a value or weight one of whose tensors has its metadata changed (``t_``), from its first touch to the last change;
 - a weight or state that is written, from its first write to its last touch: it lives on one device;
 - a size that is known only at run time, from its producer to the last step whose shape or check needs it;
-- a region whose mode cannot be entered again (inference mode, a profiler record);
+- a region whose mode cannot be entered again (inference mode, a profiler record, `torch.func`), and a tensor that
+  belongs to one with whoever takes it;
 - what the caller names in ``keep_together``.
 
 Before: ``linear, relu_ (writes linear), size, split, getitem, getitem_1, add``
@@ -32,8 +33,10 @@ from torch.utils import _pytree as pytree
 from .capture import Captured
 from .errors import PartitionError, PartitionWarning
 from .facts import Facts
+from .fake import is_wrapped
 from .hand_on import handed_on
 from .hoist import Sorted, sort_hull
+from .whole_regions import is_replayed, views_without_gradient, whole_regions
 
 KeepTogether: TypeAlias = "Sequence[str | Sequence[str]]"
 
@@ -194,7 +197,7 @@ def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]
         here = index[node.name]
         value = captured.values.get(node)
         users = [index[user.name] for user in node.users if user.name in index]
-        if users and _cannot_cross(value) and not _replayable(node):
+        if users and _cannot_cross(value) and not is_replayed(node):
             yield Hull.of([here, *users], f"{node.name} is no tensor and cannot cross a boundary")
         symbols = set()
         for operand in (value, *(captured.values.get(source) for source in node.all_input_nodes)):
@@ -206,14 +209,11 @@ def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]
 
 
 def _cannot_cross(value: Any) -> bool:
-    """Tensors, numbers and sizes cross a boundary; containers of tensors and opaque handles do not."""
-    crossing = (torch.Tensor, int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size)
+    """Tensors, numbers and sizes cross a boundary; containers, opaque handles and tensors of `torch.func` do not."""
+    if isinstance(value, torch.Tensor):
+        return is_wrapped(value)
+    crossing = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size)
     return not isinstance(value, crossing)
-
-
-def _replayable(node: torch.fx.Node) -> bool:
-    """Autocast and grad-mode regions are entered again by every partition that lies in them (see `regions`)."""
-    return getattr(node.target, "__name__", "") in ("_enter_autocast", "_set_grad_enabled")
 
 
 def _unbacked_symbols(value: Any) -> set[Any]:
@@ -232,12 +232,11 @@ def _unbacked_symbols(value: Any) -> set[Any]:
 def _regions(captured: Captured, facts: Facts) -> Iterable[Hull]:
     """From an enter node to its exit, for the modes that `regions` does not replay."""
     index = {step.node: i for i, step in enumerate(facts.steps)}
-    for node in captured.gm.graph.nodes:
-        name = getattr(node.target, "__name__", "")
-        if "enter" in name and not _replayable(node) and node.name in index:
-            exits = [index[user.name] for user in node.users if user.name in index]
-            if exits:
-                yield Hull.of(range(index[node.name], max(exits) + 1), f"{node.name} opens a region")
+    for first, last in whole_regions(captured.gm.graph.nodes):
+        yield Hull.of(range(index[first.name], index[last.name] + 1), f"{first.name} opens a region")
+    for node in views_without_gradient(captured):
+        members = [index[n.name] for n in (node, *node.users) if n.name in index]
+        yield Hull.of(members or [0], f"{node.name} is a view made where gradients are switched off")
 
 
 def _asked_for(facts: Facts, groups: KeepTogether) -> Iterable[Hull]:

@@ -33,6 +33,7 @@ __all__ = [
     "has_hooks",
     "hint_of",
     "is_view",
+    "is_wrapped",
     "least_of",
     "new_fake_mode",
     "new_symbol",
@@ -41,6 +42,7 @@ __all__ = [
     "shape_env_of",
     "sym_int",
     "torch_functions",
+    "unwrapped",
 ]
 
 
@@ -161,6 +163,18 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
 def is_view(tensor: torch.Tensor) -> bool:
     """Whether autograd knows a tensor as a view of another; such a one cannot be detached in place."""
     return tensor._is_view()
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of `torch.func` (under vmap, grad, jvp), which shows another and has no storage."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with the memory of one that may be of `torch.func`, whatever the depth."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def has_hooks(module: torch.nn.Module) -> bool:

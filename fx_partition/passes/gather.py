@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -12,16 +12,22 @@ import torch.fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from .bodies import written_operands
 from .capture import Captured, module_path
 from .effects import Alias, Effect, distinct_tensors, observe
 from .facts import Facts, Role, Step, Value
-from .fake import new_fake_mode, shape_env_of
+from .fake import is_wrapped, new_fake_mode, shape_env_of
 from .metadata import may_change_metadata
 from .node_effects import Effects
 from .places import Place, by_kind, is_place, leaf_places, values_at
 from .state import with_state
+from .storages import bytes_of, storage_bytes, storage_key
 from .symbols import Size, smallest, symbols_of, to_expr, undominated
 from .weights import Weights, find_weights
+from .whole_regions import in_other_grad_mode, inside_whole_regions
+
+# What a plan names as without a rule for workspace, in place of each operator that runs under vmap or grad.
+_UNDER_FUNC = "operators under torch.func"
 
 
 class _Reader:
@@ -39,7 +45,8 @@ class _Reader:
             leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value)
         )
         self.symbols = symbols_of(_sized(captured.values.values()), captured.dims, shape_env)
-        self._effects = Effects(self._modules, new_fake_mode(shape_env), self.symbols, observe)
+        self._mode = new_fake_mode(shape_env)
+        self._effects = Effects(self._modules, self._mode, self.symbols, observe)
         tensors = {node.name: (captured.names[node], tensor) for node, tensor in captured.weights.items()}
         for node in self._graph.nodes:
             if node.op == "call_module":
@@ -49,6 +56,7 @@ class _Reader:
         self._values: list[Value] = []
         self._steps: list[Step] = []
         self._free: set[torch.fx.Node] = set()
+        self._kept_in_regions = {**inside_whole_regions(self._graph), **in_other_grad_mode(self._graph)}
 
     def _module_tensors(self, node: torch.fx.Node) -> dict[str, torch.Tensor]:
         module = self._modules[str(node.target)]
@@ -78,17 +86,21 @@ class _Reader:
         value = self._captured.values.get(node)
         self._places[node] = self._new_places(node, value, Role.INPUT, {})
 
-    def _new_places(self, node: torch.fx.Node, value: Any, role: Role, slots: dict[int, int]) -> Any:
-        """A value for each tensor that the caller or an operator that we cannot run hands us; views share one."""
+    def _new_places(self, node: torch.fx.Node, value: Any, role: Role, known: dict[Hashable, Place]) -> Any:
+        """A value for each tensor that the caller or an operator that we cannot run hands us; views share one.
+
+        Args:
+            known: the places of memory that is known already; new ones are added.
+        """
 
         def place(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor):
                 return None
-            storage = leaf.untyped_storage()
-            if id(storage) not in slots:
-                size = storage.nbytes() if role is Role.INPUT else leaf.numel() * leaf.element_size()
-                slots[id(storage)] = self._new_value(node, to_expr(size), role)
-            return Place("v", slots[id(storage)])
+            key = storage_key(leaf)
+            if key not in known:
+                size = storage_bytes(leaf) if role is Role.INPUT else bytes_of(leaf)
+                known[key] = Place("v", self._new_value(node, size, role))
+            return known[key]
 
         return pytree.tree_map(place, value)
 
@@ -109,7 +121,7 @@ class _Reader:
     def _read_call(self, node: torch.fx.Node) -> None:
         if node.target is operator.getitem and self._pick(node):
             return
-        if self._is_free_scalar(node):
+        if node not in self._kept_in_regions and self._is_free_scalar(node):
             self._free.add(node)
             return
         step = Step(node.name, module_path(node))
@@ -167,6 +179,7 @@ class _Reader:
         places = list(leaf_places(self._places.get(node)))
         return (
             bool(places)
+            and node not in self._kept_in_regions
             and all(place.kind == "w" for place in places)
             and not step.weights
             and not step.weight_writes
@@ -179,7 +192,7 @@ class _Reader:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
         module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
         effect = self._effects.of(node, args, kwargs, module_tensors)
-        if effect is None:
+        if effect is None or len(effect.outputs) != len(_tensors(value)):  # it did otherwise in the trace
             self._assume(node, value, step, [*reads, *(self._weights.of[name] for name in module_tensors)])
             touched |= values_at(self._places[node])
             return
@@ -210,16 +223,31 @@ class _Reader:
 
     def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: list[int]) -> None:
         """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
-        step.unknown = (_target_name(node),)
+        step.unknown = (_UNDER_FUNC if self._is_under_func(node) else _target_name(node),)
         step.weights = {number: self._weights.bytes[number] for number in reads}
         own = next((p for source in node.all_input_nodes[:1] for p in leaf_places(self._places.get(source))), None)
         if own is None or not _works_in_place(node):
-            self._places[node] = self._new_places(node, value, Role.ACTIVATION, {})
+            self._places[node] = self._new_places(node, value, Role.ACTIVATION, self._given_storages(node))
+            written = written_operands(node, self._captured.gm, self._mode)
+            step.writes, step.weight_writes = by_kind(p for n in written for p in leaf_places(self._places.get(n)))
             return
         self._places[node] = pytree.tree_map(lambda leaf: own if isinstance(leaf, torch.Tensor) else None, value)
         step.writes, step.weight_writes = by_kind([own])
         if may_change_metadata(node):
             step.reshapes, step.weight_reshapes = by_kind([own])
+
+    def _is_under_func(self, node: torch.fx.Node) -> bool:
+        values = (self._captured.values.get(n) for n in (node, *node.all_input_nodes))
+        return any(is_wrapped(tensor) for value in values for tensor in _tensors(value))
+
+    def _given_storages(self, node: torch.fx.Node) -> dict[Hashable, Place]:
+        """The places of the memory that a node is given, by what the tracer's own tensors share."""
+        given = [(self._captured.values.get(source), self._places.get(source)) for source in node.all_input_nodes]
+        return {
+            storage_key(leaf): place._replace(shown=None)
+            for value, places in given
+            for leaf, place in zip(_tensors(value), leaf_places(places), strict=False)
+        }
 
     def _touch_rigid(self, step: Step, weights: Iterable[int]) -> None:
         """A view of a weight whose metadata is changed has its place in the order of steps, though it reads nothing."""
@@ -279,7 +307,7 @@ class _Reader:
 
     def _seen_through(self, place: Place, source: torch.Tensor, view: torch.Tensor) -> Place:
         """The place of a view of ``source``, which lives at ``place``; a view as large as its source shows as much."""
-        if place.kind != "w" or (size := _bytes(view)) == _bytes(source):
+        if place.kind != "w" or (size := bytes_of(view)) == bytes_of(source):
             return place
         whole = self._weights.bytes[place.number]
         shown = smallest(whole, size)  # more where a view repeats or overlaps itself
@@ -312,10 +340,6 @@ def gather_facts(captured: Captured) -> Facts:
     facts = _Reader(captured).read()
     rigid = frozenset(number for step in facts.steps for number in step.weight_reshapes)
     return _Reader(captured, rigid).read() if rigid else facts
-
-
-def _bytes(tensor: torch.Tensor) -> Size:
-    return to_expr(tensor.numel() * tensor.element_size())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch.fx
 
 from .facts import Facts
-from .precedence import is_region, step_predecessors
+from .precedence import step_predecessors
+from .whole_regions import is_region
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class _Settler:
     def _found_stale(self) -> Iterator[int]:
         """The fake tensors that a tracer changed in place: they are the value of an operator and of what it takes."""
         for node in filter(may_change_metadata, self._captured.gm.graph.nodes):
-            results = {id(leaf) for leaf in _tensors(self._captured.values.get(node))}
+            results = {id(leaf) for leaf in _tensors(self._captured.values.get(node)) if isinstance(leaf, FakeTensor)}
             for source in node.all_input_nodes:
                 yield from (id(leaf) for leaf in _tensors(self._captured.values.get(source)) if id(leaf) in results)
 
@@ -130,9 +130,10 @@ class _Settler:
             return self._of_weight(self._captured.weights[node])
         if node.op == "placeholder" and self._is_stale(traced):
             raise UnreadableError(f"the metadata of the input {node.name} is changed, and its own value tells only how")
-        if not may_change_metadata(node) and not self._may_be_an_argument(node, traced):
-            return pytree.tree_map(self._stand_in, traced)
         arguments = [leaf for source in node.all_input_nodes for leaf in _tensors(self._objects.get(source))]
+        under_func = not all(isinstance(leaf, FakeTensor) for leaf in (*arguments, *_tensors(traced)))
+        if under_func or not (may_change_metadata(node) or self._may_be_an_argument(node, traced)):
+            return pytree.tree_map(self._stand_in, traced)  # tensors of `torch.func` do not leave their region
         before = list(map(layout, arguments))
         try:
             found = self._call(node)

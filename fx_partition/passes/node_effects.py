@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from .fake import FakeTensorMode
+from .fake import FakeTensorMode, is_wrapped
 from .symbols import Size, Symbols, to_expr
 
 
@@ -59,6 +59,8 @@ class Effects(Generic[SeenT]):
         """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return None
+        if any(isinstance(leaf, torch.Tensor) and is_wrapped(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            return None  # it would run on stand-ins, but not under the vmap or grad that its arguments belong to
         if node.op == "call_module":
             return self._observe(node, (module_tensors, *args), kwargs)
         key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))

@@ -29,6 +29,7 @@ import torch
 import torch.fx
 
 from .facts import Facts
+from .whole_regions import is_region
 
 _RANDOM = ("rand", "bernoulli", "multinomial", "normal", "exponential", "uniform", "poisson", "geometric", "rrelu")
 # Their own dropout is an argument among many.
@@ -100,12 +101,6 @@ def all_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node]) -> Iterat
             barrier = t
         else:
             yield t, [*found, barrier] if barrier >= 0 else found
-
-
-def is_region(node: torch.fx.Node) -> bool:
-    """Whether a node enters or leaves a mode."""
-    name = getattr(node.target, "__name__", "")
-    return "enter" in name or "exit" in name or name == "_set_grad_enabled"
 
 
 def _has_effect(node: torch.fx.Node) -> bool:

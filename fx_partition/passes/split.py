@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,7 @@ from .plan import Plan
 from .regions import Regions, is_region_handle
 from .slice_graph import apply_slicings
 from .split_module import PREFIX, PartitionModule, SplitModule, assemble, refuse_taken_names
+from .whole_regions import inside_whole_regions
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,11 @@ def cut(captured: Captured, plan: Plan) -> list[Stub]:
     by_name = {node.name: node for node in captured.gm.graph.nodes}
     owner = {by_name[name]: p.index for p in plan.partitions for name in p.nodes}
     symbols = captured.symbol_inputs
+    whole = inside_whole_regions(captured.gm.graph)
     regions = Regions()
     stubs = []
     for partition in plan.partitions:
-        cutter = _Cutter(captured, owner, symbols, partition.index)
+        cutter = _Cutter(captured, owner, symbols, whole, partition.index)
         stubs.append(cutter.run([by_name[name] for name in partition.nodes], regions))
     return stubs
 
@@ -93,10 +95,11 @@ class _Cutter:
         captured: Captured,
         owner: Mapping[torch.fx.Node, int],
         symbols: Mapping[str, torch.fx.Node],
+        whole: Mapping[torch.fx.Node, torch.fx.Node],
         index: int,
     ) -> None:
         self._gm, self._weights, self._values = captured.gm, captured.weights, captured.values
-        self._owner, self._symbols, self._index = owner, symbols, index
+        self._owner, self._symbols, self._whole, self._index = owner, symbols, whole, index
         self._graph = torch.fx.Graph()
         self._copy: dict[torch.fx.Node, torch.fx.Node] = {}
         self._inputs: list[torch.fx.Node] = []
@@ -108,6 +111,8 @@ class _Cutter:
             self._copy[node] = self._placeholder(node)
         self._copy |= regions.enter(self._graph)
         for node in nodes:
+            if self._whole.get(node) is node:
+                self._bring_for(inside for inside in nodes if self._whole.get(inside) is node)
             self._copy[node] = self._write(node)
             regions.pass_node(node)
         regions.leave(self._graph, self._copy)
@@ -161,6 +166,13 @@ class _Cutter:
         if node.op in ("call_module", "get_attr"):
             self._modules[str(node.target)] = operator.attrgetter(str(node.target))(self._gm)
         return self._graph.node_copy(node, lambda n: self._copy[n])
+
+    def _bring_for(self, nodes: Iterable[torch.fx.Node]) -> None:
+        """Repeat the free nodes that a region needs before it begins: made inside, they would belong to it."""
+        for node in nodes:
+            for source in node.all_input_nodes:
+                if source not in self._whole and self._owner.get(source) is None:
+                    self._bring(source)
 
     def _bring(self, node: torch.fx.Node) -> None:
         """Repeat a free node here, with what it is made of."""

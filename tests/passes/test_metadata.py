@@ -74,10 +74,17 @@ def of_a_view(model: nn.Module, x: Tensor, change: Change) -> Any:
 
 def of_the_same_object(model: nn.Module, x: Tensor, change: Change) -> Any:
     y = model.up(x)
-    c = F.dropout(y.contiguous(), training=False)
+    c = y.contiguous()
     r = c * 2
     change(c)
     return y + 1, c * 2, model.down(r), y.sum() + model.down(x)
+
+
+def of_what_dropout_returns(model: nn.Module, x: Tensor, change: Change) -> Any:
+    y = model.up(x)
+    c = F.dropout(y, training=False)
+    change(c)
+    return y + 1, c * 2
 
 
 def of_an_element(model: nn.Module, x: Tensor, change: Change) -> Any:
@@ -93,7 +100,7 @@ PLACES = [of_a_buffer, of_a_parameter, of_the_buffer_itself, of_an_activation, o
 # What eager refuses: views may not be detached in place.
 CASES = [
     (place, name)
-    for place in PLACES
+    for place in [*PLACES, of_what_dropout_returns]  # Dynamo believes that it is another tensor
     for name in CHANGES
     if name != "detach_" or place not in (of_a_buffer, of_a_view, of_an_element)
 ]
