@@ -53,6 +53,9 @@ def assemble(
     """
     graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
     scope = types.SimpleNamespace()
+    for node in graph.find_nodes(op="get_attr"):  # tensors that the graph itself holds, as that of an optimizer does
+        name = str(node.target).split(".")[0]
+        setattr(scope, name, getattr(captured.gm, name))
     install(lambda stage, function: setattr(scope, f"{PREFIX}{stage.index}", function))
     _Mover(captured, stages, graph, scope, written).run()
     code = graph.python_code("self")
@@ -125,12 +128,18 @@ class _Mover:
             options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
             node = self._graph.call_method("to", (source, device), options)
         else:
-            self._num_weights += 1
-            name = f"weight_{self._num_weights}"
+            name = self._new_name()
             setattr(self._scope, name, Here(tensor, device, STORE))
             node = self._graph.call_module(name, (source,))
         self._where[node] = device
         return node
+
+    def _new_name(self) -> str:
+        """A name that nothing in the scope has: the graph's own tensors are there under theirs."""
+        self._num_weights += 1
+        while hasattr(self._scope, name := f"weight_{self._num_weights}"):
+            self._num_weights += 1
+        return name
 
     def _place(self, node: torch.fx.Node) -> torch.device:
         """Where a tensor is; inputs and weights are where the trace has them."""

@@ -14,9 +14,10 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured
-from fx_partition.passes.errors import PartitionError, PartitionWarning
+from fx_partition.passes.errors import PartitionError, PartitionWarning, UnreadableError
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.fake import no_new_guards, shape_env_of
+from fx_partition.passes.fingerprint import fingerprint
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
@@ -28,6 +29,7 @@ from fx_partition.report.written import write
 
 from .buffers import keep_buffers
 from .dynamo import capture_dynamo, is_weight
+from .fallback import first_line, tell, whole_plan
 from .hollow import fill, fills_first, is_hollow
 from .homes import home_of, moves, warn_of_what_stays
 from .inline import assemble
@@ -92,43 +94,88 @@ def _compile(
     if asked.places_nothing:
         fill(example_inputs)
         return compile_graph(gm, example_inputs, patches)
-    captured = capture_dynamo(gm, example_inputs)
-    home = home_of(captured)
-    facts = gather_facts(captured)
     if asked.keep_buffers and asked.reuses_a_cache:
         keep_buffers()
-    if asked.ranks:
-        return _run_on_ranks(captured, facts, home, example_inputs, patches, asked)
-    cutting = Cutting.of(captured, facts, asked, example_inputs)
-    plan = cutting.plan if cutting else _uncut(captured, facts, asked)
-    devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
-    is_moved = moves(captured, devices)
-    if is_moved:
-        warn_of_what_stays(captured)
-    fill(example_inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
-    if plan.num_partitions > 1 or is_moved or cutting:
-        try:
-            return _compile_stages(captured, facts, plan, devices, example_inputs, patches, asked, cutting)
-        except (PartitionError, RestartAnalysis):
+    job = _Job(gm, example_inputs, patches, asked)
+    try:
+        if (function := job.in_partitions()) is not None:
+            return function
+    except RestartAnalysis:
+        raise
+    except Exception as error:
+        if asked.ranks or (isinstance(error, PartitionError) and not isinstance(error, UnreadableError)):
             raise
-        except Exception as error:
-            if is_moved:
-                raise
-            warnings.warn(
-                f"this graph runs as one partition, as its {plan.num_partitions} partitions could not be compiled "
-                f"apart: {type(error).__name__}: {error}",
-                PartitionWarning,
-                stacklevel=2,
-            )
-            plan = replace(plan, note="")
-    weights = list(captured.weights.values())
-    nodes = captured.gm.graph.find_nodes(op="placeholder")
-    # A partial is cheaper than a call in Python and, unlike what inductor returns, is kept by Dynamo as it is.
-    function = functools.partial(compile_graph(gm, example_inputs, patches))
-    if plan.num_partitions == 1 and asked.measures:
-        plan = plan.with_allocated((measured_bytes(function, nodes, example_inputs, captured, facts, home),))
-    _publish(function, CompiledGraph(plan, (), weights), asked)
-    return function
+        job.plan_whole(error)
+    return job.whole()
+
+
+class _Job:
+    """One graph on its way to a compiled function.
+
+    Attributes:
+        plan: None until there is one.
+    """
+
+    def __init__(
+        self, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any], asked: Options
+    ) -> None:
+        self._gm, self._inputs, self._patches, self._asked = gm, example_inputs, patches, asked
+        self._captured: Captured | None = None
+        self._facts: Facts | None = None
+        self.plan: Plan | None = None
+
+    def in_partitions(self) -> Callable[..., Any] | None:
+        """The compiled partitions; None where the graph is to run whole.
+
+        Raises:
+            PartitionError: what the user asked for cannot be.
+            Exception: of any kind, where the graph cannot be read, planned or compiled in partitions.
+        """
+        captured = self._captured = capture_dynamo(self._gm, self._inputs)
+        home = home_of(captured)
+        facts = self._facts = gather_facts(captured)
+        if self._asked.ranks:
+            return _run_on_ranks(captured, facts, home, self._inputs, self._patches, self._asked)
+        cutting = Cutting.of(captured, facts, self._asked, self._inputs)
+        plan = self.plan = cutting.plan if cutting else _uncut(captured, facts, self._asked)
+        devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
+        is_moved = moves(captured, devices)
+        if is_moved:
+            warn_of_what_stays(captured)
+        fill(self._inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
+        if plan.num_partitions <= 1 and not is_moved and not cutting:
+            return None
+        return _compile_stages(captured, facts, plan, devices, self._inputs, self._patches, self._asked, cutting)
+
+    def plan_whole(self, error: Exception) -> None:
+        """Let the graph run as one partition because of an error, and say so."""
+        if isinstance(error, UnreadableError):
+            reason = str(error)
+        else:
+            apart = self.plan and f"its {self.plan.num_partitions} partitions could not be compiled apart"
+            reason = f"{apart or 'it could not be planned'}: {type(error).__name__}{first_line(error)}"
+        tell(reason, error)
+        graph = fingerprint(self._gm.graph)
+        self.plan = whole_plan(reason, graph, self._captured, self._facts, self._asked.request)
+
+    def whole(self) -> Callable[..., Any]:
+        """The compiled graph."""
+        assert self.plan is not None
+        fill(self._inputs)
+        # A partial is cheaper than a call in Python and, unlike what inductor returns, is kept by Dynamo as it is.
+        function = functools.partial(compile_graph(self._gm, self._inputs, self._patches))
+        captured, facts, plan = self._captured, self._facts, self.plan
+        if captured is not None and facts is not None and plan.num_partitions == 1 and self._asked.measures:
+            nodes = captured.gm.graph.find_nodes(op="placeholder")
+            home = home_of(captured)
+            plan = plan.with_allocated((measured_bytes(function, nodes, self._inputs, captured, facts, home),))
+        weights = captured.weights.values() if captured else filter(_is_module_tensor, self._inputs)
+        _publish(function, CompiledGraph(plan, (), weights), self._asked)
+        return function
+
+
+def _is_module_tensor(value: Any) -> bool:
+    return isinstance(value, torch.nn.Parameter)
 
 
 def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:

@@ -30,6 +30,7 @@ __all__ = [
     "fake_copy",
     "fake_mode_of",
     "guards_of",
+    "has_expression",
     "has_hooks",
     "hint_of",
     "is_view",
@@ -163,6 +164,11 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
 def is_view(tensor: torch.Tensor) -> bool:
     """Whether autograd knows a tensor as a view of another; such a one cannot be detached in place."""
     return tensor._is_view()
+
+
+def has_expression(size: torch.SymInt) -> bool:
+    """Whether a size is an expression of symbols; the ragged one of a nested tensor is not."""
+    return isinstance(getattr(size.node, "expr", None), sympy.Expr)
 
 
 def is_wrapped(tensor: torch.Tensor) -> bool:

@@ -15,13 +15,14 @@ from torch.utils import _pytree as pytree
 from .bodies import written_operands
 from .capture import Captured, module_path
 from .effects import Alias, Effect, distinct_tensors, observe
+from .errors import PartitionError, UnreadableError
 from .facts import Facts, Role, Step, Value
 from .fake import is_wrapped, new_fake_mode, shape_env_of
 from .metadata import may_change_metadata
 from .node_effects import Effects
 from .places import Place, by_kind, is_place, leaf_places, values_at
 from .state import with_state
-from .storages import bytes_of, storage_bytes, storage_key
+from .storages import bytes_of, check_readable, named, storage_key
 from .symbols import Size, smallest, symbols_of, to_expr, undominated
 from .weights import Weights, find_weights
 from .whole_regions import in_other_grad_mode, inside_whole_regions
@@ -38,6 +39,7 @@ class _Reader:
     """
 
     def __init__(self, captured: Captured, rigid: frozenset[int] = frozenset()) -> None:
+        check_readable(captured.values, captured.weights)
         self._captured, self._rigid = captured, rigid
         self._graph = captured.gm.graph
         self._modules = dict(captured.gm.named_modules())
@@ -65,18 +67,29 @@ class _Reader:
 
     def read(self) -> Facts:
         for node in self._graph.nodes:
+            self._read_node(node)
+        return self._facts()
+
+    def _read_node(self, node: torch.fx.Node) -> None:
+        try:
             match node.op:
                 case "placeholder":
                     self._read_input(node)
                 case "get_attr":
-                    if node in self._captured.weights:
-                        self._places[node] = Place("w", self._weights.of[node.name])
-                    self._free.add(node)
+                    self._read_attribute(node)
                 case "output":
                     self._read_output(node)
                 case _:
                     self._read_call(node)
-        return self._facts()
+        except PartitionError:
+            raise
+        except Exception as error:
+            raise UnreadableError(f"{named(node)} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _read_attribute(self, node: torch.fx.Node) -> None:
+        self._free.add(node)
+        if node in self._captured.weights:
+            self._places[node] = Place("w", self._weights.of[node.name])
 
     def _read_input(self, node: torch.fx.Node) -> None:
         self._free.add(node)
@@ -98,7 +111,7 @@ class _Reader:
                 return None
             key = storage_key(leaf)
             if key not in known:
-                size = storage_bytes(leaf) if role is Role.INPUT else bytes_of(leaf)
+                size = to_expr(leaf.untyped_storage().nbytes()) if role is Role.INPUT else bytes_of(leaf)
                 known[key] = Place("v", self._new_value(node, size, role))
             return known[key]
 

@@ -59,8 +59,8 @@ class Effects(Generic[SeenT]):
         """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return None
-        if any(isinstance(leaf, torch.Tensor) and is_wrapped(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
-            return None  # it would run on stand-ins, but not under the vmap or grad that its arguments belong to
+        if not all(_has_stand_in(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            return None
         if node.op == "call_module":
             return self._observe(node, (module_tensors, *args), kwargs)
         key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))
@@ -102,6 +102,11 @@ class Effects(Generic[SeenT]):
         if all(isinstance(size, int) or size.free_symbols <= known for size in effect.sizes):
             return effect
         return None
+
+
+def _has_stand_in(leaf: Any) -> bool:
+    """Whether a strided tensor like an argument can stand for it: not for one that belongs to a vmap or a grad."""
+    return not isinstance(leaf, torch.Tensor) or (not is_wrapped(leaf) and leaf.layout == torch.strided)
 
 
 def _key(tree: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from .greedy import oversize_atoms
 from .place_by_time import place_by_time
 from .placing import place, solve
 from .plan import Plan
-from .plan_parts import Oversize
+from .plan_parts import Oversize, Proof
 from .precedence import atom_predecessors
 from .problem import Problem, pose
 from .reorder import Reordered, Tried, permuted, search_order
@@ -24,6 +24,7 @@ from .request import NO_BUDGET, Request
 from .settle import Settled, settle
 from .sizes import format_bytes
 from .slice_graph import Slicer
+from .symbols import Symbols
 
 # The order of the trace, and boundaries still to be placed.
 _NOTHING = Reordered([], [], Tried(1, False))
@@ -49,6 +50,31 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
     placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
     settled = settle(problem, placement, request)
     return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, request)
+
+
+def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
+    """The plan of a graph of which nothing is known.
+
+    Args:
+        graph: its fingerprint.
+        note: why nothing is known, as a sentence.
+    """
+    return Plan(
+        graph=graph,
+        algorithm=request.algorithm,
+        objective=request.objective,
+        max_slack=request.max_slack,
+        footprint=request.footprint,
+        budget_bytes=request.budget or NO_BUDGET,
+        budget_is_smallest=False,
+        device_budgets=(),
+        num_devices=request.count,
+        symbols=Symbols(),
+        bindings={},
+        partitions=(),
+        certificate=Proof(0, (), 0, ()),
+        note=note,
+    )
 
 
 def _search(problem: Problem, request: Request) -> Reordered:

@@ -6,12 +6,13 @@ After: two weights, ``a`` (shared by a and c) and ``b``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.fx
 
+from .storages import bytes_of, is_strided, storage_key
 from .symbols import Size
 
 
@@ -36,13 +37,9 @@ def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
 
     Linear in the number of tensors, but for the sort by offset.
     """
-    by_storage: dict[int, list[tuple[int, int, str]]] = {}
-    storages = []  # an id is only good while the object lives
+    by_storage: dict[Hashable, list[tuple[int, int, str]]] = {}
     for key, (_, tensor) in tensors.items():
-        storage = tensor.untyped_storage()
-        storages.append(storage)
-        first, last = _extent(tensor)
-        by_storage.setdefault(id(storage), []).append((first, last, key))
+        by_storage.setdefault(storage_key(tensor), []).append((*_extent(tensor), key))
     of: dict[str, int] = {}
     sizes: list[Size] = []
     names: list[str] = []
@@ -65,6 +62,8 @@ def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """First byte and end byte of a tensor in its storage; a sparse or opaque tensor counts from 0 to its size."""
+    if not is_strided(tensor):
+        return 0, int(bytes_of(tensor))
     elements = span(tensor.shape, tensor.stride())
     if elements == 0:
         return 0, 0

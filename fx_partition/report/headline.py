@@ -44,13 +44,13 @@ def headline(plan: Plan) -> str:
     Example: "Needs 3 devices of 1 MiB: it holds 2.03 MiB, and the fullest device 779 KiB (74.3%). ..."
     """
     if not plan.partitions:
-        return "Nothing to place: the graph has no operators."
+        return plan.note or "Nothing to place: the graph has no operators."
     if not has_budget(plan):
-        return (
-            f"No budget was set, so nothing is cut: one partition of {format_bytes(plan.max_bytes)}. "
-            f"Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs."
-        )
-    if is_short(plan):
+        text = [
+            f"No budget was set, so nothing is cut: one partition of {format_bytes(plan.max_bytes)}.",
+            "Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs.",
+        ]
+    elif is_short(plan):
         text = [_short_of_devices(plan)]
     elif plan.spill_bytes:
         text = [_does_not_fit(plan)]
