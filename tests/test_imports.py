@@ -11,7 +11,7 @@ import fx_partition
 
 ROOT = Path(fx_partition.__file__).parent
 FORBIDDEN = {
-    "passes": {"hardware", "report", "backends", "cost", "cli", "cli_files"},
+    "passes": {"report", "backends", "cost", "cli", "cli_files"},
     "hardware": {"passes", "report", "backends", "cost", "cli", "cli_files"},
     "report": {"backends", "cost", "cli", "cli_files"},
     "backends": {"cost", "cli", "cli_files"},

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.passes.effects import observe
 from fx_partition.passes.fake import FakeTensorMode, new_fake_mode
+from fx_partition.passes.symbols import Evaluator, to_expr
 
 Case: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...]]"
 BFLOAT16 = torch.bfloat16
@@ -377,6 +378,56 @@ MORE_CASES: dict[str, list[Callable[[], Case]]] = {
 }
 
 
+def _recurrent(kind: str, dtype: torch.dtype) -> Callable[[int], Case]:
+    def build(n: int) -> Case:
+        gates, states = {"gru": (3, 1), "lstm": (4, 2)}[kind]
+        weights = [rand(*shape, dtype=dtype) for shape in ((gates * n, n), (gates * n, n), (gates * n,), (gates * n,))]
+        hidden = [rand(1, 4, n, dtype=dtype) for _ in range(states)]
+        x = rand(16, 4, n, dtype=dtype)
+        return getattr(torch, kind), (x, hidden if states > 1 else hidden[0], weights, True, 1, 0.0, *(False,) * 3)
+
+    return build
+
+
+def _bfloat16(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *shape: make(*shape).bfloat16()
+
+
+# Calls of kernels that each processor has its own of: no rule was fitted to them, and planning measures them.
+MEASURED_CASES: dict[str, list[Callable[[], Case]]] = {
+    "linear bfloat16": sizes(
+        lambda n: (F.linear, (rand(256, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16))), 64, 512, 1024
+    ),
+    "linear bfloat16, one row": sizes(
+        lambda n: (F.linear, (rand(1, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16))), 64, 512, 2048
+    ),
+    "linear bfloat16, permuted": sizes(
+        lambda n: (F.linear, (rand(64, 4, n, dtype=BFLOAT16).transpose(0, 1), rand(n, n, dtype=BFLOAT16))), 64, 128, 512
+    ),
+    "linear float16": sizes(
+        lambda n: (F.linear, (rand(16, n, dtype=torch.float16), rand(n, n, dtype=torch.float16))), 64, 128, 256
+    ),
+    "bmm bfloat16, one matrix for all": sizes(
+        lambda n: (torch.bmm, (rand(4, 32, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16).expand(4, n, n))), 64, 128, 512
+    ),
+    "grouped_mm with offsets": sizes(
+        lambda n: (
+            torch._grouped_mm,
+            (rand(n, 64, dtype=BFLOAT16), rand(2, 64, 128, dtype=BFLOAT16), torch.tensor([n, n], dtype=torch.int32)),
+        ),
+        *(32, 128, 512),
+    ),
+    "conv bfloat16": sizes(_conv2d(_bfloat16(rand), 3, 16, 7, padding=3), 16, 64, 96),
+    "conv bfloat16 channels last": sizes(_conv2d(_bfloat16(last), 16, 32, 3), 16, 32, 64),
+    "conv 1x1 bfloat16 strided": sizes(_conv2d(_bfloat16(rand), 32, 64, 1, stride=2), 16, 32, 64),
+    "conv float16": sizes(_conv2d(lambda *shape: rand(*shape).half(), 8, 16, 3), 16, 24, 32),
+    "gru": sizes(_recurrent("gru", torch.float32), 32, 64, 128),
+    "gru bfloat16": sizes(_recurrent("gru", BFLOAT16), 32, 64, 128),
+    "lstm bfloat16": sizes(_recurrent("lstm", BFLOAT16), 32, 64, 128),
+    "attention float16": sizes(_attention(torch.float16), 64, 256, 512),
+}
+
+
 def as_fake(args: Any, mode: FakeTensorMode, *, dynamic: bool = False) -> Any:
     def convert(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -388,14 +439,32 @@ def as_fake(args: Any, mode: FakeTensorMode, *, dynamic: bool = False) -> Any:
     return pytree.tree_map(convert, args)
 
 
-def peak_of(case: Case, mode: FakeTensorMode, bind: Callable[[sympy.Symbol], int], *, dynamic: bool = False) -> int:
-    """The highest peak that `observe` sees, with sizes that are symbols bound."""
+def peak_of(
+    case: Case,
+    mode: FakeTensorMode,
+    bind: Callable[[sympy.Symbol], int],
+    *,
+    dynamic: bool = False,
+    measure: bool = True,
+) -> int:
+    """The highest peak that `observe` sees, with sizes that are symbols bound.
+
+    ``measure``: kernels whose memory depends on the processor are measured, as planning does; else by rules alone.
+    """
     function, args = case
-    peaks = map(sympy.sympify, observe(function, as_fake(args, mode, dynamic=dynamic), {}, mode).peaks)
-    return max(int(peak.subs({symbol: bind(symbol) for symbol in peak.free_symbols})) for peak in peaks)
+    fakes = as_fake(args, mode, dynamic=dynamic)
+    scratch = observe(function, fakes, {}, mode).scratch
+    peaks = scratch.by_rules()
+    sizes = [size for leaf in pytree.tree_leaves(fakes) if isinstance(leaf, Tensor) for size in leaf.shape]
+    found = [sympy.sympify(size) for size in (*peaks, *map(to_expr, sizes))]
+    numbers = {symbol: bind(symbol) for size in found for symbol in size.free_symbols}
+    if measure:
+        peaks, estimated = scratch.at(numbers)
+        assert not estimated
+    return max(Evaluator(peaks)(numbers))
 
 
-def predicted(case: Case) -> int:
+def predicted(case: Case, *, measure: bool = True) -> int:
     """A size that only the data decides is the real result's."""
     function, args = case
-    return peak_of(case, new_fake_mode(ShapeEnv()), lambda _: int(function(*args).size(0)))
+    return peak_of(case, new_fake_mode(ShapeEnv()), lambda _: int(function(*args).size(0)), measure=measure)

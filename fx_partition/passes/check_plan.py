@@ -40,6 +40,8 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
         captured, facts = sliced, gather_facts(sliced)
     if reasons := order_faults(captured, facts, plan):
         return reasons
+    numbers = plan.numbers()
+    facts = facts.measured_at(numbers)
     kernels = fuse(captured, facts)[1] if plan.footprint == "fused" else []
     atoms = find_atoms(captured, facts, plan.keep_together, kernels)
     steps = [facts.steps[t].node for t in atoms.order]
@@ -57,7 +59,7 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     ordered = facts.reordered(atoms.order)
     if plan.footprint == "fused":
         ordered, _ = fuse(captured, ordered, ends[:-1])
-    chain = lay_out(ordered, atoms, plan.numbers())
+    chain = lay_out(ordered, atoms, numbers)
     holder = {t: a for a in range(chain.num_atoms) for t in range(atoms.starts[a], atoms.starts[a + 1])}
 
     def runs(witnesses: tuple[Witness, ...]) -> tuple[Run, ...]:

@@ -66,7 +66,7 @@ class Cost:
         self._captured, self._facts, self._symbols = captured, facts, symbols
         self._batch, self._fewest = batch, fewest
         self._bound = facts.symbols.bind(bind)
-        self._traffic = Traffic(fuse(captured, facts)[0])
+        self._traffic = Traffic(fuse(captured, facts.measured_at(self._bound))[0])
         flops = Evaluator(list(flops_by_node(captured, facts.symbols).values()))(self._numbers(batch))
         self._computing = int(sum(flops) / FLOPS_PER_BYTE)
 
@@ -75,7 +75,7 @@ class Cost:
         traffic = self._traffic
         if plan.slicings:
             planned = planned_graph(self._captured, plan)
-            traffic = Traffic(fuse(planned, gather_facts(planned))[0])
+            traffic = Traffic(fuse(planned, gather_facts(planned).measured_at(self._bound))[0])
         parts = [partition.nodes for partition in plan.partitions]
         share = LEAST_GAIN * len(parts) + (OTHER_KERNELS if rows < self._fewest else 0)
         own = self._schedule(traffic, parts, rows, -(-self._batch // rows), plan.budget_bytes)

@@ -29,8 +29,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .fake import FakeTensorMode, no_new_guards
-from .symbols import Size, to_expr, undominated
-from .workspace_rules import is_known, leaf_workspace
+from .scratch import Moments, Scratch
+from .symbols import Size, to_expr
+from .workspace_rules import LeafCall, is_known, leaf_workspace
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Effect:
         gathers: (number of the argument, bytes of the rows that are read) for each argument that is only gathered from.
         resized: (number of the argument, bytes of its storage afterwards) for each whose storage is resized.
         reads: numbers of the tensor arguments whose contents are read or written in full.
-        peaks: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
+        scratch: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
         unknown: names of the operators inside for which no workspace rule exists.
         draws: whether it takes random numbers.
     """
@@ -73,9 +74,14 @@ class Effect:
     resized: tuple[tuple[int, Size], ...]
     reads: frozenset[int]
     gathers: tuple[tuple[int, Size], ...]
-    peaks: tuple[Size, ...]
+    scratch: Scratch
     unknown: tuple[str, ...]
     draws: bool = False
+
+    @property
+    def peaks(self) -> tuple[Size, ...]:
+        """The bytes at these moments, by rules alone."""
+        return self.scratch.by_rules()
 
     @property
     def sizes(self) -> list[Size]:
@@ -104,7 +110,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._threads = threads
         self._live: dict[int, tuple[weakref.ref[Any], Size]] = {}
         self._total: Size = 0
-        self.peaks: dict[Size, None] = {}
+        self.moments = Moments()
         self.writes: set[int] = set()
         self.reshapes: set[int] = set()
         self.reads: set[int] = set()
@@ -119,10 +125,13 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         result = func(*args, **kwargs)
         if func.namespace == "prim":
             return result
+        before = self._total
         for tensor in _tensors(result):
             self._allocated(tensor)
-        workspace = to_expr(leaf_workspace(func, args, kwargs, result, self._threads))
-        self.peaks[self._total + workspace] = None
+        call = LeafCall(func, args, kwargs, result, self._threads)
+        workspace = leaf_workspace(call, to_expr(self._total - before))
+        unmeasurable = func.name() if workspace.varies and workspace.kernel is None else ""
+        self.moments.add(self._total, workspace.bytes, workspace.kernel, unmeasurable)
         if not is_known(func):
             self.unknown[func.name()] = None
         self._record_access(func, args, kwargs, result)
@@ -238,7 +247,7 @@ def observe(
         resized=tuple((i, after) for i, (after, before) in enumerate(sizes) if after != before),
         reads=frozenset(tracker.reads),
         gathers=tuple(tracker.gathers.items()),
-        peaks=undominated(tracker.peaks),
+        scratch=tracker.moments.scratch(),
         unknown=tuple(tracker.unknown),
         draws=tracker.draws,
     )

@@ -28,9 +28,12 @@ After::
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import sympy
+
+from .scratch import Scratch
 from .symbols import Size, Symbols, smallest, to_expr
 
 
@@ -61,6 +64,8 @@ class Step:
         weights: bytes that it touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads, or what
             views show of it (more than the weight where they overlap: who adds them up takes the whole at most).
         workspace: bytes that it allocates beyond its outputs, at the moments that can be the highest.
+        scratch: the same with what is to be measured, None where nothing is.
+        estimated: operators inside whose memory depends on the processor and was not measured (see `scratch`).
         writes: values that it writes after they were made; to change the metadata of a tensor is to write.
         weight_writes: weights that it writes.
         reshapes, weight_reshapes: those among them that have a tensor whose metadata it changes (see `metadata`).
@@ -73,12 +78,20 @@ class Step:
     values: tuple[int, ...] = ()
     weights: dict[int, Size] = field(default_factory=dict)
     workspace: tuple[Size, ...] = (0,)
+    scratch: Scratch | None = None
+    estimated: tuple[str, ...] = ()
     writes: frozenset[int] = frozenset()
     weight_writes: frozenset[int] = frozenset()
     reshapes: frozenset[int] = frozenset()
     weight_reshapes: frozenset[int] = frozenset()
     unknown: tuple[str, ...] = ()
     draws: bool = False
+
+    def measured_at(self, numbers: Mapping[sympy.Symbol, int]) -> Step:
+        if self.scratch is None:
+            return self
+        workspace, estimated = self.scratch.at(numbers)
+        return replace(self, workspace=workspace, estimated=estimated)
 
 
 @dataclass
@@ -92,6 +105,7 @@ class Facts:
         state: the weights that the graph writes and that are no parameters.
         symbols: the shape symbols.
         holds: the values that the tensors of a node's result are in, each once, for every node that has some.
+        measured_for: the sizes at which kernels were measured whose memory depends on the processor; None: at none.
     """
 
     steps: list[Step]
@@ -102,6 +116,13 @@ class Facts:
     state: frozenset[int]
     symbols: Symbols
     holds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    measured_for: Mapping[sympy.Symbol, int] | None = None
+
+    def measured_at(self, numbers: Mapping[sympy.Symbol, int]) -> Facts:
+        """The same facts with workspaces as this machine's kernels take them at these sizes (see `scratch`)."""
+        if self.measured_for == numbers:
+            return self
+        return replace(self, steps=[step.measured_at(numbers) for step in self.steps], measured_for=dict(numbers))
 
     def reordered(self, order: Sequence[int]) -> Facts:
         """The same facts with step ``order[i]`` at place i."""

@@ -23,6 +23,7 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "ShapeEnv",
+    "allocation_sizes",
     "assume",
     "bounds_of",
     "enable_python_dispatcher",
@@ -188,3 +189,27 @@ def has_hooks(module: torch.nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def allocation_sizes(call: Callable[[], Any]) -> list[int]:
+    """Run ``call`` and return the bytes of each block that torch's CPU allocator handed out to this thread meanwhile.
+
+    A block that is taken back has its bytes with a minus; blocks are in the order of events. These come from the older
+    of torch's profilers (``torch.autograd.profiler_legacy``), which keeps them for one thread alone: the public
+    ``torch.profiler`` has one session for the whole process, and a second one ends the first, which may be a user's.
+
+    Raises:
+        RuntimeError: what ``call`` raises, or: this thread is being profiled, or this torch has no such profiler.
+    """
+    profiler: Any = torch.autograd
+    if not hasattr(profiler, "_enable_profiler_legacy"):
+        raise RuntimeError("this torch does not say what its CPU allocator hands out")
+    options = torch._C._profiler._ExperimentalConfig()
+    memory_alone = profiler.ProfilerConfig(profiler.ProfilerState.CPU, False, True, False, False, False, options)
+    profiler._enable_profiler_legacy(memory_alone)
+    try:
+        result = call()
+    finally:
+        events = profiler._disable_profiler_legacy()
+    del result
+    return [event.cpu_memory_usage() for thread in events for event in thread if event.kind() == "memory_alloc"]

@@ -171,7 +171,8 @@ def _with_workspace(facts: Facts, parts: Sequence[Kernels], starts: Sequence[int
     steps: list[Step] = []
     moments = allocated(parts, len(facts.steps), facts.symbols)
     for step, own, fullest in zip(facts.steps, resident(facts, starts), moments, strict=True):
-        steps.append(replace(step, workspace=undominated(_difference(moment, own) for moment in fullest)))
+        workspace = undominated(_difference(moment, own) for moment in fullest)
+        steps.append(replace(step, workspace=workspace, scratch=None))
     return replace(facts, steps=steps)
 
 

@@ -18,18 +18,20 @@ and makes slot 0, and a *norm* call that reads slot 0, g and b and makes slots 1
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .effects import distinct_tensors
 from .fake import FakeTensorMode, no_new_guards
+from .scratch import measured
 from .symbols import Size, to_expr
-from .workspace_call import Bytes, likely, nbytes
+from .workspace_call import Bytes, LeafCall, likely, nbytes
 from .workspace_rules import leaf_workspace
 
 
@@ -119,8 +121,9 @@ def kind_of(func: Any) -> Kind:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Writes down each operator that makes or writes a storage."""
 
-    def __init__(self, arguments: list[torch.Tensor]) -> None:
+    def __init__(self, arguments: list[torch.Tensor], numbers: Mapping[sympy.Symbol, int] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._numbers = numbers
         self._number = {id(t.untyped_storage()): ~i for i, t in enumerate(arguments)}
         self._kept: list[Any] = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
         self._slots = 0
@@ -164,7 +167,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
                 relayouts = (reads[0], to_expr(operands[0].numel() * operands[0].element_size()))
             elif func._schema.name == "aten::bmm":
                 copies = to_expr(_copied_for_bmm(*args))
-            workspace = to_expr(leaf_workspace(func, args, kwargs, result, torch.get_num_threads()))
+            workspace = self._workspace(LeafCall(func, args, kwargs, result, torch.get_num_threads()), makes)
         extents = [to_expr(tensor.numel()) for tensor in operands + distinct_tensors(result)]
         if kind is Kind.POINTWISE:  # a gather reads a table that it does not loop over
             extents = [to_expr(tensor.numel()) for tensor in distinct_tensors(result)[:1]]
@@ -182,6 +185,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             spatial=spatial,
             relayouts=relayouts,
         )
+
+    def _workspace(self, call: LeafCall, makes: dict[int, Size]) -> Size:
+        """What an external kernel takes beyond its results: measured, if the sizes are known and it can be."""
+        results: Size = 0
+        for size in makes.values():
+            results = results + size
+        workspace = leaf_workspace(call, results)
+        if workspace.kernel is None or self._numbers is None:
+            return workspace.bytes
+        found = measured(workspace.kernel, self._numbers)
+        return workspace.bytes if found is None else found
 
     def storage(self, tensor: torch.Tensor) -> tuple[int, bool]:
         """The number of a tensor's storage, and whether it was not seen before."""
@@ -250,14 +264,24 @@ def _widest(extents: list[Size]) -> Size:
     return max(numbers, default=0)
 
 
-def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], mode: FakeTensorMode) -> Calls:
-    """Run ``function`` once on stand-ins for its arguments, as `effects.observe` does, and write down its calls."""
+def record(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mode: FakeTensorMode,
+    *,
+    numbers: Mapping[sympy.Symbol, int] | None = None,
+) -> Calls:
+    """Run ``function`` once on stand-ins for its arguments, as `effects.observe` does, and write down its calls.
+
+    ``numbers`` are the sizes at which kernels are measured whose memory depends on the processor; None: rules alone.
+    """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
         stand_ins = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in originals]
         stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
-        recorder = _Recorder(stand_ins)
+        recorder = _Recorder(stand_ins, numbers)
         with recorder:
             result = function(*args, **kwargs)
         outputs = []

@@ -7,6 +7,7 @@ After (calls over storages): ``1: addmm reads {x, w}, makes linear;  2: gelu rea
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,8 @@ class _Tracer:
         self._captured, self._facts = captured, facts
         shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value))
         self._modules = dict(captured.gm.named_modules())
-        self._effects = Effects(self._modules, new_fake_mode(shape_env), facts.symbols, record)
+        observe = functools.partial(record, numbers=facts.measured_for)
+        self._effects = Effects(self._modules, new_fake_mode(shape_env), facts.symbols, observe)
         self._places: dict[torch.fx.Node, list[int]] = {}  # a storage for each tensor leaf of the node's value
         self._trace = Trace()
         self._storages = 0

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-import sympy
 import torch
 import torch.fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -23,7 +22,7 @@ from .node_effects import Effects
 from .places import Place, by_kind, is_place, leaf_places, values_at
 from .state import with_state
 from .storages import bytes_of, check_readable, named, storage_key
-from .symbols import Size, smallest, symbols_of, to_expr, undominated
+from .symbols import Size, smallest, symbols_of, to_expr
 from .weights import Weights, find_weights
 from .whole_regions import in_other_grad_mode, inside_whole_regions
 
@@ -230,7 +229,9 @@ class _Reader:
         own: Size = 0
         for number in made:
             own = own + self._values[number].bytes
-        step.workspace = undominated(to_expr(sympy.expand(peak - own)) for peak in effect.peaks)
+        scratch = effect.scratch.less(own)
+        step.workspace = scratch.by_rules()
+        step.scratch = scratch if scratch.varies else None
         touched |= values_at(self._places[node])
         touched |= dict.fromkeys(made)
 

@@ -44,6 +44,8 @@ class Plan:
         slicings: nodes that are computed in parts; the partitions are those of the graph that has them so.
         keep_together: what the caller asked to stay together.
         unknown_workspace: operators whose scratch memory no rule describes; they count as none.
+        estimated_workspace: operators whose scratch memory depends on the processor, and which were not run to measure
+            it at these sizes: too large, or on a device that is not here. A formula stands for it.
         devices: the devices asked for, in order; empty if none were named.
         note: what was decided beside the boundaries, as a sentence; "" for nothing.
 
@@ -72,6 +74,7 @@ class Plan:
     slicings: tuple[Slicing, ...] = ()
     keep_together: tuple[str | tuple[str, ...], ...] = ()
     unknown_workspace: tuple[str, ...] = ()
+    estimated_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     note: str = ""
 

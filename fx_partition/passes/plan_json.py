@@ -54,6 +54,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "slicings": [_shallow(s) for s in plan.slicings],
         "keep_together": [group if isinstance(group, str) else list(group) for group in plan.keep_together],
         "unknown_workspace": list(plan.unknown_workspace),
+        "estimated_workspace": list(plan.estimated_workspace),
         "devices": list(plan.devices),
         "note": plan.note,
     }

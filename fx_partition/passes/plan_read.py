@@ -113,6 +113,7 @@ class _Fields:
             "oversize": tuple(Oversize(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in data["oversize"]),
             "slicings": tuple(Slicing(**entry) for entry in data["slicings"]),
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
+            "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
         }  # fmt: skip
 

@@ -125,6 +125,7 @@ def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, req
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
         note=placement.note,
         unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
+        estimated_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.estimated)),
     ).with_devices(request.devices)
     return _replicated(plan, budgets) if request.replicate else plan
 

@@ -74,13 +74,14 @@ def pose(captured: Captured, facts: Facts, request: Request) -> Problem:
         PartitionError: ``bind`` or ``keep_together`` names nothing.
     """
     numbers = facts.symbols.bind(request.bind)
+    facts = facts.measured_at(numbers)
     slicings: tuple[Slicing, ...] = ()
     if request.budget is not None and request.oversize == "slice":
         atoms = find_atoms(captured, facts, request.keep_together)
         slicings = find_slicings(captured, facts, atoms, numbers, request.budget, request.keep_together)
     if slicings:
         captured = apply_slicings(captured, slicings)
-        facts = gather_facts(captured)
+        facts = gather_facts(captured).measured_at(numbers)
     fused = request.footprint == "fused"
     model, together = fuse(captured, facts) if fused else (facts, [])
     atoms = find_atoms(captured, facts, request.keep_together, together)

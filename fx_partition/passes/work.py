@@ -123,9 +123,10 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
     check_order(planned, plan, eager)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]
-    ordered = eager.reordered([place[name] for partition in plan.partitions for name in partition.nodes])
     own = {name: number for name, number in plan.bindings.items() if number}
     numbers = eager.symbols.bind({**own, **(bind or {})})
+    order = [place[name] for partition in plan.partitions for name in partition.nodes]
+    ordered = eager.measured_at(numbers).reordered(order)
     return work_of_runs(planned, ordered, starts[:-1], starts, numbers)
 
 

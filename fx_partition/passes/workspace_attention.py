@@ -8,13 +8,14 @@ from .workspace_call import (
     Bytes,
     LeafCall,
     WorkspaceRule,
+    always,
     largest,
     likely,
     nbytes,
     round_up,
     smallest,
 )
-from .workspace_matmul import has_amx
+from .workspace_matmul import has_amx, narrow, slowness
 
 _FLOAT = 4
 
@@ -85,23 +86,41 @@ def _leading_dim(size: Bytes) -> Bytes:
     return padded + 16 if likely(padded % 256 == 0) else padded
 
 
+def _lstm_flops(call: LeafCall) -> Bytes:
+    x = call["input"]
+    return 2 * x.size(0) * x.size(1) * (call["weight0"].numel() + call["weight1"].numel()) * slowness(x)
+
+
+def _attention_flops(x: torch.Tensor) -> Bytes:
+    """Four products with weights, and two of all tokens with all."""
+    return x.numel() * (8 * x.size(-1) + 4 * x.size(1)) * slowness(x)
+
+
 ATTENTION_RULES: dict[str, WorkspaceRule] = {
     "aten::_scaled_dot_product_flash_attention_for_cpu": WorkspaceRule(
         _flash_attention,
         "ATen/native/cpu/FlashAttentionKernel.cpp, cpu_flash_attention: buf (scores, max, sum, dst a thread), "
         "buf_reduced, and on AMX key_reorder, value_reorder and a transpose buffer a thread",
+        varies=lambda call: narrow(call["query"]),
+        flops=lambda call: 4 * call["query"].numel() * call["key"].size(2),
     ),
     "aten::_native_multi_head_attention": WorkspaceRule(
         _native_attention,
         "ATen/native/transformers/attention.cpp, native_multi_head_attention_cpu: qkv, its split copy, scores, context",
+        varies=lambda call: narrow(call["query"]),
+        flops=lambda call: _attention_flops(call["query"]),
     ),
     "aten::_transformer_encoder_layer_fwd": WorkspaceRule(
         _encoder_layer,
         "ATen/native/transformers/transformer.cpp, transformer_encoder_layer_forward: attention, both linear layers",
+        varies=lambda call: narrow(call["src"]),
+        flops=lambda call: _attention_flops(call["src"]) + 4 * call["src"].numel() * call["ffn_weight_1"].size(0),
     ),
     "aten::mkldnn_rnn_layer": WorkspaceRule(
         _lstm,
         "ATen/native/mkldnn/RNN.cpp and oneDNN's brgemm rnn: both weights in blocks of 32, the bias sum, "
         "states of all steps",
+        varies=always,
+        flops=_lstm_flops,
     ),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -47,6 +47,19 @@ class LeafCall:
         return tensor
 
 
+def never(call: LeafCall) -> bool:
+    return False
+
+
+def always(call: LeafCall) -> bool:
+    return True
+
+
+def of_elements(call: LeafCall) -> Bytes:
+    """As many operations as the first operand has elements."""
+    return call.first.numel()
+
+
 @dataclass(frozen=True)
 class WorkspaceRule:
     """What the CPU kernel of one operator allocates beyond its outputs.
@@ -54,10 +67,17 @@ class WorkspaceRule:
     Attributes:
         bytes: from the call to the bytes at the kernel's peak, beyond its outputs (never less than zero).
         source: the file of PyTorch or oneDNN, and what is allocated there.
+        varies: whether a call takes more or less by the processor or by the libraries that torch was built with: then
+            ``bytes`` is an estimate, and `kernel_memory` measures what this machine takes. Must not compare sizes.
+        flops: floating-point operations of a call, about: those that take too many are not measured.
+        contents: for each argument whose numbers decide what is allocated, the number that takes the most.
     """
 
     bytes: Callable[[LeafCall], Bytes]
     source: str
+    varies: Callable[[LeafCall], bool] = never
+    flops: Callable[[LeafCall], Bytes] = of_elements
+    contents: Mapping[str, Callable[[LeafCall], Bytes]] = field(default_factory=dict)
 
 
 def nbytes(tensor: torch.Tensor | None) -> Bytes:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fx_partition.hardware.processor import cpu_capabilities
+
 from .workspace_call import (
     Bytes,
     LeafCall,
@@ -19,7 +21,7 @@ from .workspace_call import (
     product,
     round_up,
 )
-from .workspace_matmul import cpu_capabilities
+from .workspace_matmul import has_amx, narrow, slowness
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,13 @@ def _row_weight(conv: _Convolution) -> Bytes:
     taps = product(conv.kernel) * conv.w.element_size()
     if conv.depthwise:
         return round_up(result, _simd()) * taps
-    inputs, outputs = source // conv.groups, result // conv.groups
+    inputs: Bytes = source // conv.groups
+    outputs = result // conv.groups
+    if conv.groups > 1 and inputs == 1:
+        return conv.groups * round_up(outputs, 16) * 16 * taps
+    if narrow(conv.w):  # four to a multiplication
+        inputs = round_up(inputs, 4)
     if conv.groups > 1:
-        if inputs == 1:
-            return conv.groups * round_up(outputs, 16) * 16 * taps
         return conv.groups * (outputs if outputs in (4, 8) else round_up(outputs, 16)) * inputs * taps
     block = 16 if outputs <= 32 else 48 if outputs > 64 or not conv.pointwise else 64
     return largest(round_up(outputs, block), round_up(outputs, 16)) * inputs * taps
@@ -161,7 +166,15 @@ def _in_rows(conv: _Convolution) -> Bytes:
     """Channels-last operands: the weight alone is reordered; what brgemm_convolution needs a thread."""
     if conv.depthwise:
         return _row_weight(conv) + (nbytes(conv.y) + 256 if conv.transposed else 0)
-    return _row_weight(conv) + conv.threads * _thread_scratch(conv) + 4352
+    return _row_weight(conv) + conv.threads * _thread_scratch(conv) + _narrow_pointwise(conv) + 4352
+
+
+def _narrow_pointwise(conv: _Convolution) -> Bytes:
+    """Without AMX, a product of narrow floats is summed in float32, and a strided source is gathered before."""
+    if not narrow(conv.x) or has_amx() or not conv.pointwise:
+        return 0
+    gathered = conv.x.size(0) * conv.x.size(1) * product(conv.y.shape[2:]) if conv.strided else 0
+    return conv.y.numel() * 4 + gathered * conv.x.element_size() + 4096
 
 
 def _thread_scratch(conv: _Convolution) -> Bytes:
@@ -169,7 +182,7 @@ def _thread_scratch(conv: _Convolution) -> Bytes:
     source, result = conv.channels
     itemsize = conv.x.element_size()
     padded = product(size + k - 1 for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True))
-    if itemsize < 4:  # tiles of AMX: an upper bound, oneDNN searches for its blocks
+    if itemsize < 4 and has_amx():  # tiles: an upper bound, oneDNN searches for its blocks
         taps = conv.kernel[-1] if likely(source < 16) else 1
         image = padded * round_up(source * taps, 32) * itemsize
         return image + product(conv.y.shape[2:]) * round_up(result, 16) * 4 + 16384
@@ -193,7 +206,7 @@ def _blocked(conv: _Convolution) -> Bytes:
     outputs = nbytes(y)
     rows = conv.transposed and conv.strided and conv.groups == 1
     if (rows or itemsize < 4) and not conv.depthwise:  # oneDNN prefers channels last, and ATen copies back twice
-        return largest(nbytes(x) + _in_rows(conv), 2 * outputs)
+        return largest(nbytes(x) + _in_rows(conv), (2 if conv.transposed else 1) * outputs)
     if conv.groups == 1 or conv.depthwise:
         flat = conv.groups == 1 and source < simd and not conv.pointwise and not conv.transposed
         src = 0 if flat else x.size(0) * round_up(source, simd) * product(x.shape[2:]) * itemsize
@@ -213,10 +226,18 @@ def _blocked(conv: _Convolution) -> Bytes:
     return largest(src + weight + dst + scratch - outputs, dst)
 
 
+def _flops(call: LeafCall) -> Bytes:
+    x, w = call["input"], call["weight"]
+    swept = x if call["transposed"] else call.result
+    return 2 * swept.numel() * (w.numel() // w.size(0)) * slowness(x)
+
+
 CONV_RULES: dict[str, WorkspaceRule] = {
     "aten::convolution": WorkspaceRule(
         _convolution,
         "ATen/native/mkldnn/Conv.cpp: source, weight and result in oneDNN's blocked formats (aBcd16b, ABcd16b16a), "
         "then mkldnn_to_dense; ATen/native/ConvolutionMM2d.cpp and NaiveDilatedConvolution.cpp: columns",
+        varies=lambda call: call["input"].dtype == torch.float32 or narrow(call["input"]),
+        flops=_flops,
     ),
 }

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import functools
+import platform
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+
+from fx_partition.hardware.processor import cpu_capabilities
 
 from .workspace_call import Bytes, LeafCall, WorkspaceRule, likely, merges, nbytes, product, round_up, smallest
 
 
-@functools.cache
-def cpu_capabilities() -> dict[str, object]:
-    """What the CPU can do: oneDNN chooses its kernels, and with them its workspace, by it."""
-    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
-
-
 def has_amx() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16 (Sapphire Rapids and later)."""
     return bool(cpu_capabilities().get("amx_bf16", False))
+
+
+def narrow(tensor: torch.Tensor) -> bool:
+    """Whether the elements are floats that oneDNN multiplies by kernels of its own choice, not BLAS."""
+    return tensor.dtype in (torch.bfloat16, torch.float16)
+
+
+def _by_choice_of_onednn(tensor: torch.Tensor) -> bool:
+    """Whether oneDNN may multiply it: narrow floats, and float32 on ARM or where a user lets it be rounded."""
+    if narrow(tensor):
+        return True
+    matmul = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  # made when the module is imported
+    rounded = matmul.fp32_precision not in ("none", "ieee")
+    return tensor.dtype == torch.float32 and (rounded or platform.machine().lower() not in ("x86_64", "amd64"))
+
+
+def without_mkl(call: LeafCall) -> bool:
+    """Whether torch has another LAPACK and FFT than the one that the rules were fitted to."""
+    return not torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 
 
 def _l2_bytes() -> int:
@@ -38,6 +55,9 @@ def _packed(a: torch.Tensor, b: torch.Tensor, threads: int) -> Bytes:
     """An upper bound on what oneDNN packs, where it searches for its blocks."""
     rows = 1 if a.dim() == 1 else a.size(-2)
     inner, columns = round_up(a.size(-1), 64), 64 if b.dim() == 1 else round_up(b.size(-1), 64)
+    if not has_amx() and not cpu_capabilities().get(f"avx512_{'bf16' if a.dtype == torch.bfloat16 else 'fp16'}", False):
+        # Without instructions for narrow floats the products are summed in float32: a matrix of the batch a thread.
+        return (threads if a.dim() == 3 else 1) * rows * (1 if b.dim() == 1 else b.size(-1)) * 4 + 128
     size = _packed_on_amx(b, rows, inner, columns) if has_amx() else _packed_on_avx512(b, rows, inner)
     if not likely(a.stride(-1) == 1):
         size = size + inner * round_up(rows, 64) * a.element_size()
@@ -82,6 +102,38 @@ def _product(first: str, second: str) -> Callable[[LeafCall], Bytes]:
         return sum(_operand(t) for t in (a, b) if t.dim() == 2)
 
     return rule
+
+
+def _multiplies(first: str, second: str, bytes: Callable[[LeafCall], Bytes] | None = None) -> WorkspaceRule:
+    """The rule of a product of two arguments."""
+    return WorkspaceRule(
+        bytes or _product(first, second),
+        _BLAS,
+        varies=lambda call: _by_choice_of_onednn(call[first]),
+        flops=lambda call: 2 * call.result.numel() * call[first].size(-1) * slowness(call[first]),
+    )
+
+
+def slowness(tensor: torch.Tensor) -> int:
+    """How much longer a product of such elements takes than one of float32, about: more without instructions for it."""
+    return 16 if narrow(tensor) and not _by_onednn(tensor) else 1
+
+
+def _all_rows(call: LeafCall) -> Bytes:
+    """The end of each group of a product of groups where the first has all rows: nothing takes more memory."""
+    a, b = call["self"], call["mat2"]
+    return a.size(0) if (a.dim(), b.dim()) == (2, 3) else b.size(-1) if a.dim() == 3 else a.size(-1)
+
+
+def _factors(bytes: Callable[[LeafCall], Bytes], source: str = "") -> WorkspaceRule:
+    """The rule of a factorisation: MKL's work arrays, where torch has MKL."""
+    return WorkspaceRule(
+        bytes, source or _LAPACK, varies=without_mkl, flops=lambda call: 32 * call.first.numel() * call.first.size(-1)
+    )
+
+
+def _transform(bytes: Callable[[LeafCall], Bytes], source: str) -> WorkspaceRule:
+    return WorkspaceRule(bytes, source, varies=without_mkl, flops=lambda call: 64 * call.first.numel())
 
 
 def _square(copies: int, rows: int) -> Callable[[LeafCall], Bytes]:
@@ -136,37 +188,37 @@ _BLAS = (
 _LAPACK = "ATen/native/BatchLinearAlgebra.cpp: column-major working copies, pivots and LAPACK's work array"
 
 MATMUL_RULES: dict[str, WorkspaceRule] = {
-    "aten::mm": WorkspaceRule(_product("self", "mat2"), _BLAS),
-    "aten::addmm": WorkspaceRule(_product("mat1", "mat2"), _BLAS),
-    "aten::bmm": WorkspaceRule(_product("self", "mat2"), _BLAS),
-    "aten::baddbmm": WorkspaceRule(_product("batch1", "batch2"), _BLAS),
-    "aten::mv": WorkspaceRule(_product("self", "vec"), _BLAS),
-    "aten::dot": WorkspaceRule(_product("self", "tensor"), _BLAS),
-    "aten::_grouped_mm": WorkspaceRule(_product("self", "mat2"), _BLAS),
+    "aten::mm": _multiplies("self", "mat2"),
+    "aten::addmm": _multiplies("mat1", "mat2"),
+    "aten::bmm": _multiplies("self", "mat2"),
+    "aten::baddbmm": _multiplies("batch1", "batch2"),
+    "aten::mv": _multiplies("self", "vec"),
+    "aten::dot": _multiplies("self", "tensor"),
+    "aten::_grouped_mm": replace(_multiplies("self", "mat2"), contents={"offs": _all_rows}),
     "aten::_cdist_forward": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
     "aten::_euclidean_dist": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
-    "aten::linalg_inv_ex": WorkspaceRule(_square(1, 1), _LAPACK),
-    "aten::linalg_qr": WorkspaceRule(_qr, _LAPACK),
-    "aten::_linalg_svd": WorkspaceRule(_square(1, 0), _LAPACK),
-    "aten::_linalg_eigh": WorkspaceRule(_eigh, _LAPACK),
-    "aten::_linalg_det": WorkspaceRule(_square(0, 3), _LAPACK),
-    "aten::_linalg_slogdet": WorkspaceRule(_square(0, 3), _LAPACK),
-    "aten::_linalg_solve_ex": WorkspaceRule(_square(0, 1), _LAPACK),
-    "aten::linalg_pinv": WorkspaceRule(_square(3, 4), "ATen/native/LinearAlgebra.cpp, pinv: the factors of svd"),
+    "aten::linalg_inv_ex": _factors(_square(1, 1)),
+    "aten::linalg_qr": _factors(_qr),
+    "aten::_linalg_svd": _factors(_square(1, 0)),
+    "aten::_linalg_eigh": _factors(_eigh),
+    "aten::_linalg_det": _factors(_square(0, 3)),
+    "aten::_linalg_slogdet": _factors(_square(0, 3)),
+    "aten::_linalg_solve_ex": _factors(_square(0, 1)),
+    "aten::linalg_pinv": _factors(_square(3, 4), "ATen/native/LinearAlgebra.cpp, pinv: the factors of svd"),
     "aten::linalg_matrix_exp": WorkspaceRule(
         _matrix_exp, "ATen/native/LinearAlgebra.cpp, mexp: powers of the matrix for the Taylor polynomial"
     ),
-    "aten::linalg_cholesky_ex": WorkspaceRule(_square(0, 0), _LAPACK),
-    "aten::linalg_lu_factor_ex": WorkspaceRule(_square(0, 0), _LAPACK),
-    "aten::cholesky_inverse": WorkspaceRule(_square(0, 0), _LAPACK),
-    "aten::cholesky_solve": WorkspaceRule(lambda call: nbytes(call["input2"]) + 64, _LAPACK),
-    "aten::_fft_r2c": WorkspaceRule(
+    "aten::linalg_cholesky_ex": _factors(_square(0, 0)),
+    "aten::linalg_lu_factor_ex": _factors(_square(0, 0)),
+    "aten::cholesky_inverse": _factors(_square(0, 0)),
+    "aten::cholesky_solve": _factors(lambda call: nbytes(call["input2"]) + 64),
+    "aten::_fft_r2c": _transform(
         _batched_fft, "ATen/native/mkl/SpectralOps.cpp, _exec_fft: the input with the transformed dimensions last"
     ),
-    "aten::_fft_c2c": WorkspaceRule(
+    "aten::_fft_c2c": _transform(
         _batched_fft, "ATen/native/mkl/SpectralOps.cpp, _exec_fft: the input with the transformed dimensions last"
     ),
-    "aten::_fft_c2r": WorkspaceRule(
+    "aten::_fft_c2r": _transform(
         _complex_to_real, "ATen/native/mkl/SpectralOps.cpp, _fft_c2r_mkl: the complex pass before, and a clone of it"
     ),
 }

@@ -5,14 +5,19 @@ sees. oneDNN's scratchpad goes through it too; MKL's does not, and is not counte
 `RULES` joins one table a family, each in a module of its own.
 
 A known operator without a rule allocates nothing but its outputs.
+
+What a kernel of oneDNN or LAPACK takes depends on the processor too (``WorkspaceRule.varies``). There the rule is an
+estimate, and `leaf_workspace` returns the call as well, so that it can be measured.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from .kernel_call import KernelCall, kernel_call
+from .symbols import Size, to_expr
 from .workspace_attention import ATTENTION_RULES
 from .workspace_call import Bytes, LeafCall, WorkspaceRule
 from .workspace_conv import CONV_RULES
@@ -21,7 +26,7 @@ from .workspace_norm import NORM_RULES
 from .workspace_order import ORDER_RULES
 from .workspace_pointwise import REDUCE_RULES, pointwise
 
-__all__ = ["POINTWISE_RULE", "RULES", "Bytes", "LeafCall", "WorkspaceRule", "is_known", "leaf_workspace"]
+__all__ = ["POINTWISE_RULE", "RULES", "Bytes", "LeafCall", "Workspace", "WorkspaceRule", "is_known", "leaf_workspace"]
 
 RULES: dict[str, WorkspaceRule] = {
     **CONV_RULES,
@@ -40,12 +45,29 @@ POINTWISE_RULE = WorkspaceRule(
 _KNOWN_NAMESPACES = frozenset({"aten", "prims", "prim"})
 
 
-def leaf_workspace(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, threads: int) -> Bytes:
-    """The bytes that ``func`` allocates beyond its outputs at its peak; 0 without a rule."""
-    rule = RULES.get(func._schema.name)
-    if rule is None and torch.Tag.pointwise in func.tags:
+class Workspace(NamedTuple):
+    """What a leaf operator allocates beyond its outputs at its peak.
+
+    Attributes:
+        bytes: as its rule has it; 0 without a rule.
+        varies: whether that is an estimate, as it depends on the processor.
+        kernel: the call to measure; None where there is no need, or no way (another device's tensors, for one).
+    """
+
+    bytes: Size
+    varies: bool
+    kernel: KernelCall | None
+
+
+def leaf_workspace(call: LeafCall, results: Size) -> Workspace:
+    """The workspace of a call that returns ``results`` bytes in new memory."""
+    rule = RULES.get(call.func._schema.name)
+    if rule is None and torch.Tag.pointwise in call.func.tags:
         rule = POINTWISE_RULE
-    return 0 if rule is None else rule.bytes(LeafCall(func, args, kwargs, out, threads))
+    if rule is None:
+        return Workspace(0, False, None)
+    size, varies = to_expr(rule.bytes(call)), rule.varies(call)
+    return Workspace(size, varies, kernel_call(call, rule, size, results) if varies else None)
 
 
 def is_known(func: Any) -> bool:

@@ -46,6 +46,9 @@ def contents(plan: Plan) -> Document:
     if plan.unknown_workspace:
         lead = "No rule says what these allocate while they run; they count as none:"
         sections.append(Section("Unknown workspace", lead, points=tuple(map(code, plan.unknown_workspace))))
+    if plan.estimated_workspace:
+        lead = "What these allocate while they run depends on the processor and was not measured, so it is an estimate:"
+        sections.append(Section("Estimated workspace", lead, points=tuple(map(code, plan.estimated_workspace))))
     return Document(headline(plan), tuple(sections), CLOSING)
 
 

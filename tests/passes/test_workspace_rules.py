@@ -1,7 +1,9 @@
-"""Each workspace rule against what the profiler sees of the real kernel."""
+"""Each workspace rule against what the profiler sees of the real kernel; where that depends on the processor, what
+planning measures instead."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,8 +17,9 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from workspace_cases import CASES, MORE_CASES, Case, as_fake, last, peak_of, predicted
+from workspace_cases import CASES, MEASURED_CASES, MORE_CASES, Case, as_fake, last, peak_of, predicted
 
+from fx_partition.hardware.processor import cpu_capabilities
 from fx_partition.passes.effects import observe
 from fx_partition.passes.fake import hint_of, new_fake_mode
 from fx_partition.passes.workspace_rules import RULES
@@ -47,16 +50,15 @@ BATCHED: dict[str, Callable[[int], Case]] = {
     ),
 }
 
-# The rules were read and fitted on torch 2.13, and hold on 2.14. Until then these three are otherwise:
+# The rules were read and fitted on torch 2.13, and hold on 2.14. Until then this one is otherwise:
 OLDER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
-OTHERWISE = {
-    "linear bfloat16, few rows": "torch 2.11 packs more than torch 2.13",
-    "aten::_grouped_mm": "torch 2.11 takes scratch memory that torch 2.13 does not",
-    "encoder layer": "torch 2.11 cannot multiply by a matrix with a symbolic batch on fakes",
-}
-# What oneDNN takes depends on the instructions of the processor.
-CALIBRATED = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the rules are fitted to kernels with AVX-512"
+OTHERWISE = {"encoder layer": "torch 2.11 cannot multiply by a matrix with a symbolic batch on fakes"}
+# Estimates of what depends on the processor were fitted to kernels of these; the figures that are measured were not.
+FITTED = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and bool(cpu_capabilities().get("avx512_bf16") or cpu_capabilities().get("amx_bf16"))
+    and "ONEDNN_MAX_CPU_ISA" not in os.environ
+    and not OLDER
 )
 
 
@@ -68,6 +70,18 @@ def names(every: Iterable[str]) -> list[Any]:
         else name
         for name in every
     ]
+
+
+# The cases whose rule is an estimate, and which are measured where that can be.
+ESTIMATED = (
+    "aten::_grouped_mm",
+    "aten::convolution",
+    "aten::mkldnn_rnn_layer",
+    "attention bfloat16",
+    "linear bfloat16, few rows",
+    "lstm one item",
+    *(name for name in MORE_CASES if name.startswith("conv") and "double" not in name),
+)
 
 
 class _Dispatched(TorchDispatchMode):
@@ -102,14 +116,25 @@ def test_cases_run_the_operator(rule: str) -> None:
         assert rule in dispatched(build())
 
 
-@CALIBRATED
-@pytest.mark.parametrize("name", names([*sorted(CASES), *MORE_CASES]))
-def test_rule_bounds_the_measured_peak(name: str) -> None:
+def pairs(name: str, *, measure: bool) -> list[tuple[int, int]]:
+    """For each case the bytes predicted, and those that the profiler sees."""
     torch.manual_seed(0)
-    cases = [build() for build in (CASES | MORE_CASES)[name]]
+    cases = [build() for build in (CASES | MORE_CASES | MEASURED_CASES)[name]]
     ranges = measure_calls([(str(i), lambda c=case: c[0](*c[1])) for i, case in enumerate(cases)])
-    pairs = [(predicted(case), measured.peak) for case, measured in zip(cases, ranges, strict=True)]
-    assert all(real <= bound <= 1.1 * real + 65536 for bound, real in pairs), f"(predicted, measured): {pairs}"
+    return [(predicted(case, measure=measure), real.peak) for case, real in zip(cases, ranges, strict=True)]
+
+
+@pytest.mark.parametrize("name", [*sorted(CASES), *MORE_CASES, *MEASURED_CASES])
+def test_the_prediction_bounds_the_real_peak(name: str) -> None:
+    found = pairs(name, measure=True)
+    assert all(real <= bound <= 1.1 * real + 65536 for bound, real in found), f"(predicted, real): {found}"
+
+
+@pytest.mark.skipif(not FITTED, reason="estimates were fitted to oneDNN's kernels for AVX-512 with bfloat16")
+@pytest.mark.parametrize("name", ESTIMATED)
+def test_an_estimate_bounds_the_real_peak(name: str) -> None:
+    found = pairs(name, measure=False)
+    assert all(real <= bound <= 1.1 * real + 65536 for bound, real in found), f"(predicted, real): {found}"
 
 
 @pytest.mark.parametrize("rule", SYMBOLIC)
@@ -140,4 +165,4 @@ def test_a_symbolic_batch_holds_for_other_batches(name: str) -> None:
     assert any(isinstance(peak, sympy.Expr) for peak in peaks)
     for batch in (4, 16, 64):
         bound = max(int(peak.subs(dict.fromkeys(peak.free_symbols, batch))) for peak in map(sympy.sympify, peaks))
-        assert bound == predicted(BATCHED[name](batch))
+        assert bound == predicted(BATCHED[name](batch), measure=False)
