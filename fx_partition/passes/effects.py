@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .fake import FakeTensorMode, no_new_guards
 from .scratch import Moments, Scratch
+from .shape_reads import reads_elements
 from .symbols import Size, to_expr
 from .workspace_rules import LeafCall, is_known, leaf_workspace
 
@@ -178,7 +179,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 self.reads.add(number)
             elif tensor is gathered:
                 self.gathers[number] = self.gathers.get(number, 0) + to_expr(result.untyped_storage().nbytes())
-            elif alias is None or not func.is_view:
+            elif reads_elements(func, schema_argument.name):
                 self.reads.add(number)
 
     def place(self, tensor: torch.Tensor) -> Output:
