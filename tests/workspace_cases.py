@@ -64,6 +64,19 @@ def _lstm_of_one(n: int) -> Case:
     return torch.lstm, (rand(16, 1, n), hidden, weights, True, 1, 0.0, False, False, False)
 
 
+def gru_weights(n: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [rand(*shape, dtype=dtype) for shape in ((3 * n, n), (3 * n, n), (3 * n,), (3 * n,))]
+
+
+def bytes_of(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.int8)
+
+
+def _scaled_mm(n: int) -> Case:
+    a, b = rand(32, n).to(torch.float8_e4m3fn), rand(64, n).to(torch.float8_e4m3fn).t()
+    return torch._scaled_mm, (a, b, torch.ones(()), torch.ones(()), None, None, BFLOAT16)
+
+
 def _native_attention(n: int) -> Case:
     width, heads = 64, 4
     x = rand(2, n, width)
@@ -158,6 +171,34 @@ def _bool(function: Callable[..., Any]) -> Callable[[int], Case]:
 
 
 CASES: dict[str, list[Callable[[], Case]]] = {
+    "aten::addbmm": sizes(
+        lambda n: (torch.addbmm, (rand(64, 32), rand(4, 64, 2 * n)[..., ::2], rand(4, n, 32))), 32, 128, 1024
+    ),
+    "aten::addmv": sizes(lambda n: (torch.addmv, (rand(64), strided(64, n), rand(n))), 64, 256, 1024),
+    "aten::_addmm_activation": sizes(
+        lambda n: (torch._addmm_activation, (rand(64), strided(32, n), rand(n, 64))), 64, 256, 2048
+    ),
+    "aten::_trilinear": sizes(lambda n: (F.bilinear, (rand(64, n), rand(64, n), rand(8, n, n))), 32, 128, 320),
+    "aten::_int_mm": sizes(lambda n: (torch._int_mm, (bytes_of(32, n), bytes_of(64, n).t())), 64, 256, 1024),
+    "aten::_weight_int8pack_mm": sizes(
+        lambda n: (
+            aten._weight_int8pack_mm.default,
+            (rand(16, n, dtype=BFLOAT16), bytes_of(64, n), rand(64, dtype=BFLOAT16)),
+        ),
+        *(64, 256, 1024),
+    ),
+    "aten::_weight_int4pack_mm_for_cpu": sizes(
+        lambda n: (
+            aten._weight_int4pack_mm_for_cpu.default,
+            (
+                rand(16, n, dtype=BFLOAT16),
+                aten._convert_weight_to_int4pack_for_cpu.default(torch.ones(64, n, dtype=torch.int32), 1),
+                *(32, rand(n // 32, 64, 2, dtype=BFLOAT16)),
+            ),
+        ),
+        *(64, 256, 1024),
+    ),
+    "aten::_scaled_mm": sizes(_scaled_mm, 64, 256, 512),
     "aten::convolution": sizes(
         lambda n: (F.conv2d, (rand(2, 16, n, n), rand(32, 16, 3, 3), rand(32), 1, 1)), 16, 64, 160
     ),
@@ -192,6 +233,7 @@ CASES: dict[str, list[Callable[[], Case]]] = {
     "aten::mkldnn_rnn_layer": sizes(_lstm, 32, 128, 384),
     "aten::_softmax": sizes(lambda n: (torch.softmax, (strided(n, n), 1)), 64, 256, 1024),
     "aten::_log_softmax": sizes(lambda n: (torch.log_softmax, (strided(n, n), 1)), 64, 256, 1024),
+    "aten::_safe_softmax": sizes(lambda n: (aten._safe_softmax.default, (strided(n, n), -1)), 64, 256, 1024),
     "aten::native_layer_norm": sizes(
         lambda n: (F.layer_norm, (strided(n, 256), (256,), rand(256), rand(256))), 64, 512, 4096
     ),
@@ -375,6 +417,36 @@ MORE_CASES: dict[str, list[Callable[[], Case]]] = {
         lambda n: (F.linear, (rand(16, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16))), 64, 512, 2048
     ),
     "lstm one item": sizes(_lstm_of_one, 32, 128, 512),
+    # Composites that do in place in eager what they do out of place under a dispatch mode (see `eager_paths`).
+    "linear of a permuted input": sizes(
+        lambda n: (F.linear, (rand(64, 4, n).transpose(0, 1), rand(n, n), rand(n))), 64, 256, 1024
+    ),
+    "linear of permuted heads": sizes(
+        lambda n: (F.linear, (rand(2, 4, n, 64).transpose(1, 2), rand(256, 64), rand(256))), 64, 256, 1024
+    ),
+    "linear of every second feature": sizes(
+        lambda n: (F.linear, (rand(4, 64, 2 * n)[..., ::2], rand(n, n), rand(n))), 64, 256, 1024
+    ),
+    "attention by separate operators, with a mask": sizes(
+        lambda n: (
+            F.scaled_dot_product_attention,
+            (rand(2, 4, n, 32), rand(2, 4, n, 32), rand(2, 4, n, 16), rand(n, n)),
+        ),
+        *(32, 128, 512),
+    ),
+    "attention double": sizes(_attention(torch.float64), 64, 256, 1024),
+    "gru of a permuted input": sizes(
+        lambda n: (torch.gru, (rand(4, 16, n), rand(1, 4, n), gru_weights(n), True, 1, 0.0, *(False,) * 2, True)),
+        *(32, 128, 256),
+    ),
+    "matmul of permuted heads": sizes(
+        lambda n: (torch.matmul, (rand(2, n, 4, 32).transpose(1, 2), rand(2, n, 4, 32).permute(0, 2, 3, 1))),
+        *(32, 128, 512),
+    ),
+    "baddbmm of permuted operands": sizes(
+        lambda n: (torch.baddbmm, (rand(4, n, 64), rand(n, 4, 32).transpose(0, 1), rand(32, 4, 64).transpose(0, 1))),
+        *(32, 128, 512),
+    ),
 }
 
 
@@ -402,13 +474,15 @@ MEASURED_CASES: dict[str, list[Callable[[], Case]]] = {
         lambda n: (F.linear, (rand(1, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16))), 64, 512, 2048
     ),
     "linear bfloat16, permuted": sizes(
-        lambda n: (F.linear, (rand(64, 4, n, dtype=BFLOAT16).transpose(0, 1), rand(n, n, dtype=BFLOAT16))), 64, 128, 512
+        lambda n: (F.linear, (rand(64, 4, n, dtype=BFLOAT16).transpose(0, 1), rand(n, n, dtype=BFLOAT16))),
+        *(64, 128, 512),
     ),
     "linear float16": sizes(
         lambda n: (F.linear, (rand(16, n, dtype=torch.float16), rand(n, n, dtype=torch.float16))), 64, 128, 256
     ),
     "bmm bfloat16, one matrix for all": sizes(
-        lambda n: (torch.bmm, (rand(4, 32, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16).expand(4, n, n))), 64, 128, 512
+        lambda n: (torch.bmm, (rand(4, 32, n, dtype=BFLOAT16), rand(n, n, dtype=BFLOAT16).expand(4, n, n))),
+        *(64, 128, 512),
     ),
     "grouped_mm with offsets": sizes(
         lambda n: (

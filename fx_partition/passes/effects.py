@@ -28,6 +28,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .eager_paths import SumsInPlace, sum_in_place
 from .fake import FakeTensorMode, no_new_guards
 from .scratch import Moments, Scratch
 from .shape_reads import reads_elements
@@ -106,6 +107,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def __init__(self, arguments: list[torch.Tensor], threads: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.composites = SumsInPlace()
         self._argument = {id(t.untyped_storage()): i for i, t in enumerate(arguments)}
         self._kept = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
         self._threads = threads
@@ -123,6 +125,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.composites.depth and sum_in_place(func, args, kwargs, self._live) is not None:
+            return args[0]
         result = func(*args, **kwargs)
         if func.namespace == "prim":
             return result
@@ -235,7 +239,7 @@ def observe(
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
         storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
         tracker = _Tracker(stand_ins, torch.get_num_threads())
-        with context or contextlib.nullcontext(), tracker:
+        with context or contextlib.nullcontext(), tracker.composites, tracker:
             result = function(*args, **kwargs)
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
         pairs = zip(originals, stand_ins, strict=True)

@@ -1,8 +1,8 @@
 """Tensor arguments whose elements an operator does not touch: it reads sizes, strides, dtype and device alone.
 
 ``aten._assert_tensor_metadata(weight)``, which torch.export writes before each cast, brings no byte of the weight into
-a cache, and neither does ``zeros_like(weight)``. That an entry is right can be seen: an operator that reads memory which
-is protected against reading ends its process (tests/passes/test_shape_reads.py).
+a cache, and neither does ``zeros_like(weight)``. Whether an entry is right can be seen: an operator that reads memory
+which is protected against reading ends its process (tests/passes/test_shape_reads.py).
 """
 
 from __future__ import annotations

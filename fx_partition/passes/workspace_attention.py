@@ -27,8 +27,8 @@ def _flash_attention(call: LeafCall) -> Bytes:
     q_block = smallest(256 if likely(q_len >= 768) else 64 if likely(q_len >= 192) else 32, q_len)
     kv_block = smallest(512, kv_len)
     # One row of scores a query, its running maximum and sum, and its part of the output; a buffer for each thread.
-    size = call.threads * (q_block * kv_block + 2 * q_block + q_block * head_size) * _FLOAT
     itemsize = query.element_size()
+    size = call.threads * (q_block * kv_block + 2 * q_block + q_block * head_size) * max(itemsize, _FLOAT)
     if itemsize >= _FLOAT:
         return size
     size = size + call.threads * q_block * round_up(kv_block, 2) * itemsize

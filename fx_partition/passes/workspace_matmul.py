@@ -10,7 +10,18 @@ import torch
 
 from fx_partition.hardware.processor import cpu_capabilities
 
-from .workspace_call import Bytes, LeafCall, WorkspaceRule, likely, merges, nbytes, product, round_up, smallest
+from .workspace_call import (
+    Bytes,
+    LeafCall,
+    WorkspaceRule,
+    always,
+    likely,
+    merges,
+    nbytes,
+    product,
+    round_up,
+    smallest,
+)
 
 
 def has_amx() -> bool:
@@ -125,6 +136,28 @@ def _all_rows(call: LeafCall) -> Bytes:
     return a.size(0) if (a.dim(), b.dim()) == (2, 3) else b.size(-1) if a.dim() == 3 else a.size(-1)
 
 
+def _bilinear(call: LeafCall) -> Bytes:
+    """For one output feature after the other, the first operand times a matrix of the weight, and the result."""
+    a, weight, b = call["i1"], call["i2"], call["i3"]
+    rows = b.numel() // b.size(-1)
+    return nbytes(b) + rows * b.element_size() + (_packed(a, weight[0], call.threads) if _by_onednn(a) else 0)
+
+
+def _float32_copies(call: LeafCall) -> Bytes:
+    return (call["self"].numel() + call["mat2"].numel() + call.result.numel()) * 4
+
+
+def _integers(bytes: Callable[[LeafCall], Bytes], source: str) -> WorkspaceRule:
+    """The rule of a product of narrow integers, or of 8-bit floats: processors differ in their instructions for it."""
+    return WorkspaceRule(
+        bytes, source, varies=always, flops=lambda call: 2 * call.result.numel() * call["self"].size(-1)
+    )
+
+
+def _nothing(call: LeafCall) -> Bytes:
+    return 0
+
+
 def _factors(bytes: Callable[[LeafCall], Bytes], source: str = "") -> WorkspaceRule:
     """The rule of a factorisation: MKL's work arrays, where torch has MKL."""
     return WorkspaceRule(
@@ -195,6 +228,19 @@ MATMUL_RULES: dict[str, WorkspaceRule] = {
     "aten::mv": _multiplies("self", "vec"),
     "aten::dot": _multiplies("self", "tensor"),
     "aten::_grouped_mm": replace(_multiplies("self", "mat2"), contents={"offs": _all_rows}),
+    "aten::addbmm": _multiplies("batch1", "batch2"),
+    "aten::addmv": _multiplies("mat", "vec"),
+    "aten::_addmm_activation": _multiplies("mat1", "mat2"),
+    "aten::_trilinear": WorkspaceRule(
+        _bilinear,
+        "ATen/native/Linear.cpp, _trilinear: two sumproduct_pair an output feature",
+        varies=lambda call: _by_choice_of_onednn(call["i1"]),
+        flops=lambda call: 2 * call["i1"].numel() * call["i2"].numel() // call["i1"].size(-1) * slowness(call["i1"]),
+    ),
+    "aten::_int_mm": _integers(_nothing, "ATen/native/mkldnn/Matmul.cpp, mkldnn_matmul_i8i8i32, with VNNI"),
+    "aten::_weight_int8pack_mm": _integers(_nothing, "ATen/native/cpu/int8mm_kernel.cpp, with AVX2 or AVX-512"),
+    "aten::_weight_int4pack_mm_for_cpu": _integers(_nothing, "ATen/native/cpu/int4mm_kernel.cpp, with AVX2 or AVX-512"),
+    "aten::_scaled_mm": _integers(_float32_copies, "ATen/native/Blas.cpp, _scaled_mm_out_cpu_emulated: all in float32"),
     "aten::_cdist_forward": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
     "aten::_euclidean_dist": WorkspaceRule(_cdist, "ATen/native/Distance.cpp, _euclidean_dist: both padded operands"),
     "aten::linalg_inv_ex": _factors(_square(1, 1)),

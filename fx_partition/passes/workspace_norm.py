@@ -84,6 +84,10 @@ _PAD = "ATen/native/{}: input.contiguous()"
 NORM_RULES: dict[str, WorkspaceRule] = {
     "aten::_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, softmax_cpu_out: input.contiguous()"),
     "aten::_log_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, log_softmax: input.contiguous()"),
+    "aten::_safe_softmax": WorkspaceRule(
+        lambda call: densified(call.first) + call.first.numel() + call.first.numel() // call.first.size(-1) + 64,
+        "ATen/native/transformers/attention.cpp, _safe_softmax: which scores are -inf, and which rows are all so",
+    ),
     "aten::native_layer_norm": WorkspaceRule(
         _layer_norm, "ATen/native/layer_norm.cpp, layer_norm_cpu: input, weight and bias .expect_contiguous()"
     ),

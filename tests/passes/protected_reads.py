@@ -1,4 +1,4 @@
-"""Says which tensor arguments of ATen operators are never read, by running each operator on memory that may not be read.
+"""Say which tensor arguments of ATen operators are never read: run each operator on memory that may not be read.
 
 Run as a script: a child process for every argument, which the system ends if the operator touches the elements.
 """

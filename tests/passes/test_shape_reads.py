@@ -1,4 +1,4 @@
-"""Operators that read the shape of a tensor alone touch none of its bytes; memory that may not be read is the oracle."""
+"""Operators that read only the shape of a tensor touch none of its bytes: memory that may not be read is the oracle."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Asks(nn.Module):
 
 def test_a_weight_of_which_the_shape_is_read_has_no_bytes() -> None:
     facts = gather_facts(capture(Asks(), torch.ones(64, 64)))
-    touched = {name: 0 for name in facts.weight_names}
+    touched = dict.fromkeys(facts.weight_names, 0)
     for step in facts.steps:
         for weight, size in step.weights.items():
             touched[facts.weight_names[weight]] += int(size)
