@@ -299,6 +299,10 @@ CASES: dict[str, list[Callable[[], Case]]] = {
     "aten::min": sizes(_whole(torch.min), 64, 256, 1024),
     "aten::argmax": sizes(_whole(torch.argmax), 64, 256, 1024),
     "aten::argmin": sizes(_whole(torch.argmin), 64, 256, 1024),
+    "aten::isinf": sizes(lambda n: (torch.isinf, (rand(n, n),)), 64, 256, 1024),
+    "aten::mse_loss": sizes(lambda n: (F.mse_loss, (rand(n, n), rand(n, n))), 64, 256, 1024),
+    "aten::smooth_l1_loss": sizes(lambda n: (F.smooth_l1_loss, (rand(n, n), rand(n, n))), 64, 256, 1024),
+    "aten::huber_loss": sizes(lambda n: (F.huber_loss, (rand(n, n), rand(n, n))), 64, 256, 1024),
     "aten::aminmax": sizes(_whole(torch.aminmax), 64, 256, 1024),
     "aten::mv": sizes(lambda n: (torch.mv, (strided(n, n), rand(n))), 64, 256, 1024),
     "aten::dot": sizes(lambda n: (torch.dot, (rand(n), rand(n))), 64, 4096, 65536),
@@ -433,6 +437,9 @@ MORE_CASES: dict[str, list[Callable[[], Case]]] = {
             (rand(2, 4, n, 32), rand(2, 4, n, 32), rand(2, 4, n, 16), rand(n, n)),
         ),
         *(32, 128, 512),
+    ),
+    "irfft of columns": sizes(
+        lambda n: (torch.fft.irfft, (torch.rand(n, n, dtype=torch.complex64), None, 0)), 64, 256, 512
     ),
     "attention double": sizes(_attention(torch.float64), 64, 256, 1024),
     "gru of a permuted input": sizes(

@@ -5,8 +5,8 @@ ATen's composites ask whether a mode or a subclass is there, and if so they avoi
     linear(x, w, b), with x neither flat nor contiguous:    y = matmul(x, w.t());  y = y + b      # seen by a mode
                                                             y = matmul(x, w.t());  y.add_(b)      # in eager
 
-So the memory that a mode sees is not that of eager. `SumsInPlace` says when such an operator runs, and `sum_in_place`
-then does the sum as eager does it.
+So the memory that a mode sees is not that of eager. `SumsInPlace` says when such an operator runs, and `as_in_eager`
+which operator eager calls then.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class SumsInPlace(TorchFunctionMode):
             self.depth -= inside
 
 
-def sum_in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Collection[int]) -> Any:
-    """The result of a sum written over its first operand; None where eager does not write it there either.
+def as_in_eager(func: Any, args: tuple[Any, ...], made: Collection[int]) -> Any:
+    """The operator that eager calls in place of ``func``: a sum written over its first operand, or ``func`` itself.
 
     Args:
-        func, args, kwargs: a call inside one of these operators.
+        func, args: a call inside one of these operators.
         made: ids of the storages that the operator has made.
     """
-    if func is not torch.ops.aten.add.Tensor or id(args[0].untyped_storage()) not in made:
-        return None
-    return args[0].add_(*args[1:], **kwargs)
+    if func is torch.ops.aten.add.Tensor and id(args[0].untyped_storage()) in made:
+        return torch.ops.aten.add_.Tensor
+    return func

@@ -28,7 +28,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .eager_paths import SumsInPlace, sum_in_place
+from .eager_paths import SumsInPlace, as_in_eager
 from .fake import FakeTensorMode, no_new_guards
 from .scratch import Moments, Scratch
 from .shape_reads import reads_elements
@@ -125,8 +125,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.composites.depth and sum_in_place(func, args, kwargs, self._live) is not None:
-            return args[0]
+        if self.composites.depth:
+            func = as_in_eager(func, args, self._live)
         result = func(*args, **kwargs)
         if func.namespace == "prim":
             return result

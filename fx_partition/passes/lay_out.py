@@ -18,9 +18,12 @@ from .symbols import Evaluator, Size
 def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> Chain:
     """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them.
 
+    Workspaces that depend on the processor are measured at these sizes.
+
     Raises:
         PartitionError: the graph's bytes are more than a plan's arrays can count.
     """
+    facts = facts.measured_at(numbers)
     sizes: list[Size] = [value.bytes for value in facts.values]
     sizes += facts.weight_bytes
     for step in facts.steps:

@@ -195,7 +195,7 @@ class _Search:
         return {node for node, names in written.items() if not oversize.isdisjoint(names)}
 
     def _oversize(self, captured: Captured) -> set[str]:
-        facts = gather_facts(captured).measured_at(self._numbers)
+        facts = gather_facts(captured)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PartitionWarning)  # the planner will say it, of the graph that is kept
             atoms = find_atoms(captured, facts, self._keep_together)

@@ -119,6 +119,12 @@ def _few(call: LeafCall) -> Bytes:
     return 128  # a buffer for each thread's result, or a number as a tensor
 
 
+def _loss(call: LeafCall) -> Bytes:
+    """The loss of each element, unless that is the result."""
+    return 0 if call["reduction"] == 0 else call.first.numel() * call.result.element_size()
+
+
+_LOSS = "ATen/native/Loss.cpp: the losses before they are reduced"
 _REDUCE = "ATen/native/ReduceOps.cpp: {}"
 _DENSE = _REDUCE.format("a reduction of everything copies what is not contiguous")
 _SCAN = WorkspaceRule(_cast, _REDUCE.format("self.to(dtype), for integers and for dtype="))
@@ -148,4 +154,11 @@ REDUCE_RULES: dict[str, WorkspaceRule] = {
     "aten::repeat": WorkspaceRule(_few, "ATen/native/TensorShape.cpp, repeat: the sizes"),
     "aten::floor_divide": WorkspaceRule(pointwise, "ATen/TensorIterator.cpp, compute_types: as pointwise operators"),
     "aten::aminmax": WorkspaceRule(_of_everything, _DENSE),
+    "aten::isinf": WorkspaceRule(
+        lambda call: nbytes(call.first) if call.first.dtype.is_floating_point else 0,
+        "ATen/native/TensorCompare.cpp, isinf: self.abs()",
+    ),
+    "aten::mse_loss": WorkspaceRule(_loss, _LOSS),
+    "aten::smooth_l1_loss": WorkspaceRule(_loss, _LOSS),
+    "aten::huber_loss": WorkspaceRule(_loss, _LOSS),
 }
