@@ -438,9 +438,6 @@ MORE_CASES: dict[str, list[Callable[[], Case]]] = {
         ),
         *(32, 128, 512),
     ),
-    "irfft of columns": sizes(
-        lambda n: (torch.fft.irfft, (torch.rand(n, n, dtype=torch.complex64), None, 0)), 64, 256, 512
-    ),
     "attention double": sizes(_attention(torch.float64), 64, 256, 1024),
     "gru of a permuted input": sizes(
         lambda n: (torch.gru, (rand(4, 16, n), rand(1, 4, n), gru_weights(n), True, 1, 0.0, *(False,) * 2, True)),

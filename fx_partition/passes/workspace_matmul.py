@@ -204,9 +204,7 @@ def _batched_fft(call: LeafCall) -> Bytes:
 
 def _complex_to_real(call: LeafCall) -> Bytes:
     x = call["self"]
-    if len(call["dim"]) > 1:
-        return 2 * nbytes(x)
-    return 0 if x.is_contiguous() and call["dim"][0] % x.dim() == x.dim() - 1 else nbytes(x)
+    return 2 * nbytes(x) if len(call["dim"]) > 1 else 0 if x.is_contiguous() else nbytes(x)
 
 
 def _cdist(call: LeafCall) -> Bytes:

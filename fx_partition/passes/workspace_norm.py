@@ -28,6 +28,11 @@ def _first_suggested(call: LeafCall) -> Bytes:
     return as_suggested(call.first)
 
 
+def _safe_softmax(call: LeafCall) -> Bytes:
+    x = call.first
+    return largest(densified(x), x.numel() + x.numel() // x.size(-1) + 64)
+
+
 def _layer_norm(call: LeafCall) -> Bytes:
     x, weight = call["input"], call["weight"]
     size = densified(x) + densified(weight) + densified(call["bias"])
@@ -85,7 +90,7 @@ NORM_RULES: dict[str, WorkspaceRule] = {
     "aten::_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, softmax_cpu_out: input.contiguous()"),
     "aten::_log_softmax": WorkspaceRule(_first_dense, "ATen/native/SoftMax.cpp, log_softmax: input.contiguous()"),
     "aten::_safe_softmax": WorkspaceRule(
-        lambda call: densified(call.first) + call.first.numel() + call.first.numel() // call.first.size(-1) + 64,
+        _safe_softmax,
         "ATen/native/transformers/attention.cpp, _safe_softmax: which scores are -inf, and which rows are all so",
     ),
     "aten::native_layer_norm": WorkspaceRule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -119,9 +120,13 @@ def _few(call: LeafCall) -> Bytes:
     return 128  # a buffer for each thread's result, or a number as a tensor
 
 
-def _loss(call: LeafCall) -> Bytes:
-    """The loss of each element, unless that is the result."""
-    return 0 if call["reduction"] == 0 else call.first.numel() * call.result.element_size()
+def _loss(copies: int) -> Callable[[LeafCall], Bytes]:
+    """The loss of each element, unless that is the result, and how it is reduced."""
+
+    def rule(call: LeafCall) -> Bytes:
+        return copies * call.first.numel() * call.result.element_size() + 64 if call["reduction"] else 0
+
+    return rule
 
 
 _LOSS = "ATen/native/Loss.cpp: the losses before they are reduced"
@@ -155,10 +160,10 @@ REDUCE_RULES: dict[str, WorkspaceRule] = {
     "aten::floor_divide": WorkspaceRule(pointwise, "ATen/TensorIterator.cpp, compute_types: as pointwise operators"),
     "aten::aminmax": WorkspaceRule(_of_everything, _DENSE),
     "aten::isinf": WorkspaceRule(
-        lambda call: nbytes(call.first) if call.first.dtype.is_floating_point else 0,
+        lambda call: nbytes(call.first) + 64 if call.first.dtype.is_floating_point else 0,
         "ATen/native/TensorCompare.cpp, isinf: self.abs()",
     ),
-    "aten::mse_loss": WorkspaceRule(_loss, _LOSS),
-    "aten::smooth_l1_loss": WorkspaceRule(_loss, _LOSS),
-    "aten::huber_loss": WorkspaceRule(_loss, _LOSS),
+    "aten::mse_loss": WorkspaceRule(_loss(2), _LOSS),
+    "aten::smooth_l1_loss": WorkspaceRule(_loss(2), _LOSS),
+    "aten::huber_loss": WorkspaceRule(_loss(1), _LOSS),
 }
