@@ -100,9 +100,8 @@ class LayoutGuard:
 
 def _symbols(value: Any) -> set[Any]:
     """The symbols in the sizes of a tensor."""
-    if not isinstance(value, torch.Tensor):
-        return set()
-    return {s for size in value.shape if isinstance(size, torch.SymInt) for s in to_expr(size).free_symbols}  # type: ignore[union-attr]
+    sizes = map(to_expr, value.shape) if isinstance(value, torch.Tensor) else ()
+    return {symbol for size in sizes if not isinstance(size, int) for symbol in size.free_symbols}
 
 
 def check_layouts(stage: int, results: Sequence[tuple[str, Layout | None]], made: Sequence[Any]) -> None:

@@ -3,7 +3,7 @@
 A tracer writes the sizes of its example into a graph as numbers, unless a dimension was declared dynamic. Called at
 other sizes such a graph computes with the old numbers, so a graph that was cut begins with a check::
 
-    refuse_other_sizes([x, mask], '{"x": ["s0", 64], "mask": ["s0"]}', '{"s0": [2, 512]}')
+    refuse_other_sizes([x, mask], '[["x", ["s0", 64]], ["mask", ["s0"]]]', '{"s0": [2, 512]}')
 
 Sizes are text, so that a graph module prints and copies as any other.
 """
@@ -35,26 +35,27 @@ class InputSizes:
     """What a graph holds for.
 
     Attributes:
-        expected: by the name of each input the sizes of a tensor, as a list, or a constant; None where all is right.
+        expected: of each input its name, and the sizes of a tensor, as a list, or a constant; None where all is right.
         bounds: the smallest and the largest number of each symbol, None where there is no bound.
     """
 
-    expected: Mapping[str, Any]
+    expected: Sequence[tuple[str, Any]]
     bounds: Mapping[sympy.Symbol, Sequence[int | None]]
 
     @classmethod
     def of(cls, captured: Captured) -> InputSizes:
         """Return what a captured graph holds for."""
-        expected: dict[str, Any] = {}
+        expected: list[tuple[str, Any]] = []
         symbols: set[sympy.Symbol] = set()
         for node in captured.gm.graph.find_nodes(op="placeholder"):
             value = captured.values.get(node)
             name = captured.names.get(node, node.name)
             if isinstance(value, torch.Tensor):
-                expected[name] = [to_expr(size) for size in value.shape]
-                symbols |= {s for size in expected[name] if not isinstance(size, int) for s in size.free_symbols}
+                sizes = [to_expr(size) for size in value.shape]
+                expected.append((name, sizes))
+                symbols |= {s for size in sizes if not isinstance(size, int) for s in size.free_symbols}
             else:
-                expected[name] = value if isinstance(value, (bool, int, float, str)) else None
+                expected.append((name, value if isinstance(value, (bool, int, float, str)) else None))
         env = shape_env_of(captured.values.values())
         return cls(expected, {s: bounds_of(env, s) for s in sorted(symbols, key=str)} if env else {})
 
@@ -67,11 +68,11 @@ class InputSizes:
         """
         numbers: Numbers = numbers_of(
             (size, number)
-            for x, sizes in zip(inputs, self.expected.values(), strict=True)
+            for x, (_, sizes) in zip(inputs, self.expected, strict=True)
             if isinstance(sizes, list) and isinstance(x, torch.Tensor) and x.dim() == len(sizes)
             for size, number in zip(sizes, x.shape, strict=True)
         )
-        for x, (name, sizes) in zip(inputs, self.expected.items(), strict=True):
+        for x, (name, sizes) in zip(inputs, self.expected, strict=True):
             if isinstance(sizes, list):
                 self._check_tensor(name, x, sizes, numbers)
             elif sizes is not None and x != sizes:
@@ -131,7 +132,7 @@ def _read(expected: str, bounds: str) -> InputSizes:
     def sizes(known: Any) -> Any:
         return [s if isinstance(s, int) else from_text(s, ranges) for s in known] if isinstance(known, list) else known
 
-    return InputSizes({name: sizes(known) for name, known in json.loads(expected).items()}, ranges)
+    return InputSizes([(name, sizes(known)) for name, known in json.loads(expected)], ranges)
 
 
 def write_check(graph: torch.fx.Graph, captured: Captured) -> None:
@@ -150,7 +151,7 @@ def write_check(graph: torch.fx.Graph, captured: Captured) -> None:
     def text(known: Any) -> Any:
         return [s if isinstance(s, int) else to_text(s) for s in known] if isinstance(known, list) else known
 
-    expected = json.dumps({name: text(known) for name, known in sizes.expected.items()})
+    expected = json.dumps([[name, text(known)] for name, known in sizes.expected])
     ranges = json.dumps({symbol.name: found for symbol, found in bounds.items()})
     with graph.inserting_after(placeholders[-1]):
         graph.call_function(refuse_other_sizes, (list(placeholders), expected, ranges))

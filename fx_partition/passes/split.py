@@ -10,7 +10,7 @@ Before::
 After (boundary behind relu)::
 
     def forward(self, x):
-        refuse_other_sizes([x], '{"x": [4, 16]}', '{}')        # where a tracer has specialized the graph
+        refuse_other_sizes([x], '[["x", [4, 16]]]', '{}')        # where a tracer has specialized the graph
         weight = self.up.weight; weight_1 = self.down.weight
         partition_0 = self.partition_0(x, weight);        relu = partition_0[0]
         partition_1 = self.partition_1(relu, x, weight_1); linear_1 = partition_1[0]
