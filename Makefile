@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all lint bench figures clean
+.PHONY: demo test test-all fuzz lint bench figures clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/embed_sentences.py
@@ -17,6 +17,12 @@ test: lint
 
 test-all: lint
 	$(PYTEST)
+
+# Random programs against eager mode; the first seed is another to try others: make fuzz SEED=100000
+GRAPHS ?= 5000
+SEED   ?= 0
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --seed $(SEED) --workers $(WORKERS) --scripts build/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

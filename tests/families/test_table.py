@@ -1,0 +1,64 @@
+"""The table has a row for every family, and the checks can fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from . import FAMILIES, table
+from .check import check_backend, check_split
+from .family import Family
+from .matter import assert_inputs_matter, assert_weights_matter
+
+#: Families of two kinds that take a second or two.
+QUICK = ["mixer", "graph_convolution"]
+
+
+@pytest.mark.slow  # the table is being filled
+def test_the_table_has_every_family_and_each_was_run() -> None:
+    rows = table.read().rows
+    assert list(rows) == list(FAMILIES) and len(rows) >= 100
+    for name, family in FAMILIES.items():
+        assert rows[name]["from"] == family.source
+        for check in table.CHECKS:
+            assert (rows[name][check] != "-") == table.is_for(check, family), (name, check)
+
+
+def test_what_must_be_compiled_is() -> None:
+    compiled = {name for name, family in FAMILIES.items() if family.by_inductor}
+    assert len(compiled) >= 15
+    wanted = "mamba2 sam mimi falcon_mamba jamba bart superpoint flex_attention"
+    assert set(wanted.split()) <= compiled
+    assert sum(family.by_pipeline for family in FAMILIES.values()) >= 10
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_two_families_hold(name: str) -> None:
+    assert_inputs_matter(FAMILIES[name])
+    assert_weights_matter(FAMILIES[name])
+    assert check_split(FAMILIES[name]).partitions[0] >= 3
+    assert check_backend(FAMILIES[name]).partitions[0] >= 3
+
+
+class Careless(nn.Module):
+    """A bias that is multiplied by next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.bias = nn.Linear(8, 8), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) + 1e-6 * self.bias
+
+
+def test_a_weight_that_does_not_matter_is_found() -> None:
+    family = Family("careless", Careless, lambda rng: (torch.randn(2, 8, generator=rng),))
+    with pytest.raises(AssertionError, match="other values of bias"):
+        assert_weights_matter(family)
+
+
+def test_an_output_that_ignores_its_inputs_is_found() -> None:
+    family = Family("constant", lambda: nn.Linear(8, 8), lambda rng: (torch.ones(2, 8),))
+    with pytest.raises(AssertionError, match="other inputs change output 0"):
+        assert_inputs_matter(family)
