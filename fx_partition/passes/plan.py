@@ -150,10 +150,15 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan back.
+        """Read a plan back from JSON, which may come from anyone.
 
         Raises:
-            PartitionError: the text is no plan, or one of another version.
+            PartitionError: the text is not JSON, or not a plan, or a plan of another version. It names the field:
+                ``partitions[2].symbolic.weight: ...``.
+
+        Example::
+
+            >>> Plan.from_json(Path("plan.json").read_text(encoding="utf-8"))            # doctest: +SKIP
         """
         return cls(**fields_from_json(text))
 

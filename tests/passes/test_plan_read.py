@@ -191,6 +191,7 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("uneven", lambda d: d["partitions"][1].update(slot=2**40), r"partitions\[1\]\.slot: \d+ does not follow 0"),
     ("replicas", lambda d: first(d).update(replicas=[0]), r"replicas: they are not other devices of 6"),
     ("replicas", lambda d: d.update(num_devices=10**9), "num_devices: 1000000000 is more than"),
+    ("reordered", lambda d: d["oversize"][0].update(nodes=[]), r"oversize\[0\]\.nodes: it has 0 entries"),
     ("sliced", lambda d: d["slicings"][0].update(axis="rows"), r"slicings\[0\]\.axis: .* not one of outputs, inputs"),
 ]
 
