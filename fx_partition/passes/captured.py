@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.fx
 
+from .fake import symbols_in
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -42,11 +44,8 @@ class Captured:
     @property
     def symbol_inputs(self) -> dict[str, torch.fx.Node]:
         """The placeholder of each shape symbol by its name; Dynamo passes sizes as inputs, torch.export does not."""
-        return {
-            value.node.expr.name: node
-            for node, value in self.values.items()
-            if node.op == "placeholder" and isinstance(value, torch.SymInt) and value.node.expr.is_Symbol
-        }
+        inputs = {n: v for n, v in self.values.items() if n.op == "placeholder" and isinstance(v, torch.SymInt)}
+        return {v.node.expr.name: n for n, v in inputs.items() if symbols_in(v) == {v.node.expr}}
 
 
 def value_of(node: torch.fx.Node) -> Any:

@@ -43,6 +43,7 @@ __all__ = [
     "run_fake",
     "shape_env_of",
     "sym_int",
+    "symbols_in",
     "torch_functions",
     "unwrapped",
 ]
@@ -170,6 +171,12 @@ def is_view(tensor: torch.Tensor) -> bool:
 def has_expression(size: torch.SymInt) -> bool:
     """Whether a size is an expression of symbols; the ragged one of a nested tensor is not."""
     return isinstance(getattr(size.node, "expr", None), sympy.Expr)
+
+
+def symbols_in(size: Any) -> set[sympy.Symbol]:
+    """The symbols of a SymInt, SymFloat or SymBool; none for one that is a constant or no expression."""
+    expression = getattr(size.node, "expr", None)
+    return set(expression.free_symbols) if isinstance(expression, sympy.Basic) else set()
 
 
 def is_wrapped(tensor: torch.Tensor) -> bool:

@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import sympy
 import torch
 
+from .fake import symbols_in
 from .symbols import Size, to_expr
 from .workspace_call import LeafCall
 
@@ -135,7 +136,7 @@ def batch_dims(shape: Sequence[int | torch.SymInt], batch: sympy.Symbol) -> list
 def has(size: Any, batch: sympy.Symbol) -> bool:
     """Whether a size, or another number of the graph, depends on the batch."""
     if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return batch in size.node.expr.free_symbols
+        return batch in symbols_in(size)
     return False
 
 

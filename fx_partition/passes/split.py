@@ -34,6 +34,7 @@ from torch.utils import _pytree as pytree
 
 from .capture import Captured
 from .errors import PlanMismatchError
+from .fake import symbols_in
 from .fingerprint import fingerprint
 from .input_sizes import write_check
 from .plan import Plan
@@ -145,14 +146,14 @@ class _Cutter:
     def _symbols_in(self, nodes: list[torch.fx.Node]) -> list[str]:
         if not self._symbols:
             return []
-        sizes = {
-            size.node.expr
+        names = {
+            symbol.name
             for node in nodes
             for leaf in pytree.tree_leaves(self._values.get(node))
             for size in (leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,))
             if isinstance(size, torch.SymInt)
+            for symbol in symbols_in(size)
         }
-        names = {symbol.name for size in sizes for symbol in size.free_symbols}
         return sorted(names & self._symbols.keys())
 
     def _placeholder(self, node: torch.fx.Node) -> torch.fx.Node:

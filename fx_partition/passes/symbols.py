@@ -18,7 +18,7 @@ from sympy.printing.pycode import PythonCodePrinter
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from .errors import PartitionError
-from .fake import ShapeEnv, hint_of, torch_functions
+from .fake import ShapeEnv, hint_of, symbols_in, torch_functions
 from .sizes import LARGEST, shown
 
 Size: TypeAlias = "int | sympy.Expr"
@@ -258,7 +258,7 @@ def symbols_of(values: Iterable[Any], dims: Mapping[str, Any], shape_env: ShapeE
         sizes = [value] if isinstance(value, torch.SymInt) else value.shape
         for size in sizes:
             if isinstance(size, torch.SymInt):
-                found |= size.node.expr.free_symbols
+                found |= symbols_in(size)
                 unbacked |= free_unbacked_symbols(size)
     ordered = sorted(found, key=lambda s: cast(str, s.name))
     hints = {s: hint_of(shape_env, s) for s in ordered if s not in unbacked}
