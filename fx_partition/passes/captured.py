@@ -11,6 +11,7 @@ import torch
 import torch.fx
 
 from .fake import symbols_in
+from .members import hand_over
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def with_values(captured: Captured, values: Mapping[torch.fx.Node, Any]) -> Capt
         node.meta.pop("val", None)
         node.meta["example_value"] = value
     gm = torch.fx.GraphModule(captured.gm, graph)
+    hand_over(captured.gm, gm)  # what the graph does not read, too
     gm.meta = dict(captured.gm.meta)
     weights = {twin[node]: weight for node, weight in captured.weights.items()}
     names = {twin[node]: name for node, name in captured.names.items()}

@@ -13,7 +13,7 @@ import torch
 import torch.fx
 
 from .errors import PartitionError
-from .members import hand_over, members
+from .members import constants, hand_over, members, set_constants
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -87,6 +87,7 @@ def assemble(
     hand_over(gm, root)
     result = SplitModule(root, graph, class_name="SplitModule")
     _adopt(result, root, {id(member): member for _, member in members(root)})
+    set_constants(result, constants(gm))
     result.meta = dict(gm.meta)
     result.plan = plan
     # Not train(): it would set the mode of the model's own submodules, which may be in one of their own.
