@@ -22,6 +22,7 @@ from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.live import LiveGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
+from fx_partition.passes.shared_inputs import refuse_written_aliases
 from fx_partition.passes.split import planned_graph
 from fx_partition.passes.symbols import Symbols
 from fx_partition.report import render
@@ -141,6 +142,7 @@ class _Job:
         devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
         is_moved = moves(captured, devices)
         if is_moved:
+            refuse_written_aliases(facts)
             warn_of_what_stays(captured)
         fill(self._inputs)  # all stages run in this process; a plan that cannot be made leaves them unread
         if plan.num_partitions <= 1 and not is_moved and not cutting:

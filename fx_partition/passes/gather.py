@@ -8,26 +8,25 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from .assumed import assumed_name, given_storages, works_in_place
 from .bodies import written_operands
 from .capture import Captured, module_path
 from .effects import Alias, Effect, distinct_tensors, observe
 from .errors import PartitionError, UnreadableError
 from .facts import Facts, Role, Step, Value
-from .fake import is_wrapped, new_fake_mode, shape_env_of
+from .fake import new_fake_mode, shape_env_of
+from .free_scalars import is_free_scalar
 from .metadata import may_change_metadata
 from .node_effects import Effects
-from .places import Place, by_kind, is_place, leaf_places, values_at
+from .places import Place, by_kind, leaf_places, seen_through, tensor_places, values_at
+from .shared_inputs import InputGroup, input_groups
 from .state import with_state
 from .storages import bytes_of, check_readable, named, storage_key
-from .symbols import Size, smallest, symbols_of, to_expr
+from .symbols import Size, smallest, symbols_of
 from .weights import Weights, find_weights
 from .whole_regions import in_other_grad_mode, inside_whole_regions
-
-# What a plan names as without a rule for workspace, in place of each operator that runs under vmap or grad.
-_UNDER_FUNC = "operators under torch.func"
 
 
 class _Reader:
@@ -57,6 +56,8 @@ class _Reader:
         self._values: list[Value] = []
         self._steps: list[Step] = []
         self._free: set[torch.fx.Node] = set()
+        self._inputs = input_groups(captured, self._weights.of)
+        self._input_places: dict[InputGroup, Place] = {}
         self._kept_in_regions = {**inside_whole_regions(self._graph), **in_other_grad_mode(self._graph)}
 
     def _module_tensors(self, node: torch.fx.Node) -> dict[str, torch.Tensor]:
@@ -95,11 +96,20 @@ class _Reader:
         if node in self._captured.weights:
             self._places[node] = Place("w", self._weights.of[node.name])
             return
-        value = self._captured.values.get(node)
-        self._places[node] = self._new_places(node, value, Role.INPUT, {})
+        self._places[node] = pytree.tree_map(self._input_place, self._captured.values.get(node))
 
-    def _new_places(self, node: torch.fx.Node, value: Any, role: Role, known: dict[Hashable, Place]) -> Any:
-        """A value for each tensor that the caller or an operator that we cannot run hands us; views share one.
+    def _input_place(self, leaf: Any) -> Place | None:
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        group = self._inputs[id(leaf)]
+        if group.weight is not None:
+            return Place("w", group.weight)
+        if group not in self._input_places:
+            self._input_places[group] = Place("v", self._new_value(group.first, group.bytes, Role.INPUT))
+        return self._input_places[group]
+
+    def _new_places(self, node: torch.fx.Node, value: Any, known: dict[Hashable, Place]) -> Any:
+        """A value for each tensor that an operator that we cannot run hands us; views share one.
 
         Args:
             known: the places of memory that is known already; new ones are added.
@@ -110,8 +120,7 @@ class _Reader:
                 return None
             key = storage_key(leaf)
             if key not in known:
-                size = to_expr(leaf.untyped_storage().nbytes()) if role is Role.INPUT else bytes_of(leaf)
-                known[key] = Place("v", self._new_value(node, size, role))
+                known[key] = Place("v", self._new_value(node, bytes_of(leaf), Role.ACTIVATION))
             return known[key]
 
         return pytree.tree_map(place, value)
@@ -133,7 +142,7 @@ class _Reader:
     def _read_call(self, node: torch.fx.Node) -> None:
         if node.target is operator.getitem and self._pick(node):
             return
-        if node not in self._kept_in_regions and self._is_free_scalar(node):
+        if node not in self._kept_in_regions and is_free_scalar(node, self._captured, self._free):
             self._free.add(node)
             return
         step = Step(node.name, module_path(node))
@@ -172,21 +181,6 @@ class _Reader:
         self._steps.append(step)
         return True
 
-    def _is_free_scalar(self, node: torch.fx.Node) -> bool:
-        """A Python number made from free nodes alone. A size read from a tensor is none: it would carry the tensor."""
-        value = self._captured.values.get(node)
-        if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return False
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and free_unbacked_symbols(value):
-            return False
-        for source in node.all_input_nodes:
-            if source not in self._free:
-                return False
-            tensor = self._captured.values.get(source)
-            if isinstance(tensor, torch.Tensor) and (source in self._captured.weights or tensor.dim() > 0):
-                return False
-        return True
-
     def _is_free_view(self, node: torch.fx.Node, step: Step) -> bool:
         places = list(leaf_places(self._places.get(node)))
         return (
@@ -209,7 +203,10 @@ class _Reader:
             touched |= values_at(self._places[node])
             return
         arguments = distinct_tensors((module_tensors, args, kwargs))
-        places = self._argument_places(node, arguments, module_tensors)
+        given = {id(tensor): Place("w", self._weights.of[name]) for name, tensor in module_tensors.items()}
+        for source in node.all_input_nodes:
+            given |= tensor_places(self._captured.values.get(source), self._places.get(source))
+        places = [given[id(tensor)] for tensor in arguments]
         self._places[node], made = self._output_places(node, value, effect, arguments, places)
         for number in effect.writes:
             self._touch_weight(step, places[number]._replace(shown=None))
@@ -237,11 +234,11 @@ class _Reader:
 
     def _assume(self, node: torch.fx.Node, value: Any, step: Step, reads: list[int]) -> None:
         """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
-        step.unknown = (_UNDER_FUNC if self._is_under_func(node) else _target_name(node),)
+        step.unknown = (assumed_name(node, self._captured),)
         step.weights = {number: self._weights.bytes[number] for number in reads}
         own = next((p for source in node.all_input_nodes[:1] for p in leaf_places(self._places.get(source))), None)
-        if own is None or not _works_in_place(node):
-            self._places[node] = self._new_places(node, value, Role.ACTIVATION, self._given_storages(node))
+        if own is None or not works_in_place(node):
+            self._places[node] = self._new_places(node, value, given_storages(node, self._captured, self._places))
             written = written_operands(node, self._captured.gm, self._mode)
             step.writes, step.weight_writes = by_kind(p for n in written for p in leaf_places(self._places.get(n)))
             return
@@ -249,19 +246,6 @@ class _Reader:
         step.writes, step.weight_writes = by_kind([own])
         if may_change_metadata(node):
             step.reshapes, step.weight_reshapes = by_kind([own])
-
-    def _is_under_func(self, node: torch.fx.Node) -> bool:
-        values = (self._captured.values.get(n) for n in (node, *node.all_input_nodes))
-        return any(is_wrapped(tensor) for value in values for tensor in _tensors(value))
-
-    def _given_storages(self, node: torch.fx.Node) -> dict[Hashable, Place]:
-        """The places of the memory that a node is given, by what the tracer's own tensors share."""
-        given = [(self._captured.values.get(source), self._places.get(source)) for source in node.all_input_nodes]
-        return {
-            storage_key(leaf): place._replace(shown=None)
-            for value, places in given
-            for leaf, place in zip(_tensors(value), leaf_places(places), strict=False)
-        }
 
     def _touch_rigid(self, step: Step, weights: Iterable[int]) -> None:
         """A view of a weight whose metadata is changed has its place in the order of steps, though it reads nothing."""
@@ -278,21 +262,6 @@ class _Reader:
             step.weights[place.number] = whole
         else:
             step.weights[place.number] = step.weights.get(place.number, 0) + place.shown
-
-    def _argument_places(
-        self, node: torch.fx.Node, arguments: list[torch.Tensor], module_tensors: dict[str, torch.Tensor]
-    ) -> list[Place]:
-        """The place of every distinct tensor argument, numbered as `observe` numbers them."""
-        place_of: dict[int, Place] = {
-            id(tensor): Place("w", self._weights.of[name]) for name, tensor in module_tensors.items()
-        }
-        for source in node.all_input_nodes:
-            leaves = pytree.tree_leaves(self._captured.values.get(source))
-            places = pytree.tree_leaves(self._places.get(source), is_leaf=is_place)
-            for leaf, place in zip(leaves, places, strict=False):
-                if isinstance(leaf, torch.Tensor):
-                    place_of[id(leaf)] = place
-        return [place_of[id(tensor)] for tensor in arguments]
 
     def _output_places(
         self,
@@ -312,20 +281,14 @@ class _Reader:
             if output is None:
                 result.append(None)
             elif isinstance(output, Alias):
-                result.append(self._seen_through(places[output.argument], arguments[output.argument], leaf))
+                place, source = places[output.argument], arguments[output.argument]
+                whole = self._weights.bytes[place.number] if place.kind == "w" else 0
+                result.append(seen_through(place, source, leaf, whole))
             else:
                 if output.slot not in made:
                     made[output.slot] = self._new_value(node, output.bytes, Role.ACTIVATION)
                 result.append(Place("v", made[output.slot]))
         return pytree.tree_unflatten(result, spec), list(made.values())
-
-    def _seen_through(self, place: Place, source: torch.Tensor, view: torch.Tensor) -> Place:
-        """The place of a view of ``source``, which lives at ``place``; a view as large as its source shows as much."""
-        if place.kind != "w" or (size := bytes_of(view)) == bytes_of(source):
-            return place
-        whole = self._weights.bytes[place.number]
-        shown = smallest(whole, size)  # more where a view repeats or overlaps itself
-        return place._replace(shown=None if shown == whole else shown)
 
     def _facts(self) -> Facts:
         weight_of: dict[str, int] = {}
@@ -365,15 +328,3 @@ def _sized(values: Any) -> Iterator[Any]:
         for leaf in pytree.tree_leaves(value):
             if isinstance(leaf, (torch.Tensor, torch.SymInt)):
                 yield leaf
-
-
-def _works_in_place(node: torch.fx.Node) -> bool:
-    """Whether an operator writes its first argument, as ``relu_``, ``setitem`` and schemas with ``Tensor(a!)`` say."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
-    name = _target_name(node)
-    return name == "setitem" or (name.endswith("_") and not name.endswith("__"))
-
-
-def _target_name(node: torch.fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils import _pytree as pytree
 
-from .symbols import Size
+from .storages import bytes_of
+from .symbols import Size, smallest
 
 
 class Place(NamedTuple):
@@ -39,6 +41,25 @@ def leaf_places(places: Any) -> Iterator[Place]:
     for leaf in pytree.tree_leaves(places, is_leaf=is_place):
         if leaf is not None:
             yield leaf
+
+
+def tensor_places(value: Any, places: Any) -> dict[int, Place]:
+    """The place of each tensor of a node's value, by the tensor's id."""
+    leaves = pytree.tree_leaves(value)
+    pairs = zip(leaves, pytree.tree_leaves(places, is_leaf=is_place), strict=False)
+    return {id(leaf): place for leaf, place in pairs if isinstance(leaf, torch.Tensor)}
+
+
+def seen_through(place: Place, source: torch.Tensor, view: torch.Tensor, whole: Size) -> Place:
+    """The place of a view of ``source``, which is at ``place``; a view as large as its source shows as much.
+
+    Args:
+        whole: the bytes of the weight, if ``place`` is in one.
+    """
+    if place.kind != "w" or (size := bytes_of(view)) == bytes_of(source):
+        return place
+    shown = smallest(whole, size)  # more where a view repeats or overlaps itself
+    return place._replace(shown=None if shown == whole else shown)
 
 
 def by_kind(places: Iterable[Place]) -> tuple[frozenset[int], frozenset[int]]:
