@@ -33,6 +33,10 @@ def rand(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(shape, dtype=dtype)
 
 
+def learned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return rand(*shape, dtype=dtype).requires_grad_()
+
+
 def strided(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Every second element of a tensor twice as wide: no dimension is dense."""
     return torch.rand((*shape, 2), dtype=dtype)[..., 0]
@@ -425,6 +429,9 @@ MORE_CASES: dict[str, list[Callable[[], Case]]] = {
     "linear of a permuted input": sizes(
         lambda n: (F.linear, (rand(64, 4, n).transpose(0, 1), rand(n, n), rand(n))), 64, 256, 1024
     ),
+    "linear of a permuted input, learned": sizes(
+        lambda n: (F.linear, (rand(64, 4, n).transpose(0, 1), learned(n, n), learned(n))), 64, 256, 1024
+    ),
     "linear of permuted heads": sizes(
         lambda n: (F.linear, (rand(2, 4, n, 64).transpose(1, 2), rand(256, 64), rand(256))), 64, 256, 1024
     ),
@@ -480,6 +487,21 @@ MEASURED_CASES: dict[str, list[Callable[[], Case]]] = {
     "linear bfloat16, permuted": sizes(
         lambda n: (F.linear, (rand(64, 4, n, dtype=BFLOAT16).transpose(0, 1), rand(n, n, dtype=BFLOAT16))),
         *(64, 128, 512),
+    ),
+    "linear bfloat16, permuted, learned": sizes(
+        lambda n: (F.linear, (rand(64, 4, n, dtype=BFLOAT16).transpose(0, 1), learned(n, n, dtype=BFLOAT16))),
+        *(64, 128, 512),
+    ),
+    "gru bfloat16 of a permuted input, learned": sizes(
+        lambda n: (
+            torch.gru,
+            (
+                *(rand(4, 16, n, dtype=BFLOAT16), rand(1, 4, n, dtype=BFLOAT16)),
+                [w.requires_grad_() for w in gru_weights(n, BFLOAT16)],
+                *(True, 1, 0.0, False, False, True),
+            ),
+        ),
+        *(32, 64, 128),
     ),
     "linear float16": sizes(
         lambda n: (F.linear, (rand(16, n, dtype=torch.float16), rand(n, n, dtype=torch.float16))), 64, 128, 256

@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .eager_paths import SumsInPlace, as_in_eager
-from .fake import FakeTensorMode, no_new_guards
+from .fake import FakeTensorMode, is_learned, no_new_guards, stand_in_for
 from .scratch import Moments, Scratch
 from .shape_reads import reads_elements
 from .symbols import Size, to_expr
@@ -232,9 +232,7 @@ def observe(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = [
-            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in originals
-        ]
+        stand_ins = list(map(stand_in_for, originals))
         stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
         storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
@@ -261,7 +259,7 @@ def observe(
 def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Whether a stand-in's metadata is not what it was made with."""
     sizes = ([to_expr(size) for size in (*t.shape, *t.stride())] for t in (before, after))
-    return operator.ne(*sizes) or after.requires_grad
+    return operator.ne(*sizes) or after.requires_grad != is_learned(before)
 
 
 def distinct_tensors(tree: Any) -> list[torch.Tensor]:

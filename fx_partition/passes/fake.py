@@ -34,6 +34,7 @@ __all__ = [
     "has_expression",
     "has_hooks",
     "hint_of",
+    "is_learned",
     "is_view",
     "is_wrapped",
     "least_of",
@@ -42,6 +43,7 @@ __all__ = [
     "no_new_guards",
     "run_fake",
     "shape_env_of",
+    "stand_in_for",
     "sym_int",
     "symbols_in",
     "torch_functions",
@@ -88,6 +90,22 @@ def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | t
     """A fake tensor of ``mode`` like ``value``, of the sizes ``shape``; ``value`` may be one of another mode."""
     with mode:
         return torch.empty_strided(tuple(shape), value.stride(), dtype=value.dtype, device=value.device)
+
+
+def is_learned(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a parameter that needs a gradient, as a fake tensor of it says too.
+
+    ATen asks for it without gradients as well: a matrix product copies a permuted operand rather than repeat a learned
+    one for the whole batch.
+    """
+    return tensor.requires_grad and tensor.is_leaf
+
+
+def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the current fake mode with the metadata of another, in a storage that shows what it shows."""
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device, requires_grad=is_learned(tensor)
+    )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .capture import Captured
 from .effects import distinct_tensors
-from .fake import FakeTensorMode, new_fake_mode, no_new_guards, shape_env_of
+from .fake import FakeTensorMode, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from .node_effects import Effects
 from .symbols import Size, Symbols, to_expr
 
@@ -65,7 +65,7 @@ def _count(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTenso
     """Run ``function`` once on stand-ins for its arguments, as `effects.observe` does, and count."""
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in originals]
+        stand_ins = list(map(stand_in_for, originals))
         stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
         with _counter() as counter:

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .effects import distinct_tensors
-from .fake import FakeTensorMode, no_new_guards
+from .fake import FakeTensorMode, no_new_guards, stand_in_for
 from .scratch import measured
 from .symbols import Size, to_expr
 from .workspace_call import Bytes, LeafCall, likely, nbytes
@@ -278,7 +278,7 @@ def record(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in originals]
+        stand_ins = list(map(stand_in_for, originals))
         stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
         recorder = _Recorder(stand_ins, numbers)

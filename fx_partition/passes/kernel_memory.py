@@ -40,7 +40,7 @@ def peak_bytes(call: BoundCall) -> int | None:
     """
     if call.bytes > MOST_BYTES or call.flops > MOST_FLOPS:
         return None
-    key = f"{kernel_choice()!r} {call.text}"
+    key = hashlib.sha256(f"{kernel_choice()!r} {call.text}".encode()).hexdigest()[:40]
     if key not in _peaks:
         path = _path(key)
         found = _read(path)
@@ -87,13 +87,13 @@ def in_new_thread(function: Callable[[], Any]) -> Any:
 
 
 def _path(key: str) -> Path | None:
-    """Where a figure is kept; None where this machine keeps nothing."""
+    """Where the figure of a call is kept; None where this machine keeps nothing."""
     try:
         folder = cache_directory() / "kernel_memory"
         folder.mkdir(exist_ok=True)
     except OSError:
         return None
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+    return folder / f"{key}.json"
 
 
 def _read(path: Path | None) -> int | None:

@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from .fake import FakeTensorMode, is_wrapped
+from .fake import FakeTensorMode, is_learned, is_wrapped
 from .symbols import Size, Symbols, to_expr
 
 
@@ -118,7 +118,8 @@ def _key(tree: Any) -> tuple[Any, ...]:
         if isinstance(leaf, torch.Tensor):
             number = seen.setdefault(id(leaf), len(seen))
             shape = tuple(map(to_expr, leaf.shape))
-            parts.append((number, shape, tuple(map(to_expr, leaf.stride())), leaf.dtype, leaf.device))
+            strides = tuple(map(to_expr, leaf.stride()))
+            parts.append((number, shape, strides, leaf.dtype, leaf.device, is_learned(leaf)))
         elif isinstance(leaf, torch.SymInt):
             parts.append(to_expr(leaf))
         elif isinstance(leaf, (torch.SymFloat, torch.SymBool)):
