@@ -10,6 +10,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, from_graph, user_name
+from fx_partition.passes.graph_symbols import told_by
 from fx_partition.passes.hand_on import use_newest
 from fx_partition.passes.metadata import settle_metadata
 
@@ -34,7 +35,8 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
         names[node] = user_name(source) if source else str(node.target)
         if is_weight(node, value):
             weights[node] = value
-    return settle_metadata(Captured(gm, values, weights, names))
+    fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
+    return settle_metadata(Captured(gm, values, weights, names, told=told_by(fakes, example_inputs)))
 
 
 def is_weight(node: torch.fx.Node, value: Any) -> bool:

@@ -32,9 +32,10 @@ from fx_partition.passes.fake import (
     run_fake,
     shape_env_of,
 )
+from fx_partition.passes.graph_symbols import unbacked_in
 from fx_partition.passes.regions import is_region_handle, left_regions
 from fx_partition.passes.split import Stub
-from fx_partition.passes.symbols import to_expr
+from fx_partition.passes.symbols import evaluate, to_expr
 
 from .layouts import Layout
 from .likeness import stage_key
@@ -82,12 +83,14 @@ def is_dense(value: torch.Tensor) -> bool:
 
 
 def _numbers(value: torch.Tensor) -> list[int]:
-    """The strides that the trace saw."""
+    """The strides that the trace saw; sizes that a tracer gives no number are large."""
     env = shape_env_of([value])
     strides = [to_expr(stride) for stride in value.stride()]
-    if env is None:
-        return [int(stride) for stride in strides]
-    return [s if isinstance(s, int) else int(s.subs({x: hint_of(env, x) for x in s.free_symbols})) for s in strides]
+    symbols = {s for stride in strides if not isinstance(stride, int) for s in stride.free_symbols}
+    if env is None or not symbols:
+        return [evaluate(stride, {}) for stride in strides]
+    numbers = {symbol: hint_of(env, symbol) for symbol in symbols - unbacked_in(value)}
+    return [evaluate(stride, numbers) for stride in strides]
 
 
 class Crossings:

@@ -27,13 +27,12 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils import _pytree as pytree
 
 from .capture import Captured
 from .errors import PartitionError, PartitionWarning
 from .facts import Facts
 from .fake import is_wrapped
+from .graph_symbols import known_at_start, unbacked_in
 from .hand_on import handed_on
 from .hoist import Sorted, sort_hull
 from .whole_regions import is_replayed, views_without_gradient, whole_regions
@@ -191,6 +190,7 @@ def _reshaped(facts: Facts) -> Iterable[Hull]:
 def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]:
     index = {step.node: i for i, step in enumerate(facts.steps)}
     unbacked: dict[Any, list[int]] = {}
+    known = known_at_start(captured)
     for node in captured.gm.graph.nodes:
         if node.name not in index:
             continue
@@ -201,8 +201,8 @@ def _containers_and_unbacked(captured: Captured, facts: Facts) -> Iterable[Hull]
             yield Hull.of([here, *users], f"{node.name} is no tensor and cannot cross a boundary")
         symbols = set()
         for operand in (value, *(captured.values.get(source) for source in node.all_input_nodes)):
-            symbols |= _unbacked_symbols(operand)
-        for symbol in symbols:
+            symbols |= unbacked_in(operand)
+        for symbol in symbols - known:
             unbacked.setdefault(symbol, []).append(here)
     for symbol, members in unbacked.items():
         yield Hull.of(members, f"the size {symbol} is known only at run time")
@@ -214,19 +214,6 @@ def _cannot_cross(value: Any) -> bool:
         return is_wrapped(value)
     crossing = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size)
     return not isinstance(value, crossing)
-
-
-def _unbacked_symbols(value: Any) -> set[Any]:
-    if value is None:
-        return set()
-    found: set[Any] = set()
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            if any(isinstance(size, torch.SymInt) for size in leaf.shape):
-                found |= free_unbacked_symbols(leaf)
-        elif isinstance(leaf, (torch.SymInt, torch.SymBool, torch.SymFloat)):
-            found |= free_unbacked_symbols(leaf)
-    return found
 
 
 def _regions(captured: Captured, facts: Facts) -> Iterable[Hull]:

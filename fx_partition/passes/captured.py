@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import sympy
 import torch
 import torch.fx
 
@@ -24,6 +25,7 @@ class Captured:
         weights: the tensor of each node (``get_attr`` or placeholder) that holds a weight.
         names: what the user calls an input or a weight: ``"input_ids"``, ``"layers.0.weight"``.
         is_specialized: whether a tracer wrote the sizes of its example into the graph.
+        told: the numbers that example inputs tell of symbols that the tracer gave none (see `graph_symbols`).
     """
 
     gm: torch.fx.GraphModule
@@ -31,6 +33,7 @@ class Captured:
     weights: Mapping[torch.fx.Node, torch.Tensor]
     names: Mapping[torch.fx.Node, str]
     is_specialized: bool = True
+    told: Mapping[sympy.Symbol, int] = field(default_factory=dict)
 
     @property
     def dims(self) -> dict[str, torch.SymInt]:
@@ -82,4 +85,4 @@ def with_values(captured: Captured, values: Mapping[torch.fx.Node, Any]) -> Capt
     gm.meta = dict(captured.gm.meta)
     weights = {twin[node]: weight for node, weight in captured.weights.items()}
     names = {twin[node]: name for node, name in captured.names.items()}
-    return Captured(gm, found, weights, names, captured.is_specialized)
+    return replace(captured, gm=gm, values=found, weights=weights, names=names)

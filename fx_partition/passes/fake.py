@@ -42,6 +42,7 @@ __all__ = [
     "new_symbol",
     "no_new_guards",
     "run_fake",
+    "run_time_checks",
     "shape_env_of",
     "stand_in_for",
     "sym_int",
@@ -155,6 +156,11 @@ def bounds_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> tuple[int | None, in
     known = shape_env.bound_sympy(symbol)
     lower, upper = (int(bound) if bound.is_Integer else None for bound in (known.lower, known.upper))
     return lower, upper
+
+
+def run_time_checks(shape_env: ShapeEnv, symbol: sympy.Symbol) -> list[sympy.Basic]:
+    """The comparisons that a graph checks when it runs and that are of this symbol and those made before it."""
+    return [check.expr for check in shape_env.deferred_runtime_asserts.get(symbol, [])]
 
 
 def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 
+import sympy
 import torch
 import torch.fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from .captured import Captured
+from .graph_symbols import unbacked_in
 
 
-def is_free_scalar(node: torch.fx.Node, captured: Captured, free: Collection[torch.fx.Node]) -> bool:
-    """A Python number made from free nodes alone. A size read from a tensor is none: it would carry the tensor."""
+def is_free_scalar(
+    node: torch.fx.Node, captured: Captured, free: Collection[torch.fx.Node], at_start: Set[sympy.Symbol]
+) -> bool:
+    """A Python number made from free nodes alone. A size read from a tensor is none: it would carry the tensor.
+
+    Args:
+        at_start: the symbols that the inputs of the graph tell.
+    """
     value = captured.values.get(node)
     if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
         return False
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and free_unbacked_symbols(value):
+    if unbacked_in(value) - at_start:
         return False
     for source in node.all_input_nodes:
         if source not in free:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from .errors import PartitionError, UnreadableError
 from .facts import Facts, Role, Step, Value
 from .fake import new_fake_mode, shape_env_of
 from .free_scalars import is_free_scalar
+from .graph_symbols import known_at_start, symbols_of
 from .metadata import may_change_metadata
 from .node_effects import Effects
 from .places import Place, by_kind, leaf_places, seen_through, tensor_places, values_at
 from .shared_inputs import InputGroup, input_groups
 from .state import with_state
 from .storages import bytes_of, check_readable, named, storage_key
-from .symbols import Size, smallest, symbols_of
+from .symbols import Size, smallest
 from .weights import Weights, find_weights
 from .whole_regions import in_other_grad_mode, inside_whole_regions
 
@@ -41,10 +42,9 @@ class _Reader:
         self._captured, self._rigid = captured, rigid
         self._graph = captured.gm.graph
         self._modules = dict(captured.gm.named_modules())
-        shape_env = shape_env_of(
-            leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value)
-        )
-        self.symbols = symbols_of(_sized(captured.values.values()), captured.dims, shape_env)
+        shape_env = shape_env_of(pytree.tree_leaves(list(captured.values.values())))
+        self.symbols = symbols_of(captured)
+        self._at_start = known_at_start(captured)
         self._mode = new_fake_mode(shape_env)
         self._effects = Effects(self._modules, self._mode, self.symbols, observe)
         tensors = {node.name: (captured.names[node], tensor) for node, tensor in captured.weights.items()}
@@ -142,7 +142,7 @@ class _Reader:
     def _read_call(self, node: torch.fx.Node) -> None:
         if node.target is operator.getitem and self._pick(node):
             return
-        if node not in self._kept_in_regions and is_free_scalar(node, self._captured, self._free):
+        if node not in self._kept_in_regions and is_free_scalar(node, self._captured, self._free, self._at_start):
             self._free.add(node)
             return
         step = Step(node.name, module_path(node))
@@ -321,10 +321,3 @@ def gather_facts(captured: Captured) -> Facts:
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def _sized(values: Any) -> Iterator[Any]:
-    for value in values:
-        for leaf in pytree.tree_leaves(value):
-            if isinstance(leaf, (torch.Tensor, torch.SymInt)):
-                yield leaf

@@ -98,7 +98,7 @@ class Effects(Generic[SeenT]):
 
     def _without_fresh_symbols(self, node: torch.fx.Node, effect: SeenT) -> SeenT | None:
         """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
-        known = set(self._symbols.hints) | self._symbols.unbacked
+        known = {*self._symbols.hints, *self._symbols.unbacked}
         if all(isinstance(size, int) or size.free_symbols <= known for size in effect.sizes):
             return effect
         return None

@@ -18,7 +18,7 @@ from .plan_json import plan_to_dict
 from .plan_parts import Oversize, Partition, Proof
 from .plan_read import fields_from_json
 from .slice_graph import Slicing
-from .symbols import Symbols
+from .symbols import UNBACKED_FALLBACK, Symbols
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,12 @@ class Plan:
     @property
     def spill_bytes(self) -> int:
         return sum(p.spill_bytes for p in self.partitions)
+
+    @property
+    def assumed(self) -> dict[str, int]:
+        """The sizes that are guessed, as nothing tells or bounds them: symbols and their numbers."""
+        symbols = self.symbols.assumed({name: number for name, number in self.bindings.items() if number})
+        return {symbol.name: UNBACKED_FALLBACK for symbol in symbols}
 
     def fits(self, bind: Mapping[str, int] | None = None) -> bool:
         """Whether every partition stays within the budget; ``bind`` overrides the plan's own bindings.

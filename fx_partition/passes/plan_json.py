@@ -93,6 +93,7 @@ def _symbols_to_dict(symbols: Symbols) -> dict[str, Any]:
             "hint": symbols.hints.get(symbol),
             "names": names.get(symbol.name, []),
             "assumptions": dict(sorted(symbol._assumptions_orig.items())),
+            **({"bound": to_text(bound)} if (bound := symbols.unbacked.get(symbol)) is not None else {}),
         }
-        for symbol in [*symbols.hints, *sorted(symbols.unbacked, key=str)]
+        for symbol in [*symbols.hints, *symbols.unbacked]
     }

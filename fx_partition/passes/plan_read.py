@@ -21,7 +21,7 @@ from .plan_json import ANY_SLACK, SYMBOLIC
 from .plan_parts import Moment, Oversize, Partition, Proof, Witness
 from .size_text import LARGEST, SizeReader
 from .slice_graph import Slicing
-from .symbols import UNBACKED_FALLBACK, Size, Symbols
+from .symbols import Size, Symbols
 
 
 def fields_from_json(text: str) -> dict[str, Any]:
@@ -90,9 +90,8 @@ class _Fields:
 
     def __init__(self, data: dict[str, Any]) -> None:
         self._data = data
-        self._symbols = _symbols(data["symbols"])
-        numbers = self._symbols.bind({name: number for name, number in data["bindings"].items() if number})
-        self._sizes = SizeReader({**dict.fromkeys(self._symbols.unbacked, UNBACKED_FALLBACK), **numbers})
+        self._symbols = _symbols(data["symbols"], data["bindings"])
+        self._sizes = SizeReader(self._symbols.bind(_positive(data["bindings"])))
 
     def read(self) -> dict[str, Any]:
         data = self._data
@@ -149,21 +148,41 @@ class _Fields:
         return size
 
 
-def _symbols(entries: dict[str, Any]) -> Symbols:
+def _positive(bindings: dict[str, int]) -> dict[str, int]:
+    """A hint may be 0; nobody binds that."""
+    return {name: number for name, number in bindings.items() if number}
+
+
+def _symbols(entries: dict[str, Any], bindings: dict[str, int]) -> Symbols:
     hints: dict[sympy.Symbol, int] = {}
     dims: dict[str, sympy.Symbol] = {}
-    unbacked: set[sympy.Symbol] = set()
+    unbacked: dict[sympy.Symbol, Size | None] = {}
     for name, entry in entries.items():
         try:
             symbol = sympy.Symbol(name, **entry["assumptions"])
         except ValueError as error:  # positive and not nonnegative
             raise Unreadable(f"symbols.{name}.assumptions", "they contradict each other") from error
         if entry["hint"] is None:
-            unbacked.add(symbol)
+            unbacked[symbol] = None
         else:
             hints[symbol] = entry["hint"]
         dims |= dict.fromkeys(entry["names"], symbol)
-    return Symbols(hints, dims, frozenset(unbacked))
+    told = Symbols(hints, dims, unbacked).told(_positive(bindings))
+    reader = SizeReader({symbol: told[symbol] for symbol in hints})
+    for symbol in unbacked:
+        if (text := entries[symbol.name].get("bound")) is not None:
+            unbacked[symbol] = _bound(f"symbols.{symbol.name}.bound", text, reader)
+    return Symbols(hints, dims, unbacked)
+
+
+def _bound(path: str, text: str, reader: SizeReader) -> Size:
+    try:
+        size, value = reader.read(text)
+    except PartitionError as error:
+        raise Unreadable(path, str(error)) from error
+    if value is None or value > LARGEST:
+        raise Unreadable(path, f"{shown(text)} has no value for the plan's bindings")
+    return size
 
 
 def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:

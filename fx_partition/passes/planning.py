@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+
+import sympy
 
 from .capture import Captured
 from .describe import Writer
 from .dp import smallest_budget
-from .errors import OversizeError
+from .errors import OversizeError, PartitionError, PartitionWarning
 from .facts import Facts
 from .fingerprint import fingerprint
 from .greedy import oversize_atoms
@@ -24,7 +28,7 @@ from .request import NO_BUDGET, Request
 from .settle import Settled, settle
 from .sizes import format_bytes
 from .slice_graph import Slicer
-from .symbols import Symbols
+from .symbols import Symbols, explain_guess
 
 # The order of the trace, and boundaries still to be placed.
 _NOTHING = Reordered([], [], Tried(1, False))
@@ -37,7 +41,33 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
         OversizeError: an atom exceeds the budget and ``oversize="error"``.
         PartitionError: ``bind`` or ``keep_together`` names nothing, or devices are short and ``on_shortage="error"``.
     """
-    problem = pose(captured, facts, request)
+    numbers = facts.symbols.bind(request.bind)
+    guessed = {symbol.name: symbol for symbol in facts.symbols.assumed(request.bind)}
+    if not guessed:
+        return _plan_for(captured, facts, request, numbers)
+    strict = request.oversize == "error" or request.on_shortage == "error"
+    if strict:  # what is too large for 1 is so for whatever comes
+        _plan_for(captured, facts, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
+        request = _lenient(request)
+    try:
+        plan = _plan_for(captured, facts, request, numbers)
+    except PartitionError as error:
+        raise type(error)(f"{error} ({explain_guess(guessed)})") from error
+    if strict and plan.spill_bytes:
+        text = f"some partitions are over the budget, but by a guess: {explain_guess(guessed)}"
+        warnings.warn(text, PartitionWarning, stacklevel=2)
+    return plan
+
+
+def _lenient(request: Request) -> Request:
+    """The request with spills in place of errors."""
+    oversize = "stream" if request.oversize == "error" else request.oversize
+    on_shortage = "balance" if request.on_shortage == "error" else request.on_shortage
+    return replace(request, oversize=oversize, on_shortage=on_shortage)
+
+
+def _plan_for(captured: Captured, facts: Facts, request: Request, numbers: Mapping[sympy.Symbol, int]) -> Plan:
+    problem = pose(captured, facts, request, numbers)
     if request.budget is not None and request.oversize == "error":
         writer = Writer(problem.model, problem.atoms, problem.chain)
         for atom in oversize_atoms(problem.chain, request.budget):
@@ -114,7 +144,7 @@ def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, req
         device_budgets=request.budgets,
         num_devices=request.count,
         symbols=facts.symbols,
-        bindings={symbol.name: number for symbol, number in problem.numbers.items()},
+        bindings={symbol.name: number for symbol, number in facts.symbols.told(request.bind).items()},
         partitions=tuple(
             writer.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
         ),

@@ -67,13 +67,12 @@ class Problem:
         return facts, lay_out(facts, self.atoms, self.numbers)
 
 
-def pose(captured: Captured, facts: Facts, request: Request) -> Problem:
-    """The problem that a request poses.
+def pose(captured: Captured, facts: Facts, request: Request, numbers: Mapping[sympy.Symbol, int]) -> Problem:
+    """The problem that a request poses for a number of each symbol.
 
     Raises:
-        PartitionError: ``bind`` or ``keep_together`` names nothing.
+        PartitionError: ``keep_together`` names nothing.
     """
-    numbers = facts.symbols.bind(request.bind)
     facts = facts.measured_at(numbers)
     slicings: tuple[Slicing, ...] = ()
     if request.budget is not None and request.oversize == "slice":
@@ -98,4 +97,3 @@ def _operators(captured: Captured, facts: Facts) -> list[Hashable]:
         for node in captured.gm.graph.nodes
     }
     return [runs[step.node] for step in facts.steps]
-

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ class Slicer:
         twin = dict(zip(captured.gm.graph.nodes, self._graph.nodes, strict=True))
         self._values = {twin[node]: value for node, value in captured.values.items()}
         self._weights = {twin[node]: tensor for node, tensor in captured.weights.items()}
-        self._is_specialized = captured.is_specialized
+        self._captured = captured
         self._names = {twin[node]: name for node, name in captured.names.items()}
         self._nodes = {node.name: node for node in self._graph.nodes}
         self._steps = {step.node for step in facts.steps}
@@ -169,7 +169,7 @@ class Slicer:
     def result(self) -> Captured:
         self._graph.lint()
         module = _module(self._gm, self._graph)
-        return Captured(module, self._values, self._weights, self._names, self._is_specialized)
+        return replace(self._captured, gm=module, values=self._values, weights=self._weights, names=self._names)
 
     def _read(self, name: str) -> tuple[Call, dict[Axis, Recipe]]:
         node = self._nodes.get(name)

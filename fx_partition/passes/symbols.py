@@ -15,10 +15,9 @@ from typing import Any, TypeAlias, cast
 import sympy
 import torch
 from sympy.printing.pycode import PythonCodePrinter
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from .errors import PartitionError
-from .fake import ShapeEnv, hint_of, symbols_in, torch_functions
+from .fake import torch_functions
 from .sizes import LARGEST, shown
 
 Size: TypeAlias = "int | sympy.Expr"
@@ -79,15 +78,34 @@ class Symbols:
     Attributes:
         hints: the value that each symbol had when the graph was traced; a symbol without one is absent.
         dims: names that a user knows, ``"input_ids.1"``, to the symbol of that dimension.
-        unbacked: symbols whose value is known only when the graph runs.
+        unbacked: symbols whose value is known only when the graph runs, each with the largest that the graph allows,
+            an expression of the others; None where it says none.
     """
 
     hints: Mapping[sympy.Symbol, int] = field(default_factory=dict)
     dims: Mapping[str, sympy.Symbol] = field(default_factory=dict)
-    unbacked: frozenset[sympy.Symbol] = frozenset()
+    unbacked: Mapping[sympy.Symbol, Size | None] = field(default_factory=dict)
 
     def bind(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """A number for every symbol: from ``bind``, by symbol ("s33") or by input ("input_ids.1"), else the hint.
+        """A number for every symbol: from ``bind``, by symbol ("s33") or by input ("input_ids.1"), else the hint, else
+        the largest that the graph allows, else `UNBACKED_FALLBACK`.
+
+        Raises:
+            ValueError: as `told`.
+        """
+        numbers = self.told(bind)
+        for symbol, bound in self.unbacked.items():
+            if symbol not in numbers:
+                numbers[symbol] = UNBACKED_FALLBACK if bound is None else max(evaluate(bound, numbers), 0)
+        return numbers
+
+    def assumed(self, bind: Mapping[str, int] | None = None) -> list[sympy.Symbol]:
+        """The symbols for which `bind` returns a guess: nothing tells them, and nothing bounds them."""
+        told = self.told(bind)
+        return [symbol for symbol, bound in self.unbacked.items() if bound is None and symbol not in told]
+
+    def told(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
+        """The numbers of the symbols that ``bind`` or the trace tells.
 
         Raises:
             ValueError: a name in ``bind`` is no symbol and no dimension of this graph, or its value is not positive.
@@ -109,6 +127,15 @@ class Symbols:
 
 # What inductor assumes for a size that is known only at run time (torch._inductor.config.unbacked_symint_fallback).
 UNBACKED_FALLBACK = 8192
+
+
+def explain_guess(names: Iterable[str]) -> str:
+    """Which sizes are guessed, and what a user can do about it."""
+    names = " and ".join(names)
+    return (
+        f"{names}, known only when the graph runs, is taken to be {UNBACKED_FALLBACK}, as nothing bounds it: let the "
+        f"model torch._check an upper bound, or give bind= a number"
+    )
 
 
 class _CodePrinter(PythonCodePrinter):  # type: ignore[misc]  # sympy is untyped
@@ -240,31 +267,3 @@ def undominated(sizes: Iterable[Size]) -> tuple[Size, ...]:
     if not any(dominates(parts, constant) for _, parts in kept):
         kept.append((largest_int, constant))
     return tuple(size for size, _ in kept)
-
-
-def symbols_of(values: Iterable[Any], dims: Mapping[str, Any], shape_env: ShapeEnv | None) -> Symbols:
-    """The symbols that occur in the sizes of ``values`` (tensors and SymInts), with their hints.
-
-    Args:
-        values: fake tensors and SymInts of the graph.
-        dims: ``{"input_ids.1": SymInt}``, the sizes of the graph's inputs.
-        shape_env: where the symbols live; None for a static graph.
-    """
-    if shape_env is None:
-        return Symbols()
-    found: set[sympy.Symbol] = set()
-    unbacked: set[sympy.Symbol] = set()
-    for value in values:
-        sizes = [value] if isinstance(value, torch.SymInt) else value.shape
-        for size in sizes:
-            if isinstance(size, torch.SymInt):
-                found |= symbols_in(size)
-                unbacked |= free_unbacked_symbols(size)
-    ordered = sorted(found, key=lambda s: cast(str, s.name))
-    hints = {s: hint_of(shape_env, s) for s in ordered if s not in unbacked}
-    named = {name: to_expr(size) for name, size in dims.items() if isinstance(size, torch.SymInt)}
-    return Symbols(
-        hints=hints,
-        dims={name: expr for name, expr in named.items() if isinstance(expr, sympy.Symbol)},
-        unbacked=frozenset(unbacked),
-    )

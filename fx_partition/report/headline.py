@@ -56,7 +56,13 @@ def headline(plan: Plan) -> str:
         text = [_does_not_fit(plan)]
     else:
         text = [_smallest(plan), _fits(plan), _in_turns(plan), _copies(plan)]
-    return " ".join(filter(None, [*text, plan.note]))
+    return " ".join(filter(None, [_guess(plan), *text, plan.note]))
+
+
+def _guess(plan: Plan) -> str:
+    """What all that follows hangs on, where a size is guessed."""
+    sizes = " and ".join(f"{name} = {number}" for name, number in plan.assumed.items())
+    return f"All of this is for {sizes}, a guess: only a run tells, and nothing bounds it." if sizes else ""
 
 
 def _smallest(plan: Plan) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.plan_parts import Partition
 from fx_partition.passes.size_text import to_text
+from fx_partition.passes.symbols import explain_guess
 
 from .document import Section, code, shortened
 from .headline import has_budget
@@ -23,6 +26,8 @@ def shape_sections(plan: Plan) -> tuple[Section, ...]:
     totals = tuple(f"{p.index}: {code(_total(p))}" for p in plan.partitions)
     lead = "The footprint of each partition in bytes, over " + ", ".join(_bound_symbols(plan)) + ":"
     sections = [Section("Footprints for other shapes", lead, points=totals)]
+    if plan.assumed:
+        sections.append(Section("Assumed sizes", f"{explain_guess(plan.assumed)}."))
     if has_budget(plan):
         reach = tuple(_reach(plan, symbol) for symbol in _symbols(plan))
         lead = "Largest size of each dimension for which every partition stays within the budget, the others as now:"
@@ -32,16 +37,22 @@ def shape_sections(plan: Plan) -> tuple[Section, ...]:
 
 def _symbols(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Every symbol with the dimensions that it is the size of: a symbol once, whatever its number of names."""
-    symbols = [*plan.symbols.hints, *sorted(plan.symbols.unbacked, key=str)]
+    symbols = [*plan.symbols.hints, *plan.symbols.unbacked]
     return {s.name: tuple(dim for dim, of in plan.symbols.dims.items() if of == s) for s in symbols}
 
 
 def _bound_symbols(plan: Plan) -> list[str]:
+    numbers = {symbol.name: number for symbol, number in plan.numbers().items()}
     return [
-        f"{code(symbol)} = {' = '.join(map(code, dims)) or 'a size inside the graph'}"
-        + (f" (now {plan.bindings[symbol]})" if symbol in plan.bindings else " (known when it runs)")
+        f"{code(symbol)} = {' = '.join(map(code, dims)) or 'a size inside the graph'} ({_now(plan, symbol, numbers)})"
         for symbol, dims in _symbols(plan).items()
     ]
+
+
+def _now(plan: Plan, symbol: str, numbers: Mapping[str, int]) -> str:
+    if symbol in plan.bindings:
+        return f"now {numbers[symbol]}"
+    return f"{'taken to be' if symbol in plan.assumed else 'at most'} {numbers[symbol]}, known when it runs"
 
 
 def _reach(plan: Plan, symbol: str) -> str:
