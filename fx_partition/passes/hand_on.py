@@ -10,6 +10,13 @@ a new tensor, and a partition may write what it has received::
     add__1 = out.index_add_(0, j, b)              add__1 = add_.index_add_(0, j, b)
     return out                                    return add__1
 
+A write to a part of a tensor gives no such result, so the graph is given one, a view of the whole::
+
+    out = empty(3, 8)                             out = empty(3, 8)
+    out[0] = a                                    out[0] = a;    alias = aten.alias(out)
+    out[1] = b                                    alias[1] = b;  alias_1 = aten.alias(alias)
+    return out                                    return alias_1
+
 Run one after another in one memory, as `split` runs them, the partitions write the one tensor. A stage that is compiled
 writes a copy of what it received, and the next one takes that.
 """
@@ -17,7 +24,6 @@ writes a copy of what it received, and the next one takes that.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -25,46 +31,16 @@ from typing import Any
 import torch
 import torch.fx
 
-from .captured import Captured, value_of
+from .captured import Captured
 from .facts import Facts
 from .members import hand_over
+from .partial_writes import is_alias, is_made, partial_writes, returns_self, view_behind
 from .symbols import to_expr
-
-_IN_PLACE = {
-    getattr(operator, name)
-    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
-}
-
-
-def returns_self(node: torch.fx.Node) -> bool:
-    """Whether a node writes its first argument, a tensor, and returns that very tensor."""
-    if not node.args or not isinstance(node.args[0], torch.fx.Node):
-        return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        schema = node.target._schema
-        first, results = schema.arguments[0].alias_info, schema.returns
-        if first is None or not first.is_write or len(results) != 1 or results[0].alias_info is None:
-            return False
-        return bool(results[0].alias_info.is_write)
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    result, first_value = value_of(node), value_of(node.args[0])
-    if not isinstance(result, torch.Tensor) or not isinstance(first_value, torch.Tensor):
-        return False
-    in_place = node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-    in_place = in_place or node.kwargs.get("inplace") is True
-    return in_place and [*map(to_expr, result.shape)] == [*map(to_expr, first_value.shape)]
-
-
-def _is_made(node: torch.fx.Node) -> bool:
-    """Whether a node's tensor is neither an input nor a weight."""
-    return node.op.startswith("call_")
 
 
 def with_newest(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """Return a graph as `use_newest` makes it: the given one, or a copy that shares its tensors."""
-    if not _outdated(gm.graph):
+    if not _outdated(gm.graph) and not partial_writes(gm.graph):
         return gm
     graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
     use_newest(graph)
@@ -83,6 +59,8 @@ def use_newest(graph: torch.fx.Graph) -> bool:
     Returns:
         Whether this changed the graph.
     """
+    for write, whole in partial_writes(graph):
+        view_behind(write, whole)
     outdated = _outdated(graph)
     for user, source, newest in outdated:
         user.replace_input_with(source, newest)
@@ -99,7 +77,7 @@ def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node,
             last = newest.get(root.get(source, source), source)
             if last is not source:
                 found.append((node, source, last))
-        if returns_self(node) and _is_made(node.args[0]):
+        if (returns_self(node) or is_alias(node)) and is_made(node.args[0]):
             first = root.setdefault(node.args[0], node.args[0])
             root[node] = first
             newest[first] = node
@@ -144,29 +122,40 @@ class _Tensor:
             return None
         views: list[torch.fx.Node] = []
         writes: list[int] = []
+        groups: list[list[int]] = []
         for at in touches:
             step = self._facts.steps[at]
             node = self._nodes[step.node]
-            if node is maker:
+            if node is newest:
                 continue
             used = [source for source in node.all_input_nodes if self._number in self._held(source)]
             if any(self._is_whole(source, maker) and source is not newest for source in used):
                 return None
             if self._number in step.writes:
-                if used != [newest] or not returns_self(node) or node.args[0] is not newest:
-                    return None
                 writes.append(at)
-                newest = node
-            elif self._number in self._held(node):
+                if used == [newest] and returns_self(node) and node.args[0] is newest:
+                    newest = node
+                    continue
+                version = next((user for user in newest.users if is_alias(user) and user.prev is node), None)
+                if version is None:
+                    return None
+                groups.append([at, self._index[version.name]])
+                newest = version
+            if self._number in self._held(node):
                 views.append(node)
         output = next(iter(reversed(self._captured.gm.graph.nodes)))
         if any(self._is_whole(source, maker) and source is not newest for source in output.all_input_nodes):
             return None
-        return self._kept(views, writes)
+        kept = self._kept(views, writes)
+        return None if kept is None else [*groups, *kept]
 
     def _kept(self, views: Sequence[torch.fx.Node], writes: Sequence[int]) -> list[list[int]] | None:
         groups = []
+        seen_through: dict[torch.fx.Node, set[int]] = {}  # of each view itself and the views that it is a view of
         for view in views:
+            seen_through[view] = {self._index[view.name]}.union(
+                *(seen_through.get(source, ()) for source in view.all_input_nodes)
+            )
             uses = [self._index.get(user.name) for user in view.users]
             made = self._index[view.name]
             if None in uses:  # the graph returns it, and it must see later writes
@@ -175,7 +164,7 @@ class _Tensor:
                 continue
             between = [write for write in writes if made < write <= max(filter(None, uses), default=made)]
             if between:
-                groups.append(sorted({made, *filter(None, uses), *between}))
+                groups.append(sorted({*seen_through[view], *filter(None, uses), *between}))
         return groups
 
     def _held(self, node: torch.fx.Node) -> tuple[int, ...]:

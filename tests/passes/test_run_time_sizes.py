@@ -13,6 +13,7 @@ from fx_partition import OversizeError, PartitionError, PartitionWarning, Plan
 from fx_partition.passes.capture import capture
 from fx_partition.passes.graph_symbols import told_by
 
+
 class Picks(nn.Module):
     """Makes rows of 64 floats, as many as the data says.
 
