@@ -14,6 +14,7 @@ import torch.fx
 
 from .captured import value_of
 from .fake import fake_mode_of, is_wrapped, run_fake
+from .metadata import may_change_metadata
 from .storages import storage_key
 from .symbols import to_expr
 
@@ -69,7 +70,8 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
 
     Returns:
         (write, whole) in the order of the graph. There is none in a graph that switches gradients: a view that is made
-        where they are off may not be written where they are on. Some tensors may not be written by what is found, as
+        where they are off may not be written where they are on. Nor is there one of a tensor whose metadata is changed
+        in place: what shows the whole, such as ``contiguous``, may be the very object. Some tensors may not be written by what is found, as
         ``reshape`` makes a view or a copy; then the two are alike.
     """
     if any(_switches_gradients(node) for node in graph.nodes):
@@ -77,6 +79,7 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
     whole_of: dict[torch.fx.Node, torch.fx.Node] = {}  # of each view, and of each other name of the whole
     last_use: dict[torch.fx.Node, int] = {}
     parts: set[torch.fx.Node] = set()
+    reshaped: set[torch.fx.Node] = set()
     writes: list[tuple[int, torch.fx.Node, torch.fx.Node]] = []
     for place, node in enumerate(graph.nodes):
         for source in node.all_input_nodes:
@@ -86,6 +89,8 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
         if first is None or not _has_memory(value_of(first)):
             continue
         whole = whole_of.get(first, first)
+        if may_change_metadata(node):
+            reshaped.add(whole)
         writes_part = node.target is operator.setitem or (returns_self(node) and first in parts)
         if writes_part and is_made(whole) and not is_alias(node.next):
             writes.append((place, node, whole))
@@ -93,7 +98,7 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
             whole_of[node] = whole
             if first in parts or not (returns_self(node) or is_alias(node)):
                 parts.add(node)
-    return [(node, whole) for place, node, whole in writes if last_use[whole] > place]
+    return [(node, whole) for place, node, whole in writes if last_use[whole] > place and whole not in reshaped]
 
 
 def _switches_gradients(node: torch.fx.Node) -> bool:
