@@ -1,6 +1,7 @@
 """Check families and print their rows: ``python -m tests.families [--write] [--check CHECK] [FAMILY ...]``.
 
-With ``--write`` the rows go into ``table.md``, beside those of the families that were not named.
+With ``--write`` the rows go into ``table.md``, beside those of the families that were not named. On another processor,
+or with another torch, all of it must be written again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 
 from . import FAMILIES, Family, Missing, table
+from .check import one_thread
 from .matter import assert_inputs_matter, assert_weights_matter
 
 
@@ -21,8 +23,8 @@ def row(family: Family, known: Mapping[str, str], checks: list[str]) -> dict[str
         if not table.is_for(name, family):
             found[name] = "-"
         elif name not in checks:
-            found[name] = known.get(name, "-")
-            notes += [note for note in known.get("warnings", "").split("; ") if note.startswith(f"{name}: ")]
+            found[name] = known.get(name, "fail: not run")
+            notes.append(table.warnings_of(known, name) if known else "")
         else:
             try:
                 result = check(family)
@@ -32,7 +34,7 @@ def row(family: Family, known: Mapping[str, str], checks: list[str]) -> dict[str
                 found[name] = f"skip: {missing}"
             except Exception as error:  # whatever goes wrong is what the table says
                 found[name] = f"fail: {type(error).__name__}: {error}".splitlines()[0].replace("|", "/")[:200]
-    return found | {"warnings": "; ".join(filter(None, notes))}
+    return found | {"warnings": "; ".join(filter(None, notes)), "why not as others": family.why}
 
 
 def main() -> None:
@@ -41,10 +43,13 @@ def main() -> None:
     parser.add_argument("--check", action="append", choices=[*table.CHECKS], help="default: all")
     parser.add_argument("--write", action="store_true", help="write the rows into table.md")
     asked = parser.parse_args()
-    known = table.read().rows if table.PATH.exists() else {}
+    there = table.read()
+    if there.where != table.here() and asked.write and (asked.names or asked.check):
+        parser.error(f"the table was measured with {there.where}: write all of it, or nothing")
+    known = there.rows if there.where == table.here() else {}
     rows = {name: dict(known[name]) for name in FAMILIES if name in known}
     for name in asked.names or FAMILIES:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), one_thread():
             warnings.simplefilter("ignore")
             assert_inputs_matter(FAMILIES[name])
             assert_weights_matter(FAMILIES[name])

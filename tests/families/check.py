@@ -51,6 +51,17 @@ class Found:
 
 
 @contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Kernels run on one thread: how many there are decides the order of sums, and the scratch memory of some."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def recorded(found: Found) -> Iterator[None]:
     """Adds the package's warnings to ``found``."""
     with warnings.catch_warnings(record=True) as caught:
@@ -113,10 +124,11 @@ def budget(captured: Captured, parts: int) -> int:
     facts = gather_facts(captured)
     size = make_plan(captured, facts, Request.check(None, parts)).budget_bytes
     for _ in range(6):
+        size = max(size, 1)  # a graph may compute nothing but sizes
         if make_plan(captured, facts, Request.check(size, None)).num_partitions >= 3:
-            break
+            return size
         size = size * 3 // 4
-    return size
+    return max(size, 1)
 
 
 def exported_of(model: nn.Module, family: Family) -> torch.export.ExportedProgram:

@@ -1,12 +1,14 @@
 """The table of families: what each check found, as ``table.md`` keeps it and the tests compare it.
 
 A cell is "pass 5" (five partitions; "pass 4+2" for two graphs), "-" where a check is not for this family, or
-"fail: why". Partitions and warnings belong to the versions and the kernels that the first line names: elsewhere
-footprints may differ by some bytes, and only that a check passes is compared, and that it still cuts.
+"fail: why", which no table that is checked in has. Partitions and warnings belong to the versions and the processor
+that the first line names: elsewhere footprints may differ by some bytes, and only that a check passes is compared, and
+that it still cuts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ PATH = Path(__file__).with_name("table.md")
 CHECKS: dict[str, Callable[[Family], Found]] = {
     "split": check_split, "backend": check_backend, "inductor": check_inductor, "pipeline": check_pipeline,
 }  # fmt: skip
-HEADS = ("family", "from", *CHECKS, "warnings")
+HEADS = ("family", "from", *CHECKS, "warnings", "why not as others")
 
 
 def is_for(check: str, family: Family) -> bool:
@@ -43,10 +45,12 @@ class Table:
 
 
 def here() -> str:
-    """What the numbers of partitions depend on."""
-    flags = torch.backends.cpu.get_cpu_capability()
+    """What the numbers of partitions depend on: scratch memory is measured, and other processors take other kernels."""
+    able = {name: value for name, value in torch.cpu.get_capabilities().items() if not name.startswith("num_")}
+    digest = hashlib.sha256(repr(sorted(able.items())).encode()).hexdigest()[:8]
+    processor = f"{platform.machine()} {able.get('cpu_name', '')} (abilities {digest})"
     version = str(torch.__version__).split("+")[0]
-    return f"torch {version}, transformers {metadata.version('transformers')}, {platform.machine()} {flags}"
+    return f"torch {version}, transformers {metadata.version('transformers')}, {processor}"
 
 
 def cell(found: Found) -> str:
@@ -57,6 +61,11 @@ def cell(found: Found) -> str:
 def warned(check: str, found: Found) -> str:
     """What a check leaves in the column of warnings; "" for nothing."""
     return "; ".join(f"{check}: {text}" for text in found.warnings).replace("|", "/").replace("\n", " ")
+
+
+def warnings_of(row: Mapping[str, str], check: str) -> str:
+    """What a check has left in the column of warnings of a row."""
+    return "; ".join(note for note in row["warnings"].split("; ") if note.startswith(f"{check}: "))
 
 
 def read() -> Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from . import FAMILIES, table
-from .check import check_backend, check_split
+from .check import check_backend, check_split, settings
 from .family import Family
 from .matter import assert_inputs_matter, assert_weights_matter
 
@@ -15,14 +17,21 @@ from .matter import assert_inputs_matter, assert_weights_matter
 QUICK = ["mixer", "graph_convolution"]
 
 
-@pytest.mark.slow  # the table is being filled
-def test_the_table_has_every_family_and_each_was_run() -> None:
+def test_every_family_has_passed_each_of_its_checks() -> None:
     rows = table.read().rows
     assert list(rows) == list(FAMILIES) and len(rows) >= 100
     for name, family in FAMILIES.items():
-        assert rows[name]["from"] == family.source
+        assert (rows[name]["from"], rows[name]["why not as others"]) == (family.source, family.why)
         for check in table.CHECKS:
-            assert (rows[name][check] != "-") == table.is_for(check, family), (name, check)
+            wanted = r"pass \d+(\+\d+)*" if table.is_for(check, family) else "-"
+            assert re.fullmatch(wanted, rows[name][check]), (name, check, rows[name][check])
+
+
+def test_a_family_that_is_not_cut_says_why() -> None:
+    for name, row in table.read().rows.items():
+        for check in table.CHECKS:
+            if re.fullmatch(r"pass 1(\+1)*", row[check]):
+                assert table.warnings_of(row, check), (name, check)
 
 
 def test_what_must_be_compiled_is() -> None:
@@ -31,6 +40,20 @@ def test_what_must_be_compiled_is() -> None:
     wanted = "mamba2 sam mimi falcon_mamba jamba bart superpoint flex_attention"
     assert set(wanted.split()) <= compiled
     assert sum(family.by_pipeline for family in FAMILIES.values()) >= 10
+
+
+def test_what_is_other_than_usual_has_a_reason() -> None:
+    for name, family in FAMILIES.items():
+        assert bool(family.why) == (not family.bitwise or not family.by_aot_eager), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.by_aot_eager])
+def test_aot_eager_alone_stops_where_the_backend_is_not_run_by_it(name: str) -> None:
+    family = FAMILIES[name]
+    args, kwargs = family.inputs(0)
+    with torch.no_grad(), settings(family), pytest.raises(Exception, match="stride"):
+        torch.compile(family.build(), backend="aot_eager")(*args, **kwargs)
 
 
 @pytest.mark.parametrize("name", QUICK)
