@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .captured import Captured
 from .fake import is_wrapped
+from .in_place import called, is_in_place
 from .places import Place, leaf_places
 from .storages import storage_key
 
@@ -24,7 +25,7 @@ UNDER_FUNC = "operators under torch.func"
 def assumed_name(node: torch.fx.Node, captured: Captured) -> str:
     """What a plan calls an operator whose workspace is unknown."""
     values = (captured.values.get(n) for n in (node, *node.all_input_nodes))
-    return UNDER_FUNC if any(is_wrapped(tensor) for value in values for tensor in _tensors(value)) else _name(node)
+    return UNDER_FUNC if any(is_wrapped(tensor) for value in values for tensor in _tensors(value)) else called(node)
 
 
 def given_storages(
@@ -43,12 +44,7 @@ def works_in_place(node: torch.fx.Node) -> bool:
     """Whether an operator writes its first argument, as ``relu_``, ``setitem`` and schemas with ``Tensor(a!)`` say."""
     if isinstance(node.target, torch._ops.OpOverload):
         return bool(node.target._schema.is_mutable)
-    name = _name(node)
-    return name == "setitem" or (name.endswith("_") and not name.endswith("__"))
-
-
-def _name(node: torch.fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
+    return called(node) == "setitem" or is_in_place(node)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from .captured import value_of
 from .effects import distinct_tensors, observe
 from .fake import FakeTensorMode
+from .in_place import called, is_in_place
 
 
 def written_operands(node: torch.fx.Node, gm: torch.fx.GraphModule, mode: FakeTensorMode) -> Iterator[torch.fx.Node]:
@@ -39,10 +40,10 @@ def written_operands(node: torch.fx.Node, gm: torch.fx.GraphModule, mode: FakeTe
         if isinstance(body, torch.fx.GraphModule) and _may_write(body):
             inputs = body.graph.find_nodes(op="placeholder")
             written = _written_inputs(body, inputs, mode)
-            last = operands[-len(inputs) :] if inputs else []
-            if written is None or not all(isinstance(operand, torch.fx.Node) for operand in last):
+            last = [operand for operand in operands[-len(inputs) :] if isinstance(operand, torch.fx.Node)]
+            if written is None or (written and len(last) != len(inputs)):
                 yield from node.all_input_nodes
-            else:
+            elif written:
                 yield from (operand for operand, place in zip(last, inputs, strict=True) if place in written)
 
 
@@ -71,6 +72,7 @@ def _writes(node: torch.fx.Node) -> bool:
         return False
     if isinstance(node.target, torch._ops.OpOverload):
         return bool(node.target._schema.is_mutable) or "batch_norm" in str(node.target)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name in ("setitem", "batch_norm", "instance_norm") or node.kwargs.get("out") is not None
+    if is_in_place(node) or called(node) in ("setitem", "batch_norm", "instance_norm"):
+        return True
+    flags = (*node.args, *node.kwargs.values())  # one of them may be ``inplace``
+    return node.kwargs.get("out") is not None or any(flag is True for flag in flags)

@@ -14,17 +14,12 @@ import torch.fx
 
 from .captured import value_of
 from .fake import fake_mode_of, is_wrapped, run_fake
+from .in_place import is_in_place
 from .metadata import may_change_metadata
 from .storages import storage_key
 from .symbols import to_expr
 
 ALIAS: Callable[..., Any] = torch.ops.aten.alias.default
-_IN_PLACE = {
-    getattr(operator, name)
-    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
-}
-
-
 def returns_self(node: torch.fx.Node) -> bool:
     """Whether a node writes its first argument, a tensor, and returns that very tensor."""
     if not node.args or not isinstance(node.args[0], torch.fx.Node):
@@ -37,12 +32,10 @@ def returns_self(node: torch.fx.Node) -> bool:
         return bool(results[0].alias_info.is_write)
     if node.op not in ("call_function", "call_method"):
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     result, first_value = value_of(node), value_of(node.args[0])
     if not isinstance(result, torch.Tensor) or not isinstance(first_value, torch.Tensor):
         return False
-    in_place = node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-    in_place = in_place or node.kwargs.get("inplace") is True
+    in_place = is_in_place(node) or node.kwargs.get("inplace") is True
     return in_place and [*map(to_expr, result.shape)] == [*map(to_expr, first_value.shape)]
 
 
@@ -71,8 +64,8 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
     Returns:
         (write, whole) in the order of the graph. There is none in a graph that switches gradients: a view that is made
         where they are off may not be written where they are on. Nor is there one of a tensor whose metadata is changed
-        in place: what shows the whole, such as ``contiguous``, may be the very object. Some tensors may not be written by what is found, as
-        ``reshape`` makes a view or a copy; then the two are alike.
+        in place: what shows the whole, such as ``contiguous``, may be the very object. Some tensors are not written by
+        what is found, as ``reshape`` makes a view or a copy; then the two are alike.
     """
     if any(_switches_gradients(node) for node in graph.nodes):
         return []

@@ -62,6 +62,26 @@ def test_a_buffer_and_an_activation_that_a_body_writes() -> None:
     assert written(facts_of(lambda _, t: (t * 2).relu_())) == set()
 
 
+def plus_equals(model: nn.Module, t: Tensor) -> Tensor:
+    count = model.count  # Dynamo does not trace that an attribute is set
+    count += 1
+    return t * 2
+
+
+IN_PLACE = {
+    "+=": (plus_equals, {"count"}),
+    "inplace=True": (lambda _, t: nn.functional.relu(t, inplace=True) * 2, {"y"}),
+    "True by position": (lambda _, t: nn.functional.relu(t, True) * 2, {"y"}),
+    "& makes a new tensor": (lambda _, t: t * ((t > 0) & (t < 1)), set()),
+}
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_a_body_writes_by_operators_of_any_spelling(how: str) -> None:
+    body, expected = IN_PLACE[how]
+    assert written(facts_of(body)) == expected
+
+
 def test_a_body_that_does_not_run_on_fakes_is_taken_to_write_all_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise NotImplementedError
