@@ -249,3 +249,12 @@ def dropped(d: Draft) -> None:
 def truths(d: Draft) -> None:
     m = d.pick(truth, at_least(1), filled)
     d.let(d.rng.choice((f"{m}.any(-1)", f"{m}.sum(-1)", f"{m}.float()", f"{m}.long().cumsum(-1)", f"~{m}")))
+
+
+@kind(2)
+def truths_combined(d: Draft) -> None:
+    """``&`` is traced as ``and_``, a name that ends like those of operators in place."""
+    x = d.pick(real)
+    first, second = d.let(f"{x} > {d.rng.choice((0, 0.5))}"), d.let(f"{x} < 1")
+    d.let(f"{first} {d.rng.choice('&|^')} {second}")
+    d.let(f"torch.where({d.rng.choice((first, second))}, {x}, 0.25)")
