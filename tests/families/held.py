@@ -29,7 +29,8 @@ def hold(check: str, name: str) -> None:
         assert known.where != table.here(), missing
         pytest.skip(str(missing))
     if known.where == table.here():
-        assert (table.cell(found), table.warned(check, found)) == (row[check], table.warnings_of(row, check))
+        ours, theirs = (table.cell(found), table.warned(check, found)), (row[check], table.warnings_of(row, check))
+        assert ours == theirs, f"{ours}, and {theirs} in the table"
     else:
         parts = [int(part) for part in row[check].removeprefix("pass ").split("+")]
         assert sum(found.partitions) >= min(3, sum(parts)), f"{found.partitions}, and {parts} with {known.where}"

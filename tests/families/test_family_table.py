@@ -11,6 +11,7 @@ from torch import nn
 from . import FAMILIES, table
 from .check import check_backend, check_split, settings
 from .family import Family
+from .held import hold
 from .matter import assert_inputs_matter, assert_weights_matter
 
 #: Families of two kinds that take a second or two.
@@ -62,6 +63,23 @@ def test_two_families_hold(name: str) -> None:
     assert_weights_matter(FAMILIES[name])
     assert check_split(FAMILIES[name]).partitions[0] >= 3
     assert check_backend(FAMILIES[name]).partitions[0] >= 3
+
+
+def test_what_is_not_as_in_the_table_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer = table.read().rows["mixer"]
+
+    def known(where: str, **cells: str) -> None:
+        row = {**mixer, **cells}
+        monkeypatch.setattr(table, "read", lambda: table.Table(where, {"mixer": row}))
+
+    known(table.here(), split="pass 99")
+    with pytest.raises(AssertionError, match="pass 99"):
+        hold("split", "mixer")
+    known(table.here(), warnings="split: it could not be planned")
+    with pytest.raises(AssertionError, match="could not be planned"):
+        hold("split", "mixer")
+    known("another processor", split="pass 99")
+    hold("split", "mixer")
 
 
 class Careless(nn.Module):
