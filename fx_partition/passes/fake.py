@@ -7,6 +7,7 @@ running an operator on fakes answers "what would it allocate" without allocating
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -68,9 +69,24 @@ def _env(value: torch.SymInt) -> ShapeEnv | None:
     return env
 
 
+class _FakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """A fake mode that runs ``squeeze_(dim)`` in Python, as tracers do.
+
+    Torch's C++ code for it, where that dimension stays, writes a tensor's sizes from these sizes themselves. It reads
+    memory that it has freed where one of them is symbolic, and the process ends.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = types.MappingProxyType({})
+    ) -> Any:
+        in_python = func is torch.ops.aten.squeeze_.dim
+        with enable_python_dispatcher() if in_python else contextlib.nullcontext():
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
     """A fake mode of our own over the graph's symbols: running nodes in it never touches the graph's own mode."""
-    return FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
+    return _FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
 
 
 def new_symbol(env: ShapeEnv, name: str, hint: int) -> sympy.Symbol:
@@ -175,7 +191,10 @@ def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:
 
 
 def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of a call on fake tensors of ``mode``; real tensors among them are weights, whose sizes are static."""
+    """The value of a call on fake tensors of ``mode``; real tensors among them are weights, whose sizes are static.
+
+    Operators are dispatched in Python, as tracers do it: see `_FakeTensorMode`.
+    """
 
     def fake(leaf: Any) -> Any:
         real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
@@ -183,7 +202,7 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
 
     with no_new_guards(mode.shape_env):
         args, kwargs = pytree.tree_map(fake, (args, kwargs))
-        with mode:
+        with enable_python_dispatcher(), mode:
             return function(*args, **kwargs)
 
 

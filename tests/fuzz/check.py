@@ -52,10 +52,7 @@ ROADS = {
 
 
 #: Faults that are known and not yet mended, by the beginning of their signatures, each with its reason.
-KNOWN: dict[str, str] = {
-    "backend: alias of result, strides of result": "views with gaps of an input",
-    "AttributeError in passes/split.py:split_planned: 'Module' object has no attribute": "constants of torch.export",
-}
+KNOWN: dict[str, str] = {}
 
 
 @dataclass

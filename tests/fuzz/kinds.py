@@ -16,7 +16,7 @@ Writer: TypeAlias = Callable[[Draft], None]
 KINDS: dict[str, tuple[Writer, float]] = {}
 
 #: Kinds that are left out for now, each with its reason. Empty unless a fault is known and not yet mended.
-DISABLED: dict[str, str] = {"mapped": "regions of functorch"}
+DISABLED: dict[str, str] = {}
 
 
 def kind(weight: float = 1.0) -> Callable[[Writer], Writer]:

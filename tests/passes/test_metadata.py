@@ -240,3 +240,25 @@ def test_a_view_of_a_buffer_compiled_by_inductor() -> None:
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape and a.stride() == b.stride() and torch.allclose(a, b, atol=1e-6)
     assert max(graph.plan.num_partitions for graph in live_graphs(model)) > 1
+
+
+@pytest.mark.parametrize("road", ["split", "backend"])
+@torch.no_grad()
+def test_squeeze_of_a_symbolic_size_is_read(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's C++ code for it ends the process on fake tensors."""
+
+    class Squeezes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y.squeeze_(0)
+            return y.relu()
+
+    inputs = torch.randn(5, 1, 8), torch.randn(7, 1, 8)
+    if road == "split":
+        shapes = {"x": {0: torch.export.Dim("batch", min=2)}}
+        cut: Any = fx_partition.split(traced(Squeezes()), 1, example_inputs={"x": inputs[0]}, dynamic_shapes=shapes)
+    else:
+        use_eager_stages(monkeypatch)
+        cut = torch.compile(Squeezes(), backend="l2partition", options={"cache_bytes": 1}, dynamic=True)
+    for x in inputs:
+        assert_same(cut(x), Squeezes()(x))
