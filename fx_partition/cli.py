@@ -168,7 +168,8 @@ def _parser() -> _Parser:
         "--oversize", choices=OVERSIZE, default="stream", help="if an operator is larger than the cache"
     )
     plan.add_argument("--order", choices=ORDERS, default="search", help="whether other orders of the nodes are tried")
-    plan.add_argument("--footprint", choices=FOOTPRINTS, default="peak", help="of eager, or of code that is compiled")
+    how = "the peak of eager, the sum of all layers, or the peak of compiled code"
+    plan.add_argument("--footprint", choices=FOOTPRINTS, default="peak", help=how)
     plan.add_argument("--replicate", action="store_true", help="devices that are left over take copies")
 
     report = commands.add_parser("report", help="report on a saved plan")

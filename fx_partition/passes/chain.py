@@ -25,6 +25,10 @@ A value that has no touch in [i, j) is not there: it goes straight from its prod
 resident from its definition (from step i if it is defined before i: it is *received*) up to its last touch in [i, j),
 or up to step j - 1 if it is touched at or after j or returned by the graph. The footprint never falls when an interval
 grows at either end.
+
+A chain that *adds up* has another footprint, the size of the layers that the interval holds::
+
+    footprint(i, j) = weights(i, j) + sum over t in [i, j) of (bytes of the values defined at t + workspace[t])
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ class Chain:
             once a step.
         atom_key: ``(num_atoms,)`` equal numbers for atoms that run the same with equal footprints (`alike`); None:
             not known. Decides only between plans that are equally good.
+        adds_up: which of the two footprints it has.
     """
 
     atom_start: IntArray
@@ -70,6 +75,7 @@ class Chain:
     weight_id: IntArray
     weight_touch_bytes: IntArray
     atom_key: IntArray | None = None
+    adds_up: bool = False
 
     @property
     def num_steps(self) -> int:

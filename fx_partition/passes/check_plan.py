@@ -59,7 +59,7 @@ def check_plan(captured: Captured, facts: Facts, plan: Plan) -> list[str]:
     ordered = facts.reordered(atoms.order)
     if plan.footprint == "fused":
         ordered, _ = fuse(captured, ordered, ends[:-1])
-    chain = lay_out(ordered, atoms, numbers)
+    chain = lay_out(ordered, atoms, numbers, adds_up=plan.footprint == "sum")
     holder = {t: a for a in range(chain.num_atoms) for t in range(atoms.starts[a], atoms.starts[a + 1])}
 
     def runs(witnesses: tuple[Witness, ...]) -> tuple[Run, ...]:

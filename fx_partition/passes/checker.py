@@ -109,6 +109,7 @@ class _Judge:
     """Recomputes footprints from the definition."""
 
     def __init__(self, chain: Chain) -> None:
+        self._adds_up = chain.adds_up
         self._atom_start: list[int] = chain.atom_start.tolist()
         self._workspace: list[int] = chain.workspace.tolist()
         self._value_bytes: list[int] = chain.value_bytes.tolist()
@@ -135,6 +136,9 @@ class _Judge:
             for value in self._touches[step]:
                 last[value] = step
         total = sum(min(self._weight_bytes[weight], touched) for weight, touched in weights.items())
+        if self._adds_up:
+            made = sum(self._value_bytes[value] for value in last if self._value_def[value] >= i)
+            return total + made + sum(self._workspace[i:j])
 
         arrives: dict[int, int] = {}  # step -> bytes that are resident from it on
         leaves: dict[int, int] = {}  # step -> bytes that are resident up to it

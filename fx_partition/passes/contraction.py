@@ -87,7 +87,8 @@ def contract(chain: Chain) -> Contraction:
     """
     num_atoms = chain.num_atoms
     atom_of_step = np.repeat(np.arange(num_atoms), np.diff(chain.atom_start))
-    alone, enters, value_links = _contract_values(chain, atom_of_step)
+    contract_values = _add_up_values if chain.adds_up else _contract_values
+    alone, enters, value_links = contract_values(chain, atom_of_step)
     weights, weight_links = _contract_weights(chain, atom_of_step)
     links = _merge(
         [np.concatenate(parts) for parts in zip(value_links, weight_links, strict=True)], num_atoms
@@ -135,6 +136,23 @@ def _contract_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, In
     kept = (after >= 0) & (size > 0)
     moved = np.where((defined >= 0) & (after < chain.num_atoms), size, 0)
     return peak, enters, (atom[kept], after[kept], size[kept], moved[kept])
+
+
+def _add_up_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, IntArray, Links]:
+    """As `_contract_values`, where what an atom makes and allocates counts in every window that it is in."""
+    made = chain.workspace.copy()
+    defined = chain.value_def >= 0
+    np.add.at(made, chain.value_def[defined], chain.value_bytes[defined])
+    size = np.add.reduceat(made, chain.atom_start[:-1]) if chain.num_atoms else made
+    _, _, (source, target, _, moved) = _contract_values(chain, atom_of_step)
+    atoms = np.arange(chain.num_atoms)
+    links = (
+        np.concatenate([source, atoms]),
+        np.concatenate([target, np.full_like(atoms, chain.num_atoms)]),
+        np.concatenate([np.zeros_like(moved), size]),
+        np.concatenate([moved, np.zeros_like(size)]),
+    )
+    return size, size, links
 
 
 def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, Links]:

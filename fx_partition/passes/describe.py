@@ -6,7 +6,7 @@ from .atoms import Atoms
 from .certificate import Certificate
 from .chain import Chain
 from .facts import Facts
-from .moments import find_moments
+from .moments import add_up, find_moments
 from .plan_parts import Oversize, Partition, Proof, Witness
 from .reorder import Tried
 from .window import interval, last_touches
@@ -56,7 +56,11 @@ class Writer:
             outputs=handed_on,
             weight=facts.weight_size(first, end, state=False),
             state=facts.weight_size(first, end, state=True),
-            moments=find_moments(facts, self._last_touch, first, end, held.peak_step),
+            moments=(
+                (add_up(facts, first, end),)
+                if self._chain.adds_up
+                else find_moments(facts, self._last_touch, first, end, held.peak_step)
+            ),
         )
 
     def _crossing(self, first: int, end: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

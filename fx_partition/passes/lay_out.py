@@ -15,10 +15,15 @@ from .sizes import LARGEST
 from .symbols import Evaluator, Size
 
 
-def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> Chain:
+def lay_out(
+    facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], *, adds_up: bool = False
+) -> Chain:
     """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them.
 
     Workspaces that depend on the processor are measured at these sizes.
+
+    Args:
+        adds_up: which footprint the chain has, see `chain`.
 
     Raises:
         PartitionError: the graph's bytes are more than a plan's arrays can count.
@@ -54,7 +59,8 @@ def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> 
         for size, value, end in zip(value_bytes, facts.values, last, strict=True)
     )
     # No sum of the planner is larger: of a footprint, of what crosses all boundaries, of partial weights.
-    _refuse_overflow(held + sum(weight_bytes) + sum(weight_touch) + max(workspace, default=0), numbers)
+    scratch = sum(workspace) if adds_up else max(workspace, default=0)
+    _refuse_overflow(held + sum(weight_bytes) + sum(weight_touch) + scratch, numbers)
 
     def array(numbers: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.asarray(numbers, dtype=np.int64)
@@ -71,6 +77,7 @@ def lay_out(facts: Facts, atoms: Atoms, numbers: Mapping[sympy.Symbol, int]) -> 
         weight_start=array(weight_start),
         weight_id=array(weight_id),
         weight_touch_bytes=array(weight_touch),
+        adds_up=adds_up,
     )
 
 

@@ -12,7 +12,20 @@ from functools import lru_cache
 from .chain import IntArray
 from .facts import Facts
 from .plan_parts import Moment
-from .symbols import Size, Terms, dominates, from_terms, terms
+from .symbols import Size, Terms, dominates, from_terms, largest, terms
+
+
+def add_up(facts: Facts, first: int, end: int) -> Moment:
+    """What the steps of [first, end) make and allocate in all, as of the last of them."""
+    made: Terms = {}
+    workspace: Terms = {}
+    for t in range(first, end):
+        step = facts.steps[t]
+        for value in step.values:
+            if facts.values[value].made_at == t:
+                _add(made, _terms_of(facts.values[value].bytes), 1)
+        _add(workspace, _terms_of(largest(step.workspace)), 1)
+    return Moment(facts.steps[end - 1].node, from_terms(made), from_terms(workspace))
 
 
 def find_moments(facts: Facts, last_touch: IntArray, first: int, end: int, peak: int) -> tuple[Moment, ...]:

@@ -30,7 +30,7 @@ class Plan:
         algorithm: "dp" or "greedy".
         objective, max_slack: what was minimised; see `request.Request`.
         footprint: weights + the most that is resident and allocated at any step, for inference: by eager ("peak") or
-            by compiled code ("fused").
+            by compiled code ("fused"); or weights + what all steps make and allocate, added up ("sum").
         budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
         budget_is_smallest: whether no budget was given, and this is the least for which the devices suffice.
         device_budgets: the bytes of each device in their order, where they differ.

@@ -110,7 +110,9 @@ def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
 def _search(problem: Problem, request: Request) -> Reordered:
     """Another order and its boundaries, where the search is for one size of devices and enough of them."""
     budget = request.budget
-    if request.exactly or request.order == "trace" or request.algorithm != "dp" or problem.fused or request.budgets:
+    if request.exactly or request.order == "trace" or request.algorithm != "dp" or request.budgets:
+        return _NOTHING
+    if request.footprint != "peak":
         return _NOTHING
     if budget is None or budget >= NO_BUDGET or request.speed:
         return _NOTHING

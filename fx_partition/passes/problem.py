@@ -85,7 +85,8 @@ def pose(captured: Captured, facts: Facts, request: Request, numbers: Mapping[sy
     model, together = fuse(captured, facts) if fused else (facts, [])
     atoms = find_atoms(captured, facts, request.keep_together, together)
     model = model.reordered(atoms.order)
-    chain = with_keys(lay_out(model, atoms, numbers), _operators(captured, model))
+    adds_up = request.footprint == "sum"
+    chain = with_keys(lay_out(model, atoms, numbers, adds_up=adds_up), _operators(captured, model))
     return Problem(captured, facts, model, atoms, chain, numbers, slicings, fused)
 
 

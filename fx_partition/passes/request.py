@@ -26,7 +26,7 @@ ALGORITHMS = ("dp", "greedy")
 OBJECTIVES = ("balanced", "traffic", "throughput", "latency")
 TIMED = ("throughput", "latency")
 ORDERS = ("search", "trace")
-FOOTPRINTS = ("peak", "fused")
+FOOTPRINTS = ("peak", "sum", "fused")
 OVERSIZE = ("stream", "slice", "error")
 ON_SHORTAGE = ("balance", "wrap", "error")
 
@@ -49,8 +49,10 @@ class Request:
         max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
             None: 0 for "balanced", any for "traffic". It never exceeds the budget.
         order: "search": another topological order is taken if its plan is better; "trace": the order of the graph.
-        footprint: "peak": what eager allocates; "fused": what the code that inductor compiles allocates. The second is
-            exact only once the boundaries are known, so its plans come without a proof, in the order of the trace.
+        footprint: "peak": what eager allocates; "sum": weight + activation + workspace of all layers, added up as
+            if nothing were freed before the end (the paper's size); "fused": what the code that inductor compiles
+            allocates. The last is exact only once the boundaries are known, so its plans come without a proof. Plans by
+            "sum" and "fused" are in the order of the trace.
         oversize: what to do with an atom larger than the budget: "stream" (a partition of its own, the spill is
             reported), "slice" (a linear layer, matrix product, embedding or convolution in parts that fit; what cannot
             be sliced is streamed) or "error".

@@ -225,6 +225,11 @@ def smallest(a: Size, b: Size) -> Size:
     return to_expr(torch_functions.Min(a, b))  # type: ignore[no-untyped-call]
 
 
+def largest(sizes: Iterable[Size]) -> Size:
+    """The largest of a few sizes and 0, in torch's own ``Max``; for the steps of a graph keep the list instead."""
+    return to_expr(torch_functions.Max(0, *sizes))  # type: ignore[no-untyped-call]
+
+
 Terms: TypeAlias = "dict[sympy.Expr, int]"
 
 

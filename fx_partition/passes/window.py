@@ -108,7 +108,8 @@ class IntervalFootprint:
 
     Attributes:
         weight: weights that the interval touches.
-        activation, workspace: values resident and scratch at the peak step.
+        activation, workspace: values resident and scratch at the peak step; of all steps where the chain adds up, and
+            then the peak step is the last.
         own: the most at one step of the scratch and of the values that the interval defines.
         total: weight + activation + workspace, the footprint.
         peak_step: the first step at which the footprint is reached.
@@ -174,6 +175,11 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
         own = max(own, own_live + scratch)
         if live + scratch > activation + workspace:
             peak_step, activation, workspace = step, live, scratch
+    resident = [value for value, (begin, end) in spans.items() if begin <= peak_step < end]
+    if chain.adds_up:
+        resident = [value for value in touched if i <= chain.value_def[value]]
+        peak_step, activation = j - 1, int(chain.value_bytes[resident].sum())
+        workspace = int(chain.workspace[i:j].sum())
 
     rows = slice(int(chain.weight_start[i]), int(chain.weight_start[j]))
     counted: dict[int, int] = {}
@@ -192,7 +198,7 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
         peak_step=peak_step,
         recv_bytes=received,
         send_bytes=sent,
-        resident=tuple(sorted(value for value, (begin, end) in spans.items() if begin <= peak_step < end)),
+        resident=tuple(sorted(resident)),
         weights=tuple(sorted(counted.items())),
     )
 

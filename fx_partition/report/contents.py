@@ -33,7 +33,7 @@ def contents(plan: Plan) -> Document:
         Section("Partitions", table=partition_table(plan)),
         _totals(plan),
         *shape_sections(plan),
-        Section("Fullest step of each partition", points=tuple(map(_peak, plan.partitions))),
+        _fullest(plan),
         *((_tradeoffs(plan),) if len(plan.tradeoffs) > 1 else ()),
         *(proof_sections(plan) if has_budget(plan) else ()),
     ]
@@ -92,6 +92,20 @@ def _mark(plan: Plan, row: Tradeoff) -> str:
 
 def _exactly(number: int) -> str:
     return format_bytes(number) if number < 1024 else f"{format_bytes(number)} ({number} bytes)"
+
+
+_ADDED_UP = (
+    "Footprints add up what every step makes and allocates, as if nothing were freed before the end of its partition. "
+    'In truth a value is freed when no later step needs it, so footprint="peak", what is in memory at one time, is '
+    "less. The largest results of each partition:"
+)
+
+
+def _fullest(plan: Plan) -> Section:
+    """What each partition holds."""
+    if plan.footprint == "sum":
+        return Section("What adds up", _ADDED_UP, points=tuple(map(_peak, plan.partitions)))
+    return Section("Fullest step of each partition", points=tuple(map(_peak, plan.partitions)))
 
 
 def _peak(partition: Partition) -> str:
