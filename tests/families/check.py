@@ -28,7 +28,7 @@ from fx_partition.passes.live import live_graphs
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 
-from .compare import SEEDS, assert_same, calls, error, worst
+from .compare import SEEDS, assert_same, assert_same_aliases, assert_same_strides, calls, error, worst
 from .family import Family, tensors
 
 #: Into how many partitions a model is cut where its atoms permit it: by `split`, by the backend, and what is compiled.
@@ -93,7 +93,7 @@ def settings(family: Family) -> Any:
 
 
 def check_split(family: Family) -> Found:
-    """`split` gives the bits of the model, their strides and types, and leaves the same state behind."""
+    """`split` gives the bits of the model, their strides, types and aliases, and leaves the same state behind."""
     found = Found()
     with torch.no_grad():
         model = family.build()
@@ -109,6 +109,7 @@ def check_split(family: Family) -> Found:
         expected = calls(whole, family, twin)
     for which, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
         assert_same(ours, theirs, f"call {which}")
+    assert_same_aliases(got, expected)
     return found
 
 
@@ -146,7 +147,7 @@ def run_compiled(family: Family, backend: Any, found: Found, **options: Any) -> 
 
 
 def compare(family: Family, compiler: str, parts: int) -> tuple[Found, float, float]:
-    """The backend against the same compiler on its own.
+    """The backend against the same compiler on its own, whose strides and aliases it must have.
 
     Args:
         compiler: what compiles the stages, and the whole model for comparison.
@@ -166,9 +167,12 @@ def compare(family: Family, compiler: str, parts: int) -> tuple[Found, float, fl
     model = family.build()
     with torch.no_grad():
         expected = calls(model, family, model)
-    reference = worst(run_compiled(family, alone, Found()), expected)
+    reference = run_compiled(family, alone, Found())
     ours = run_compiled(family, "l2partition", found, options={"cache_bytes": max(budgets)})
-    return found, worst(ours, expected), reference
+    assert_same_aliases(ours, reference)
+    if compiler == "inductor":  # stages promise the strides that inductor gives, whatever compiles them
+        assert_same_strides(ours, reference)
+    return found, worst(ours, expected), worst(reference, expected)
 
 
 def check_backend(family: Family) -> Found:

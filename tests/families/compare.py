@@ -48,6 +48,28 @@ def worst(found: list[list[Tensor]], expected: list[list[Tensor]]) -> float:
     return max(error(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
+def assert_same_strides(found: list[list[Tensor]], expected: list[list[Tensor]]) -> None:
+    for which, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            assert a.stride() == b.stride(), f"call {which}: tensor {i} has strides {a.stride()}, and not {b.stride()}"
+
+
+def assert_same_aliases(found: list[list[Tensor]], expected: list[list[Tensor]]) -> None:
+    """The same tensors of each call share memory: its results with each other, and with its inputs."""
+    for which, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        ours, wanted = sharing(mine), sharing(theirs)
+        assert ours == wanted, f"call {which}: {ours} share memory, and not {wanted}"
+
+
+def sharing(tensors: list[Tensor]) -> list[list[int]]:
+    """The numbers of tensors that share their memory with another one."""
+    groups: dict[int, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        if tensor.numel():
+            groups.setdefault(tensor.untyped_storage().data_ptr(), []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
     """As `error`, where whole numbers and shapes may differ: then it is 1."""
     if [t.shape for t in found] != [t.shape for t in expected]:
