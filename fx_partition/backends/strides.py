@@ -63,8 +63,8 @@ def in_order(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 def in_memory_of_its_own(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     """Return a copy of a tensor in an order, dimension ``order[0]`` outermost.
 
-    A stage returns so what is an argument seen as another dtype: torch makes such a result anew from the argument, and
-    forgets the dtype where sizes are symbolic.
+    A stage of symbolic sizes returns an argument seen as another dtype in this way: torch makes such a result again
+    from the argument, and forgets the dtype where sizes are symbolic.
     """
     return in_order(tensor.clone(), order)
 
@@ -109,7 +109,7 @@ class Crossings:
         self._values: dict[torch.fx.Node, torch.Tensor] = {}
         self._layouts: dict[torch.fx.Node, Layout] = {}
         self._retyped: set[torch.fx.Node] = set()
-        self._found: dict[Hashable, list[Any]] = {}
+        self._found: dict[Hashable, list[tuple[Any, bool]]] = {}
 
     def value(self, node: torch.fx.Node) -> Any:
         """The fake value of a node as it crosses, or as its stage makes it; that of the trace where none is settled."""
@@ -138,14 +138,14 @@ class Crossings:
             return
         key = stage_key(module, takes, traced)
         if key not in self._found:
-            self._found[key] = _run(module, takes, traced)
-        for node, value, made in zip(outputs, traced, self._found[key], strict=True):
+            self._found[key] = _run(module, takes, traced, [*map(value_of, inputs)])
+        for node, value, (made, is_of_argument) in zip(outputs, traced, self._found[key], strict=True):
             if type(value) is not FakeTensor or value.layout != torch.strided:
                 continue
-            if _is_retyped(value, map(value_of, inputs)):
+            if _varies(value) and _is_retyped(value, map(value_of, inputs)):
                 self._retyped.add(node)
             dense = is_dense(made)
-            if self._keeps_views and not dense and _is_in_memory_of(value, map(value_of, inputs)):
+            if self._keeps_views and not dense and is_of_argument:
                 self._keep(node, value, made)
             elif dense or node in self._taken:  # a dense result of the graph too, as its stage may be like another
                 ordered = dense or _has_order(made)
@@ -192,6 +192,11 @@ def _has_order(value: torch.Tensor) -> bool:
     return 0 not in strides and len(set(strides)) == len(strides)
 
 
+def _varies(value: torch.Tensor) -> bool:
+    """Whether a size or stride of a tensor is symbolic."""
+    return not all(isinstance(to_expr(size), int) for size in (*value.shape, *value.stride()))
+
+
 def _is_retyped(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
     """Whether a result is the memory of an argument of another dtype."""
     return _is_in_memory_of(result, (v for v in arguments if isinstance(v, torch.Tensor) and v.dtype != result.dtype))
@@ -202,11 +207,18 @@ def _is_in_memory_of(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
     return any(isinstance(value, torch.Tensor) and id(value.untyped_storage()) == storage for value in arguments)
 
 
-def _run(module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any]) -> list[Any]:
-    """What a stage makes, as a compiler of it would find; as the trace says where it does not run on fakes."""
+def _run(
+    module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any], arguments: Sequence[Any]
+) -> list[tuple[Any, bool]]:
+    """What a stage makes, as a compiler of it would find, and whether it is memory of an argument.
+
+    As the trace says where the stage does not run on fakes. A stage that writes a copy of what it takes returns views
+    of that copy, which the trace takes for views of the argument.
+    """
+    in_trace = [(t, isinstance(t, torch.Tensor) and _is_in_memory_of(t, arguments)) for t in traced]
     mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
     if mode is None or any(map(_opens_a_mode, module.graph.nodes)):
-        return traced
+        return in_trace
     interpreter = ShapeInterpreter(module, mode)
     grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another than it found
     try:
@@ -216,8 +228,11 @@ def _run(module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any]) 
                 made = list(interpreter.run(*stand_ins, enable_io_processing=False))
     except Exception as error:  # an operator may refuse these fakes; the promise is kept whatever it is
         _log.debug("the strides of a stage's results are those of the trace: %s: %s", type(error).__name__, error)
-        return traced
-    return [m if _is_like(m, t) else t for m, t in zip(made, traced, strict=True)]
+        return in_trace
+    return [
+        (m, _is_in_memory_of(m, stand_ins)) if _is_like(m, found[0]) else found
+        for m, found in zip(made, in_trace, strict=True)
+    ]
 
 
 def _opens_a_mode(node: torch.fx.Node) -> bool:

@@ -115,7 +115,10 @@ def is_learned(tensor: torch.Tensor) -> bool:
     ATen asks for it without gradients as well: a matrix product copies a permuted operand rather than repeat a learned
     one for the whole batch.
     """
-    return tensor.requires_grad and tensor.is_leaf
+    try:
+        return tensor.requires_grad and tensor.is_leaf
+    except RuntimeError:  # a view that was written in another grad mode than it was made in: no leaf
+        return False
 
 
 def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ until it has run (see `atoms`), and a view of a weight that one touches is not f
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ from torch.utils import _pytree as pytree
 from .captured import Captured, with_values
 from .errors import UnreadableError
 from .fake import FakeTensor, fake_mode_of, run_fake
+from .regions import Regions
 from .symbols import to_expr
 
 # Tensors that are there before a call and after it.
@@ -89,6 +91,7 @@ class _Settler:
         self._objects: dict[torch.fx.Node, Any] = {}  # like the node's value, with stand-ins for tensors
         self._weights: dict[int, torch.Tensor] = {}  # by the id of the weight, which many nodes may hold
         self._newest: dict[int, torch.fx.Node] = {}  # by the id of a stand-in, the node that is to be read
+        self._regions = Regions()
 
     def _found_stale(self) -> Iterator[int]:
         """The fake tensors that a tracer changed in place: they are the value of an operator and of what it takes."""
@@ -104,6 +107,7 @@ class _Settler:
             names = {source: self._name(source) for source in node.all_input_nodes}
             renamed += [(node, source, name) for source, name in names.items() if name is not source]
             traced = self._captured.values.get(node)
+            self._regions.pass_node(node)
             found = self._objects[node] = self._run(node, traced)
             if traced is not None:
                 values[node] = self._snapshot(found, traced) if self._is_stale(traced) else traced
@@ -170,6 +174,7 @@ class _Settler:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self._objects.__getitem__)
         function: Any = node.target
         if node.op == "call_method":
+
             def function(own: Any, *given: Any, **named: Any) -> Any:
                 return getattr(own, str(node.target))(*given, **named)
         elif node.op == "call_module":
@@ -181,7 +186,9 @@ class _Settler:
 
         if _name(node) == "detach_":  # refuses views, which stand-ins are; it changes no size
             return args[0]
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for enter in self._regions.open:  # in another dtype `to` might return its argument
+                stack.enter_context(torch.amp.autocast(*enter.args))  # type: ignore[arg-type]
             return run_fake(self._mode, function, args, kwargs)
 
     def _stand_in(self, leaf: Any) -> Any:

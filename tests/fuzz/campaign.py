@@ -65,6 +65,7 @@ class Outcome:
     cut: Counter[str] = field(default_factory=Counter)
     torch_refuses: Counter[str] = field(default_factory=Counter)
     torch_differs: int = 0
+    dense: int = 0
     rounded: int = 0
     known: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -81,6 +82,7 @@ class Outcome:
             self.runs[verdict.road] += 1
             self.cut[verdict.road] += verdict.partitions >= 3
             self.torch_differs += bool(verdict.torch_differs)
+            self.dense += verdict.dense
             self.rounded += verdict.rounded
             self.fallbacks.update(text for text in verdict.warned if text.startswith(FALLBACK))
             if verdict.fault and verdict.known:
@@ -100,6 +102,7 @@ class Outcome:
         lines = [
             f"{self.programs} programs, {failures} failures of {len(self.faults)} kinds: {roads}; "
             f"{self.torch_differs} as torch alone and not as eager mode, {self.rounded} but for rounding, "
+            f"{self.dense} but for gaps of results, "
             f"{self.known.total()} known failures, {self.fallbacks.total()} fallbacks to one partition"
         ]
         lines += [f"  fallback, {count} times: {text[:300]}" for text, count in self.fallbacks.most_common()]

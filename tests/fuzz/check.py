@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .compiled import by_inductor, by_inductor_alone, by_pipeline, by_pipeline_alone
-from .observe import Difference, Seen, differences
+from .observe import Difference, Seen, differences, has_gaps
 from .program import Program
 from .roads import (
     Ran,
@@ -64,6 +64,7 @@ class Verdict:
         signature: the fault without what is particular to the program, to tell faults apart.
         torch_differs: how torch alone differs from eager mode, or why it cannot run the program.
         refused: whether torch alone cannot run it.
+        dense: whether a view with gaps of an intermediate result is returned without them, as it crosses a boundary.
         rounded: whether numbers differ by rounding alone, where layouts may be others than in eager mode.
     """
 
@@ -73,6 +74,7 @@ class Verdict:
     partitions: int = 0
     warned: list[str] = field(default_factory=list)
     torch_differs: str = ""
+    dense: bool = False
     rounded: bool = False
     refused: bool = False
 
@@ -124,6 +126,9 @@ def _check_road(program: Program, name: str, expected: Seen) -> Verdict:
         wrong = [d for d in different if (d.place, d.what) not in excused]
         if name == "backend" and wrong and not differences(expected, ran.seen, tolerance=ROUNDING):
             verdict.rounded, wrong = True, []
+        if name == "backend":
+            dense = [d for d in wrong if d.what in ("strides", "alias") and has_gaps(expected.leaves[d.place])]
+            verdict.dense, wrong = bool(dense), [d for d in wrong if d not in dense]
         verdict.torch_differs = "" if len(wrong) == len(different) else f"{name}: {_kinds(different)}"
         if wrong:
             verdict.fault = "\n".join(map(str, wrong))

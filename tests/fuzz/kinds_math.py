@@ -39,7 +39,8 @@ def layer(d: Draft) -> None:
 def batch_norm(d: Draft) -> None:
     """In training mode it writes its buffers."""
     x = d.pick(single, dims(2), filled)
-    d.let(f"{d.member('m', f'tamed(nn.BatchNorm1d({d.last(x)}))')}({x})")
+    # Torch's fake kernel keeps the strides of what is turned, and inductor returns these; the real kernel does not.
+    d.let(f"{d.member('m', f'tamed(nn.BatchNorm1d({d.last(x)}))')}({x}.contiguous())")
 
 
 @kind(2)
@@ -236,8 +237,11 @@ def image(d: Draft) -> None:
 def dropped(d: Draft) -> None:
     """Random numbers; the state that they are drawn from is compared as well."""
     x = d.pick(real, filled)
+    text = f"F.dropout({x}, 0.5, self.training)"
+    if not d.settings.train:
+        text += ".clone()"  # eager mode returns the tensor itself there, and AOTAutograd a copy
     d.let(d.rng.choice((
-        f"F.dropout({x}, 0.5, self.training)",
+        text,
         f"F.dropout({x}, 0.3)",
         f"{x} + torch.rand_like({x})",
         f"{x} * torch.bernoulli(torch.full_like({x}, 0.5))",

@@ -17,7 +17,8 @@ from torch._dynamo.backends.debugging import aot_eager
 
 import fx_partition
 from fx_partition import PartitionWarning
-from fx_partition.backends import torch_internals
+from fx_partition.backends import strides, torch_internals
+from fx_partition.passes.fake import FakeTensor, is_wrapped
 from fx_partition.passes.live import live_graphs
 
 from .observe import Seen, run
@@ -75,9 +76,12 @@ def _exported(program: Program) -> tuple[nn.Module, torch.export.ExportedProgram
         with torch.set_grad_enabled(program.settings.grad), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             shapes = _dynamic_shapes(program) if program.settings.dynamic else None
-            return model, torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:
         raise TorchRefuses(f"export: {type(error).__name__}") from error
+    if any(is_wrapped(value) for value in exported.constants.values() if isinstance(value, Tensor)):
+        raise TorchRefuses("export: a tensor of torch.func has become a constant, which computes nothing")
+    return model, exported
 
 
 def _dynamic_dims(program: Program) -> list[tuple[str, list[int]]]:
@@ -184,22 +188,27 @@ def _dynamo(program: Program) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stages(compile_stage: Callable[[torch.fx.GraphModule, Sequence[Any]], Call]) -> Iterator[None]:
-    """Let stages be compiled otherwise than by inductor."""
+    """Let stages be compiled otherwise than by inductor, whose decompositions then say nothing of strides."""
 
     def compile_fx(gm: torch.fx.GraphModule, inputs: Sequence[Any], config_patches: Any = None) -> Call:
-        return compile_stage(gm, inputs)
+        return _guarded(compile_stage(gm, inputs), inputs)
 
-    with mock.patch.object(torch_internals, "compile_fx", compile_fx):
+    with (
+        mock.patch.object(torch_internals, "compile_fx", compile_fx),
+        mock.patch.object(strides, "InductorDecompositions", contextlib.nullcontext),
+    ):
         yield
 
 
 def _eager_stage(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Call:
-    """Runs a graph as it is, on inputs of the layouts that it was compiled for and no others."""
-    return _guarded(gm.forward, inputs)
+    """Runs a graph as it is."""
+    forward: Call = gm.forward
+    return forward
 
 
 def _aot_stage(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Call:
-    return _guarded(aot_eager(gm, inputs), inputs)
+    compiled: Call = aot_eager(gm, inputs)
+    return compiled
 
 
 def _dense_stage(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Call:
@@ -216,14 +225,14 @@ def _dense_stage(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Call:
         result = gm.forward(*args)
         return type(result)(map(dense, result)) if isinstance(result, (tuple, list)) else dense(result)
 
-    return _guarded(call, inputs)
+    return call
 
 
 def _guarded(call: Call, inputs: Sequence[Any]) -> Call:
-    """Compiled code may take what it was compiled for, and inductor asserts it."""
+    """A stage takes inputs of the layouts that it was compiled for and no others, as inductor asserts."""
     expected = []
     for i, value in enumerate(inputs):
-        if isinstance(value, Tensor):
+        if isinstance(value, FakeTensor):  # a whole graph comes with real ones, whose sizes may vary
             sizes = [s if isinstance(s, int) else None for s in value.shape]
             strides = [s if isinstance(s, int) else None for s in value.stride()]
             expected.append((i, value.dtype, sizes, strides))
@@ -231,9 +240,13 @@ def _guarded(call: Call, inputs: Sequence[Any]) -> Call:
     def checked(*args: Any) -> Any:
         for i, dtype, sizes, strides in expected:
             x = args[i]
-            fits = x.dtype == dtype and x.dim() == len(sizes) and all(
-                size in (None, x.shape[d]) and (s in (None, x.stride(d)) or x.shape[d] < 2 or not x.numel())
-                for d, (size, s) in enumerate(zip(sizes, strides, strict=True))
+            fits = (
+                x.dtype == dtype
+                and x.dim() == len(sizes)
+                and all(
+                    size in (None, x.shape[d]) and (s in (None, x.stride(d)) or x.shape[d] < 2 or not x.numel())
+                    for d, (size, s) in enumerate(zip(sizes, strides, strict=True))
+                )
             )
             assert fits, (
                 f"input {i} of a stage was to be {dtype} {sizes} of strides {strides}, and is {x.dtype} "
@@ -256,4 +269,3 @@ def _warned() -> Iterator[list[str]]:
         warnings.simplefilter("always", PartitionWarning)
         yield messages
     messages += [str(w.message) for w in caught if issubclass(w.category, PartitionWarning)]
-

@@ -262,3 +262,37 @@ def test_squeeze_of_a_symbolic_size_is_read(road: str, monkeypatch: pytest.Monke
         cut = torch.compile(Squeezes(), backend="l2partition", options={"cache_bytes": 1}, dynamic=True)
     for x in inputs:
         assert_same(cut(x), Squeezes()(x))
+
+
+@torch.no_grad()
+def test_casts_under_autocast_are_values_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Casts(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            y = x * 2
+            y.t_()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                product = y @ y
+                return product, product.to(torch.float32)
+
+    use_eager_stages(monkeypatch)
+    found = torch.compile(Casts(), backend="l2partition", options={"cache_bytes": 1})(X)
+    assert [t.dtype for t in found] == [torch.bfloat16, torch.float32]
+    assert_same(found, Casts()(X))
+
+
+@torch.no_grad()
+def test_views_whose_history_is_unclear_are_no_parameters() -> None:
+    """Autograd refuses to say whether a view is a leaf, if it was written in another grad mode than it was made in."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.weight.chunk(2)
+            first.as_strided_((4, 2), (1, 4))
+            return second * x[:2]
+
+    cut = fx_partition.split(torch.fx.symbolic_trace(Parts()), 1, example_inputs=X)
+    assert_same(cut(X), Parts()(X))
