@@ -1,0 +1,77 @@
+"""The most bytes of malloc that a call holds, whoever asks for them: torch, oneDNN, MKL or a kernel's own vector.
+
+`malloc_count.c`, preloaded, stands in for malloc (Linux, glibc). A script begins with `restart_counted`, which starts
+it again under it. What a library keeps from a first call (packed weights, thread-local scratch) is not in a later one.
+
+Example, in a script::
+
+    restart_counted()
+    print(malloc_bytes(lambda: torch.ones(1000, 1000).sin()))
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).with_name("malloc_count.c")
+_COUNTED = "FX_PARTITION_MALLOC_COUNTED"
+
+
+def restart_counted() -> str:
+    """Start the running script again with malloc counted, unless it is so.
+
+    MKL is told to give its buffers back after each call, so that they are seen in each.
+
+    Returns:
+        Why it cannot be counted here, "" where it is.
+    """
+    if os.environ.get(_COUNTED):
+        return ""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not sys.platform.startswith("linux") or compiler is None:
+        return "malloc is counted on Linux, with a C compiler"
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "malloc_count.so"
+        built = subprocess.run(
+            [compiler, "-O2", "-shared", "-fPIC", "-o", library, _SOURCE], capture_output=True, text=True
+        )
+        if built.returncode:
+            return f"malloc_count.c does not compile here: {built.stderr.strip().splitlines()[0]}"
+        environment = {**os.environ, "LD_PRELOAD": str(library), "MKL_DISABLE_FAST_MM": "1", _COUNTED: str(library)}
+        sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
+
+
+def is_counted() -> bool:
+    return bool(os.environ.get(_COUNTED))
+
+
+def malloc_bytes(call: Callable[[], Any]) -> int:
+    """Return the most bytes that a call held of malloc at one time, its results included; the second of two calls.
+
+    Raises:
+        RuntimeError: malloc is not counted in this process.
+    """
+    if not is_counted():
+        raise RuntimeError("malloc is not counted here: begin with restart_counted()")
+    library = ctypes.CDLL(os.environ[_COUNTED])
+    library.malloc_count_peak.restype = ctypes.c_long
+    call()
+    gc.collect()
+    gc.disable()  # what was held before must not be freed meanwhile
+    try:
+        library.malloc_count_begin()
+        result = call()
+        found = int(library.malloc_count_peak())
+        del result
+    finally:
+        gc.enable()
+    return found
