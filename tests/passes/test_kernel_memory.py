@@ -28,6 +28,8 @@ from fx_partition.passes.kernel_memory import MOST_BYTES, in_new_thread, peak_by
 from fx_partition.passes.plan import Plan
 
 CPU = torch.device("cpu")
+#: Sizes and strides of the input and the weight of a transposed convolution, which takes scratch memory for each thread.
+CONVOLUTION = [((2, 16, 256), (4096, 256, 1)), ((16, 8, 4), (32, 4, 1))]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,21 @@ def test_sizes_of_blocks_in_the_order_of_events() -> None:
 def test_the_peak_of_a_call_is_what_the_profiler_sees() -> None:
     x = torch.zeros(10_000)
     assert peak_bytes(sort_of(10_000)) == allocated_bytes(lambda: torch.sort(x, stable=True), CPU) >= 120_000
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_kernel_is_measured_on_as_many_threads_as_the_caller_has(threads: int) -> None:
+    """A new thread has the number that the process started with, until torch is asked there."""
+    operands = [Operand(sizes, strides, torch.float32, 0) for sizes, strides in CONVOLUTION]
+    arguments = (*operands, None, (2,), (0,), (1,), True, (0,), 1)
+    leaves, structure = pytree.tree_flatten((arguments, {}))
+    call = BoundCall(torch.ops.aten.convolution.default, tuple(leaves), structure, 0, 0, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert in_new_thread(lambda: kernel_memory._measured(call)) == kernel_memory._measured(call)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_equal_call_is_run_once_in_a_process_and_on_a_machine(
