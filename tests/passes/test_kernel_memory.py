@@ -28,7 +28,7 @@ from fx_partition.passes.kernel_memory import MOST_BYTES, in_new_thread, peak_by
 from fx_partition.passes.plan import Plan
 
 CPU = torch.device("cpu")
-#: Sizes and strides of the input and the weight of a transposed convolution, which takes scratch memory for each thread.
+#: Sizes and strides of input and weight of a transposed convolution, which takes scratch memory for each thread.
 CONVOLUTION = [((2, 16, 256), (4096, 256, 1)), ((16, 8, 4), (32, 4, 1))]
 
 
