@@ -36,6 +36,7 @@ from fx_partition.passes.symbols import to_expr
 
 from .comm import RECV, SEND
 from .homes import home_of, place
+from .repeated_views import repeat_views
 from .sym_nodes import write_size
 
 
@@ -50,7 +51,8 @@ def cut_stages(captured: Captured, plan: Plan, facts: Facts) -> list[Stub]:
     """
     if plan.slicings:
         facts = gather_facts(captured)
-    stubs = cut(captured, plan)
+    returned = next(iter(reversed(captured.gm.graph.nodes))).all_input_nodes
+    stubs = repeat_views(cut(captured, plan), returned)
     for stub, written in zip(stubs, received_writes(facts, [p.nodes for p in plan.partitions]), strict=True):
         _write_copies(stub, written)
     return stubs

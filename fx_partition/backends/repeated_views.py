@@ -1,0 +1,114 @@
+"""Views of memory that a stage writes: made in the stage, of the one argument that they are all views of.
+
+AOTAutograd puts arguments that share memory together where one of them is written. Results that are views of these it
+then makes again of the wrong tensor: with the wrong shape, an error, or as a copy. So such a stage takes the tensor
+that they are views of, and no view of it::
+
+    before                                              after
+    def stage(x, select):                               def stage(x):
+        zero_ = select.zero_()                              select = x.select(0, 0);  zero_ = select.zero_()
+        transpose = select.transpose(0, -1)                 transpose = select.transpose(0, -1)
+        return transpose, F.relu(x)                         return transpose, F.relu(x)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.passes.assumed import works_in_place
+from fx_partition.passes.captured import value_of
+from fx_partition.passes.split import Stub
+
+
+def repeat_views(stubs: list[Stub], returned: Collection[torch.fx.Node]) -> list[Stub]:
+    """The partitions of a graph, none of which takes memory that it writes by more than one argument.
+
+    A view that cannot be made in the partition stays an argument of it.
+
+    Args:
+        stubs: all partitions; their graphs are changed.
+        returned: what the whole graph returns.
+    """
+    repeated = [_repeat(stub) for stub in stubs]
+    if all(new is old for new, old in zip(repeated, stubs, strict=True)):
+        return stubs
+    needed = {node for stub in repeated for node in stub.inputs} | {*returned}
+    return [_return_only(stub, needed) for stub in repeated]
+
+
+def _repeat(stub: Stub) -> Stub:
+    graph = stub.module.graph
+    shared = Counter(storage for node in stub.inputs for storage in _storages(node))
+    operands = (source for node in graph.nodes if _may_write(node) for source in node.all_input_nodes)
+    written = {storage for source in operands for storage in _storages(source) if shared[storage] > 1}
+    if not written or any(_sets_grad_mode(node) for node in graph.nodes):
+        return stub
+    placeholders = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    kept = dict(placeholders)
+    for node, placeholder in placeholders.items():
+        views = _views_between(node, kept.keys() - {node}) if written & _storages(node) else None
+        if not views:
+            continue
+        made = dict(kept)
+        with graph.inserting_before(first):
+            for view in views:
+                made[view] = graph.node_copy(view, made.__getitem__)
+        placeholder.replace_all_uses_with(made[node])
+        del kept[node]
+        graph.erase_node(placeholder)
+    if len(kept) == len(placeholders):
+        return stub
+    stub.module.recompile()
+    return replace(stub, inputs=tuple(kept))
+
+
+def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> list[torch.fx.Node] | None:
+    """The nodes that make a view of what is taken, in order; None where it is not one."""
+    storages, found, stack = _storages(node), dict[torch.fx.Node, None](), [node]
+    while stack:
+        view = stack.pop()
+        if view in taken:
+            continue
+        if not view.op.startswith("call_") or _storages(view) != storages or _may_write(view):
+            return None
+        found.pop(view, None)
+        found[view] = None  # again, and so before whatever takes it
+        stack += view.all_input_nodes
+    return [*reversed(found)]
+
+
+def _storages(node: torch.fx.Node) -> set[int]:
+    leaves = pytree.tree_leaves(value_of(node))
+    strided = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided)
+    return {id(tensor.untyped_storage()) for tensor in strided}
+
+
+def _may_write(node: torch.fx.Node) -> bool:
+    if node.op == "call_module":
+        return True
+    in_place = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
+    return node.op.startswith("call_") and (in_place or works_in_place(node))
+
+
+def _sets_grad_mode(node: torch.fx.Node) -> bool:
+    """Whether a view that is made at the beginning of the graph is made in another grad mode."""
+    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
+
+
+def _return_only(stub: Stub, needed: Collection[torch.fx.Node]) -> Stub:
+    """The partition without results that nothing takes any more."""
+    outputs = tuple(node for node in stub.outputs if node in needed)
+    if outputs == stub.outputs:
+        return stub
+    output = next(iter(reversed(stub.module.graph.nodes)))
+    results: Iterator[torch.fx.Node] = iter(output.args[0])
+    output.args = (tuple(r for r, node in zip(results, stub.outputs, strict=True) if node in needed),)
+    stub.module.recompile()
+    return replace(stub, outputs=outputs)
