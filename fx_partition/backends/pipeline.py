@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
 from fx_partition.passes.capture import ExampleInputs, Model, annotated, capture
@@ -97,7 +98,7 @@ def pipeline(
     )
     fill((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
     program = make_program(captured, stubs, facts.written)
-    signature = Signature(captured, program, example_inputs)
+    signature = Signature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
@@ -123,6 +124,14 @@ def pipeline(
     plan = plan.with_code(tuple(first_alike(codes)))
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
+
+
+def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInputs | None:
+    """What tells the names of a request's keyword arguments: an exported program has been captured with its own."""
+    if example_inputs is None and isinstance(model, ExportedProgram) and model.example_inputs:
+        _, keywords = model.example_inputs
+        return dict(keywords)
+    return example_inputs
 
 
 def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:

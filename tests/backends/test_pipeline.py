@@ -453,3 +453,14 @@ def test_a_state_that_is_returned_is_that_of_its_request():
         results += list(pipe.map(one for _ in range(6)))
     assert [[float(leaf.sum()) for leaf in result[1:]] for result in results] == expected
     assert torch.equal(model.count, eager.count)
+
+
+def test_an_exported_program_keeps_its_keyword_arguments():
+    model = Layers().eval()
+    x, scale = torch.randn(4, WIDTH), torch.rand(4, 1)
+    exported = torch.export.export(model, (x,), {"scale": scale})
+    with fx_partition.pipeline(exported, inflight=2) as pipe:
+        found = pipe(x, scale=scale)
+        with pytest.raises(TypeError, match="keyword arguments of example_inputs: scale"):
+            pipe(x, scales=scale)
+    torch.testing.assert_close(found, run_eager(model, x, scale=scale))
