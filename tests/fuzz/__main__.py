@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from .campaign import Outcome, prepare, try_seed
 from .check import ROADS, check
 from .generate import generate
 from .kinds import KINDS
+from .processes import try_in_processes
 from .script import script
 from .shrink import shrink
 
@@ -47,14 +47,12 @@ def _run_many(arguments: argparse.Namespace, roads: tuple[str, ...], kinds: tupl
     seeds = range(arguments.seed, arguments.seed + arguments.graphs)
     tasks = [(seed, roads, kinds) for seed in seeds]
     outcome = Outcome()
-    # A process is replaced now and then: tracers keep some of what they saw.
-    with multiprocessing.get_context("spawn").Pool(arguments.workers, prepare, maxtasksperchild=20) as pool:
-        for seed, verdicts in pool.imap_unordered(try_seed, tasks, chunksize=10):
-            for verdict in outcome.add(seed, verdicts):
-                print(f"seed {seed}, {verdict.road}: {verdict.signature}\n{verdict.fault[-1500:]}\n", flush=True)
-            if outcome.programs % 100 == 0:
-                print(f"{outcome.programs} of {len(seeds)} in {time.monotonic() - began:.0f} s", flush=True)
-    print(outcome.summary())
+    for seed, verdicts in try_in_processes(tasks, arguments.workers):
+        for verdict in outcome.add(seed, verdicts):
+            print(f"seed {seed}, {verdict.road}: {verdict.signature}\n{verdict.fault[-1500:]}\n", flush=True)
+        if outcome.programs % 100 == 0:
+            print(f"{outcome.programs} of {len(seeds)} in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{outcome.summary()}\nin {time.monotonic() - began:.0f} s")
     if arguments.scripts and outcome.faults:
         _write_scripts(outcome, arguments.scripts, kinds)
     return 1 if outcome.faults else 0
@@ -65,7 +63,8 @@ def _write_scripts(outcome: Outcome, folder: Path, kinds: tuple[str, ...]) -> No
     for signature, found in outcome.faults.items():
         seed, road = found[0]
         path = folder / f"seed_{seed}_{road}.py"
-        path.write_text(_smallest(seed, road, kinds) or f"# passes alone: {signature}\n", encoding="utf-8")
+        text = _smallest(seed, road, kinds) if road in ROADS else ""
+        path.write_text(text or f"# not run alone, or passes alone: {signature}\n", encoding="utf-8")
         print(f"{path}: {signature}")
 
 

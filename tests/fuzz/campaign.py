@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 
@@ -29,12 +30,14 @@ def roads_of(seed: int) -> tuple[str, ...]:
     return tuple(roads)
 
 
-def try_seed(task: tuple[int, tuple[str, ...], tuple[str, ...]]) -> tuple[int, list[Verdict]]:
-    """Run the program of a seed.
+#: A seed; the roads and the kinds of statements, where they are not the default.
+Task: TypeAlias = tuple[int, tuple[str, ...], tuple[str, ...]]
+#: A seed, and what came of its program by each road.
+Tried: TypeAlias = tuple[int, list[Verdict]]
 
-    Args:
-        task: the seed; the roads and the kinds of statements, where they are not the default.
-    """
+
+def try_seed(task: Task) -> Tried:
+    """Run the program of a seed."""
     seed, roads, kinds = task
     roads = roads or roads_of(seed)
     verdicts = check(generate(seed, kinds), tuple(road for road in roads if road not in SLOW))

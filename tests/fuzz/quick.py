@@ -20,12 +20,8 @@ def try_all(seeds: Iterable[int], roads: tuple[str, ...] = ()) -> Outcome:
     return outcome
 
 
-def assert_worth_it(outcome: Outcome) -> None:
-    """Most programs are taken by every road, and of these a fair share is really cut."""
-    runs, cut = outcome.runs, outcome.cut
-    splits, split_cut = runs["export"] + runs["symbolic_trace"], cut["export"] + cut["symbolic_trace"]
-    assert runs["backend"] >= 0.85 * outcome.programs, outcome.summary()
-    assert splits >= 0.6 * outcome.programs, outcome.summary()
-    assert cut["backend"] >= 0.5 * runs["backend"], outcome.summary()
-    assert split_cut >= 0.4 * splits, outcome.summary()
-    assert outcome.fallbacks.total() <= 0.02 * outcome.programs, outcome.summary()
+def assert_worth_it(outcome: Outcome, road: str, *, runs: float, cut: float) -> None:
+    """Torch runs so large a share of the programs by this road, of these such a share is cut, and few fall back."""
+    assert outcome.runs[road] >= runs * outcome.programs, outcome.summary()
+    assert outcome.cut[road] >= cut * outcome.runs[road], outcome.summary()
+    assert outcome.fallbacks.total() <= 0.04 * outcome.programs, outcome.summary()

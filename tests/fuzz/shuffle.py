@@ -47,6 +47,8 @@ def shuffled(program: Program) -> Iterator[None]:
 
 def _places(atoms: int, rng: random.Random) -> list[int]:
     share = rng.choice((1.0, 0.6, 0.25))
+    if not atoms:
+        return [0]
     return [0, *(place for place in range(1, atoms) if rng.random() < share), atoms]
 
 

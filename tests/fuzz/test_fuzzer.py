@@ -13,6 +13,7 @@ from .check import check
 from .generate import depends, generate
 from .kinds import DISABLED, KINDS
 from .observe import differences, run
+from .processes import try_in_processes
 from .program import Program, Settings, Statement
 from .script import script
 from .shrink import shrink
@@ -116,3 +117,9 @@ def test_what_torch_refuses_is_no_fault():
     assert verdict.refused and not verdict.fault
 
 
+def test_a_program_that_ends_its_process_is_a_failure_and_ends_no_other():
+    tasks = [(0, ("symbolic_trace",), ()), (1, ("no road",), ()), (2, ("symbolic_trace",), ())]
+    found = dict(try_in_processes(tasks, 1))
+    assert found.keys() == {0, 1, 2}
+    assert [verdict.fault for verdict in found[1]] == ["the process ended with exit code 1"]
+    assert not any(verdict.fault for seed in (0, 2) for verdict in found[seed])

@@ -1,15 +1,12 @@
-"""Random programs are what they are in eager mode, cut or not: the other half of the quick ones, and inductor's."""
-
-import pytest
+"""Random programs that are split are what they are in eager mode; and one with stages compiled by inductor."""
 
 from .quick import assert_worth_it, try_all
 
-# Not shown yet to fit into the time of the quick tests.
-pytestmark = pytest.mark.slow
 
-
-def test_programs_of_odd_seeds_are_as_in_eager_mode():
-    assert_worth_it(try_all(range(1, 200, 2), ("backend", "symbolic_trace")))
+def test_programs_that_are_split_are_as_in_eager_mode():
+    outcome = try_all(range(1, 200, 2), ("export", "symbolic_trace"))
+    assert_worth_it(outcome, "export", runs=0.6, cut=0.4)
+    assert_worth_it(outcome, "symbolic_trace", runs=0.5, cut=0.4)
 
 
 def test_a_random_program_is_right_with_stages_compiled_by_inductor():
