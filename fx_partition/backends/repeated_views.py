@@ -76,8 +76,9 @@ def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> lis
         view = stack.pop()
         if view in taken:
             continue
-        if not view.op.startswith("call_") or _storages(view) != storages or _may_write(view):
-            return None
+        of_that = all(any(_storages(n) == storages for n in nodes) for nodes in ([view], view.all_input_nodes))
+        if not view.op.startswith("call_") or not of_that or _may_write(view):
+            return None  # it makes this memory, or writes it
         found.pop(view, None)
         found[view] = None  # again, and so before whatever takes it
         stack += view.all_input_nodes

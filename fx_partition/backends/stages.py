@@ -27,6 +27,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture import Captured, value_of
+from fx_partition.passes.errors import UnreadableError
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.hand_on import received_writes
@@ -61,8 +62,15 @@ def cut_stages(captured: Captured, plan: Plan, facts: Facts) -> list[Stub]:
 def _write_copies(stub: Stub, written: frozenset[str]) -> None:
     graph = stub.module.graph
     placeholders = graph.find_nodes(op="placeholder")
+    copies: dict[int, torch.fx.Node] = {}
     for node, placeholder in zip(stub.inputs, placeholders, strict=True):
         if node.name in written:
+            other = copies.setdefault(id(value_of(node).untyped_storage()), node)
+            if other is not node:  # in two copies the one would not see what is written into the other
+                raise UnreadableError(
+                    f"{other.name} and {node.name} are views of one memory that another partition writes, and the one "
+                    "cannot be made of the other there"
+                )
             with graph.inserting_after(placeholders[-1]):
                 copied = graph.call_method("clone", (placeholder,))
             copied.meta = dict(placeholder.meta)

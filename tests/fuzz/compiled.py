@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 import fx_partition
+from fx_partition import PartitionError
 from fx_partition.passes.live import live_graphs
 
 from .observe import Seen, run
 from .program import Program
-from .roads import Ran, _dynamo, _exported, _is_dynamic, _marked, _warned
+from .roads import Ran, TorchRefuses, _dynamo, _exported, _is_dynamic, _marked, _warned
 
 #: Random numbers as eager mode draws them.
 _PLAIN = {"fallback_random": True}
@@ -39,8 +40,15 @@ def by_pipeline(program: Program) -> Ran:
     model, exported = _exported(program)
     options: dict[str, Any] = {name: program.settings.options[name] for name in _PLANNED & {*program.settings.options}}
     devices = ["cores:0"] * (2 + program.seed % 2)
-    with _warned() as warned, fx_partition.pipeline(exported, devices=devices, inductor=_PLAIN, **options) as pipe:
-        seen = run(pipe, model, program)
+    with _warned() as warned:
+        try:
+            pipe = fx_partition.pipeline(exported, devices=devices, inductor=_PLAIN, **options)
+        except PartitionError as error:
+            if "changes the metadata" not in str(error):
+                raise
+            raise TorchRefuses("a pipeline takes no model that turns its inputs, and says so") from error
+        with pipe:
+            seen = run(pipe, model, program)
     return Ran(seen.without_sharing(), pipe.plan.num_partitions, warned)
 
 

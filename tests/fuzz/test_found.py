@@ -43,6 +43,11 @@ FOUND: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("v3", "v7"),
         "aot",
     ),
+    "a view of what a stage writes with += was a copy of its own": (
+        ("v1 = F.gelu(x0)", "v2 = v1.unflatten(-1, (2, 4)).transpose(-2, -3)", "v1 += x0 @ self.w1", "v3 = v2 > 0.5"),
+        ("v3",),
+        "eager",
+    ),
     "an expanded view whose base is written was made dense": (
         ("v1 = x0[..., :1].expand(5, 8)", "v2 = x0.abs_()", "v3 = v1[1:]", "v4 = x0 @ self.w1"),
         ("v3", "v4"),
