@@ -1,0 +1,161 @@
+"""The storages that are there before a graph runs: weights, and inputs; what overlaps is one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from ..capture import Captured
+from ..errors import UnreadableError
+from ..storages import bytes_of, is_strided, storage_key
+from ..symbols import Size, to_expr
+
+WEIGHT, INPUT, MADE = "weight", "input", "made"
+
+
+@dataclass
+class Memory:
+    """One storage.
+
+    Attributes:
+        name: of what holds it first.
+        bytes: its size; symbolic where the graph is.
+        kind: WEIGHT, INPUT or MADE.
+        maker: the node that makes it.
+        made_at: the place of that among the runs; -1 for what is there before.
+        is_parameter, is_written, is_returned: what it is, and what the graph does with it.
+    """
+
+    name: str
+    bytes: Size
+    kind: str
+    maker: torch.fx.Node | None = None
+    made_at: int = -1
+    is_parameter: bool = False
+    is_written: bool = False
+    is_returned: bool = False
+
+    @property
+    def is_activation(self) -> bool:
+        return self.kind == MADE or (self.kind == INPUT and not self.is_written)
+
+    @property
+    def is_state(self) -> bool:
+        return self.is_written and not self.is_activation and not self.is_parameter
+
+
+def weight_memories(tensors: Mapping[Any, torch.Tensor]) -> tuple[list[Memory], dict[Any, int]]:
+    """Return the memories of real tensors, and the number of that of each; overlapping stretches are one.
+
+    Example: ``flat[:100]``, ``flat[100:]`` and ``flat[:100].t()`` are two memories.
+    """
+    by_storage: dict[Hashable, list[tuple[int, int, int, Any]]] = {}
+    for place, (key, tensor) in enumerate(tensors.items()):
+        stretch = _stretch(tensor) or (0, int(bytes_of(tensor)))
+        by_storage.setdefault(storage_key(tensor), []).append((*stretch, place, key))
+    memories: list[Memory] = []
+    number_of: dict[Any, int] = {}
+    for found in by_storage.values():
+        begin, end = 0, -1
+        for first, last, _, key in sorted(found, key=lambda entry: entry[:3]):
+            if end < 0 or first >= end:
+                memories.append(Memory(str(key), 0, WEIGHT))
+                begin = first
+            end = max(end, last)
+            memories[-1].bytes = end - begin
+            memories[-1].is_parameter |= isinstance(tensors[key], torch.nn.Parameter)
+            number_of[key] = len(memories) - 1
+    return memories, number_of
+
+
+def input_memories(
+    captured: Captured, weight_of: Mapping[torch.fx.Node, int], memories: list[Memory]
+) -> dict[int, int]:
+    """Return the memory of each tensor of the inputs, by the tensor's id; new ones are appended to ``memories``.
+
+    Inputs that overlap are one memory, as a write to one is seen in the other; one that overlaps a weight is that.
+    """
+    by_storage: dict[Hashable, list[tuple[torch.fx.Node, torch.Tensor]]] = {}
+    for node in captured.gm.graph.find_nodes(op="placeholder"):
+        for leaf in pytree.tree_leaves(captured.values.get(node)):
+            if isinstance(leaf, torch.Tensor):
+                by_storage.setdefault(storage_key(leaf), []).append((node, leaf))
+    number_of: dict[int, int] = {}
+    for sharing in by_storage.values():
+        for group in _overlapping(sharing):
+            inputs = [(node, leaf) for node, leaf in group if node not in weight_of]
+            weights = {weight_of[node] for node, _ in group if node in weight_of}
+            if not inputs:
+                continue
+            if len(weights) > 1:
+                raise UnreadableError(f"the input {inputs[0][0].name} shows the memory of several weights")
+            if weights:
+                number = weights.pop()
+            else:
+                first = inputs[0][0]
+                size = _shown_together([leaf for _, leaf in inputs])
+                memories.append(Memory(captured.names.get(first, first.name), size, INPUT))
+                number = len(memories) - 1
+            number_of |= {id(leaf): number for _, leaf in inputs}
+    return number_of
+
+
+def _overlapping(
+    sharing: list[tuple[torch.fx.Node, torch.Tensor]],
+) -> list[list[tuple[torch.fx.Node, torch.Tensor]]]:
+    """Tensors of one storage, apart where their stretches are; where a size is symbolic they may overlap."""
+    stretches = [_stretch(leaf) for _, leaf in sharing]
+    if len(sharing) == 1 or None in stretches:
+        return [sharing]
+    order = sorted(range(len(sharing)), key=lambda i: (stretches[i], i))
+    groups: list[list[int]] = []
+    end = -1
+    for i in order:
+        first, last = stretches[i] or (0, 0)
+        if first >= end:
+            groups.append([])
+        groups[-1].append(i)
+        end = max(end, last)
+    return [[sharing[i] for i in sorted(group)] for group in groups]
+
+
+def _stretch(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """The first and the end byte of a tensor in its storage; None where that is no pair of numbers."""
+    if not is_strided(tensor):
+        size = bytes_of(tensor)
+        return (0, size) if isinstance(size, int) else None
+    sizes, strides = ([to_expr(n) for n in numbers] for numbers in (tensor.shape, tensor.stride()))
+    offset = to_expr(tensor.storage_offset())
+    if not all(isinstance(number, int) for number in (*sizes, *strides, offset)):
+        return None
+    if 0 in sizes:
+        return 0, 0
+    length = 1 + sum((int(n) - 1) * int(step) for n, step in zip(sizes, strides, strict=True))
+    return int(offset) * tensor.element_size(), (int(offset) + length) * tensor.element_size()
+
+
+def _shown_together(tensors: Sequence[torch.Tensor]) -> Size:
+    """The bytes that overlapping tensors show: of each layout once, what is repeated once, at most the stretch."""
+    layouts: dict[Any, Size] = {}
+    for tensor in tensors:
+        if not is_strided(tensor):
+            layouts[id(tensor)] = bytes_of(tensor)
+            continue
+        sizes, strides = [to_expr(n) for n in tensor.shape], [to_expr(n) for n in tensor.stride()]
+        moved = [n for n, step in zip(sizes, strides, strict=True) if step != 0 or n == 0]
+        key = (*sizes, *strides, to_expr(tensor.storage_offset()), tensor.element_size())
+        layouts[key] = math.prod(moved, start=tensor.element_size())
+    total: Size = 0
+    for size in layouts.values():
+        total = total + size
+    total = to_expr(total)
+    found = [stretch for tensor in tensors if (stretch := _stretch(tensor)) is not None]
+    if isinstance(total, int) and len(found) == len(tensors):
+        return min(total, max(last for _, last in found) - min(first for first, _ in found))
+    return total

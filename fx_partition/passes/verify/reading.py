@@ -1,0 +1,439 @@
+"""Run a captured graph once on fake tensors that share memory as the real ones do, and note what each node touches.
+
+Before (``relu_(linear(x, w)) + x``)::
+
+    x, w = placeholders;  linear = F.linear(x, w);  relu_ = linear.relu_();  add = relu_ + x
+
+After::
+
+    memories: x (input), w (weight), linear, add
+    runs:     linear {x, w, linear};  relu_ {linear}, writes it;  add {linear, x, add}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from ..assumed import assumed_name, works_in_place
+from ..bodies import written_operands
+from ..capture import Captured, module_path
+from ..effects import Effect, distinct_tensors, observe
+from ..errors import PartitionError, UnreadableError
+from ..fake import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
+from ..graph_symbols import known_at_start, symbols_of
+from ..metadata import may_change_metadata
+from ..node_effects import Effects
+from ..scratch import Scratch
+from ..storages import bytes_of, check_readable, is_strided, named, storage_key
+from ..symbols import Size, Symbols, smallest, to_expr
+from .free import find_free
+from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
+from .recorder import Recorder
+
+
+class Held(NamedTuple):
+    """One tensor of a node: its memory, a stand-in (None where none can be), and what a view shows of a weight."""
+
+    memory: int
+    tensor: torch.Tensor | None
+    shown: Size | None = None
+
+
+@dataclass
+class Run:
+    """One node that was looked at; those that are free are taken out at the end.
+
+    Attributes:
+        node, path: the node and the module that it comes from, or "".
+        touches: bytes that it touches of each memory; of an activation always all.
+        seen: the weights that its operands or results show, whether it reads them or not.
+        writes: memories that it writes; to change the metadata of a tensor is to write.
+        reshapes: those of which it changes the metadata of a tensor.
+        workspace: bytes that it allocates beside its results, at the moments that can be the highest.
+        scratch: the same with what is to be measured, None where nothing is.
+        unknown: what a plan names as operators without a rule for workspace.
+        draws: whether it takes random numbers.
+        shows_weights: whether its results are views of weights, and it reads and writes nothing.
+        picks: whether it takes a tensor out of a container.
+    """
+
+    node: torch.fx.Node
+    path: str
+    touches: dict[int, Size] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    writes: set[int] = field(default_factory=set)
+    reshapes: set[int] = field(default_factory=set)
+    workspace: tuple[Size, ...] = (0,)
+    scratch: Scratch | None = None
+    unknown: tuple[str, ...] = ()
+    draws: bool = False
+    shows_weights: bool = False
+    picks: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a graph does to memory.
+
+    Attributes:
+        captured: the graph.
+        runs: the nodes that run, in the order of the trace.
+        memories: every storage.
+        holds: the activations that the tensors of a node are in, each once.
+        symbols: the shape symbols.
+        known: the symbols that the inputs tell.
+    """
+
+    captured: Captured
+    runs: list[Run]
+    memories: list[Memory]
+    holds: dict[str, tuple[int, ...]]
+    symbols: Symbols
+    known: set[Any]
+
+
+def read_graph(captured: Captured) -> Reading:
+    """Return what a captured graph does to memory; each node runs once on fake tensors.
+
+    Raises:
+        UnreadableError: a node cannot be read; it is named.
+    """
+    return _Reader(captured).read()
+
+
+class _Reader:
+    def __init__(self, captured: Captured) -> None:
+        check_readable(captured.values, captured.weights)
+        self._captured, self._graph = captured, captured.gm.graph
+        self._modules = dict(captured.gm.named_modules())
+        self._shape_env = shape_env_of(pytree.tree_leaves(list(captured.values.values())))
+        self._mode = new_fake_mode(self._shape_env)
+        self._symbols = symbols_of(captured)
+        self._operators = Effects(self._modules, self._mode, self._symbols, observe)
+        tensors = dict(captured.weights.items())
+        own: dict[tuple[str, str], torch.Tensor] = {}
+        for node in self._graph.nodes:
+            if node.op == "call_module":
+                own |= {(str(node.target), name): tensor for name, tensor in self._own_tensors(node)}
+        self._memories, weights = weight_memories({**tensors, **own})
+        self._weight_of = {node: weights[node] for node in tensors}
+        self._modules_hold = {key: Held(weights[key], self._stand_in(tensor)) for key, tensor in own.items()}
+        self._input_of = input_memories(captured, self._weight_of, self._memories)
+        self._memory_at: dict[Any, int] = {}
+        self._stand_ins: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
+        self._env: dict[torch.fx.Node, Any] = {}
+        self._runs: dict[torch.fx.Node, Run] = {}
+        self._autocast: dict[torch.fx.Node, tuple[Any, ...]] = {}
+        for held in self._modules_hold.values():
+            self._keep(held)
+
+    def _own_tensors(self, node: torch.fx.Node) -> Iterator[tuple[str, torch.Tensor]]:
+        module = self._modules[str(node.target)]
+        yield from (*module.named_parameters(), *module.named_buffers())
+
+    def _stand_in(self, leaf: torch.Tensor) -> torch.Tensor | None:
+        """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
+        if is_wrapped(leaf) or not is_strided(leaf):
+            return None
+        with no_new_guards(self._shape_env), torch.no_grad(), self._mode:
+            return stand_in_for(leaf)
+
+    def _keep(self, held: Held) -> Held:
+        if held.tensor is not None:
+            self._stand_ins.append(held.tensor)
+            self._memory_at[storage_key(held.tensor)] = held.memory
+        return held
+
+    def read(self) -> Reading:
+        for node in self._graph.nodes:
+            try:
+                self._read(node)
+            except PartitionError:
+                raise
+            except Exception as error:
+                raise UnreadableError(f"{named(node)} cannot be read: {type(error).__name__}: {error}") from error
+        rigid = {w for run in self._runs.values() for w in run.reshapes if self._memories[w].kind == WEIGHT}
+        for run in self._runs.values():
+            for weight in run.seen & rigid:
+                run.touches.setdefault(weight, 0)
+        known = known_at_start(self._captured)
+        free = find_free(self._captured, self._runs, rigid, known)
+        runs = [run for node, run in self._runs.items() if node not in free]
+        for at, run in enumerate(runs):
+            for number in run.writes:
+                self._memories[number].is_written = True
+            for number in run.touches:
+                if self._memories[number].maker is run.node:
+                    self._memories[number].made_at = at
+        holds = {}
+        for node, value in self._env.items():
+            found = dict.fromkeys(h.memory for h in _leaves(value) if self._memories[h.memory].is_activation)
+            if found:
+                holds[node.name] = tuple(found)
+        return Reading(self._captured, runs, self._memories, holds, self._symbols, known)
+
+    def _read(self, node: torch.fx.Node) -> None:
+        value = self._captured.values.get(node)
+        if node.op == "get_attr" or (node.op == "placeholder" and node in self._weight_of):
+            weight = self._captured.weights.get(node)
+            held = None if weight is None else self._keep(Held(self._weight_of[node], self._stand_in(weight)))
+            self._env[node] = value if held is None else held
+        elif node.op == "placeholder":
+            self._env[node] = pytree.tree_map(self._input, value)
+        elif node.op == "output":
+            for held in self._given(node):
+                self._memories[held.memory].is_returned = True
+        else:
+            self._runs[node] = self._call(node, value)
+
+    def _input(self, leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return self._keep(Held(self._input_of[id(leaf)], self._stand_in(leaf)))
+
+    def _given(self, node: torch.fx.Node) -> list[Held]:
+        return [held for source in node.all_input_nodes for held in _leaves(self._env.get(source))]
+
+    # ---- calls
+
+    def _call(self, node: torch.fx.Node, value: Any) -> Run:
+        run = Run(node, module_path(node))
+        given = self._given(node)
+        if node.target is operator.getitem and self._pick(node, run):
+            return run
+        for held in given:
+            if self._memories[held.memory].kind == WEIGHT:
+                run.seen.add(held.memory)
+            else:
+                run.touches[held.memory] = self._memories[held.memory].bytes
+        self._env[node] = value
+        if self._operators.enter_or_exit(node):
+            self._open_or_close(node)
+        elif given or _tensors(value) or node.op == "call_module":
+            self._apply(node, value, run)
+            for held in _leaves(self._env[node]):
+                if self._memories[held.memory].kind != WEIGHT:
+                    run.touches[held.memory] = self._memories[held.memory].bytes
+            results = list(_leaves(self._env[node]))
+            only_weights = bool(results) and all(self._memories[h.memory].kind == WEIGHT for h in results)
+            reads = any(self._memories[number].kind == WEIGHT for number in {*run.touches, *run.writes})
+            run.shows_weights = only_weights and not reads
+        return run
+
+    def _pick(self, node: torch.fx.Node, run: Run) -> bool:
+        """Take a tensor out of a container: it is where the container's own is."""
+        source, key = node.args
+        if not isinstance(source, torch.fx.Node) or isinstance(self._captured.values.get(source), torch.Tensor):
+            return False
+        container = self._env.get(source)
+        try:
+            found = self._captured.values.get(node) if container is None else container[key]
+        except (TypeError, KeyError, IndexError):
+            return False
+        self._env[node] = found
+        for held in _leaves(found):
+            if self._memories[held.memory].kind == WEIGHT:
+                run.seen.add(held.memory)
+            else:
+                run.touches[held.memory] = self._memories[held.memory].bytes
+        run.picks = True
+        return True
+
+    def _open_or_close(self, node: torch.fx.Node) -> None:
+        opened = next((source for source in node.all_input_nodes if source in self._autocast), None)
+        if opened is not None:
+            del self._autocast[opened]
+        elif not node.all_input_nodes:
+            self._autocast[node] = tuple(node.args)
+
+    def _apply(self, node: torch.fx.Node, value: Any, run: Run) -> None:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
+        own = dict(self._own_tensors(node)) if node.op == "call_module" else {}
+        module_tensors = {f"{node.target}.{name}": tensor for name, tensor in own.items()}
+        effect = self._operators.of(node, args, kwargs, module_tensors)
+        if effect is None or len(effect.outputs) != len(_tensors(value)):
+            self._assume(node, value, run, [self._modules_hold[str(node.target), name].memory for name in own])
+            return
+        made = self._run(node, value, run)
+        self._note_reads(node, args, kwargs, module_tensors, effect, run)
+        total: Size = 0
+        for number in made:
+            total = total + self._memories[number].bytes
+        scratch = effect.scratch.less(total)
+        run.workspace, run.scratch = scratch.by_rules(), scratch if scratch.varies else None
+        run.unknown = effect.unknown
+
+    def _run(self, node: torch.fx.Node, value: Any, run: Run) -> list[int]:
+        """Run a node on stand-ins, note what it writes and where its results are; return the memories that it makes."""
+        given = [*self._given(node), *self._module_holds(node)]
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: _stand_ins(self._env[n]))
+        before = [(held, _metadata(held.tensor)) for held in given if held.tensor is not None]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(no_new_guards(self._shape_env))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self._mode)
+            for arguments in self._autocast.values():
+                stack.enter_context(torch.amp.autocast(*arguments))
+            recorder = stack.enter_context(Recorder())
+            result = self._callable(node)(*args, **kwargs)
+        run.draws = recorder.draws
+        written = {self._memory_at[key] for key in recorder.written if key in self._memory_at}
+        run.reshapes = {self._memory_at[key] for key in recorder.reshaped if key in self._memory_at}
+        for held, was in before:
+            assert held.tensor is not None
+            if _metadata(held.tensor) != was:
+                run.reshapes.add(held.memory)
+        run.writes = written | run.reshapes
+        for number in written:
+            run.touches[number] = self._memories[number].bytes
+        for held, _ in before if run.writes else ():
+            self._note_resize(held)
+        return self._place(node, value, result, given)
+
+    def _note_resize(self, held: Held) -> None:
+        assert held.tensor is not None
+        memory = self._memories[held.memory]
+        size = to_expr(held.tensor.untyped_storage().nbytes())
+        if memory.kind == MADE and self._memory_at.get(storage_key(held.tensor)) == held.memory:
+            memory.bytes = size
+
+    def _callable(self, node: torch.fx.Node) -> Callable[..., Any]:
+        if node.op == "call_function":
+            return node.target  # type: ignore[return-value]
+        if node.op == "call_method":
+            return lambda own, *args, **kwargs: getattr(own, str(node.target))(*args, **kwargs)
+        module = self._modules[str(node.target)]
+        tensors = {name: self._modules_hold[str(node.target), name].tensor for name, _ in self._own_tensors(node)}
+        return lambda *args, **kwargs: torch.func.functional_call(module, tensors, args, kwargs)
+
+    def _module_holds(self, node: torch.fx.Node) -> list[Held]:
+        if node.op != "call_module":
+            return []
+        return [self._modules_hold[str(node.target), name] for name, _ in self._own_tensors(node)]
+
+    def _place(self, node: torch.fx.Node, value: Any, result: Any, given: list[Held]) -> list[int]:
+        """Note where the tensors of a result are; their layouts are those that the tracer has seen."""
+        leaves, structure = pytree.tree_flatten(value)
+        results = iter(_tensors(result))
+        made: dict[int, None] = {}
+        for place, leaf in enumerate(leaves):
+            if not isinstance(leaf, torch.Tensor):
+                continue
+            found = next(results)
+            number = self._memory_at.get(storage_key(found))
+            shown: Size | None = None
+            if number is None:
+                number = self._make(node, to_expr(found.untyped_storage().nbytes()))
+                made[number] = None
+            elif self._memories[number].kind == WEIGHT:
+                shown = self._shown(number, leaf, given)
+            held = self._keep(Held(number, found, shown))
+            if _metadata(found)[:-1] != _metadata(leaf)[:-1] or found.dtype != leaf.dtype:
+                held = self._keep(Held(number, self._stand_in(leaf), shown))
+            leaves[place] = held
+        self._env[node] = pytree.tree_unflatten(leaves, structure)
+        return list(made)
+
+    def _shown(self, number: int, leaf: torch.Tensor, given: list[Held]) -> Size | None:
+        """What a view shows of a weight: as much as its source where it is as large, else its own bytes."""
+        size, whole = bytes_of(leaf), self._memories[number].bytes
+        for held in given:
+            if held.memory == number and held.tensor is not None and bytes_of(held.tensor) == size:
+                return held.shown
+        shown = smallest(whole, size)
+        return None if shown == whole else shown
+
+    def _make(self, node: torch.fx.Node, size: Size) -> int:
+        name = self._captured.names.get(node, node.name)
+        self._memories.append(Memory(name, size, MADE, maker=node))
+        return len(self._memories) - 1
+
+    def _note_reads(
+        self,
+        node: torch.fx.Node,
+        args: Any,
+        kwargs: Any,
+        module_tensors: dict[str, torch.Tensor],
+        effect: Effect,
+        run: Run,
+    ) -> None:
+        """Count the bytes that an operator reads of weights: of each operand all that it shows, or gathered rows."""
+        holder = {id(tensor): held for tensor, held in zip(module_tensors.values(), self._module_holds(node), strict=True)}
+        for source in node.all_input_nodes:
+            pairs = zip(_tensors(self._captured.values.get(source)), _leaves(self._env[source]), strict=True)
+            holder |= {id(leaf): held for leaf, held in pairs}
+        operands = distinct_tensors((module_tensors, args, kwargs))
+        sizes: list[tuple[int, Size | None]] = [(i, None) for i in effect.reads]
+        sizes += effect.gathers
+        for number, rows in sizes:
+            held = holder[id(operands[number])]
+            memory = self._memories[held.memory]
+            if memory.kind != WEIGHT:
+                continue
+            shown = held.shown if rows is None else rows if held.shown is None else smallest(held.shown, rows)
+            before = run.touches.get(held.memory, 0)
+            run.touches[held.memory] = memory.bytes if shown is None or before == memory.bytes else before + shown
+
+    def _assume(self, node: torch.fx.Node, value: Any, run: Run, own: list[int]) -> None:
+        """Assume of an operator that does not run on fakes that it reads all, and writes what its name says."""
+        run.unknown = (assumed_name(node, self._captured),)
+        for number in [*run.seen, *own]:
+            run.touches[number] = self._memories[number].bytes
+        first = next(iter(_leaves(self._env.get(next(iter(node.all_input_nodes), node)))), None)
+        if first is not None and works_in_place(node):
+            run.writes = {first.memory}
+            run.reshapes = {first.memory} if may_change_metadata(node) else set()
+            self._env[node] = pytree.tree_map(
+                lambda leaf: self._like(leaf, first.memory, first.shown) if isinstance(leaf, torch.Tensor) else leaf, value
+            )
+            return
+        shared: dict[Any, int] = {}
+        for source in node.all_input_nodes:
+            pairs = zip(_tensors(self._captured.values.get(source)), _leaves(self._env[source]), strict=False)
+            shared |= {storage_key(leaf): held.memory for leaf, held in pairs}
+
+        def place(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            key = storage_key(leaf)
+            if key not in shared:
+                shared[key] = self._make(node, bytes_of(leaf))
+            return self._like(leaf, shared[key], None)
+
+        self._env[node] = pytree.tree_map(place, value)
+        for source in written_operands(node, self._captured.gm, self._mode):
+            run.writes |= {held.memory for held in _leaves(self._env.get(source))}
+
+    def _like(self, leaf: torch.Tensor, memory: int, shown: Size | None) -> Held:
+        return self._keep(Held(memory, self._stand_in(leaf), shown))
+
+
+def _leaves(value: Any) -> Iterator[Held]:
+    for leaf in pytree.tree_leaves(value, is_leaf=_is_held):
+        if isinstance(leaf, Held):
+            yield leaf
+
+
+def _is_held(leaf: Any) -> bool:
+    return isinstance(leaf, Held)
+
+
+def _stand_ins(value: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.tensor if isinstance(leaf, Held) else leaf, value, is_leaf=_is_held)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _metadata(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The sizes, the strides, and whether a gradient is asked for."""
+    return tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride())), is_learned(tensor)
