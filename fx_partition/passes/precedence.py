@@ -62,7 +62,7 @@ def step_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node], span: Se
                 touches[place] = []
             else:
                 touches.setdefault(place, []).append(t)
-        if step.draws or _has_effect(node):
+        if step.draws or has_effect(node):
             if last_effect >= 0:
                 found.add(last_effect)
             last_effect = t
@@ -103,7 +103,7 @@ def all_predecessors(facts: Facts, nodes: Mapping[str, torch.fx.Node]) -> Iterat
             yield t, [*found, barrier] if barrier >= 0 else found
 
 
-def _has_effect(node: torch.fx.Node) -> bool:
+def has_effect(node: torch.fx.Node) -> bool:
     """Random numbers, checks and calls whose insides are unknown keep their order among themselves.
 
     Where an operator runs on fake tensors, ``Step.draws`` says that it takes random numbers; names are for the others.

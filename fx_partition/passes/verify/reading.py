@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from ..assumed import assumed_name, works_in_place
 from ..bodies import written_operands
 from ..capture import Captured, module_path
-from ..effects import Effect, distinct_tensors, observe
+from ..effects import Effect, Fresh, distinct_tensors, observe
 from ..errors import PartitionError, UnreadableError
 from ..fake import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..graph_symbols import known_at_start, symbols_of
@@ -262,17 +262,17 @@ class _Reader:
         if effect is None or len(effect.outputs) != len(_tensors(value)):
             self._assume(node, value, run, [self._modules_hold[str(node.target), name].memory for name in own])
             return
-        made = self._run(node, value, run)
+        self._run(node, value, run)
         self._note_reads(node, args, kwargs, module_tensors, effect, run)
-        total: Size = 0
-        for number in made:
-            total = total + self._memories[number].bytes
-        scratch = effect.scratch.less(total)
+        results: Size = 0
+        for size in {output.slot: output.bytes for output in effect.outputs if isinstance(output, Fresh)}.values():
+            results = results + size
+        scratch = effect.scratch.less(results)
         run.workspace, run.scratch = scratch.by_rules(), scratch if scratch.varies else None
         run.unknown = effect.unknown
 
-    def _run(self, node: torch.fx.Node, value: Any, run: Run) -> list[int]:
-        """Run a node on stand-ins, note what it writes and where its results are; return the memories that it makes."""
+    def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
+        """Run a node on stand-ins, and note what it writes and where its results are."""
         given = [*self._given(node), *self._module_holds(node)]
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: _stand_ins(self._env[n]))
         before = [(held, _metadata(held.tensor)) for held in given if held.tensor is not None]
@@ -296,7 +296,7 @@ class _Reader:
             run.touches[number] = self._memories[number].bytes
         for held, _ in before if run.writes else ():
             self._note_resize(held)
-        return self._place(node, value, result, given)
+        self._place(node, value, result, given)
 
     def _note_resize(self, held: Held) -> None:
         assert held.tensor is not None
@@ -319,11 +319,10 @@ class _Reader:
             return []
         return [self._modules_hold[str(node.target), name] for name, _ in self._own_tensors(node)]
 
-    def _place(self, node: torch.fx.Node, value: Any, result: Any, given: list[Held]) -> list[int]:
+    def _place(self, node: torch.fx.Node, value: Any, result: Any, given: list[Held]) -> None:
         """Note where the tensors of a result are; their layouts are those that the tracer has seen."""
         leaves, structure = pytree.tree_flatten(value)
         results = iter(_tensors(result))
-        made: dict[int, None] = {}
         for place, leaf in enumerate(leaves):
             if not isinstance(leaf, torch.Tensor):
                 continue
@@ -332,7 +331,6 @@ class _Reader:
             shown: Size | None = None
             if number is None:
                 number = self._make(node, to_expr(found.untyped_storage().nbytes()))
-                made[number] = None
             elif self._memories[number].kind == WEIGHT:
                 shown = self._shown(number, leaf, given)
             held = self._keep(Held(number, found, shown))
@@ -340,7 +338,6 @@ class _Reader:
                 held = self._keep(Held(number, self._stand_in(leaf), shown))
             leaves[place] = held
         self._env[node] = pytree.tree_unflatten(leaves, structure)
-        return list(made)
 
     def _shown(self, number: int, leaf: torch.Tensor, given: list[Held]) -> Size | None:
         """What a view shows of a weight: as much as its source where it is as large, else its own bytes."""

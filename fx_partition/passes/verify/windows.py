@@ -1,0 +1,166 @@
+"""Footprints of stretches of atoms: one that grows at its end and shrinks at its start, and sweeps of farthest reach.
+
+Every move changes the bytes at the steps that stay in the window by one and the same amount: an activation that the
+window receives is resident from its first step on, and one that leaves with the first step was resident in all or none
+of the others. So these bytes are kept apart from a shared offset, and of the steps only those that can be the fullest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .ledger import Ledger
+
+
+class Window:
+    """The footprint of the atoms [first, end); each move costs what the atom moved touches.
+
+    Args:
+        ledger: the steps.
+        starts: the step at which each atom begins, then the number of steps.
+    """
+
+    def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
+        self._ledger, self._starts = ledger, starts
+        self.reset(0)
+
+    def reset(self, atom: int) -> None:
+        """Empty the window and let it begin at an atom."""
+        self.first = self.end = atom
+        self._live = self._offset = self._weights = 0
+        self._read: dict[int, int] = {}
+        self._fullest: deque[tuple[int, int]] = deque()  # (step, bytes without the offset), falling
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of the window, 0 if it is empty."""
+        return self._weights + self._fullest[0][1] + self._offset if self._fullest else 0
+
+    def extend(self) -> None:
+        """Take in the atom behind the window."""
+        ledger, begin = self._ledger, self._starts[self.first]
+        for step in range(self._starts[self.end], self._starts[self.end + 1]):
+            gone = 0
+            for memory, previous in zip(ledger.activations[step], ledger.previous[step], strict=True):
+                size = ledger.sizes[memory]
+                if previous < begin:
+                    self._live += size
+                    if ledger.made_at[memory] != step:
+                        self._offset += size
+                if ledger.last[memory] == step:
+                    gone += size
+            self._add_weights(step, 1)
+            here = self._live + ledger.workspace[step] - self._offset
+            while self._fullest and self._fullest[-1][1] <= here:
+                self._fullest.pop()
+            self._fullest.append((step, here))
+            self._live -= gone
+        self.end += 1
+
+    def shrink(self) -> None:
+        """Leave out the first atom."""
+        ledger, end = self._ledger, self._starts[self.end]
+        for step in range(self._starts[self.first], self._starts[self.first + 1]):
+            for memory, following in zip(ledger.activations[step], ledger.following[step], strict=True):
+                if not 0 <= following < end and ledger.last[memory] != step:
+                    self._live -= ledger.sizes[memory]
+                    self._offset -= ledger.sizes[memory]
+            self._add_weights(step, -1)
+            if self._fullest and self._fullest[0][0] == step:
+                self._fullest.popleft()
+        self.first += 1
+
+    def _add_weights(self, step: int, sign: int) -> None:
+        for weight, size in self._ledger.weights[step]:
+            whole, before = self._ledger.sizes[weight], self._read.get(weight, 0)
+            self._read[weight] = before + sign * size
+            self._weights += min(whole, before + sign * size) - min(whole, before)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Partitions that each take as many atoms as a limit allows.
+
+    Attributes:
+        starts: the first atom of each partition, then the number of atoms.
+        footprints: of each; only a single atom may exceed the limit.
+        rejected: the bytes of each but the last with the atom behind it.
+    """
+
+    starts: list[int]
+    footprints: list[int]
+    rejected: list[int]
+
+    def __len__(self) -> int:
+        return len(self.footprints)
+
+
+class Stretches:
+    """Questions about stretches of atoms of one ledger."""
+
+    def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
+        self.ledger, self.starts, self.count = ledger, starts, len(starts) - 1
+        self._window = Window(ledger, starts)
+        self.alone = [self.footprint(atom, atom + 1) for atom in range(self.count)]
+
+    def footprint(self, first: int, end: int) -> int:
+        """Bytes of the atoms [first, end)."""
+        self._window.reset(first)
+        while self._window.end < end:
+            self._window.extend()
+        return self._window.footprint
+
+    def sweep(self, limit: int) -> Sweep:
+        """Fill one partition after another; one pass.
+
+        Args:
+            limit: of all partitions.
+        """
+        window, starts = self._window, [0]
+        footprints: list[int] = []
+        rejected: list[int] = []
+        window.reset(0)
+        held = 0
+        for atom in range(self.count):
+            window.extend()
+            if window.footprint > limit and window.end - window.first > 1:
+                starts.append(atom)
+                footprints.append(held)
+                rejected.append(window.footprint)
+                window.reset(atom)
+                window.extend()
+            held = window.footprint
+        if self.count:
+            starts.append(self.count)
+            footprints.append(held)
+        return Sweep(starts, footprints, rejected)
+
+    def smallest_maximum(self, count: int, budget: int) -> int:
+        """The least limit under which ``count`` partitions hold all atoms; those above ``budget`` are left out of it.
+
+        A logarithm of passes: a limit that fails does so until the least footprint that it rejected.
+        """
+        low = max((size for size in self.alone if size <= budget), default=0)
+        high = max(low, sum(self.alone))
+        while low < high:
+            middle = (low + high) // 2
+            found = self.sweep(middle)
+            if len(found) <= count:
+                high = max([low, *(size for size in found.footprints if size <= middle)])
+            else:
+                low = min(found.rejected)
+        return high
+
+    def earliest(self, limit: int) -> list[int]:
+        """For each end the least first atom of a stretch within the limit; the last atom where it exceeds that alone."""
+        window = self._window
+        window.reset(0)
+        found = [0]
+        for _ in range(self.count):
+            window.extend()
+            while window.footprint > limit and window.end - window.first > 1:
+                window.shrink()
+            found.append(window.first)
+        return found
