@@ -19,6 +19,7 @@ class Figures:
 
     Attributes:
         levels: resident bytes at each step.
+        held: (memory, bytes) of what is resident at the peak.
     """
 
     weight_bytes: int
@@ -33,6 +34,7 @@ class Figures:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     levels: tuple[int, ...]
+    held: tuple[tuple[int, int], ...]
 
     @property
     def total_bytes(self) -> int:
@@ -75,7 +77,8 @@ def figures(ledger: Ledger, first: int, end: int) -> Figures:
             held -= ledger.sizes[memory]
             own -= ledger.sizes[memory] if ledger.made_at[memory] >= first else 0
 
-    resident = [(ledger.memory_names[m], ledger.sizes[m]) for m, (begin, until) in spans.items() if begin <= at <= until]
+    held_at_peak = [(m, ledger.sizes[m]) for m, (begin, until) in spans.items() if begin <= at <= until]
+    resident = [(ledger.memory_names[memory], size) for memory, size in held_at_peak]
     received = [m for m in touched if ledger.made_at[m] < first]
     made = [m for m in touched if ledger.made_at[m] >= first]
     leaving = [m for m in made if ledger.last[m] >= end]
@@ -92,5 +95,6 @@ def figures(ledger: Ledger, first: int, end: int) -> Figures:
         inputs=tuple(sorted(ledger.memory_names[m] for m in received)),
         outputs=tuple(sorted(ledger.memory_names[m] for m in leaving)),
         levels=tuple(levels),
+        held=tuple(held_at_peak),
     )
 

@@ -102,15 +102,15 @@ class Stretches:
 
     def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
         self.ledger, self.starts, self.count = ledger, starts, len(starts) - 1
-        self._window = Window(ledger, starts)
+        self.window = Window(ledger, starts)
         self.alone = [self.footprint(atom, atom + 1) for atom in range(self.count)]
 
     def footprint(self, first: int, end: int) -> int:
         """Bytes of the atoms [first, end)."""
-        self._window.reset(first)
-        while self._window.end < end:
-            self._window.extend()
-        return self._window.footprint
+        self.window.reset(first)
+        while self.window.end < end:
+            self.window.extend()
+        return self.window.footprint
 
     def sweep(self, limit: int) -> Sweep:
         """Fill one partition after another; one pass.
@@ -118,7 +118,7 @@ class Stretches:
         Args:
             limit: of all partitions.
         """
-        window, starts = self._window, [0]
+        window, starts = self.window, [0]
         footprints: list[int] = []
         rejected: list[int] = []
         window.reset(0)
@@ -137,15 +137,19 @@ class Stretches:
             footprints.append(held)
         return Sweep(starts, footprints, rejected)
 
-    def smallest_maximum(self, count: int, budget: int) -> int:
+    def smallest_maximum(self, count: int, budget: int, guesses: Sequence[int] = ()) -> int:
         """The least limit under which ``count`` partitions hold all atoms; those above ``budget`` are left out of it.
 
-        A logarithm of passes: a limit that fails does so until the least footprint that it rejected.
+        A logarithm of passes: a limit that fails does so until the least footprint that it rejected. Two for a guess
+        that is right.
         """
         low = max((size for size in self.alone if size <= budget), default=0)
         high = max(low, sum(self.alone))
+        tries = [limit for guess in guesses for limit in (guess, guess - 1)][::-1]
         while low < high:
             middle = (low + high) // 2
+            if tries:
+                middle = min(max(tries.pop(), low), high - 1)
             found = self.sweep(middle)
             if len(found) <= count:
                 high = max([low, *(size for size in found.footprints if size <= middle)])
@@ -155,7 +159,7 @@ class Stretches:
 
     def earliest(self, limit: int) -> list[int]:
         """For each end the least first atom of a stretch within the limit; the last atom where it exceeds that alone."""
-        window = self._window
+        window = self.window
         window.reset(0)
         found = [0]
         for _ in range(self.count):

@@ -1,0 +1,179 @@
+"""Whether a plan's boundaries are the ones that its algorithm and its objective ask for, and its trade-offs true.
+
+Over the order in which a plan runs, the fewest partitions, the smallest maximum and the fewest bytes received are found
+again. Where another order was searched and not every order was tried, the objective says only which plans were
+compared: such a plan is held against the best one in the order of the trace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+
+from ..pareto import Tradeoff
+from ..plan import Plan
+from ..request import NO_BUDGET, TIMED
+from .case import Case, Fault
+from .cuts import Cuts
+from .windows import Stretches
+
+_MORE = 2  # a plan's trade-offs go so far beyond the fewest partitions
+
+
+def slack_of(plan: Plan) -> float:
+    """By what share of the smallest maximum a plan's largest partition may exceed it."""
+    if plan.max_slack is not None:
+        return plan.max_slack
+    return math.inf if plan.objective == "traffic" else 0.0
+
+
+def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
+    """Yield what is wrong with the boundaries of a plan over devices of one size whose bounds hold.
+
+    Args:
+        own_order: whether the plan claims to be the best over the order in which it runs.
+    """
+    plan, count, budget = case.plan, len(case.plan.partitions), case.plan.budget_bytes
+    fewest = case.stretches.sweep(budget)
+    is_short = 0 < plan.num_devices < len(fewest) and count <= plan.num_devices
+    for place, (found, atoms) in enumerate(zip(case.figures, case.atoms, strict=True)):
+        if found.total_bytes > budget and atoms > 1 and not is_short:
+            why = f"they hold {found.total_bytes} bytes, over the budget of {budget}"
+            yield Fault(f"partitions[{place}].nodes", why)
+    if plan.objective in TIMED:
+        return
+    if is_short:
+        yield from _balanced(case)
+    elif plan.algorithm == "greedy":
+        if case.boundaries != fewest.starts and not _is_exact(case, len(fewest)):
+            yield Fault("algorithm", "greedy fills one partition after another, and these are not filled so")
+    elif count < len(fewest):
+        yield Fault("partitions", f"they are {count}, and the budget asks for {len(fewest)}")
+    elif own_order and count > len(fewest) and not _is_exact(case, len(fewest)):
+        yield Fault("partitions", f"they are {count}, and {len(fewest)} are enough")
+    elif own_order:
+        yield from _cheapest(case)
+
+
+def _is_exact(case: Case, fewest: int) -> bool:
+    """Whether so many partitions were asked for, none empty, as runtimes do whose stages are counted before."""
+    return case.plan.budget_is_smallest and fewest < len(case.plan.partitions) == case.plan.num_devices
+
+
+def _cheapest(case: Case) -> Iterator[Fault]:
+    """Yield a fault if the largest partition exceeds its slack, or fewer bytes could be received within it."""
+    plan, count, budget = case.plan, len(case.plan.partitions), case.plan.budget_bytes
+    smallest, largest = plan.certificate.max_bytes_lower_bound, case.largest(case.plan.budget_bytes)
+    slack = slack_of(plan)
+    limit = budget if math.isinf(slack) else min(budget, math.floor(smallest * (1 + Fraction(slack))))
+    if largest > limit:
+        path = "algorithm" if slack == 0 else "max_slack" if plan.max_slack is not None else "objective"
+        yield Fault(path, f"the largest partition has {largest} bytes, and {limit} are enough")
+        return
+    cuts = Cuts(case.stretches, budget)
+    least = cuts.fewest(count, limit)
+    path = "max_slack" if plan.max_slack else "objective"
+    if least is None or case.cut_bytes > least:
+        yield Fault(path, f"{case.cut_bytes} bytes are received, and {least} are enough within {limit}")
+    elif largest > smallest and cuts.fewest(count, largest - 1) == least:
+        yield Fault(path, f"as few bytes are received with a largest partition below {largest}")
+
+
+def _balanced(case: Case) -> Iterator[Fault]:
+    """Yield what is wrong with a plan for too few devices: its maximum, its number and its bytes are the least."""
+    most, count = max(found.total_bytes for found in case.figures), len(case.plan.partitions)
+    stretches = case.stretches
+    if all(size < most for size in stretches.alone) and len(stretches.sweep(most - 1)) <= case.plan.num_devices:
+        yield Fault("num_devices", f"the largest partition has {most} bytes, and so many devices need no more than less")
+    elif count > len(stretches.sweep(most)):
+        yield Fault("partitions", f"they are {count}, and {len(stretches.sweep(most))} have no larger maximum")
+    else:
+        least = Cuts(stretches, most).fewest(count, most)
+        if least is None or case.cut_bytes > least:
+            yield Fault("partitions", f"{case.cut_bytes} bytes are received, and {least} are enough within {most}")
+
+
+def trace_faults(case: Case, trace: Stretches) -> Iterator[Fault]:
+    """Yield a fault if a plan of another order is no better than the best one in the order of the trace."""
+    plan, budget = case.plan, case.plan.budget_bytes
+    count, largest, received = len(plan.partitions), case.largest(budget), case.cut_bytes
+    fewest = len(trace.sweep(budget))
+    if count < fewest:
+        return
+    why = "the order of the trace has a plan that is as good"
+    if count > fewest:
+        yield Fault("objective", why)
+        return
+    smallest, slack = trace.smallest_maximum(count, budget), slack_of(plan)
+    cuts = Cuts(trace, budget)
+    if slack == 0:
+        if largest > smallest or (largest == smallest and received >= (cuts.fewest(count, smallest) or 0)):
+            yield Fault("objective", why)
+        return
+    limit = budget if math.isinf(slack) else min(budget, math.floor(smallest * (1 + Fraction(slack))))
+    least = cuts.fewest(count, limit)
+    if least is not None and (received > least or (received == least and cuts.fewest(count, largest) == least)):
+        yield Fault("max_slack" if plan.max_slack else "objective", why)
+
+
+def tradeoff_faults(case: Case) -> Iterator[Fault]:
+    """Yield what is wrong with the rows that say what other plans over the same order offer."""
+    plan, budget = case.plan, case.plan.budget_bytes
+    fewest = len(case.stretches.sweep(budget))
+    has_rows = plan.objective not in TIMED and budget < NO_BUDGET and not _is_exact(case, fewest)
+    rows = _rows(case, fewest) if has_rows else []
+    expected = [rows]
+    if has_rows and not case.is_short:  # a plan that a search has found is among its rows
+        own = Tradeoff(len(plan.partitions), case.largest(budget), case.cut_bytes)
+        if own not in rows:
+            expected.append(sorted([own, *(row for row in rows if not row.is_as_good_as(own))]))
+    found = list(plan.tradeoffs)
+    if found in expected:
+        return
+    nearest = max(expected, key=lambda rows: sum(row in rows for row in found))
+    if len(found) != len(nearest):
+        yield Fault("pareto", f"it has {len(found)} rows, and there are {len(nearest)}")
+    for place, (row, right) in enumerate(zip(found, nearest, strict=False)):
+        for name, mine, its in zip(Tradeoff._fields, row, right, strict=True):
+            if mine != its:
+                yield Fault(f"pareto[{place}].{name}", f"it is {mine}, and must be {its}")
+
+
+def _rows(case: Case, fewest: int) -> list[Tradeoff]:
+    """For each number of partitions the smallest maximum, then the fewest bytes; and the other way round."""
+    budget, stretches = case.plan.budget_bytes, case.stretches
+    cuts = Cuts(stretches, budget)
+    rows: list[Tradeoff] = []
+    for count in range(fewest, min(fewest + _MORE, stretches.count) + 1):
+        claimed = [row for row in case.plan.tradeoffs if row.num_partitions == count]
+        smallest = stretches.smallest_maximum(count, budget, [row.max_bytes for row in claimed])
+        _add(rows, Tradeoff(count, smallest, cuts.fewest(count, smallest) or 0))
+        least = cuts.fewest(count, budget) or 0
+        if not any(row.max_bytes <= smallest and row.cut_bytes <= least for row in rows):
+            _add(rows, Tradeoff(count, _least_maximum(cuts, count, least, smallest, budget, claimed), least))
+    return rows
+
+
+def _add(rows: list[Tradeoff], row: Tradeoff) -> None:
+    if not any(other.is_as_good_as(row) for other in rows):
+        rows.append(row)
+
+
+def _least_maximum(
+    cuts: Cuts, count: int, least: int, low: int, high: int, claimed: list[Tradeoff]
+) -> int:
+    """The smallest maximum of plans that receive the fewest bytes; what a plan claims is tried first."""
+    for row in claimed:
+        if row.cut_bytes == least and low < row.max_bytes <= high:
+            if cuts.fewest(count, row.max_bytes) == least:
+                high = row.max_bytes
+                if cuts.fewest(count, high - 1) != least:
+                    return high
+    while low < high:
+        middle = (low + high) // 2
+        if cuts.fewest(count, middle) == least:
+            high = middle
+        else:
+            low = middle + 1
+    return high

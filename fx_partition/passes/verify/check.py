@@ -1,0 +1,143 @@
+"""Check a plan as a whole: first whether it can run the graph, then every figure, then every claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..captured import Captured
+from ..errors import PartitionError
+from ..fingerprint import fingerprint
+from ..plan import Plan
+from ..slice_graph import apply_slicings
+from .boundaries import boundary_faults, trace_faults, tradeoff_faults
+from .bounds import proof_faults, spread_faults
+from .case import Case, Fault
+from .fields import (
+    copy_faults,
+    device_faults,
+    operator_faults,
+    oversize_faults,
+    partition_faults,
+    symbol_faults,
+    word_faults,
+)
+from .fused import fused_sizes
+from .groups import Group, asked_for, find_groups
+from .ledger import Sizes
+from .order import find_needs
+from .reading import read_graph
+from .searched import search_faults
+from .structure import atom_starts, places, running_faults, torn
+from .symbolic import symbolic_faults
+from .windows import Stretches
+
+_FIGURES = (
+    "weight_bytes", "state_bytes", "activation_bytes", "workspace_bytes", "own_bytes", "total_bytes", "peak_node",
+    "resident", "recv_bytes", "send_bytes", "inputs", "outputs",
+)  # fmt: skip
+# Beyond so many nodes, and this share of all, a group may have had others moved out of it.
+_LARGE, _SHARE = 16, 0.1
+
+
+def find_faults(captured: Captured, plan: Plan) -> list[Fault]:
+    """Return what is wrong with a plan; no faults if it can run the graph, and all that it says is right.
+
+    Args:
+        captured: the graph that the plan was made for, before nodes are sliced.
+    """
+    found = fingerprint(captured.gm.graph)
+    if plan.graph != found:
+        return [Fault("graph", f"the plan was made for another graph: it is {plan.graph}, and this graph's is {found}")]
+    try:
+        planned = apply_slicings(captured, plan.slicings)
+    except PartitionError as error:
+        return [Fault("slicings", str(error))]
+    reading = read_graph(planned)
+    needs = find_needs(reading)
+    if faults := running_faults(reading, plan, needs):
+        return faults
+    if faults := [*symbol_faults(plan, reading.symbols), *device_faults(plan)]:
+        return faults
+    numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
+    groups = list(find_groups(reading))
+    for asked in asked_for(reading, plan.keep_together):
+        if isinstance(asked, str):
+            return [Fault("keep_together", asked)]
+        faults += [Fault("keep_together", str(fault)) for fault in torn(reading, plan, [asked])]
+        groups.append(asked)
+    if faults:
+        return faults
+
+    place = places(reading, plan)
+    order = sorted(place, key=place.__getitem__)
+    measured = [run.scratch.at(numbers) if run.scratch else (run.workspace, ()) for run in map(reading.runs.__getitem__, order)]
+    estimated = tuple(dict.fromkeys(name for _, names in measured for name in names))
+    sizes = Sizes(reading, order, [workspace for workspace, _ in measured])
+    if plan.footprint == "fused":
+        names = [name for partition in plan.partitions for name in partition.nodes]
+        cuts = [sum(len(p.nodes) for p in plan.partitions[:i]) for i in range(len(plan.partitions))]
+        sizes, kernels = fused_sizes(planned, numbers, names, cuts)
+        groups += kernels
+        estimated = sizes.estimated
+    starts = atom_starts(len(order), groups, place)
+    return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers, estimated), groups))
+
+
+def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
+    plan = case.plan
+    yield from partition_faults(case, _FIGURES)
+    yield from symbolic_faults(case)
+    yield from copy_faults(plan)
+    yield from operator_faults(case)
+    yield from oversize_faults(case)
+    yield from word_faults(plan)
+    if plan.footprint == "fused":
+        yield from _nothing_claimed(case)
+        return
+    bounds = list(spread_faults(case) if plan.device_budgets else proof_faults(case))
+    yield from bounds
+    yield from search_faults(case)
+    if plan.device_budgets:
+        if plan.tradeoffs:
+            yield Fault("pareto", "there are none for devices of different sizes")
+        return
+    yield from tradeoff_faults(case)
+    if not bounds:
+        yield from _order_and_boundaries(case, groups)
+
+
+def _nothing_claimed(case: Case) -> Iterator[Fault]:
+    """Compiled code is measured once the boundaries are known, so nothing is proved of a plan for it."""
+    plan, proof = case.plan, case.plan.certificate
+    short = 0 < plan.num_devices < proof.min_partitions and len(plan.partitions) <= plan.num_devices
+    if proof.min_partitions != min(1, len(plan.partitions)) and not short:
+        yield Fault("certificate.min_partitions", f"it is {proof.min_partitions}, and nothing is proved")
+    claims = {"witnesses": proof.witnesses, "max_bytes_lower_bound": proof.max_bytes_lower_bound,
+              "max_witnesses": proof.max_witnesses, "exhaustive": proof.exhaustive}  # fmt: skip
+    yield from (Fault(f"certificate.{name}", "nothing is proved") for name, claim in claims.items() if claim)
+    if proof.orders_tried != 1:
+        yield Fault("certificate.orders_tried", f"it is {proof.orders_tried}, and no other order is tried")
+    if plan.tradeoffs:
+        yield Fault("pareto", "there are none for compiled code")
+
+
+def _order_and_boundaries(case: Case, groups: list[Group]) -> Iterator[Fault]:
+    proof = case.plan.certificate
+    in_trace = list(range(len(case.order)))
+    trace_starts = atom_starts(len(in_trace), groups, dict(enumerate(in_trace)))
+    limit = max(_SHARE * len(in_trace), _LARGE)
+    is_moved = any(b - a > limit for a, b in zip(trace_starts, trace_starts[1:], strict=False))
+    own_order = case.in_trace_order or proof.orders_tried == 1
+    if proof.orders_tried == 1 and not case.in_trace_order and not is_moved:
+        yield Fault("certificate.orders_tried", "one order was tried, and the plan's is not that of the trace")
+        return
+    yield from boundary_faults(case, own_order=own_order)
+    if not own_order and not is_moved and not case.is_short:
+        trace = Stretches(Sizes(case.reading, in_trace, _in_trace(case)).at(case.numbers), trace_starts)
+        yield from trace_faults(case, trace)
+
+
+def _in_trace(case: Case) -> list[tuple[object, ...]]:
+    """The workspaces of the runs, in the order of the trace."""
+    found = dict(zip(case.order, case.sizes.workspaces, strict=True))
+    return [found[t] for t in range(len(found))]

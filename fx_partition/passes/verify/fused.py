@@ -1,0 +1,80 @@
+"""The ledger of a plan for compiled code: what inductor allocates is told by the planner's own model of it.
+
+Which kernels inductor makes decides what has memory at all, and that is a question of its source and not of the graph.
+So for such plans alone the planner's facts and `fusion.fuse` are asked; figures are computed from what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+
+from ..captured import Captured
+from ..facts import Facts
+from ..fusion import fuse
+from ..gather import gather_facts
+from ..symbols import Evaluator, Size
+from .groups import Group
+from .ledger import Ledger
+
+
+@dataclass(frozen=True)
+class FusedSizes:
+    """Like `ledger.Sizes`, from facts whose steps are in the plan's order."""
+
+    facts: Facts
+
+    def at(self, numbers: Mapping[sympy.Symbol, int]) -> Ledger:
+        """Return the ledger for numbers of the symbols."""
+        facts, shift = self.facts, len(self.facts.values)
+        sizes: list[Size] = [*(value.bytes for value in facts.values), *facts.weight_bytes]
+        for step in facts.steps:
+            sizes += [*step.weights.values(), *step.workspace]
+        values = iter(Evaluator(sizes)(numbers))
+        found = [next(values) for _ in range(shift + len(facts.weight_bytes))]
+        weights: list[list[tuple[int, int]]] = []
+        moments: list[tuple[int, ...]] = []
+        for step in facts.steps:
+            weights.append([(shift + weight, next(values)) for weight in step.weights])
+            moments.append(tuple(next(values) for _ in step.workspace))
+        none = [-1] * len(facts.weight_bytes)
+        return Ledger(
+            names=[step.node for step in facts.steps],
+            sizes=found,
+            activations=[list(step.values) for step in facts.steps],
+            weights=weights,
+            moments=moments,
+            made_at=[value.made_at for value in facts.values] + none,
+            returned=[value.returned for value in facts.values] + [False for _ in none],
+            state={shift + weight for weight in facts.state},
+            memory_names=[value.name for value in facts.values] + facts.weight_names,
+        )
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """Operators whose scratch memory was not measured."""
+        return tuple(dict.fromkeys(name for step in self.facts.steps for name in step.estimated))
+
+
+def fused_sizes(
+    captured: Captured, numbers: Mapping[sympy.Symbol, int], order: Sequence[str], cuts: Sequence[int]
+) -> tuple[FusedSizes, list[Group]]:
+    """Return what the steps of a plan touch as compiled code, and the groups that its kernels make.
+
+    Args:
+        numbers: the plan's binding.
+        order: names of the nodes in the plan's order.
+        cuts: the step at which each partition begins.
+    """
+    eager = gather_facts(captured).measured_at(numbers)
+    place = {step.node: t for t, step in enumerate(eager.steps)}
+    facts, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
+    return FusedSizes(facts), list(_kernels(captured, eager))
+
+
+def _kernels(captured: Captured, eager: Facts) -> Iterator[Group]:
+    _, hulls = fuse(captured, eager)
+    for hull in hulls:
+        yield Group(sorted(hull.members), hull.reason)
