@@ -13,7 +13,7 @@ from .hardware.budgets import usable_bytes
 from .hardware.detect import detect
 from .hardware.probe import Probe, probe
 from .hardware.records import Device, device, devices
-from .passes.api import plan, split
+from .passes.api import plan, split, verify
 from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
 from .passes.plan import Plan
 from .passes.sizes import let_names_be_sizes
@@ -49,4 +49,5 @@ __all__ = [
     "simulate",
     "split",
     "to_pipeline_stages",
+    "verify",
 ]

@@ -20,9 +20,7 @@ from .hardware.detect import detect
 from .hardware.probe import probe
 from .hardware.records import devices
 from .passes.api import plan as make_plan
-from .passes.capture import capture
-from .passes.check_plan import check_plan
-from .passes.gather import gather_facts
+from .passes.api import verify
 from .passes.plan import Plan
 from .passes.request import ALGORITHMS, FOOTPRINTS, MOST_DEVICES, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
 from .passes.sizes import LARGEST, parse_bytes, parse_count, shown
@@ -35,6 +33,8 @@ from .report.proof import why
 from .report.text import to_text
 from .report.written import check_place, write, written
 
+# An error names so many reasons; the rest are counted.
+_SHOWN = 8
 _SUFFIXES = {".json": "json", ".md": "markdown"}
 
 
@@ -114,13 +114,22 @@ def _explained(plan: Plan, args: argparse.Namespace) -> str:
     """The proofs in words, and whether they hold for the model, if one is named."""
     checked = "As the plan says; --model MODEL.pt2 checks it."
     if args.model is not None:
-        captured = capture(load_program(args.model, args.modules))
-        reasons = check_plan(captured, gather_facts(captured), plan)
+        reasons = verify(plan, load_program(args.model, args.modules))
         if reasons:
-            raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons)}")
-        checked = f"Checked: every footprint and every run above was recomputed from {args.model}, and holds."
+            more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+            raise ValueError(f"{args.plan} does not hold for {args.model}: {'; '.join(reasons[:_SHOWN])}{more}")
+        checked = f"Checked: {_what_was_checked(plan)} from {args.model}, and holds."
     document = why(plan, checked)  # JSON of a proof is the plan itself
     return to_markdown(document) if _format(args) == "markdown" else to_text(document)
+
+
+def _what_was_checked(plan: Plan) -> str:
+    """What `verify` has computed again, and what it has not."""
+    if plan.footprint == "fused":
+        return "every figure, with the kernels that inductor is expected to make, was computed again"
+    counted = plan.certificate.exhaustive or plan.certificate.orders_tried == 1
+    but = "" if counted else " but how many orders were searched"
+    return f"every footprint, every run above and all else that the plan says{but} was computed again"
 
 
 def _listed(args: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""The two verbs that need no runtime: `plan` a model, `split` a model."""
+"""The verbs that need no runtime: `plan` a model, `split` a model, `verify` a plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from .atoms import KeepTogether
 from .capture import ExampleInputs, Model, capture
-from .check_order import check_order
 from .errors import PartitionError
 from .gather import gather_facts
 from .plan import Plan
@@ -15,6 +14,8 @@ from .planning import make_plan
 from .request import CacheBytes, Devices, Request
 from .split import planned_graph, split_graph, split_planned
 from .split_module import SplitModule
+from .verify.check import find_faults
+from .verify.verdict import refuse_or_warn
 
 
 def plan(
@@ -83,8 +84,9 @@ def split(
 
     Args:
         model, cache_bytes, example_inputs, dynamic_shapes, options: as for `plan`.
-        plan: a plan made before for the same graph, instead of ``cache_bytes`` and options. It may have been edited:
-            one that would run nodes twice, never or too early is refused.
+        plan: a plan made before for the same graph, instead of ``cache_bytes`` and options. It may have been edited,
+            so it is checked as by `verify`: one that would run nodes twice, never or too early is refused, and of one
+            that runs but says what does not hold (another processor takes other scratch memory) a warning says so.
 
     Returns:
         A GraphModule called like the model, with ``.plan``. It shares parameters and buffers with the model, and its
@@ -110,5 +112,43 @@ def split(
         assert request is not None
         return split_graph(captured, make_plan(captured, gather_facts(captured), request))
     planned = planned_graph(captured, plan)
-    check_order(planned, plan)
+    refuse_or_warn(find_faults(captured, plan))
     return split_planned(planned, plan)
+
+
+def verify(
+    plan: Plan, model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None
+) -> list[str]:
+    """Say what is wrong with a plan, from the model alone: an empty list if all that it says holds.
+
+    Order, footprints, what crosses boundaries, symbolic sizes, budgets, trade-offs, bounds and their witnesses, and
+    what a search says that it has ruled out are computed again; `passes.verify` says what is shared with the planner.
+    Not checked, as nothing follows from them: the words of ``note`` and of why an operator was not sliced, the sizes of
+    the trace (the binding is what counts), what a compiled run recorded (``allocated_bytes``, ``code``), and how long a
+    search looked that was not exhaustive.
+
+    Args:
+        plan: any plan, also one that someone has edited.
+        model, example_inputs, dynamic_shapes: as for `plan`; scratch memory that depends on the processor is measured
+            on this machine.
+
+    Returns:
+        Reasons as ``path: why``; the path is that of a field in the plan's JSON, sizes are in bytes::
+
+            partitions[1].recv_bytes: it is 0, and by footprint=peak the model has 4096
+
+    Raises:
+        PartitionError (a ValueError): there is no graph to check against, as for `plan`.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
+        >>> x = torch.randn(4, 256)
+        >>> made = fx_partition.plan(model, "1MiB", example_inputs=x)
+        >>> fx_partition.verify(made, model, x)
+        []
+        >>> import dataclasses
+        >>> fx_partition.verify(dataclasses.replace(made, budget_bytes=5), model, x)[0]
+        'partitions[0].budget_bytes: it is 1048576, and budget_bytes or its device says 5'
+    """
+    return [str(fault) for fault in find_faults(capture(model, example_inputs, dynamic_shapes), plan)]

@@ -24,7 +24,7 @@ reach over the devices before it ends, and exceeds the budget of device i. By in
 so if the devices 0 .. m - 2 have a witness each, at least m are needed; and if under limits of B - 1 bytes all m have
 one, a plan on these m has a partition of B bytes or more. A witness may be a single atom: then the device is left out.
 
-`certify.py` finds certificates, `checker.py` checks them and shares no code with the planner.
+`certify.py` finds certificates, `verify/bounds.py` checks them and shares no code with the planner.
 """
 
 from __future__ import annotations

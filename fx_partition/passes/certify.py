@@ -6,12 +6,12 @@ The witnesses come from sweeps of farthest reach: under the budget, and one byte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from .certificate import Certificate, Witness
 from .chain import Chain
-from .checker import malformed
 from .contraction import Contraction, contract
 from .dp import largest_partition, smallest_maximum
 from .greedy import Sweep, Sweeper, check_budget
@@ -30,8 +30,8 @@ def certify(chain: Chain, boundaries: list[int], budget: int) -> Certificate:
             ascending.
     """
     check_budget(budget)
-    for reason in malformed(chain, boundaries):
-        raise ValueError(reason)
+    if boundaries[:1] != [0] or boundaries[-1] != chain.num_atoms or any(a >= b for a, b in pairwise(boundaries)):
+        raise ValueError(f"the boundaries do not run from 0 to {chain.num_atoms}, ascending")
     contraction = contract(chain)
     sweeper = Sweeper(contraction)
     sweep = sweeper.run(budget)

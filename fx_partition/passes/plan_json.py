@@ -1,7 +1,8 @@
 """A plan as JSON without loss, as ``plan_schema.json`` has it; `plan_read` is the way back.
 
 Sizes are text, and symbols keep their assumptions. What follows from the rest (``num_partitions``, ``max_bytes``,
-``cut_bytes``, a partition's ``symbolic["total"]``) is written for readers and not read back.
+``cut_bytes``, a partition's ``symbolic["total"]``) is written for readers: a file in which it contradicts the rest is
+refused, and nothing else reads it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `plan_form` sees to the types and bounds of all fields. Here, what one field says must agree with what others say, and
 every size must have a value for the plan's own bindings, and not a negative one. Whether the figures are those of a
-model is another question: `check_order` and `check_plan` answer it.
+model is another question: `verify` answers it.
 """
 
 from __future__ import annotations
@@ -56,20 +56,31 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{at}.symbolic.moments[{row}]", f"{shown(name)} is not a node of the partition"
         if partition["peak_node"] not in own:
             yield f"{at}.peak_node", f"{shown(partition['peak_node'])} is not a node of the partition"
+        yield from _contradicted(f"{at}.symbolic", partition["symbolic"], partition["peak_node"])
         if not count and partition["slot"] != i:
-            yield f"{at}.slot", f"it is {partition['slot']} and must be {i}: the number of devices is free"
+            yield f"{at}.slot", f"it is {partition['slot']} and must be {i}: num_devices is 0, any number"
         if count and not (slot < partition["slot"] and partition["slot"] // count <= max(slot, 0) // count + 1):
-            yield f"{at}.slot", f"{partition['slot']} does not follow {slot}: {count} devices take turns in their order"
+            before = f"partitions[{i - 1}].slot = {slot}" if i else "the start"
+            yield f"{at}.slot", f"{partition['slot']} does not follow {before}: {count} devices take turns in their order"
         slot = partition["slot"]
         named = devices[slot % len(devices)] if devices else ""
         if partition["device"] != named:
-            yield f"{at}.device", f"it is {shown(partition['device'])}, and devices says {shown(named)}"
+            says = f"devices[{slot % len(devices)}] is {shown(named)}" if devices else "devices names none"
+            yield f"{at}.device", f"it is {shown(partition['device'])}, and for {at}.slot = {slot} {says}"
         copies = [slot % places, *partition.get("replicas", ())]
         if len(set(copies)) < len(copies) or max(copies) >= places:
             yield f"{at}.replicas", f"they are not other devices of {places}"
         code = partition.get("code")
         if code is not None and code > i:
             yield f"{at}.code", f"it is {code}, and the first partition of the same code cannot be behind {i}"
+    derived = {
+        "num_partitions": len(partitions),
+        "max_bytes": max((partition["total_bytes"] for partition in partitions), default=0),
+        "cut_bytes": sum(partition["recv_bytes"] for partition in partitions),
+    }
+    for name, number in derived.items():
+        if data.get(name, number) != number:
+            yield name, f"it is {data[name]}, and the partitions have {number}"
     if data["device_budgets"] and len(data["device_budgets"]) != count:
         yield "device_budgets", f"they are {len(data['device_budgets'])}, and num_devices is {count}"
     for key in ("witnesses", "max_witnesses"):
@@ -85,13 +96,23 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "symbols", "two have one name of a dimension"
 
 
+def _contradicted(path: str, symbolic: dict[str, Any], peak_node: str) -> Iterator[tuple[str, str]]:
+    """What is written for readers of the peak, where it is not what its moment says."""
+    moments = symbolic["moments"]
+    peak = next((moment for moment in moments if moment[0] == peak_node), moments[0])
+    for name, text in zip(("activation", "workspace"), peak[1:], strict=True):
+        if symbolic.get(name, text) != text:
+            yield f"{path}.{name}", f"it is {shown(symbolic[name])}, and the moment of the peak says {shown(text)}"
+
+
 class _Fields:
     """The fields of a plan whose form is right."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self._data = data
         self._symbols = _symbols(data["symbols"], data["bindings"])
-        self._sizes = SizeReader(self._symbols.bind(_positive(data["bindings"])))
+        self._numbers = self._symbols.bind(_positive(data["bindings"]))
+        self._sizes = SizeReader(self._numbers)
 
     def read(self) -> dict[str, Any]:
         data = self._data
@@ -134,7 +155,23 @@ class _Fields:
             for row, (node, activation, workspace) in enumerate(symbolic["moments"])
         )
         weight, state = (self._size(f"{path}.{name}", symbolic[name]) for name in ("weight", "state"))
-        return Partition(**plain, weight=weight, state=state, moments=moments)
+        made = Partition(**plain, weight=weight, state=state, moments=moments)
+        self._check_total(f"{path}.total", symbolic.get("total"), made)
+        return made
+
+    def _check_total(self, path: str, text: str | None, partition: Partition) -> None:
+        """Raise an error if the footprint that is written for readers is another for the plan's bindings."""
+        if text is None:
+            return
+        try:
+            total = self._sizes.read(text).value
+        except PartitionError as error:
+            if text != partition.total_text:  # one with very many moments is longer than a size may be
+                raise Unreadable(path, str(error)) from error
+            return
+        if total != (expected := partition.footprint(self._numbers)):
+            why = f"it is {shown(text)}, and the other sizes make it {expected} for the plan's bindings"
+            raise Unreadable(path, why)
 
     def _size(self, path: str, text: str, least: int = 0) -> Size:
         try:

@@ -33,7 +33,6 @@ from typing import NamedTuple
 import sympy
 
 from .capture import Captured
-from .check_order import check_order
 from .facts import Facts, Role
 from .flops import flops_by_node
 from .fusion import fuse
@@ -41,6 +40,7 @@ from .gather import gather_facts
 from .plan import Plan
 from .split import planned_graph
 from .symbols import Evaluator, Size
+from .verify.verdict import check_order
 
 Key = tuple[str, int]
 
@@ -120,7 +120,7 @@ def work_of(captured: Captured, plan: Plan, bind: Mapping[str, int] | None = Non
     """
     planned = planned_graph(captured, plan)
     eager = gather_facts(planned)
-    check_order(planned, plan, eager)
+    check_order(planned, plan)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]
     own = {name: number for name, number in plan.bindings.items() if number}

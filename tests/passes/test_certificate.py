@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 from chains import Brute, chains, make_chain, separate
+from fx_partition.passes.checker import verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fx_partition.passes.certificate import Certificate
 from fx_partition.passes.certify import certify
 from fx_partition.passes.chain import Chain
-from fx_partition.passes.checker import verify
 from fx_partition.passes.dp import balance, dp
 from fx_partition.passes.greedy import greedy
 

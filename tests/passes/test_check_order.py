@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fx_partition.passes.check_order import check_order, order_faults
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import fx_partition
 from fx_partition import Plan, PlanMismatchError
 from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.check_order import check_order, order_faults
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.precedence import all_predecessors

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from fx_partition.passes.check_plan import check_plan
 from zoo import FAMILIES
 
 import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from chains import chains
+from fx_partition.passes.check_plan import check_plan
+from fx_partition.passes.checker import verify_spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,8 +22,6 @@ from fx_partition.passes.capture import capture
 from fx_partition.passes.certificate import Certificate
 from fx_partition.passes.certify import certify_spread
 from fx_partition.passes.chain import Chain
-from fx_partition.passes.check_plan import check_plan
-from fx_partition.passes.checker import verify_spread
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.replicas import share_out
 from fx_partition.passes.uneven import overfill, spread

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
+from fx_partition.passes.check_plan import check_plan
 from test_check_plan import captured_family
 from torch import Tensor, nn
 
 import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fx_partition.passes.check_plan import check_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_graphs import ROWS, WIDTH, Builder, graphs
@@ -23,7 +24,6 @@ from torch import Tensor
 import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.gather import gather_facts
 
 # Scratch bytes of the operators used here: pointwise kernels hold Python numbers as tensors, the others hold nothing.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fx_partition.passes.check_plan import check_plan
 from torch import nn
 
 import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.gather import gather_facts
 
 MIB = 1 << 20

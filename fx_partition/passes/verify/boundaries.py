@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 
-from ..pareto import Tradeoff
 from ..plan import Plan
 from ..request import NO_BUDGET, TIMED
 from .case import Case, Fault
 from .cuts import Cuts
 from .windows import Stretches
 
+_Row = tuple[int, int, int]
+_COLUMNS = ("num_partitions", "max_bytes", "cut_bytes")
 _MORE = 2  # a plan's trade-offs go so far beyond the fewest partitions
 
 
@@ -39,8 +40,12 @@ def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
     is_short = 0 < plan.num_devices < len(fewest) and count <= plan.num_devices
     for place, (found, atoms) in enumerate(zip(case.figures, case.atoms, strict=True)):
         if found.total_bytes > budget and atoms > 1 and not is_short:
-            why = f"they hold {found.total_bytes} bytes, over the budget of {budget}"
+            why = f"they hold {found.total_bytes} bytes, over the budget of {budget}, with num_devices={plan.num_devices}"
             yield Fault(f"partitions[{place}].nodes", why)
+    if plan.budget_is_smallest:
+        yield from _smallest_budget(case)
+    if plan.algorithm == "greedy" and (plan.objective != "balanced" or plan.max_slack is not None):
+        yield Fault("algorithm", f"greedy follows no objective={plan.objective}, max_slack={plan.max_slack}")
     if plan.objective in TIMED:
         return
     if is_short:
@@ -59,6 +64,15 @@ def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
 def _is_exact(case: Case, fewest: int) -> bool:
     """Whether so many partitions were asked for, none empty, as runtimes do whose stages are counted before."""
     return case.plan.budget_is_smallest and fewest < len(case.plan.partitions) == case.plan.num_devices
+
+
+def _smallest_budget(case: Case) -> Iterator[Fault]:
+    """Yield a fault if the devices would do with less, or do not with what the budget says."""
+    budget, count, stretches = case.plan.budget_bytes, case.plan.num_devices, case.stretches
+    if not count or max(stretches.alone, default=0) > budget or len(stretches.sweep(budget)) > count:
+        yield Fault("budget_is_smallest", f"{count} devices of budget_bytes={budget} do not hold the graph")
+    elif max(stretches.alone, default=0) < budget and len(stretches.sweep(budget - 1)) <= count:
+        yield Fault("budget_is_smallest", f"num_devices={count} devices do with less than budget_bytes={budget}")
 
 
 def _cheapest(case: Case) -> Iterator[Fault]:
@@ -85,7 +99,7 @@ def _balanced(case: Case) -> Iterator[Fault]:
     most, count = max(found.total_bytes for found in case.figures), len(case.plan.partitions)
     stretches = case.stretches
     if all(size < most for size in stretches.alone) and len(stretches.sweep(most - 1)) <= case.plan.num_devices:
-        yield Fault("num_devices", f"the largest partition has {most} bytes, and so many devices need no more than less")
+        yield Fault("num_devices", f"the largest partition has {most} bytes, and so many devices do with less")
     elif count > len(stretches.sweep(most)):
         yield Fault("partitions", f"they are {count}, and {len(stretches.sweep(most))} have no larger maximum")
     else:
@@ -125,51 +139,56 @@ def tradeoff_faults(case: Case) -> Iterator[Fault]:
     rows = _rows(case, fewest) if has_rows else []
     expected = [rows]
     if has_rows and not case.is_short:  # a plan that a search has found is among its rows
-        own = Tradeoff(len(plan.partitions), case.largest(budget), case.cut_bytes)
+        own = (len(plan.partitions), case.largest(budget), case.cut_bytes)
         if own not in rows:
-            expected.append(sorted([own, *(row for row in rows if not row.is_as_good_as(own))]))
-    found = list(plan.tradeoffs)
+            expected.append(sorted([own, *(row for row in rows if not _covers(row, own))]))
+    found: list[_Row] = [tuple(row) for row in plan.tradeoffs]
     if found in expected:
         return
     nearest = max(expected, key=lambda rows: sum(row in rows for row in found))
     if len(found) != len(nearest):
         yield Fault("pareto", f"it has {len(found)} rows, and there are {len(nearest)}")
     for place, (row, right) in enumerate(zip(found, nearest, strict=False)):
-        for name, mine, its in zip(Tradeoff._fields, row, right, strict=True):
+        for name, mine, its in zip(_COLUMNS, row, right, strict=True):
             if mine != its:
                 yield Fault(f"pareto[{place}].{name}", f"it is {mine}, and must be {its}")
 
 
-def _rows(case: Case, fewest: int) -> list[Tradeoff]:
+def _covers(row: _Row, other: _Row) -> bool:
+    """Whether one row is as good as another in every column."""
+    return all(mine <= its for mine, its in zip(row, other, strict=True))
+
+
+def _rows(case: Case, fewest: int) -> list[_Row]:
     """For each number of partitions the smallest maximum, then the fewest bytes; and the other way round."""
     budget, stretches = case.plan.budget_bytes, case.stretches
     cuts = Cuts(stretches, budget)
-    rows: list[Tradeoff] = []
+    rows: list[_Row] = []
     for count in range(fewest, min(fewest + _MORE, stretches.count) + 1):
         claimed = [row for row in case.plan.tradeoffs if row.num_partitions == count]
         smallest = stretches.smallest_maximum(count, budget, [row.max_bytes for row in claimed])
-        _add(rows, Tradeoff(count, smallest, cuts.fewest(count, smallest) or 0))
+        _add(rows, (count, smallest, cuts.fewest(count, smallest) or 0))
         least = cuts.fewest(count, budget) or 0
-        if not any(row.max_bytes <= smallest and row.cut_bytes <= least for row in rows):
-            _add(rows, Tradeoff(count, _least_maximum(cuts, count, least, smallest, budget, claimed), least))
+        if not any(_covers(row, (count, smallest, least)) for row in rows):
+            guesses = [row.max_bytes for row in claimed if row.cut_bytes == least]
+            _add(rows, (count, _least_maximum(cuts, count, least, smallest, budget, guesses), least))
     return rows
 
 
-def _add(rows: list[Tradeoff], row: Tradeoff) -> None:
-    if not any(other.is_as_good_as(row) for other in rows):
+def _add(rows: list[_Row], row: _Row) -> None:
+    if not any(_covers(other, row) for other in rows):
         rows.append(row)
 
 
 def _least_maximum(
-    cuts: Cuts, count: int, least: int, low: int, high: int, claimed: list[Tradeoff]
+    cuts: Cuts, count: int, least: int, low: int, high: int, guesses: list[int]
 ) -> int:
     """The smallest maximum of plans that receive the fewest bytes; what a plan claims is tried first."""
-    for row in claimed:
-        if row.cut_bytes == least and low < row.max_bytes <= high:
-            if cuts.fewest(count, row.max_bytes) == least:
-                high = row.max_bytes
-                if cuts.fewest(count, high - 1) != least:
-                    return high
+    for guess in guesses:
+        if low < guess <= high and cuts.fewest(count, guess) == least:
+            high = guess
+            if cuts.fewest(count, high - 1) != least:
+                return high
     while low < high:
         middle = (low + high) // 2
         if cuts.fewest(count, middle) == least:

@@ -58,7 +58,7 @@ def _maximum(case: Case) -> Iterator[Fault]:
         if witnesses[0].bytes != size:
             yield Fault(f"{path}[0][2]", f"it is {witnesses[0].bytes}, and {witnesses[0].first} has {size}")
         if not bound <= size <= budget:
-            yield Fault(f"{path}[0]", f"an atom of {size} bytes does not prove a maximum of {bound} within {budget}")
+            yield Fault(f"{path}[0]", f"an atom of {size} bytes does not prove {bound} within {budget}")
     else:
         if len(witnesses) < len(case.plan.partitions):
             why = f"{len(witnesses)} witnesses do not prove a maximum of {len(case.plan.partitions)} partitions"
@@ -74,7 +74,7 @@ def _atoms(case: Case, witness: Witness) -> tuple[int, int] | None:
 
 
 def _independent(case: Case, witnesses: Sequence[Witness], path: str, least: int) -> Iterator[Fault]:
-    """Yield what is wrong with witnesses of two or more atoms and ``least`` bytes, no two of which one boundary cuts."""
+    """Yield what is wrong with witnesses of two or more atoms and ``least`` bytes, of which no boundary cuts two."""
     free = 0
     for row, witness in enumerate(witnesses):
         atoms = _atoms(case, witness)

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import sympy
 
 from ..plan import Plan
 from .figures import Figures, figures
+from .fused import FusedSizes
 from .ledger import Ledger, Sizes
 from .order import Needs
-from .reading import Reading
+from .runs import Reading
 from .windows import Stretches
 
 
 class Fault(NamedTuple):
-    """A field of a plan, by its path in JSON, and what is wrong with it."""
+    """A field of a plan, by its path in JSON, and what is wrong with it; maybe so that the plan cannot run at all."""
 
     path: str
     why: str
+    cannot_run: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.why}"
@@ -39,7 +42,6 @@ class Case:
         starts: the step at which each atom begins, then the number of steps.
         sizes: what the steps touch.
         numbers: of the symbols, as the plan binds them.
-        estimated: operators whose scratch memory was not measured.
     """
 
     plan: Plan
@@ -47,9 +49,8 @@ class Case:
     needs: Needs
     order: Sequence[int]
     starts: Sequence[int]
-    sizes: Sizes
+    sizes: Sizes | FusedSizes
     numbers: dict[sympy.Symbol, int]
-    estimated: tuple[str, ...]
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -80,7 +81,7 @@ class Case:
     @cached_property
     def figures(self) -> list[Figures]:
         """Of each partition."""
-        return [figures(self.ledger, a, b) for a, b in zip(self.ends, self.ends[1:], strict=False)]
+        return [figures(self.ledger, a, b) for a, b in pairwise(self.ends)]
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -90,7 +91,7 @@ class Case:
     @cached_property
     def atoms(self) -> list[int]:
         """Of each partition how many atoms it has."""
-        return [b - a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.boundaries)]
 
     @property
     def in_trace_order(self) -> bool:

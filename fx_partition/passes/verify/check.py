@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 from ..captured import Captured
 from ..errors import PartitionError
@@ -21,9 +22,9 @@ from .fields import (
     symbol_faults,
     word_faults,
 )
-from .fused import fused_sizes
+from .fused import FusedSizes, fused_sizes
 from .groups import Group, asked_for, find_groups
-from .ledger import Sizes
+from .ledger import Sizes, measured_sizes
 from .order import find_needs
 from .reading import read_graph
 from .searched import search_faults
@@ -70,17 +71,14 @@ def find_faults(captured: Captured, plan: Plan) -> list[Fault]:
 
     place = places(reading, plan)
     order = sorted(place, key=place.__getitem__)
-    measured = [run.scratch.at(numbers) if run.scratch else (run.workspace, ()) for run in map(reading.runs.__getitem__, order)]
-    estimated = tuple(dict.fromkeys(name for _, names in measured for name in names))
-    sizes = Sizes(reading, order, [workspace for workspace, _ in measured])
+    sizes: Sizes | FusedSizes = measured_sizes(reading, order, numbers)
     if plan.footprint == "fused":
         names = [name for partition in plan.partitions for name in partition.nodes]
-        cuts = [sum(len(p.nodes) for p in plan.partitions[:i]) for i in range(len(plan.partitions))]
-        sizes, kernels = fused_sizes(planned, numbers, names, cuts)
+        cuts = list(accumulate((len(partition.nodes) for partition in plan.partitions[:-1]), initial=0))
+        sizes, kernels = fused_sizes(planned, numbers, names, cuts if names else [])
         groups += kernels
-        estimated = sizes.estimated
     starts = atom_starts(len(order), groups, place)
-    return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers, estimated), groups))
+    return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers), groups))
 
 
 def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
@@ -126,18 +124,12 @@ def _order_and_boundaries(case: Case, groups: list[Group]) -> Iterator[Fault]:
     in_trace = list(range(len(case.order)))
     trace_starts = atom_starts(len(in_trace), groups, dict(enumerate(in_trace)))
     limit = max(_SHARE * len(in_trace), _LARGE)
-    is_moved = any(b - a > limit for a, b in zip(trace_starts, trace_starts[1:], strict=False))
+    is_moved = any(b - a > limit for a, b in pairwise(trace_starts))
     own_order = case.in_trace_order or proof.orders_tried == 1
     if proof.orders_tried == 1 and not case.in_trace_order and not is_moved:
         yield Fault("certificate.orders_tried", "one order was tried, and the plan's is not that of the trace")
         return
     yield from boundary_faults(case, own_order=own_order)
     if not own_order and not is_moved and not case.is_short:
-        trace = Stretches(Sizes(case.reading, in_trace, _in_trace(case)).at(case.numbers), trace_starts)
+        trace = Stretches(measured_sizes(case.reading, in_trace, case.numbers).at(case.numbers), trace_starts)
         yield from trace_faults(case, trace)
-
-
-def _in_trace(case: Case) -> list[tuple[object, ...]]:
-    """The workspaces of the runs, in the order of the trace."""
-    found = dict(zip(case.order, case.sizes.workspaces, strict=True))
-    return [found[t] for t in range(len(found))]

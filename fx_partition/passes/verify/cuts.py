@@ -29,7 +29,8 @@ class Cuts:
         self._stretches, self._budget = stretches, budget
         ledger, starts = stretches.ledger, stretches.starts
         atom_of = [atom for atom in range(stretches.count) for _ in range(starts[atom], starts[atom + 1])]
-        self._arrivals: list[list[tuple[int, int]]] = [[] for _ in range(stretches.count)]  # (atom of touch before, bytes)
+        # Of each atom: (the atom that touched an activation before, bytes) for those that may be received here.
+        self._arrivals: list[list[tuple[int, int]]] = [[] for _ in range(stretches.count)]
         for step, touched in enumerate(ledger.activations):
             for memory, previous in zip(touched, ledger.previous[step], strict=True):
                 if ledger.made_at[memory] in (-1, step) or not ledger.sizes[memory]:

@@ -36,8 +36,11 @@ def symbol_faults(plan: Plan, right: Symbols) -> Iterator[Fault]:
             yield Fault(f"symbols.{name}.names", f"they are {', '.join(dims[0])}, and must be {', '.join(dims[1])}")
     for name in plan.bindings.keys() - its.keys():
         yield Fault(f"bindings.{name}", "no symbol has this name")
-    for name in sorted({symbol.name for symbol in right.hints} - plan.bindings.keys()):
-        yield Fault("bindings", f"there is none for {name}")
+    for symbol, hint in right.hints.items():
+        if symbol.name not in plan.bindings:
+            yield Fault("bindings", f"there is none for {symbol.name}")
+        elif plan.bindings[symbol.name] == 0 != hint:
+            yield Fault(f"bindings.{symbol.name}", f"it is 0, and the trace had {hint}")
 
 
 def device_faults(plan: Plan) -> Iterator[Fault]:
@@ -59,7 +62,9 @@ def device_faults(plan: Plan) -> Iterator[Fault]:
         slot = partition.slot
         budget = budgets[slot % len(budgets)] if budgets else plan.budget_bytes
         if partition.budget_bytes != budget:
-            yield Fault(f"{path}.budget_bytes", f"it is {partition.budget_bytes}, and budget_bytes or its device says {budget}")
+            says = f"device_budgets[{slot % len(budgets)}]" if budgets else "budget_bytes"
+            why = f"it is {partition.budget_bytes}, and for {path}.slot = {slot} {says} is {budget}"
+            yield Fault(f"{path}.budget_bytes", why)
         device = plan.devices[slot % len(plan.devices)] if plan.devices else ""
         if partition.device != device:
             yield Fault(f"{path}.device", f"it is {partition.device!r}, and devices says {device!r}")
@@ -89,7 +94,7 @@ def operator_faults(case: Case) -> Iterator[Fault]:
     """Yield what is wrong with the operators that a plan names as unknown or estimated."""
     unknown = dict.fromkeys(name for t in case.order for name in case.reading.runs[t].unknown)
     pairs = (("unknown_workspace", case.plan.unknown_workspace, unknown),
-             ("estimated_workspace", case.plan.estimated_workspace, case.estimated))  # fmt: skip
+             ("estimated_workspace", case.plan.estimated_workspace, case.sizes.estimated))  # fmt: skip
     for path, found, right in pairs:
         if sorted(found) != sorted(right):
             yield Fault(path, f"it names {', '.join(found) or 'none'}, and must name {', '.join(right) or 'none'}")
@@ -137,7 +142,7 @@ def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
         figured: names of fields that `figures` knows.
     """
     bound = ", ".join(f"bindings.{name}={number}" for name, number in case.plan.bindings.items())
-    model = f"the model has it with {bound} at" if bound else "the model has"
+    measure = f"by footprint={case.plan.footprint}" + (f" for {bound}" if bound else "")
     for place, (partition, right) in enumerate(zip(case.plan.partitions, case.figures, strict=True)):
         path = f"partitions[{place}]"
         for name in figured:
@@ -145,7 +150,7 @@ def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
             if name in ("inputs", "outputs"):
                 mine, its = tuple(sorted(mine)), tuple(sorted(its))
             if mine != its:
-                yield Fault(f"{path}.{name}", f"it is {_short(mine)}, and {model} {_short(its)}")
+                yield Fault(f"{path}.{name}", f"it is {_short(mine)}, and {measure} the model has {_short(its)}")
         spill = max(0, partition.total_bytes - partition.budget_bytes)
         if partition.spill_bytes != spill:
             yield Fault(f"{path}.spill_bytes", f"it is {partition.spill_bytes}, and must be {spill}")

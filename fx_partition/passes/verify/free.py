@@ -13,7 +13,7 @@ from ..graph_symbols import unbacked_in
 from ..whole_regions import in_other_grad_mode, inside_whole_regions
 
 if TYPE_CHECKING:
-    from .reading import Run
+    from .runs import Run
 
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 

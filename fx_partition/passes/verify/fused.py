@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sympy
 
@@ -26,13 +27,18 @@ class FusedSizes:
 
     facts: Facts
 
-    def at(self, numbers: Mapping[sympy.Symbol, int]) -> Ledger:
-        """Return the ledger for numbers of the symbols."""
-        facts, shift = self.facts, len(self.facts.values)
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        facts = self.facts
         sizes: list[Size] = [*(value.bytes for value in facts.values), *facts.weight_bytes]
         for step in facts.steps:
             sizes += [*step.weights.values(), *step.workspace]
-        values = iter(Evaluator(sizes)(numbers))
+        return Evaluator(sizes)
+
+    def at(self, numbers: Mapping[sympy.Symbol, int]) -> Ledger:
+        """Return the ledger for numbers of the symbols."""
+        facts, shift = self.facts, len(self.facts.values)
+        values = iter(self._evaluator(numbers))
         found = [next(values) for _ in range(shift + len(facts.weight_bytes))]
         weights: list[list[tuple[int, int]]] = []
         moments: list[tuple[int, ...]] = []

@@ -19,7 +19,7 @@ import torch
 from ..fake import is_wrapped
 from ..graph_symbols import unbacked_in
 from ..whole_regions import is_replayed, views_without_gradient, whole_regions
-from .reading import Reading
+from .runs import Reading
 from .versions import handed_on
 
 _CROSSING = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size)

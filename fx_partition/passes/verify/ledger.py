@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sympy
 
 from ..symbols import Evaluator, Size
-from .reading import Reading
+from .runs import Reading, Run
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,24 @@ class Sizes:
         reading: of the graph.
         order: the places of runs in the trace, in the order of the plan.
         workspaces: of each run in that order, at the moments that can be the highest, measured at the plan's sizes.
+        estimated: operators whose scratch memory depends on the processor and was not measured.
     """
 
     reading: Reading
     order: Sequence[int]
     workspaces: Sequence[tuple[Size, ...]]
+    estimated: tuple[str, ...]
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        return [self.reading.runs[t] for t in self.order]
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        sizes: list[Size] = [memory.bytes for memory in self.reading.memories]
+        for run, workspace in zip(self._runs, self.workspaces, strict=True):
+            sizes += [*run.touches.values(), *workspace]
+        return Evaluator(sizes)
 
     def at(self, numbers: Mapping[sympy.Symbol, int]) -> Ledger:
         """Return the ledger for numbers of the symbols.
@@ -40,11 +54,8 @@ class Sizes:
         Raises:
             PartitionError: a size has no value for them.
         """
-        memories, runs = self.reading.memories, [self.reading.runs[t] for t in self.order]
-        sizes: list[Size] = [memory.bytes for memory in memories]
-        for run, workspace in zip(runs, self.workspaces, strict=True):
-            sizes += [*run.touches.values(), *workspace]
-        values = iter(Evaluator(sizes)(numbers))
+        memories, runs = self.reading.memories, self._runs
+        values = iter(self._evaluator(numbers))
         found = [next(values) for _ in memories]
         activations: list[list[int]] = []
         weights: list[list[tuple[int, int]]] = []
@@ -66,6 +77,19 @@ class Sizes:
             state={number for number, memory in enumerate(memories) if memory.is_state},
             memory_names=[memory.name for memory in memories],
         )
+
+
+def measured_sizes(reading: Reading, order: Sequence[int], numbers: Mapping[sympy.Symbol, int]) -> Sizes:
+    """Return the sizes of a reading, with scratch memory as this machine's kernels take it.
+
+    Args:
+        order: the places of runs in the trace, in the order of the plan.
+        numbers: the plan's binding.
+    """
+    runs = [reading.runs[t] for t in order]
+    measured = [(run.workspace, ()) if run.scratch is None else run.scratch.at(numbers) for run in runs]
+    estimated = dict.fromkeys(name for _, names in measured for name in names)
+    return Sizes(reading, order, [workspace for workspace, _ in measured], tuple(estimated))
 
 
 class Ledger:

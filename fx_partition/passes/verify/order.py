@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..precedence import has_effect
 from ..whole_regions import is_region
-from .reading import Reading
+from .runs import Reading
 
 
 @dataclass(frozen=True)

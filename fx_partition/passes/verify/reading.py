@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx
@@ -31,73 +30,12 @@ from ..fake import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_e
 from ..graph_symbols import known_at_start, symbols_of
 from ..metadata import may_change_metadata
 from ..node_effects import Effects
-from ..scratch import Scratch
 from ..storages import bytes_of, check_readable, is_strided, named, storage_key
-from ..symbols import Size, Symbols, smallest, to_expr
+from ..symbols import Size, smallest, to_expr
 from .free import find_free
 from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
 from .recorder import Recorder
-
-
-class Held(NamedTuple):
-    """One tensor of a node: its memory, a stand-in (None where none can be), and what a view shows of a weight."""
-
-    memory: int
-    tensor: torch.Tensor | None
-    shown: Size | None = None
-
-
-@dataclass
-class Run:
-    """One node that was looked at; those that are free are taken out at the end.
-
-    Attributes:
-        node, path: the node and the module that it comes from, or "".
-        touches: bytes that it touches of each memory; of an activation always all.
-        seen: the weights that its operands or results show, whether it reads them or not.
-        writes: memories that it writes; to change the metadata of a tensor is to write.
-        reshapes: those of which it changes the metadata of a tensor.
-        workspace: bytes that it allocates beside its results, at the moments that can be the highest.
-        scratch: the same with what is to be measured, None where nothing is.
-        unknown: what a plan names as operators without a rule for workspace.
-        draws: whether it takes random numbers.
-        shows_weights: whether its results are views of weights, and it reads and writes nothing.
-        picks: whether it takes a tensor out of a container.
-    """
-
-    node: torch.fx.Node
-    path: str
-    touches: dict[int, Size] = field(default_factory=dict)
-    seen: set[int] = field(default_factory=set)
-    writes: set[int] = field(default_factory=set)
-    reshapes: set[int] = field(default_factory=set)
-    workspace: tuple[Size, ...] = (0,)
-    scratch: Scratch | None = None
-    unknown: tuple[str, ...] = ()
-    draws: bool = False
-    shows_weights: bool = False
-    picks: bool = False
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a graph does to memory.
-
-    Attributes:
-        captured: the graph.
-        runs: the nodes that run, in the order of the trace.
-        memories: every storage.
-        holds: the activations that the tensors of a node are in, each once.
-        symbols: the shape symbols.
-        known: the symbols that the inputs tell.
-    """
-
-    captured: Captured
-    runs: list[Run]
-    memories: list[Memory]
-    holds: dict[str, tuple[int, ...]]
-    symbols: Symbols
-    known: set[Any]
+from .runs import Held, Reading, Run
 
 
 def read_graph(captured: Captured) -> Reading:
@@ -154,12 +92,7 @@ class _Reader:
 
     def read(self) -> Reading:
         for node in self._graph.nodes:
-            try:
-                self._read(node)
-            except PartitionError:
-                raise
-            except Exception as error:
-                raise UnreadableError(f"{named(node)} cannot be read: {type(error).__name__}: {error}") from error
+            self._try_to_read(node)
         rigid = {w for run in self._runs.values() for w in run.reshapes if self._memories[w].kind == WEIGHT}
         for run in self._runs.values():
             for weight in run.seen & rigid:
@@ -179,6 +112,14 @@ class _Reader:
             if found:
                 holds[node.name] = tuple(found)
         return Reading(self._captured, runs, self._memories, holds, self._symbols, known)
+
+    def _try_to_read(self, node: torch.fx.Node) -> None:
+        try:
+            self._read(node)
+        except PartitionError:
+            raise
+        except Exception as error:
+            raise UnreadableError(f"{named(node)} cannot be read: {type(error).__name__}: {error}") from error
 
     def _read(self, node: torch.fx.Node) -> None:
         value = self._captured.values.get(node)
@@ -311,7 +252,8 @@ class _Reader:
         if node.op == "call_method":
             return lambda own, *args, **kwargs: getattr(own, str(node.target))(*args, **kwargs)
         module = self._modules[str(node.target)]
-        tensors = {name: self._modules_hold[str(node.target), name].tensor for name, _ in self._own_tensors(node)}
+        held = {name: self._modules_hold[str(node.target), name].tensor for name, _ in self._own_tensors(node)}
+        tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
         return lambda *args, **kwargs: torch.func.functional_call(module, tensors, args, kwargs)
 
     def _module_holds(self, node: torch.fx.Node) -> list[Held]:
@@ -363,7 +305,8 @@ class _Reader:
         run: Run,
     ) -> None:
         """Count the bytes that an operator reads of weights: of each operand all that it shows, or gathered rows."""
-        holder = {id(tensor): held for tensor, held in zip(module_tensors.values(), self._module_holds(node), strict=True)}
+        own = zip(module_tensors.values(), self._module_holds(node), strict=True)
+        holder = {id(tensor): held for tensor, held in own}
         for source in node.all_input_nodes:
             pairs = zip(_tensors(self._captured.values.get(source)), _leaves(self._env[source]), strict=True)
             holder |= {id(leaf): held for leaf, held in pairs}
@@ -388,9 +331,11 @@ class _Reader:
         if first is not None and works_in_place(node):
             run.writes = {first.memory}
             run.reshapes = {first.memory} if may_change_metadata(node) else set()
-            self._env[node] = pytree.tree_map(
-                lambda leaf: self._like(leaf, first.memory, first.shown) if isinstance(leaf, torch.Tensor) else leaf, value
-            )
+
+            def same(leaf: Any) -> Any:
+                return self._like(leaf, first.memory, first.shown) if isinstance(leaf, torch.Tensor) else leaf
+
+            self._env[node] = pytree.tree_map(same, value)
             return
         shared: dict[Any, int] = {}
         for source in node.all_input_nodes:

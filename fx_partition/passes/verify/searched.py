@@ -29,7 +29,11 @@ def search_faults(case: Case) -> Iterator[Fault]:
         and not plan.budget_is_smallest and plan.budget_bytes < NO_BUDGET and plan.objective not in TIMED
     )  # fmt: skip
     if not may_search and (proof.orders_tried > 1 or proof.exhaustive):
-        yield Fault("certificate.orders_tried" if proof.orders_tried > 1 else _PATH, "such a plan is for one order alone")
+        why = (
+            f"no other order is looked at with algorithm={plan.algorithm}, objective={plan.objective}, "
+            f"budget_is_smallest={plan.budget_is_smallest}, budget_bytes={plan.budget_bytes} and device_budgets"
+        )
+        yield Fault("certificate.orders_tried" if proof.orders_tried > 1 else _PATH, why)
     elif proof.exhaustive and case.is_short:
         yield Fault(_PATH, "devices are short, and no order is ruled out")
     elif proof.exhaustive and proof.orders_tried == 1:
@@ -58,13 +62,15 @@ def _is_only_order(needs: Sequence[set[int]]) -> bool:
 def _exhausted(case: Case) -> Iterator[Fault]:
     plan, claimed = case.plan, case.plan.certificate.orders_tried
     if slack_of(plan) > 0:
-        yield Fault(_PATH, "with slack for fewer bytes no search is of all orders")
+        why = f"no search is of all orders with the slack of objective={plan.objective}, max_slack={plan.max_slack}"
+        yield Fault(_PATH, why)
         return
     needs = atom_needs(case)
     found = count_downsets(needs, claimed)
     if found != claimed:
         more = f"more than {claimed}" if found is None else str(found)
-        yield Fault("certificate.orders_tried", f"it is {claimed}, and the graph has {more} sets that may come first")
+        why = f"it is {claimed} and {_PATH} is true, and the graph has {more} sets that may come first"
+        yield Fault("certificate.orders_tried", why)
         return
     budget = plan.budget_bytes
     own = (len(plan.partitions), case.largest(budget), case.cut_bytes)

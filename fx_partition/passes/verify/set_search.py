@@ -153,14 +153,11 @@ class _Parts:
             for weight in read:
                 readers[weight] = readers.get(weight, 0) | 1 << atom
         budget = case.plan.budget_bytes
-        self._whole = {
-            weight: (mask, ledger.sizes[weight])
-            for weight, mask in readers.items()
-            if all(
-                read.get(weight, ledger.sizes[weight]) >= ledger.sizes[weight] and not (weight in read and size > budget)
-                for read, size in zip(self._read, alone, strict=True)
-            )
-        }
+        self._whole = {weight: (mask, ledger.sizes[weight]) for weight, mask in readers.items()}
+        for read, size in zip(self._read, alone, strict=True):
+            for weight, touched in read.items():
+                if touched < ledger.sizes[weight] or size > budget:
+                    self._whole.pop(weight, None)
 
     def least_for(self, members: int, budget: int) -> int:
         """Partitions that hold these atoms need to be so many at least: by weights that nothing else reads."""

@@ -8,7 +8,7 @@ from ..plan import Plan
 from .case import Fault
 from .groups import Group, find_groups
 from .order import Needs, find_needs, too_early
-from .reading import Reading
+from .runs import Reading
 
 
 def running_faults(reading: Reading, plan: Plan, needs: Needs | None = None) -> list[Fault]:
@@ -37,9 +37,9 @@ def _numbering(plan: Plan) -> Iterator[Fault]:
     for place, partition in enumerate(plan.partitions):
         if partition.index != place:
             why = f"partition {partition.index} is the one at place {place}, so its index must be {place}"
-            yield Fault(f"partitions[{place}].index", why)
+            yield Fault(f"partitions[{place}].index", why, cannot_run=True)
         if not partition.nodes:
-            yield Fault(f"partitions[{place}].nodes", f"partition {place} has no nodes")
+            yield Fault(f"partitions[{place}].nodes", f"partition {place} has no nodes", cannot_run=True)
 
 
 def _not_once(reading: Reading, plan: Plan) -> Iterator[Fault]:
@@ -49,20 +49,23 @@ def _not_once(reading: Reading, plan: Plan) -> Iterator[Fault]:
         path = f"partitions[{place}].nodes"
         for name in partition.nodes:
             if name not in names:
-                yield Fault(path, f"partition {place} names {name}, which is not a node of this graph that runs")
+                why = f"partition {place} names {name}, which is not a node of this graph that runs"
+                yield Fault(path, why, cannot_run=True)
             elif name in holder:
-                yield Fault(path, f"{name} is in partition {holder[name]} and again in partition {place}")
+                why = f"{name} is in partition {holder[name]} and again in partition {place}"
+                yield Fault(path, why, cannot_run=True)
             else:
                 holder[name] = place
     missing = (run.node.name for run in reading.runs if run.node.name not in holder)
-    yield from (Fault("partitions", f"{name} is in no partition") for name in missing)
+    yield from (Fault("partitions", f"{name} is in no partition", cannot_run=True) for name in missing)
 
 
 def _too_early(reading: Reading, plan: Plan, needs: Needs) -> Iterator[Fault]:
     holder = {name: place for place, partition in enumerate(plan.partitions) for name in partition.nodes}
     for t, before in too_early(reading, needs, places(reading, plan)):
         name, other = (reading.runs[i].node.name for i in (t, before))
-        yield Fault(f"partitions[{holder[name]}].nodes", f"{name} runs before {other}, which must run first")
+        why = f"{name} runs before {other}, which must run first"
+        yield Fault(f"partitions[{holder[name]}].nodes", why, cannot_run=True)
 
 
 def torn(reading: Reading, plan: Plan, groups: Iterable[Group]) -> Iterator[Fault]:
@@ -73,7 +76,7 @@ def torn(reading: Reading, plan: Plan, groups: Iterable[Group]) -> Iterator[Faul
         apart = next((name for name in members if holder[name] != holder[members[0]]), None)
         if apart is not None:
             why = f"{members[0]} and {apart} must be in one partition: {group.reason}"
-            yield Fault(f"partitions[{holder[apart]}].nodes", why)
+            yield Fault(f"partitions[{holder[apart]}].nodes", why, cannot_run=True)
 
 
 def atom_starts(steps: int, groups: Iterable[Group], place: dict[int, int]) -> list[int]:

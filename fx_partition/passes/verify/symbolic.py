@@ -11,46 +11,63 @@ from collections.abc import Iterator
 import sympy
 
 from ..plan_parts import Partition
-from ..symbols import Evaluator
+from ..symbols import Evaluator, Size
 from .case import Case, Fault
 from .figures import figures
 from .ledger import Ledger
 
-# Of the symbols in turn; the plan's own binding is the first.
-_FACTORS = ((1,), (2,), (3, 5, 2, 7), (6, 1, 11, 4), (16, 9, 1, 5))
+# Of the symbols in turn.
+_FACTORS = ((2,), (3, 5, 2, 7), (6, 1, 11, 4), (16, 9, 1, 5))
 
 
 def symbolic_faults(case: Case) -> Iterator[Fault]:
-    """Yield what is wrong with the symbolic sizes of each partition."""
-    symbols = case.reading.symbols
-    seen: set[tuple[tuple[sympy.Symbol, int], ...]] = set()
-    for factors in _FACTORS if case.numbers else ((1,),):
-        own = {symbol.name: case.numbers[symbol] for symbol in symbols.told() if case.numbers[symbol] > 0}
-        scaled = {name: n * factors[i % len(factors)] for i, (name, n) in enumerate(sorted(own.items()))}
-        numbers = case.numbers if factors == (1,) else symbols.bind(scaled)
-        key = tuple(sorted(numbers.items(), key=lambda pair: str(pair[0])))
-        if key in seen:
-            continue
-        seen.add(key)
-        ledger = case.ledger if factors == (1,) else case.sizes.at(numbers)
-        found = [fault for place in range(len(case.plan.partitions)) for fault in _at(case, place, ledger, numbers)]
-        yield from found
+    """Yield what is wrong with the symbolic sizes of each partition; those of one binding are enough."""
+    evaluator = Evaluator([size for partition in case.plan.partitions for size in _sizes(partition)])
+    for numbers in _bindings(case):
+        ledger = case.ledger if numbers == case.numbers else case.sizes.at(numbers)
+        found: list[Fault] = []
+        values = iter(evaluator(numbers))
+        where = "".join(f" for {symbol}={number}" for symbol, number in numbers.items())
+        for place, partition in enumerate(case.plan.partitions):
+            mine = [next(values) for _ in _sizes(partition)]
+            found += _at(case, place, ledger, mine, where)
         if found:
+            yield from found
             return
 
 
-def _at(case: Case, place: int, ledger: Ledger, numbers: dict[sympy.Symbol, int]) -> Iterator[Fault]:
-    partition: Partition = case.plan.partitions[place]
+def _bindings(case: Case) -> list[dict[sympy.Symbol, int]]:
+    """The plan's own numbers and, where there are symbols, some multiples of them."""
+    symbols, own = case.reading.symbols, case.numbers
+    found = [own]
+    told = {symbol.name: own[symbol] for symbol in symbols.told() if own[symbol] > 0}
+    for factors in _FACTORS if told else ():
+        scaled = {name: n * factors[i % len(factors)] for i, (name, n) in enumerate(sorted(told.items()))}
+        numbers = symbols.bind(scaled)
+        if numbers not in found:
+            found.append(numbers)
+    return found
+
+
+def _sizes(partition: Partition) -> list[Size]:
+    moments = (size for moment in partition.moments for size in (moment.activation, moment.workspace))
+    return [partition.weight, partition.state, *moments]
+
+
+def _at(case: Case, place: int, ledger: Ledger, mine: list[int], where: str) -> Iterator[Fault]:
+    """Yield what is wrong with the sizes of one partition for one binding.
+
+    Args:
+        mine: the plan's sizes, in the order of `_sizes`.
+    """
+    partition = case.plan.partitions[place]
     first, end = case.ends[place], case.ends[place + 1]
     right = figures(ledger, first, end)
     path = f"partitions[{place}].symbolic"
-    where = "".join(f" for {symbol}={number}" for symbol, number in numbers.items())
-    pairs = [(moment.activation, moment.workspace) for moment in partition.moments]
-    sizes = Evaluator([partition.weight, partition.state, *(size for pair in pairs for size in pair)])(numbers)
-    for name, mine, its in zip(("weight", "state"), sizes, (right.weight_bytes, right.state_bytes), strict=False):
-        if mine != its:
-            yield Fault(f"{path}.{name}", f"it is {mine}{where}, and the model has {its}")
-    moments = list(zip(sizes[2::2], sizes[3::2], strict=True))
+    for name, size, its in zip(("weight", "state"), mine, (right.weight_bytes, right.state_bytes), strict=False):
+        if size != its:
+            yield Fault(f"{path}.{name}", f"it is {size}{where}, and the model has {its}")
+    moments = list(zip(mine[2::2], mine[3::2], strict=True))
     for row, (moment, (activation, workspace)) in enumerate(zip(partition.moments, moments, strict=True)):
         step = case.place[moment.node]
         if not first <= step < end:

@@ -15,7 +15,7 @@ import torch.fx
 
 from ..partial_writes import is_alias, returns_self
 from ..symbols import to_expr
-from .reading import Reading, Run
+from .runs import Reading, Run
 
 
 def handed_on(

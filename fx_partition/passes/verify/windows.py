@@ -158,7 +158,7 @@ class Stretches:
         return high
 
     def earliest(self, limit: int) -> list[int]:
-        """For each end the least first atom of a stretch within the limit; the last atom where it exceeds that alone."""
+        """For each end the least first atom of a stretch within the limit; the last atom if that alone exceeds it."""
         window = self.window
         window.reset(0)
         found = [0]

@@ -1,0 +1,75 @@
+"""What a captured graph does to memory, as data: its runs, its storages, and what each run touches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+
+from ..captured import Captured
+from ..scratch import Scratch
+from ..symbols import Size, Symbols
+from .memories import Memory
+
+
+class Held(NamedTuple):
+    """One tensor of a node: its memory, a stand-in (None where none can be), and what a view shows of a weight."""
+
+    memory: int
+    tensor: torch.Tensor | None
+    shown: Size | None = None
+
+
+@dataclass
+class Run:
+    """One node that was looked at; those that are free are taken out at the end.
+
+    Attributes:
+        node, path: the node and the module that it comes from, or "".
+        touches: bytes that it touches of each memory; of an activation always all.
+        seen: the weights that its operands or results show, whether it reads them or not.
+        writes: memories that it writes; to change the metadata of a tensor is to write.
+        reshapes: those of which it changes the metadata of a tensor.
+        workspace: bytes that it allocates beside its results, at the moments that can be the highest.
+        scratch: the same with what is to be measured, None where nothing is.
+        unknown: what a plan names as operators without a rule for workspace.
+        draws: whether it takes random numbers.
+        shows_weights: whether its results are views of weights, and it reads and writes nothing.
+        picks: whether it takes a tensor out of a container.
+    """
+
+    node: torch.fx.Node
+    path: str
+    touches: dict[int, Size] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    writes: set[int] = field(default_factory=set)
+    reshapes: set[int] = field(default_factory=set)
+    workspace: tuple[Size, ...] = (0,)
+    scratch: Scratch | None = None
+    unknown: tuple[str, ...] = ()
+    draws: bool = False
+    shows_weights: bool = False
+    picks: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a graph does to memory.
+
+    Attributes:
+        captured: the graph.
+        runs: the nodes that run, in the order of the trace.
+        memories: every storage.
+        holds: the activations that the tensors of a node are in, each once.
+        symbols: the shape symbols.
+        known: the symbols that the inputs tell.
+    """
+
+    captured: Captured
+    runs: list[Run]
+    memories: list[Memory]
+    holds: dict[str, tuple[int, ...]]
+    symbols: Symbols
+    known: set[Any]
