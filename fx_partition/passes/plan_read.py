@@ -61,7 +61,8 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{at}.slot", f"it is {partition['slot']} and must be {i}: num_devices is 0, any number"
         if count and not (slot < partition["slot"] and partition["slot"] // count <= max(slot, 0) // count + 1):
             before = f"partitions[{i - 1}].slot = {slot}" if i else "the start"
-            yield f"{at}.slot", f"{partition['slot']} does not follow {before}: {count} devices take turns in their order"
+            why = f"{partition['slot']} does not follow {before}: {count} devices take turns in their order"
+            yield f"{at}.slot", why
         slot = partition["slot"]
         named = devices[slot % len(devices)] if devices else ""
         if partition["device"] != named:
@@ -69,7 +70,8 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{at}.device", f"it is {shown(partition['device'])}, and for {at}.slot = {slot} {says}"
         copies = [slot % places, *partition.get("replicas", ())]
         if len(set(copies)) < len(copies) or max(copies) >= places:
-            yield f"{at}.replicas", f"they are not other devices of {places}"
+            why = f"they are not other devices; num_devices is {count}, partitions are {len(partitions)}"
+            yield f"{at}.replicas", why
         code = partition.get("code")
         if code is not None and code > i:
             yield f"{at}.code", f"it is {code}, and the first partition of the same code cannot be behind {i}"

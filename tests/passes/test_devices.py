@@ -10,19 +10,16 @@ from typing import Any
 import pytest
 import torch
 from chains import chains
-from fx_partition.passes.check_plan import check_plan
-from fx_partition.passes.checker import verify_spread
+from claims import faults_of_spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fx_partition
 from fx_partition import Plan
-from fx_partition.passes.capture import capture
 from fx_partition.passes.certificate import Certificate
 from fx_partition.passes.certify import certify_spread
 from fx_partition.passes.chain import Chain
-from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.replicas import share_out
 from fx_partition.passes.uneven import overfill, spread
 
@@ -53,8 +50,7 @@ def plan(cache_bytes: Any = "48KiB", **options: Any) -> Plan:
 
 
 def checked(made: Plan) -> Plan:
-    captured = capture(GRAPH)
-    assert check_plan(captured, gather_facts(captured), made) == []
+    assert fx_partition.verify(made, GRAPH) == []
     assert Plan.from_json(made.to_json()) == made
     return made
 
@@ -180,7 +176,7 @@ def test_requests_that_contradict_themselves(options: dict[str, Any], words: str
 def test_certificates_for_different_sizes_hold(chain: Chain, budgets: list[int], slack: float) -> None:
     runs = spread(chain, budgets, slack)
     certificate = certify_spread(chain, runs or overfill(chain, budgets), budgets)
-    assert verify_spread(certificate, chain, runs or overfill(chain, budgets), budgets) == []
+    assert faults_of_spread(certificate, chain, runs or overfill(chain, budgets), budgets) == []
     assert (runs is None) == (certificate.min_partitions > len(budgets))
     claims = [
         Certificate(certificate.min_partitions - 1, certificate.witnesses, certificate.max_bytes_lower_bound, ()),
@@ -189,4 +185,4 @@ def test_certificates_for_different_sizes_hold(chain: Chain, budgets: list[int],
     ]
     if runs is not None:
         for claim in claims:
-            assert verify_spread(claim, chain, runs, budgets) != []
+            assert faults_of_spread(claim, chain, runs, budgets) != []

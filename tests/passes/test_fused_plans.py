@@ -6,16 +6,14 @@ import sys
 
 import pytest
 import torch
-from fx_partition.passes.check_plan import check_plan
-from test_check_plan import captured_family
 from torch import Tensor, nn
+from zoo.captured import captured_family
 
 import fx_partition
 from fx_partition import Plan
-from fx_partition.passes.capture import capture
-from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
+from fx_partition.passes.verify.check import find_faults
 
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", "t5"])
@@ -25,7 +23,7 @@ def test_fused_plans_of_models_hold(name: str) -> None:
     for options in ({}, {"algorithm": "greedy"}, {"devices": 2, "on_shortage": "balance"}, {"objective": "traffic"}):
         for share in (2, 4):
             plan = make_plan(captured, facts, Request.check(whole // share, footprint="fused", **options))
-            assert check_plan(captured, facts, plan) == []
+            assert find_faults(captured, plan) == []
             assert Plan.from_json(plan.to_json()) == plan and not plan.tradeoffs
             assert plan.spill_bytes == sum(max(0, p.total_bytes - whole // share) for p in plan.partitions)
             if "devices" not in options and name != "mobilenetv2":  # its convolutions need more once they are cut off
@@ -65,5 +63,4 @@ def test_the_report_claims_nothing_that_is_not_proved() -> None:
     assert "Needs 3 devices of 40 KiB" in text and "no plan is ruled out" in text and "Why not" not in text
     short = fx_partition.plan(model, "20KiB", example_inputs=x, footprint="fused", devices=2)
     assert "Does not fit the 2 devices of 20 KiB given" in fx_partition.report(short)
-    captured = capture(model, x)
-    assert check_plan(captured, gather_facts(captured), short) == []
+    assert fx_partition.verify(short, model, x) == []

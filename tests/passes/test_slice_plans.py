@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fx_partition.passes.check_plan import check_plan
 from torch import nn
 
 import fx_partition
 from fx_partition import Plan
-from fx_partition.passes.capture import capture
-from fx_partition.passes.gather import gather_facts
 
 MIB = 1 << 20
 
@@ -57,8 +54,7 @@ def test_split_runs_a_plan_that_slices_and_keeps_the_state_dict() -> None:
     assert {id(p) for p in cut.parameters()} == {id(p) for p in model.parameters()}
     again = fx_partition.split(model, plan=Plan.from_json(cut.plan.to_json()), example_inputs=x)
     assert torch.equal(again(x), cut(x))
-    captured = capture(model, x)
-    assert check_plan(captured, gather_facts(captured), cut.plan) == []
+    assert fx_partition.verify(cut.plan, model, x) == []
 
 
 def test_what_cannot_be_sliced_says_why() -> None:

@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..request import NO_BUDGET, TIMED
 from .case import Case, Fault
 from .cuts import Cuts
-from .windows import Stretches
+from .windows import Stretches, farthest
 
 _Row = tuple[int, int, int]
 _COLUMNS = ("num_partitions", "max_bytes", "cut_bytes")
@@ -40,8 +40,8 @@ def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
     is_short = 0 < plan.num_devices < len(fewest) and count <= plan.num_devices
     for place, (found, atoms) in enumerate(zip(case.figures, case.atoms, strict=True)):
         if found.total_bytes > budget and atoms > 1 and not is_short:
-            why = f"they hold {found.total_bytes} bytes, over the budget of {budget}, with num_devices={plan.num_devices}"
-            yield Fault(f"partitions[{place}].nodes", why)
+            over = f"over the budget of {budget}, with num_devices={plan.num_devices}"
+            yield Fault(f"partitions[{place}].nodes", f"they hold {found.total_bytes} bytes, {over}")
     if plan.budget_is_smallest:
         yield from _smallest_budget(case)
     if plan.algorithm == "greedy" and (plan.objective != "balanced" or plan.max_slack is not None):
@@ -80,7 +80,7 @@ def _cheapest(case: Case) -> Iterator[Fault]:
     plan, count, budget = case.plan, len(case.plan.partitions), case.plan.budget_bytes
     smallest, largest = plan.certificate.max_bytes_lower_bound, case.largest(case.plan.budget_bytes)
     slack = slack_of(plan)
-    limit = budget if math.isinf(slack) else min(budget, math.floor(smallest * (1 + Fraction(slack))))
+    limit = _limit(plan, smallest, budget)
     if largest > limit:
         path = "algorithm" if slack == 0 else "max_slack" if plan.max_slack is not None else "objective"
         yield Fault(path, f"the largest partition has {largest} bytes, and {limit} are enough")
@@ -108,6 +108,59 @@ def _balanced(case: Case) -> Iterator[Fault]:
             yield Fault("partitions", f"{case.cut_bytes} bytes are received, and {least} are enough within {most}")
 
 
+def spread_boundary_faults(case: Case) -> Iterator[Fault]:
+    """Yield what is wrong with the boundaries of a plan over devices of different sizes whose bounds hold."""
+    plan, budgets, widest = case.plan, case.budgets, case.plan.budget_bytes
+    ends = _ends(case)
+    if case.plan.certificate.min_partitions > len(budgets):
+        yield from _overfilled(case, budgets, ends)
+    elif plan.algorithm == "greedy":
+        if farthest(case.stretches, budgets, widest) != ends:
+            yield Fault("algorithm", "greedy fills one device after another, and these are not filled so")
+    else:
+        smallest, largest = plan.certificate.max_bytes_lower_bound, case.largest(widest)
+        limit = _limit(plan, smallest, widest)
+        used = budgets[: len(ends)]
+        least = Cuts(case.stretches, widest).fewest_spread([min(limit, budget) for budget in used])
+        path = "max_slack" if plan.max_slack else "objective"
+        if largest > limit:
+            yield Fault("algorithm", f"the largest partition has {largest} bytes, and {limit} are enough")
+        elif least is None or case.cut_bytes > least:
+            yield Fault(path, f"{case.cut_bytes} bytes are received, and {least} are enough within {limit}")
+        elif largest > smallest:
+            below = [min(largest - 1, budget) for budget in used]
+            if Cuts(case.stretches, widest).fewest_spread(below) == least:
+                yield Fault(path, f"as few bytes are received with a largest partition below {largest}")
+
+
+def _ends(case: Case) -> list[int]:
+    """Of each device up to the last that is used the atom behind its own; devices may be left out."""
+    ends: list[int] = []
+    for partition, end in zip(case.plan.partitions, case.boundaries[1:], strict=True):
+        ends += [ends[-1] if ends else 0] * (partition.slot - len(ends))
+        ends.append(end)
+    return ends
+
+
+def _overfilled(case: Case, budgets: list[int], ends: list[int]) -> Iterator[Fault]:
+    """Yield what is wrong with a plan for devices that do not hold the graph: each exceeds its budget by the least."""
+    stretches, none = case.stretches, 1 << 63
+    sizes = zip(case.plan.partitions, case.figures, strict=True)
+    over = max(found.total_bytes - partition.budget_bytes for partition, found in sizes)
+    less = farthest(stretches, [budget + over - 1 for budget in budgets], none)
+    least = Cuts(stretches, none).fewest_spread([budget + over for budget in budgets])
+    if less and less[-1] == stretches.count:
+        yield Fault("partitions", f"a device exceeds its budget by {over} bytes, and less is enough")
+    elif least is None or case.cut_bytes > least:
+        yield Fault("partitions", f"{case.cut_bytes} bytes are received, and {least} are enough")
+
+
+def _limit(plan: Plan, smallest: int, budget: int) -> int:
+    """The largest that a partition may be: the smallest maximum and the slack, within the budget."""
+    slack = slack_of(plan)
+    return budget if math.isinf(slack) else min(budget, math.floor(smallest * (1 + Fraction(slack))))
+
+
 def trace_faults(case: Case, trace: Stretches) -> Iterator[Fault]:
     """Yield a fault if a plan of another order is no better than the best one in the order of the trace."""
     plan, budget = case.plan, case.plan.budget_bytes
@@ -125,7 +178,7 @@ def trace_faults(case: Case, trace: Stretches) -> Iterator[Fault]:
         if largest > smallest or (largest == smallest and received >= (cuts.fewest(count, smallest) or 0)):
             yield Fault("objective", why)
         return
-    limit = budget if math.isinf(slack) else min(budget, math.floor(smallest * (1 + Fraction(slack))))
+    limit = _limit(plan, smallest, budget)
     least = cuts.fewest(count, limit)
     if least is not None and (received > least or (received == least and cuts.fewest(count, largest) == least)):
         yield Fault("max_slack" if plan.max_slack else "objective", why)
@@ -142,7 +195,7 @@ def tradeoff_faults(case: Case) -> Iterator[Fault]:
         own = (len(plan.partitions), case.largest(budget), case.cut_bytes)
         if own not in rows:
             expected.append(sorted([own, *(row for row in rows if not _covers(row, own))]))
-    found: list[_Row] = [tuple(row) for row in plan.tradeoffs]
+    found: list[_Row] = [(row.num_partitions, row.max_bytes, row.cut_bytes) for row in plan.tradeoffs]
     if found in expected:
         return
     nearest = max(expected, key=lambda rows: sum(row in rows for row in found))

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ..plan_parts import Witness
 from .case import Case, Fault
-
-_TIMED = ("throughput", "latency")
+from .windows import farthest
 
 
 def proof_faults(case: Case) -> Iterator[Fault]:
@@ -94,10 +93,9 @@ def _independent(case: Case, witnesses: Sequence[Witness], path: str, least: int
 def spread_faults(case: Case) -> Iterator[Fault]:
     """Yield what is wrong with the bounds and witnesses of a plan over devices of different sizes, in an order."""
     plan, proof = case.plan, case.plan.certificate
-    slots = plan.partitions[-1].slot + 1 if plan.partitions else 0
-    budgets = list(plan.device_budgets) * max(1, -(-slots // len(plan.device_budgets)))
+    slots, budgets = case.slots, case.budgets
     widest = max(budgets)
-    reach = _farthest(case, budgets, widest)
+    reach = farthest(case.stretches, budgets, widest)
     needed = len(reach) if reach and reach[-1] == case.stretches.count else len(budgets) + 1
     if proof.min_partitions != needed:
         yield Fault("certificate.min_partitions", f"it is {proof.min_partitions}, and {needed} devices are needed")
@@ -131,29 +129,8 @@ def spread_faults(case: Case) -> Iterator[Fault]:
 
 
 def _holds(case: Case, limits: Sequence[int], widest: int) -> bool:
-    reach = _farthest(case, limits, widest)
+    reach = farthest(case.stretches, limits, widest)
     return (reach[-1] if reach else 0) == case.stretches.count
-
-
-def _farthest(case: Case, limits: Sequence[int], widest: int) -> list[int]:
-    """How far the devices get one after another: the end of each in atoms, until all are held or devices end."""
-    ends: list[int] = []
-    start, count = 0, case.stretches.count
-    window = case.stretches.window
-    for limit in limits:
-        if start == count:
-            break
-        window.reset(start)
-        end = start
-        while end < count:
-            window.extend()
-            fits = window.footprint <= limit or (end == start and window.footprint > widest)
-            if not fits:
-                break
-            end += 1
-        ends.append(end)
-        start = end
-    return ends
 
 
 def _in_order(

@@ -97,6 +97,17 @@ class Case:
     def in_trace_order(self) -> bool:
         return all(t == step for step, t in enumerate(self.order))
 
+    @property
+    def slots(self) -> int:
+        """How many devices come up to the last that is used, those left out included."""
+        return self.plan.partitions[-1].slot + 1 if self.plan.partitions else 0
+
+    @cached_property
+    def budgets(self) -> list[int]:
+        """Of devices of different sizes, as often as they take turns."""
+        given = self.plan.device_budgets
+        return list(given) * max(1, -(-self.slots // len(given)))
+
     def largest(self, budget: int) -> int:
         """The largest partition, without single atoms above the budget."""
         pairs = zip(self.figures, self.atoms, strict=True)

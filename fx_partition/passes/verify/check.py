@@ -10,7 +10,7 @@ from ..errors import PartitionError
 from ..fingerprint import fingerprint
 from ..plan import Plan
 from ..slice_graph import apply_slicings
-from .boundaries import boundary_faults, trace_faults, tradeoff_faults
+from .boundaries import boundary_faults, spread_boundary_faults, trace_faults, tradeoff_faults
 from .bounds import proof_faults, spread_faults
 from .case import Case, Fault
 from .fields import (
@@ -98,6 +98,8 @@ def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
     if plan.device_budgets:
         if plan.tradeoffs:
             yield Fault("pareto", "there are none for devices of different sizes")
+        if not bounds:
+            yield from spread_boundary_faults(case)
         return
     yield from tradeoff_faults(case)
     if not bounds:

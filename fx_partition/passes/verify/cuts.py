@@ -10,6 +10,7 @@ Only the layers that a plan can be in are kept: b atoms need at least so many pa
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 
 from .windows import Stretches
@@ -75,6 +76,26 @@ class Cuts:
                 if b < n and found < _NEVER:
                     trees[more].put(b, found)
         return 0 if n == count == 0 else None
+
+    def fewest_spread(self, limits: Sequence[int]) -> int | None:
+        """The same for devices of these limits in their order, of which each takes a stretch that may be empty.
+
+        O((atoms + touches) log(atoms)) for each device.
+        """
+        n, alone = self._stretches.count, self._stretches.alone
+        before = [0] + [_NEVER] * n
+        for limit in limits:
+            earliest = self._stretches.earliest(limit)
+            tree = _Minima(n + 1)
+            found = list(before)
+            for b in range(1, n + 1):
+                tree.put(b - 1, before[b - 1])
+                for atom, size in self._arrivals[b - 1]:
+                    tree.add(atom + 1, b, size)
+                if alone[b - 1] <= limit or alone[b - 1] > self._budget:
+                    found[b] = min(found[b], tree.least(earliest[b], b))
+            before = found
+        return before[n] if before[n] < _NEVER else None
 
 
 def _least_behind(earliest: list[int]) -> list[int]:

@@ -50,8 +50,11 @@ def device_faults(plan: Plan) -> Iterator[Fault]:
         yield Fault("device_budgets", f"they must differ, and be {plan.num_devices}")
     if budgets and plan.budget_bytes != max(budgets):
         yield Fault("budget_bytes", f"it is {plan.budget_bytes}, and the largest of device_budgets {max(budgets)}")
-    if budgets and plan.budget_is_smallest:
-        yield Fault("budget_is_smallest", "the budgets are given")
+    for place, budget in enumerate(budgets):
+        if budget < 1:
+            yield Fault(f"device_budgets[{place}]", "it is 0, which leaves no memory")
+    if plan.budget_is_smallest and (budgets or not plan.num_devices):
+        yield Fault("budget_is_smallest", "it is for a number of devices, and no budget of theirs")
     if plan.devices and len(plan.devices) != plan.num_devices:
         yield Fault("num_devices", f"it is {plan.num_devices}, and devices names {len(plan.devices)}")
     slot = -1
@@ -87,7 +90,8 @@ def copy_faults(plan: Plan) -> Iterator[Fault]:
             right[-max(sizes)[1]].append(device)
     for place, (partition, found) in enumerate(zip(plan.partitions, right, strict=True)):
         if list(partition.replicas) != found:
-            yield Fault(f"partitions[{place}].replicas", f"they are {list(partition.replicas)}, and must be {found}")
+            why = f"they are {list(partition.replicas)}, and with num_devices={plan.num_devices} must be {found}"
+            yield Fault(f"partitions[{place}].replicas", why)
 
 
 def operator_faults(case: Case) -> Iterator[Fault]:

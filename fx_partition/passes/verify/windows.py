@@ -168,3 +168,27 @@ class Stretches:
                 window.shrink()
             found.append(window.first)
         return found
+
+
+def farthest(stretches: Stretches, limits: Sequence[int], widest: int) -> list[int]:
+    """How far devices of different limits get one after another: the end of each in atoms, until all are held.
+
+    Args:
+        limits: of each device in its order; one that cannot take the next atom is left out.
+        widest: an atom above it may be alone on any device.
+    """
+    ends: list[int] = []
+    start, count, window = 0, stretches.count, stretches.window
+    for limit in limits:
+        if start == count:
+            break
+        window.reset(start)
+        end = start
+        while end < count:
+            window.extend()
+            if window.footprint > limit and not (end == start and window.footprint > widest):
+                break
+            end += 1
+        ends.append(end)
+        start = end
+    return ends

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fx_partition.passes.check_order import check_order, order_faults
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -24,6 +23,9 @@ from fx_partition.passes.planning import make_plan
 from fx_partition.passes.precedence import all_predecessors
 from fx_partition.passes.request import Request
 from fx_partition.passes.split import split_planned
+from fx_partition.passes.verify.reading import read_graph
+from fx_partition.passes.verify.structure import running_faults
+from fx_partition.passes.verify.verdict import check_order
 
 WIDTH = 8
 X = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -107,7 +109,7 @@ class Case:
         self.name = name
         self.model = MODELS[name]()
         self.captured, self.inputs = _captured(self.model)
-        self.facts = gather_facts(self.captured)
+        self.facts, self.reading = gather_facts(self.captured), read_graph(self.captured)
         self.plan = make_plan(self.captured, self.facts, Request.check(None, devices=3))
         self.nodes = [partition.nodes for partition in self.plan.partitions]
         self.state = copy.deepcopy(dict(self.captured.gm.named_buffers()))
@@ -121,7 +123,7 @@ class Case:
 
     def is_refused(self, plan: Plan) -> bool:
         """Whether a plan is refused; one that is not must run as the original does."""
-        if order_faults(self.captured, self.facts, plan):
+        if running_faults(self.reading, plan):
             return True
         found = self._run(split_planned(self.captured, plan))
         assert found.keys() == self.right.keys()
@@ -215,17 +217,17 @@ def test_a_node_that_is_dropped_or_doubled_or_unknown(case: Case) -> None:
         for name in group:
             without = [[n for n in g if n != name] for g in case.nodes]
             with pytest.raises(PlanMismatchError, match=f"{name} is in no partition"):
-                check_order(case.captured, case.edited(without), case.facts)
+                check_order(case.captured, case.edited(without))
             for other in range(len(case.nodes)):
                 twice = [[*g, name] if i == other else list(g) for i, g in enumerate(case.nodes)]
                 words = f"{name} is in partition {min(p, other)} and again in partition {max(p, other)}"
                 with pytest.raises(PlanMismatchError, match=words):
-                    check_order(case.captured, case.edited(twice), case.facts)
+                    check_order(case.captured, case.edited(twice))
     inputs = [node.name for node in case.captured.gm.graph.nodes if node.op in ("placeholder", "get_attr", "output")]
     for name in ["nothing", "", *inputs]:
         with pytest.raises(PlanMismatchError, match=f"partition 1 names {name}, which is not a node"):
             edited = case.edited([case.nodes[0], [*case.nodes[1], name], *case.nodes[2:]])
-            check_order(case.captured, edited, case.facts)
+            check_order(case.captured, edited)
 
 
 def test_partitions_that_are_numbered_otherwise_or_empty(case: Case) -> None:
@@ -233,11 +235,11 @@ def test_partitions_that_are_numbered_otherwise_or_empty(case: Case) -> None:
     reasons = "partition 1 is the one at place 0"
     for partitions in ((second, first, *rest), (second, *rest), (replace(first, index=1), second, *rest)):
         with pytest.raises(PlanMismatchError, match=reasons):
-            check_order(case.captured, replace(case.plan, partitions=partitions), case.facts)
+            check_order(case.captured, replace(case.plan, partitions=partitions))
     with pytest.raises(PlanMismatchError, match="partition 1 has no nodes"):
-        check_order(case.captured, case.edited([case.nodes[0], [], *case.nodes[1:]]), case.facts)
+        check_order(case.captured, case.edited([case.nodes[0], [], *case.nodes[1:]]))
     with pytest.raises(PlanMismatchError, match="is in no partition"):
-        check_order(case.captured, replace(case.plan, partitions=()), case.facts)
+        check_order(case.captured, replace(case.plan, partitions=()))
 
 
 def test_any_order_in_which_each_node_comes_after_what_it_needs(case: Case) -> None:
@@ -299,5 +301,5 @@ def test_an_error_counts_the_reasons_that_it_does_not_name() -> None:
     case = Case("written")
     everything = [name for group in case.nodes for name in group]
     with pytest.raises(PlanMismatchError) as error:
-        check_order(case.captured, case.edited([everything[:1]]), case.facts)
+        check_order(case.captured, case.edited([everything[:1]]))
     assert f"; and {len(everything) - 1 - 3} more. Was it edited?" in str(error.value)
