@@ -149,6 +149,6 @@ def verify(
         []
         >>> import dataclasses
         >>> fx_partition.verify(dataclasses.replace(made, budget_bytes=5), model, x)[0]
-        'partitions[0].budget_bytes: it is 1048576, and budget_bytes or its device says 5'
+        'partitions[0].budget_bytes: it is 1048576, and for partitions[0].slot = 0 budget_bytes is 5'
     """
     return [str(fault) for fault in find_faults(capture(model, example_inputs, dynamic_shapes), plan)]

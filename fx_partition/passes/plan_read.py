@@ -56,7 +56,6 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{at}.symbolic.moments[{row}]", f"{shown(name)} is not a node of the partition"
         if partition["peak_node"] not in own:
             yield f"{at}.peak_node", f"{shown(partition['peak_node'])} is not a node of the partition"
-        yield from _contradicted(f"{at}.symbolic", partition["symbolic"], partition["peak_node"])
         if not count and partition["slot"] != i:
             yield f"{at}.slot", f"it is {partition['slot']} and must be {i}: num_devices is 0, any number"
         if count and not (slot < partition["slot"] and partition["slot"] // count <= max(slot, 0) // count + 1):
@@ -98,13 +97,13 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "symbols", "two have one name of a dimension"
 
 
-def _contradicted(path: str, symbolic: dict[str, Any], peak_node: str) -> Iterator[tuple[str, str]]:
+def _contradicted(symbolic: dict[str, Any], peak_node: str) -> Iterator[tuple[str, str]]:
     """What is written for readers of the peak, where it is not what its moment says."""
     moments = symbolic["moments"]
     peak = next((moment for moment in moments if moment[0] == peak_node), moments[0])
     for name, text in zip(("activation", "workspace"), peak[1:], strict=True):
         if symbolic.get(name, text) != text:
-            yield f"{path}.{name}", f"it is {shown(symbolic[name])}, and the moment of the peak says {shown(text)}"
+            yield name, f"it is {shown(symbolic[name])}, and the moment of the peak says {shown(text)}"
 
 
 class _Fields:
@@ -158,6 +157,8 @@ class _Fields:
         )
         weight, state = (self._size(f"{path}.{name}", symbolic[name]) for name in ("weight", "state"))
         made = Partition(**plain, weight=weight, state=state, moments=moments)
+        for name, why in _contradicted(symbolic, entry["peak_node"]):
+            raise Unreadable(f"{path}.{name}", why)
         self._check_total(f"{path}.total", symbolic.get("total"), made)
         return made
 
