@@ -7,19 +7,19 @@ from itertools import combinations, pairwise
 import pytest
 import sympy
 import torch
-from test_check_plan import captured_family
 from torch import Tensor, nn
 from torch.export import Dim
+from zoo.captured import captured_family
 
 import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.facts import Facts
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 from fx_partition.passes.symbols import evaluate
+from fx_partition.passes.verify.check import find_faults
 
 
 class Layers(nn.Module):
@@ -88,7 +88,7 @@ def test_partitions_of_models_are_sums_of_their_steps(name: str, algorithm: str)
         plan = make_plan(
             captured, facts, Request.check(whole // 4, footprint="sum", algorithm=algorithm, **options)
         )
-        assert check_plan(captured, facts, plan) == []
+        assert find_faults(captured, plan) == []
         assert Plan.from_json(plan.to_json()) == plan
         for p in plan.partitions:
             assert p.total_bytes == added_up(facts, p.nodes)

@@ -71,7 +71,7 @@ def find_faults(captured: Captured, plan: Plan) -> list[Fault]:
 
     place = places(reading, plan)
     order = sorted(place, key=place.__getitem__)
-    sizes: Sizes | FusedSizes = measured_sizes(reading, order, numbers)
+    sizes: Sizes | FusedSizes = measured_sizes(reading, order, numbers, adds_up=plan.footprint == "sum")
     if plan.footprint == "fused":
         names = [name for partition in plan.partitions for name in partition.nodes]
         cuts = list(accumulate((len(partition.nodes) for partition in plan.partitions[:-1]), initial=0))
@@ -133,5 +133,6 @@ def _order_and_boundaries(case: Case, groups: list[Group]) -> Iterator[Fault]:
         return
     yield from boundary_faults(case, own_order=own_order)
     if not own_order and not is_moved and not case.is_short:
-        trace = Stretches(measured_sizes(case.reading, in_trace, case.numbers).at(case.numbers), trace_starts)
+        sizes = measured_sizes(case.reading, in_trace, case.numbers, adds_up=case.ledger.adds_up)
+        trace = Stretches(sizes.at(case.numbers), trace_starts)
         yield from trace_faults(case, trace)

@@ -3,7 +3,8 @@
 An activation is resident in the steps [first, end) if one of them touches it: from the step that makes it (from
 ``first`` if that is before) to the last step that touches it (to the end if that is not before the end, or if the graph
 returns it). The footprint is the bytes of the weights and the state that the steps touch, of each no more than the
-whole, and the most that is resident and allocated at any step.
+whole, and the most that is resident and allocated at any step. Where the plan adds up, it is these bytes and all that
+the steps make and allocate, and the last step stands for the peak.
 """
 
 from __future__ import annotations
@@ -78,15 +79,19 @@ def figures(ledger: Ledger, first: int, end: int) -> Figures:
             own -= ledger.sizes[memory] if ledger.made_at[memory] >= first else 0
 
     held_at_peak = [(m, ledger.sizes[m]) for m, (begin, until) in spans.items() if begin <= at <= until]
-    resident = [(ledger.memory_names[memory], size) for memory, size in held_at_peak]
     received = [m for m in touched if ledger.made_at[m] < first]
     made = [m for m in touched if ledger.made_at[m] >= first]
+    activation, workspace = levels[at - first], ledger.workspace[at]
+    if ledger.adds_up:
+        at, held_at_peak = end - 1, [(m, ledger.sizes[m]) for m in made]
+        activation, workspace = sum(ledger.makes[first:end]), sum(ledger.workspace[first:end])
+    resident = [(ledger.memory_names[memory], size) for memory, size in held_at_peak]
     leaving = [m for m in made if ledger.last[m] >= end]
     return Figures(
         weight_bytes=sum(counted.values()) - state,
         state_bytes=state,
-        activation_bytes=levels[at - first],
-        workspace_bytes=ledger.workspace[at],
+        activation_bytes=activation,
+        workspace_bytes=workspace,
         own_bytes=most_own,
         peak_node=ledger.names[at],
         resident=tuple(sorted(resident, key=lambda pair: (-pair[1], pair[0]))),

@@ -30,12 +30,14 @@ class Sizes:
         order: the places of runs in the trace, in the order of the plan.
         workspaces: of each run in that order, at the moments that can be the highest, measured at the plan's sizes.
         estimated: operators whose scratch memory depends on the processor and was not measured.
+        adds_up: whether footprints add up what all steps make and allocate.
     """
 
     reading: Reading
     order: Sequence[int]
     workspaces: Sequence[tuple[Size, ...]]
     estimated: tuple[str, ...]
+    adds_up: bool = False
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -76,20 +78,24 @@ class Sizes:
             returned=[memory.is_returned for memory in memories],
             state={number for number, memory in enumerate(memories) if memory.is_state},
             memory_names=[memory.name for memory in memories],
+            adds_up=self.adds_up,
         )
 
 
-def measured_sizes(reading: Reading, order: Sequence[int], numbers: Mapping[sympy.Symbol, int]) -> Sizes:
+def measured_sizes(
+    reading: Reading, order: Sequence[int], numbers: Mapping[sympy.Symbol, int], *, adds_up: bool
+) -> Sizes:
     """Return the sizes of a reading, with scratch memory as this machine's kernels take it.
 
     Args:
         order: the places of runs in the trace, in the order of the plan.
         numbers: the plan's binding.
+        adds_up: whether footprints add up what all steps make and allocate.
     """
     runs = [reading.runs[t] for t in order]
     measured = [(run.workspace, ()) if run.scratch is None else run.scratch.at(numbers) for run in runs]
     estimated = dict.fromkeys(name for _, names in measured for name in names)
-    return Sizes(reading, order, [workspace for workspace, _ in measured], tuple(estimated))
+    return Sizes(reading, order, [workspace for workspace, _ in measured], tuple(estimated), adds_up)
 
 
 class Ledger:
@@ -109,6 +115,9 @@ class Ledger:
         previous, following: for each entry of ``activations`` the step that touched it before, or does next, or -1.
         state: the memories that are state.
         memory_names: of each memory.
+        adds_up: whether the footprint of steps is the sum of their weights, ``makes`` and workspaces (the size of
+            layers in the paper), and not their peak.
+        makes: bytes of the activations that each step makes.
     """
 
     def __init__(
@@ -122,10 +131,15 @@ class Ledger:
         returned: list[bool],
         state: Iterable[int],
         memory_names: list[str],
+        adds_up: bool = False,
     ) -> None:
+        self.adds_up = adds_up
         self.names, self.sizes, self.activations, self.weights = names, sizes, activations, weights
         self.moments, self.workspace = moments, [max(0, *found) for found in moments]
         self.made_at, self.returned, self.state, self.memory_names = made_at, returned, set(state), memory_names
+        self.makes = [
+            sum(sizes[memory] for memory in found if made_at[memory] == step) for step, found in enumerate(activations)
+        ]
         self.last: dict[int, int] = {}
         self.last_touch: dict[int, int] = {}
         self.previous: list[list[int]] = []

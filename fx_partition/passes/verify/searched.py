@@ -25,7 +25,7 @@ def search_faults(case: Case) -> Iterator[Fault]:
         yield Fault("certificate.orders_tried", "it is 0, and the plan's own order is one")
         return
     may_search = (
-        plan.algorithm == "dp" and plan.footprint != "fused" and not plan.device_budgets
+        plan.algorithm == "dp" and plan.footprint == "peak" and not plan.device_budgets
         and not plan.budget_is_smallest and plan.budget_bytes < NO_BUDGET and plan.objective not in TIMED
     )  # fmt: skip
     if not may_search and (proof.orders_tried > 1 or proof.exhaustive):

@@ -68,7 +68,12 @@ def _at(case: Case, place: int, ledger: Ledger, mine: list[int], where: str) -> 
         if size != its:
             yield Fault(f"{path}.{name}", f"it is {size}{where}, and the model has {its}")
     moments = list(zip(mine[2::2], mine[3::2], strict=True))
+    if ledger.adds_up and moments != [(right.activation_bytes, right.workspace_bytes)]:
+        why = f"they are {moments}{where}, and the model has {[(right.activation_bytes, right.workspace_bytes)]}"
+        yield Fault(f"{path}.moments", why)
     for row, (moment, (activation, workspace)) in enumerate(zip(partition.moments, moments, strict=True)):
+        if ledger.adds_up:
+            break
         step = case.place[moment.node]
         if not first <= step < end:
             yield Fault(f"{path}.moments[{row}][0]", f"{moment.node} is not in the partition")

@@ -29,13 +29,15 @@ class Window:
     def reset(self, atom: int) -> None:
         """Empty the window and let it begin at an atom."""
         self.first = self.end = atom
-        self._live = self._offset = self._weights = 0
+        self._live = self._offset = self._weights = self._added = 0
         self._read: dict[int, int] = {}
         self._fullest: deque[tuple[int, int]] = deque()  # (step, bytes without the offset), falling
 
     @property
     def footprint(self) -> int:
         """Bytes of the window, 0 if it is empty."""
+        if self._ledger.adds_up:
+            return self._weights + self._added
         return self._weights + self._fullest[0][1] + self._offset if self._fullest else 0
 
     def extend(self) -> None:
@@ -52,6 +54,7 @@ class Window:
                 if ledger.last[memory] == step:
                     gone += size
             self._add_weights(step, 1)
+            self._added += ledger.makes[step] + ledger.workspace[step]
             here = self._live + ledger.workspace[step] - self._offset
             while self._fullest and self._fullest[-1][1] <= here:
                 self._fullest.pop()
@@ -68,6 +71,7 @@ class Window:
                     self._live -= ledger.sizes[memory]
                     self._offset -= ledger.sizes[memory]
             self._add_weights(step, -1)
+            self._added -= ledger.makes[step] + ledger.workspace[step]
             if self._fullest and self._fullest[0][0] == step:
                 self._fullest.popleft()
         self.first += 1
