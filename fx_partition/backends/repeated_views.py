@@ -35,14 +35,15 @@ def repeat_views(stubs: list[Stub], returned: Collection[torch.fx.Node]) -> list
         stubs: all partitions; their graphs are changed.
         returned: what the whole graph returns.
     """
-    repeated = [_repeat(stub) for stub in stubs]
+    made = {node for stub in stubs for node in stub.outputs}
+    repeated = [_repeat(stub, made) for stub in stubs]
     if all(new is old for new, old in zip(repeated, stubs, strict=True)):
         return stubs
     needed = {node for stub in repeated for node in stub.inputs} | {*returned}
     return [_return_only(stub, needed) for stub in repeated]
 
 
-def _repeat(stub: Stub) -> Stub:
+def _repeat(stub: Stub, made: Collection[torch.fx.Node]) -> Stub:
     graph = stub.module.graph
     shared = Counter(storage for node in stub.inputs for storage in _storages(node))
     operands = (source for node in graph.nodes if _may_write(node) for source in node.all_input_nodes)
@@ -50,23 +51,47 @@ def _repeat(stub: Stub) -> Stub:
     if not written or any(_sets_grad_mode(node) for node in graph.nodes):
         return stub
     placeholders = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    _add_bases(graph, placeholders, written, made)
     first = next(node for node in graph.nodes if node.op != "placeholder")
     kept = dict(placeholders)
     for node, placeholder in placeholders.items():
         views = _views_between(node, kept.keys() - {node}) if written & _storages(node) else None
         if not views:
             continue
-        made = dict(kept)
+        copies = dict(kept)
         with graph.inserting_before(first):
             for view in views:
-                made[view] = graph.node_copy(view, made.__getitem__)
-        placeholder.replace_all_uses_with(made[node])
+                copies[view] = graph.node_copy(view, copies.__getitem__)
+        placeholder.replace_all_uses_with(copies[node])
         del kept[node]
         graph.erase_node(placeholder)
-    if len(kept) == len(placeholders):
-        return stub
     stub.module.recompile()
     return replace(stub, inputs=tuple(kept))
+
+
+def _add_bases(
+    graph: torch.fx.Graph,
+    placeholders: dict[torch.fx.Node, torch.fx.Node],
+    written: Collection[int],
+    made: Collection[torch.fx.Node],
+) -> None:
+    """Let a partition take what its arguments are views of, where it does not and another hands it out."""
+    for node in [node for node in placeholders if _storages(node) & {*written}]:
+        base = _base(node)
+        if base not in placeholders and (base.op == "placeholder" or base in made):
+            with graph.inserting_after(next(reversed(placeholders.values()))):
+                placeholders[base] = graph.placeholder(base.name, type_expr=base.type)
+            placeholders[base].meta = dict(base.meta)
+
+
+def _base(node: torch.fx.Node) -> torch.fx.Node:
+    """What a node is a view of, and that is none itself."""
+    while node.op.startswith("call_") and not _may_write(node):
+        sources = [source for source in node.all_input_nodes if _storages(source) == _storages(node)]
+        if not sources:
+            break
+        node = sources[0]
+    return node
 
 
 def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> list[torch.fx.Node] | None:

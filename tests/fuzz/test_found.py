@@ -48,6 +48,11 @@ FOUND: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("v3",),
         "eager",
     ),
+    "a view of an input had the shape of another one that is written": (
+        ("v1, v2, = x0.chunk(2, 1)", "v3 = x0.diagonal()", "v3.add_(0.25)", "v4 = v2.swapaxes(0, -1)"),
+        ("v4",),
+        "aot",
+    ),
     "an expanded view whose base is written was made dense": (
         ("v1 = x0[..., :1].expand(5, 8)", "v2 = x0.abs_()", "v3 = v1[1:]", "v4 = x0 @ self.w1"),
         ("v3", "v4"),
