@@ -125,9 +125,12 @@ def by_symbolic_trace_alone(program: Program) -> Seen:
 def _traced(model: nn.Module) -> torch.fx.GraphModule:
     torch.manual_seed(0)  # what draws random numbers of fixed sizes draws them now
     try:
-        return torch.fx.symbolic_trace(model)
+        traced = torch.fx.symbolic_trace(model)
     except Exception as error:
         raise TorchRefuses(f"symbolic_trace: {type(error).__name__}") from error
+    if any(isinstance(buffer, torch.fx.Proxy) for buffer in model.buffers()):
+        raise TorchRefuses("symbolic_trace has left a proxy in the model: it ran `self.buffer += value`")
+    return traced
 
 
 # ---- the backend
