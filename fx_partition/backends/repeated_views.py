@@ -14,7 +14,7 @@ that they are views of, and no view of it::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import replace
 
 import torch
@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.passes.assumed import works_in_place
 from fx_partition.passes.captured import value_of
 from fx_partition.passes.split import Stub
+from fx_partition.passes.storages import storage_key
 
 
 def repeat_views(stubs: list[Stub], returned: Collection[torch.fx.Node]) -> list[Stub]:
@@ -72,7 +73,7 @@ def _repeat(stub: Stub, made: Collection[torch.fx.Node]) -> Stub:
 def _add_bases(
     graph: torch.fx.Graph,
     placeholders: dict[torch.fx.Node, torch.fx.Node],
-    written: Collection[int],
+    written: Collection[Hashable],
     made: Collection[torch.fx.Node],
 ) -> None:
     """Let a partition take what its arguments are views of, where it does not and another hands it out."""
@@ -110,10 +111,10 @@ def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> lis
     return [*reversed(found)]
 
 
-def _storages(node: torch.fx.Node) -> set[int]:
+def _storages(node: torch.fx.Node) -> set[Hashable]:
     leaves = pytree.tree_leaves(value_of(node))
     strided = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided)
-    return {id(tensor.untyped_storage()) for tensor in strided}
+    return {storage_key(tensor) for tensor in strided}
 
 
 def _may_write(node: torch.fx.Node) -> bool:
