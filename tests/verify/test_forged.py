@@ -71,6 +71,19 @@ def test_a_search_that_says_that_it_was_exhaustive_is_counted(tried: int) -> Non
     assert any(reason.startswith("certificate.") for reason in reasons(its, forged))
 
 
+def test_a_search_that_is_too_large_to_repeat_is_not_believed() -> None:
+    class Wide(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.sin(x + i) for i in range(30)]).sum(0)
+
+    program = torch.export.export(Wide(), (X,))
+    plan = fx_partition.plan(program, "6KiB")
+    assert plan.num_partitions > 1 and fx_partition.verify(plan, program) == []
+    for tried in (5000, 2**62):  # it has 3**30 downsets
+        forged = replace(plan, certificate=replace(plan.certificate, orders_tried=tried, exhaustive=True))
+        assert any("certificate.exhaustive is true" in reason for reason in fx_partition.verify(forged, program))
+
+
 def test_all_orders_searched_and_a_better_one_missed() -> None:
     """The trace order's own plan, said to be the best of all: the number of downsets is right, and the claim is not."""
     its = subject("towers")

@@ -25,6 +25,8 @@ Nothing here imports the planner's facts, atoms, chains, searches or proofs. Sha
 - the captured graph with its symbols and its regions, and the graph in slices (`slice_graph`);
 - what one operator by itself allocates beside its results, which operands it reads and how much of them, whether it
   has a rule, and what is assumed of one that does not run on fake tensors (`effects`, `assumed`, `bodies`);
+- by which names and schemas a node is known to have an effect, or to return what it writes (`precedence.has_effect`,
+  `partial_writes.returns_self`);
 - for ``footprint="fused"`` alone which kernels inductor makes (`fusion`, over the planner's own facts).
 
 Found again are: which storages there are, who shares and who writes them (the whole graph is run once on fake tensors
@@ -32,5 +34,6 @@ that share memory as the real ones do), how long each lives, what crosses bounda
 groups, both bounds, the trade-offs, and the sets that a search says it looked at.
 
 Everything is linear in nodes and touches, but for the trade-offs and the choice of the objective, which take a
-logarithm more, and for a search that says it was exhaustive, which is bounded by what the planner itself may look at.
+logarithm more (and, for devices of different sizes, a pass for each device that is used), and for a search that says it
+was exhaustive, which is repeated as far as the planner itself may have gone.
 """

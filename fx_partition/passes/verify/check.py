@@ -61,13 +61,13 @@ def find_faults(captured: Captured, plan: Plan) -> list[Fault]:
         return faults
     numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
     groups = list(find_groups(reading))
-    for asked in asked_for(reading, plan.keep_together):
-        if isinstance(asked, str):
-            return [Fault("keep_together", asked)]
-        faults += [Fault("keep_together", str(fault)) for fault in torn(reading, plan, [asked])]
-        groups.append(asked)
-    if faults:
+    asked = list(asked_for(reading, plan.keep_together))
+    if faults := [Fault("keep_together", found) for found in asked if isinstance(found, str)]:
         return faults
+    together = [group for group in asked if isinstance(group, Group)]
+    if faults := [Fault("keep_together", str(fault)) for fault in torn(reading, plan, together)]:
+        return faults
+    groups += together
 
     place = places(reading, plan)
     order = sorted(place, key=place.__getitem__)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from ..request import NO_BUDGET, TIMED
 from .boundaries import slack_of
 from .case import Case, Fault
-from .set_search import best_measure, count_downsets
+from .set_search import MOST_DOWNSETS, TooLarge, best_measure, count_downsets
 
 _PATH = "certificate.exhaustive"
 
@@ -40,7 +40,11 @@ def search_faults(case: Case) -> Iterator[Fault]:
         if len(plan.partitions) > 1 and not _is_only_order(atom_needs(case)):
             yield Fault(_PATH, "there are other orders, and one was tried")
     elif proof.exhaustive:
-        yield from _exhausted(case)
+        try:
+            yield from _exhausted(case)
+        except TooLarge:
+            why = f"{_PATH} is true, and a search of over {MOST_DOWNSETS} sets is not repeated"
+            yield Fault("certificate.orders_tried", f"it is {proof.orders_tried} and {why}")
 
 
 def atom_needs(case: Case) -> list[set[int]]:

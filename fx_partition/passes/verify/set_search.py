@@ -8,10 +8,25 @@ from .case import Case
 from .ledger import Ledger
 
 _Measure = tuple[int, int, int]
+_Edge = tuple[int, int, int]
+
+# A search of more sets, or of more parts between two of them, is not repeated: it would take too long. The planner
+# gives up far sooner.
+MOST_DOWNSETS, _MOST_PARTS = 1 << 14, 50_000
+
+
+class TooLarge(Exception):
+    """A search that is claimed is too large to be repeated."""
 
 
 def count_downsets(needs: Sequence[set[int]], most: int) -> int | None:
-    """Count the sets of atoms that hold what each member needs; None if there are more than ``most``."""
+    """Count the sets of atoms that hold what each member needs; None if there are more than ``most``.
+
+    Raises:
+        TooLarge: ``most`` is too large to count so far.
+    """
+    if most > MOST_DOWNSETS:
+        raise TooLarge
     lattice = _Lattice(needs, most)
     return None if lattice.is_cut_short else len(lattice.masks)
 
@@ -55,6 +70,9 @@ def best_measure(case: Case, needs: Sequence[set[int]], own: _Measure) -> _Measu
 
     Returns:
         None if there is no plan of so few partitions.
+
+    Raises:
+        TooLarge: there are too many parts between two downsets.
     """
     lattice = _Lattice(needs, 1 << 62)
     edges = _edges(lattice, _Parts(case), case.plan.budget_bytes, own[0])
@@ -85,7 +103,7 @@ def best_measure(case: Case, needs: Sequence[set[int]], own: _Measure) -> _Measu
     return count, maxima[last], received[last]
 
 
-def _edges(lattice: _Lattice, parts: _Parts, budget: int, most: int) -> list[list[tuple[int, int, int]]]:
+def _edges(lattice: _Lattice, parts: _Parts, budget: int, most: int) -> list[list[_Edge]]:
     """From each downset (to which, bytes that count for the maximum, bytes received) of each part that fits.
 
     Args:
@@ -93,7 +111,8 @@ def _edges(lattice: _Lattice, parts: _Parts, budget: int, most: int) -> list[lis
     """
     whole = lattice.masks[-1]
     fewest = [0] + [most + 1] * (len(lattice.masks) - 1)
-    edges: list[list[tuple[int, int, int]]] = [[] for _ in lattice.masks]
+    edges: list[list[_Edge]] = [[] for _ in lattice.masks]
+    measured = 0
     for start, row in enumerate(edges):
         before = lattice.masks[start]
         if fewest[start] + parts.least_for(whole & ~before, budget) > most:
@@ -110,6 +129,9 @@ def _edges(lattice: _Lattice, parts: _Parts, budget: int, most: int) -> list[lis
                 if not fits and members != 1 << atom:
                     continue
                 seen.add(to)
+                measured += 1
+                if measured > _MOST_PARTS:
+                    raise TooLarge
                 size, received = parts.measure(members, before, whole & ~lattice.masks[to])
                 if size <= budget or members == 1 << atom:
                     row.append((to, size if size <= budget else 0, received))
