@@ -34,7 +34,7 @@ import torch.fx
 from .captured import Captured
 from .facts import Facts
 from .members import hand_over
-from .partial_writes import is_alias, is_made, partial_writes, returns_self, view_behind
+from .partial_writes import is_made, is_view_behind, partial_writes, returns_self, view_behind
 from .symbols import to_expr
 
 
@@ -77,7 +77,7 @@ def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node,
             last = newest.get(root.get(source, source), source)
             if last is not source:
                 found.append((node, source, last))
-        if (returns_self(node) or is_alias(node)) and is_made(node.args[0]):
+        if (returns_self(node) or is_view_behind(node)) and is_made(node.args[0]):
             first = root.setdefault(node.args[0], node.args[0])
             root[node] = first
             newest[first] = node
@@ -136,7 +136,7 @@ class _Tensor:
                 if used == [newest] and returns_self(node) and node.args[0] is newest:
                     newest = node
                     continue
-                version = next((user for user in newest.users if is_alias(user) and user.prev is node), None)
+                version = next((user for user in newest.users if is_view_behind(user) and user.prev is node), None)
                 if version is None:
                     return None
                 groups.append([at, self._index[version.name]])

@@ -44,9 +44,13 @@ def is_made(node: torch.fx.Node) -> bool:
     return node.op.startswith("call_")
 
 
-def is_alias(node: torch.fx.Node) -> bool:
-    """Whether a node is another view of the whole of a tensor."""
-    return node.target is ALIAS
+# Tells the views that are written here from those of a model: the metadata of its own a model may change in place.
+_MARK = "view_behind_a_write"
+
+
+def is_view_behind(node: torch.fx.Node) -> bool:
+    """Whether a node was written by `view_behind`."""
+    return node.target is ALIAS and node.meta.get(_MARK) is True
 
 
 def view_behind(write: torch.fx.Node, whole: torch.fx.Node) -> None:
@@ -55,6 +59,7 @@ def view_behind(write: torch.fx.Node, whole: torch.fx.Node) -> None:
         view = write.graph.call_function(ALIAS, (whole,))
     key = "val" if "val" in whole.meta else "example_value"
     view.meta = {name: found for name, found in write.meta.items() if name in ("nn_module_stack", "stack_trace")}
+    view.meta[_MARK] = True
     view.meta[key] = run_fake(fake_mode_of([value_of(whole)]), ALIAS, (value_of(whole),), {})
 
 
@@ -85,11 +90,11 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
         if may_change_metadata(node):
             reshaped.add(whole)
         writes_part = node.target is operator.setitem or (returns_self(node) and first in parts)
-        if writes_part and is_made(whole) and not is_alias(node.next):
+        if writes_part and is_made(whole) and not is_view_behind(node.next):
             writes.append((place, node, whole))
-        if returns_self(node) or is_alias(node) or _is_view(node, first):
+        if returns_self(node) or is_view_behind(node) or _is_view(node, first):
             whole_of[node] = whole
-            if first in parts or not (returns_self(node) or is_alias(node)):
+            if first in parts or not (returns_self(node) or is_view_behind(node)):
                 parts.add(node)
     return [(node, whole) for place, node, whole in writes if last_use[whole] > place and whole not in reshaped]
 

@@ -213,6 +213,31 @@ def test_a_write_by_a_slice_stays_with_what_it_writes_alone() -> None:
     assert len(sizes) == 1 + 3 * 3, "zeros, and for each layer linear, relu and the write"
 
 
+class OwnAlias(nn.Module):
+    """An alias that the model makes, behind a write, and whose metadata alone it changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        y = self.layers[0](x)
+        y[0] = 1.0
+        z = y[...]
+        z.transpose_(0, 1)
+        return y, self.layers[1](y), z
+
+
+def test_an_alias_of_the_model_is_no_name_of_the_whole() -> None:
+    model = OwnAlias()
+    cut = fx_partition.split(model, 1, example_inputs=(X, IDS))
+    assert_equal(cut(X, IDS), model(X, IDS))
+    torch._dynamo.reset()
+    fast = torch.compile(model, backend="l2partition", options={"cache_bytes": 1, "report": False})
+    with torch.no_grad():
+        torch.testing.assert_close(fast(X, IDS), model(X, IDS))
+
+
 def test_a_graph_that_was_read_once_is_read_again_as_it_is() -> None:
     once = capture(Slices(), (X, IDS)).gm
     assert capture(once).gm is once

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.fx
 
-from ..partial_writes import is_alias, returns_self
+from ..partial_writes import is_view_behind, returns_self
 from ..symbols import to_expr
 from .runs import Reading, Run
 
@@ -85,7 +85,7 @@ class _Versions:
             if used == [self._newest] and returns_self(node) and node.args[0] is self._newest:
                 self._newest = node
                 return True
-            behind = next((user for user in self._newest.users if is_alias(user) and user.prev is node), None)
+            behind = next((user for user in self._newest.users if is_view_behind(user) and user.prev is node), None)
             if behind is None:
                 return False
             self._groups.append([t, self._place[behind]])
