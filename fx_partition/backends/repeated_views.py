@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.passes.assumed import works_in_place
 from fx_partition.passes.captured import value_of
+from fx_partition.passes.fake import is_wrapped
 from fx_partition.passes.split import Stub
 from fx_partition.passes.storages import storage_key
 
@@ -103,8 +104,8 @@ def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> lis
         if view in taken:
             continue
         of_that = all(any(_storages(n) == storages for n in nodes) for nodes in ([view], view.all_input_nodes))
-        if not view.op.startswith("call_") or not of_that or _may_write(view):
-            return None  # it makes this memory, or writes it
+        if not view.op.startswith("call_") or not of_that or _may_write(view) or any(map(is_wrapped, _tensors(view))):
+            return None  # it makes this memory, or writes it, or is made in a region of vmap or grad
         found.pop(view, None)
         found[view] = None  # again, and so before whatever takes it
         stack += view.all_input_nodes
@@ -112,9 +113,11 @@ def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> lis
 
 
 def _storages(node: torch.fx.Node) -> set[Hashable]:
-    leaves = pytree.tree_leaves(value_of(node))
-    strided = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided)
-    return {storage_key(tensor) for tensor in strided}
+    return {storage_key(tensor) for tensor in _tensors(node)}
+
+
+def _tensors(node: torch.fx.Node) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value_of(node)) if isinstance(leaf, torch.Tensor)]
 
 
 def _may_write(node: torch.fx.Node) -> bool:
