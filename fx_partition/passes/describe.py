@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .atoms import Atoms
 from .certificate import Certificate
 from .chain import Chain
-from .facts import Facts
+from .facts import Facts, Step
 from .moments import add_up, find_moments
 from .plan_parts import Oversize, Partition, Proof, Witness
 from .reorder import Tried
@@ -86,7 +88,9 @@ class Writer:
             total_bytes=held.total,
         )
 
-    def proof(self, certificate: Certificate, tried: Tried) -> Proof:
+    def proof(self, certificate: Certificate, tried: Tried, traced: Sequence[Step]) -> Proof:
+        """The proof in names; ``traced`` are the steps in the order of the trace."""
+        fewest, moment = tried.bound or (0, None)
         return Proof(
             min_partitions=certificate.min_partitions,
             witnesses=tuple(map(self._witness, certificate.witnesses)),
@@ -94,6 +98,8 @@ class Writer:
             max_witnesses=tuple(map(self._witness, certificate.max_witnesses)),
             orders_tried=tried.searched,
             exhaustive=tried.exhaustive,
+            fewest_over_all_orders=fewest,
+            moment="" if moment is None else traced[moment].node,
         )
 
     def _witness(self, witness: tuple[int, int, int]) -> Witness:

@@ -16,10 +16,6 @@ Two stages, each a dynamic programme over the pairs D1 < D2 whose part is feasib
 to and from each downset, smaller ones first; then, with the number of parts as layer, the smallest maximum, and under
 that maximum the fewest bytes received. Downsets ("ideals") as the states are from J. Tarnawski et al., "Efficient
 Algorithms for Device Placement of DNN Graph Operators", NeurIPS 2020, who minimise the slowest device.
-
-Where there are too many downsets, atoms are grouped (`grouping`), more and more until there are few enough. No boundary
-falls inside a group, so k may be larger, and the maximum by up to a group on either side, than with all downsets: then
-``exact`` is False.
 """
 
 from __future__ import annotations
@@ -29,13 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .chain import Chain
-from .grouping import group_atoms
 from .set_footprint import Part, Parts
-
-# A series run is at most this part of the budget, so that a boundary next to it is hardly worse than one inside.
-_SERIES = 4
-# Small groups are at most this part of the budget; one after another until there are few enough downsets.
-_ABSORB = (None, 64, 16, 4)
 
 # Every so many downsets the parts still to come are extrapolated, and given up at so many times the effort.
 _SAMPLE = 32
@@ -51,12 +41,10 @@ class Found:
     Attributes:
         parts: the atoms of each partition, ascending.
         num_downsets: how many downsets the searched graph has.
-        exact: whether no plan over any topological order is better; atoms were not grouped.
     """
 
     parts: list[list[int]]
     num_downsets: int
-    exact: bool
 
 
 def search_downsets(
@@ -82,26 +70,17 @@ def search_downsets(
             microseconds.
 
     Returns:
-        The plan, or None if the graph has as many atoms as ``limit``, or, grouped as far as that goes, too many
-        downsets or parts.
+        The plan, which no plan over any topological order beats; None if the graph has as many atoms as ``limit``, or
+        too many downsets or parts.
 
     Example: four atoms of 2 bytes that share nothing and need nothing, budget 4: two parts of two.
     """
-    if chain.num_atoms >= limit:  # n atoms have at least n + 1 downsets; to group so many takes longer than it is worth
+    if chain.num_atoms >= limit:  # n atoms have at least n + 1 downsets
         return None
     most = chain.num_atoms if most is None else most
     groups = [[atom] for atom in range(chain.num_atoms)]
     found = _search(chain, groups, predecessors, budget, most, limit, effort)
-    if found is not None:
-        return Found(*found, exact=True)
-    sizes = Parts(chain, groups).at_most
-    for share in _ABSORB:
-        absorb = -1 if share is None else budget // share
-        groups, before = group_atoms(predecessors, sizes, budget // _SERIES, absorb)
-        found = _search(chain, groups, before, budget, most, limit, effort)
-        if found is not None:
-            return Found(*found, exact=False)
-    return None
+    return None if found is None else Found(*found)
 
 
 class _Lattice:

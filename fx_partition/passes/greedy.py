@@ -31,6 +31,11 @@ def greedy(chain: Chain, budget: int) -> list[int]:
     return Sweeper(contract(chain)).run(budget).boundaries
 
 
+def fewest_over(chain: Chain, budget: int) -> int:
+    """The fewest partitions of any plan over a chain's own order."""
+    return len(Sweeper(contract(chain)).run(budget).footprints)
+
+
 def oversize_atoms(chain: Chain, budget: int) -> list[int]:
     """The atoms whose own footprint exceeds ``budget``, ascending.
 

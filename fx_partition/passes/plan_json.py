@@ -48,6 +48,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             "max_witnesses": [[w.first, w.rejected, w.bytes] for w in plan.certificate.max_witnesses],
             "orders_tried": plan.certificate.orders_tried,
             "exhaustive": plan.certificate.exhaustive,
+            "fewest_over_all_orders": plan.certificate.fewest_over_all_orders,
+            "moment": plan.certificate.moment,
         },
         "partitions": [_partition_to_dict(p) for p in plan.partitions],
         "pareto": [row._asdict() for row in plan.tradeoffs],

@@ -114,6 +114,10 @@ class Proof:
         orders_tried: how many topological orders (or sets of nodes that may come first) were searched; 1 means trace
             order alone.
         exhaustive: whether no topological order at all has a better plan.
+        fewest_over_all_orders: no topological order has a plan of fewer partitions, as `check_order_bound` can check;
+            0 where nothing is claimed.
+        moment: the node behind which, in the order of the trace, so much is live that this is so; "" where the weights
+            alone say it.
     """
 
     min_partitions: int
@@ -122,6 +126,8 @@ class Proof:
     max_witnesses: tuple[Witness, ...]
     orders_tried: int = 1
     exhaustive: bool = False
+    fewest_over_all_orders: int = 0
+    moment: str = ""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
             for name in (first, rejected):
                 if name not in holder:
                     yield f"certificate.{key}[{row}]", f"{shown(name)} is not a node of the plan"
+    moment = data["certificate"].get("moment", "")
+    if moment and moment not in holder:
+        yield "certificate.moment", f"{shown(moment)} is not a node of the plan"
     for name in data["bindings"]:
         if name not in data["symbols"]:
             yield f"bindings.{name}", "no symbol has this name"

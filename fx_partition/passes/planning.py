@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from .capture import Captured
 from .describe import Writer
 from .dp import smallest_budget
 from .errors import OversizeError, PartitionError, PartitionWarning
-from .facts import Facts
+from .facts import Facts, Step
 from .fingerprint import fingerprint
 from .greedy import oversize_atoms
 from .place_by_time import place_by_time
@@ -75,11 +75,14 @@ def _plan_for(captured: Captured, facts: Facts, request: Request, numbers: Mappi
     found = _search(problem, request)
     if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
         found = _for_too_few_devices(problem, found, request.count)
+    traced = problem.model.steps
+    if problem.atoms.order != tuple(range(len(traced))):  # steps have left an atom: no bound by the trace holds
+        found = found._replace(tried=found.tried._replace(bound=None))
     if found.order:
         problem = problem.in_order(found.order)
     placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
     settled = settle(problem, placement, request)
-    return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, request)
+    return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, traced, request)
 
 
 def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
@@ -129,7 +132,9 @@ def _for_too_few_devices(problem: Problem, found: Reordered, count: int) -> Reor
     return found._replace(boundaries=[], tried=Tried(found.tried.searched, False))
 
 
-def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, request: Request) -> Plan:
+def _described(
+    graph: str, problem: Problem, settled: Settled, tried: Tried, traced: Sequence[Step], request: Request
+) -> Plan:
     """The plan in the names of the graph."""
     placement, facts, chain = settled
     writer = Writer(facts, problem.atoms, chain)
@@ -150,7 +155,7 @@ def _described(graph: str, problem: Problem, settled: Settled, tried: Tried, req
         partitions=tuple(
             writer.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
         ),
-        certificate=writer.proof(placement.certificate, tried),
+        certificate=writer.proof(placement.certificate, tried, traced),
         tradeoffs=placement.tradeoffs,
         oversize=_with_reasons([writer.oversize(a) for a in oversize_atoms(chain, placement.budget)], problem, request),
         slicings=problem.slicings,

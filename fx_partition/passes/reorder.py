@@ -20,7 +20,7 @@ After::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,24 +29,36 @@ import numpy as np
 
 from .chain import Chain, IntArray
 from .downsets import search_downsets
+from .greedy import fewest_over
+from .order_bound import OrderBound, order_bound
 from .orders import HEURISTICS
 from .pareto import Tradeoff
+from .piece import Graph, bits
+from .resplit import NARROW, resplit
+from .rolling import roll
 from .window import interval
 
-# Beyond so many atoms only trace order is planned: the search would take longer than the rest of the planner.
-MAX_ATOMS = 20_000
+# Up to so many atoms plans are split anew from many beginnings; up to the next number a beam goes over the graph twice.
+# Beyond the last only trace order is planned.
+SMALL = 120
+MAX_ROLLED = 8_000
+MAX_ATOMS = 200_000
+# Moves that are tried for a small graph.
+EFFORT = 15_000
 
 
 class Tried(NamedTuple):
-    """What was searched.
+    """What was searched, and what is known about the orders that were not.
 
     Attributes:
         searched: orders that were planned, trace order included, and downsets.
         exhaustive: whether no topological order has a plan of a better measure.
+        bound: partitions that no topological order goes below; None if it was not looked for.
     """
 
     searched: int
     exhaustive: bool
+    bound: OrderBound | None = None
 
 
 class Reordered(NamedTuple):
@@ -84,45 +96,96 @@ def search_order(
 
         >>> chain = separate(3, 3, 1, 1)  # four atoms, each with a weight of its own
         >>> search_order(chain, [[], [], [], []], 4, lambda c: dp(c, 4))
-        Reordered(order=[0, 2, 1, 3], boundaries=[0, 2, 4], tried=Tried(searched=16, exhaustive=True))
+        Reordered(order=[0, 2, 1, 3], boundaries=[0, 2, 4], tried=Tried(searched=16, exhaustive=True, bound=...))
     """
-    identity = list(range(chain.num_atoms))
     boundaries = solve(chain)
     # One partition runs in trace order whatever comes first, and in a graph that is a chain nothing can.
     if len(boundaries) <= 2 or all(a in found for a, found in enumerate(predecessors[1:])):
-        return Reordered(identity, boundaries, Tried(1, True))
+        return Reordered(list(range(chain.num_atoms)), boundaries, Tried(1, True))
     if chain.num_atoms > MAX_ATOMS:
-        return Reordered(identity, boundaries, Tried(1, False))
-    best = measure(chain, boundaries, budget)
-    assert best is not None, "a plan of more than the budget"
-    result = (identity, boundaries)
-
-    def rank(found: Tradeoff) -> tuple[int, int, int]:
-        return (found[0], found[2], found[1]) if traffic else found
-
-    def consider(order: list[int], places: list[int]) -> None:
-        nonlocal best, result
-        executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
-        found = measure(permuted(chain, executed), places, budget)
-        if found is not None and best is not None and rank(found) < rank(best):
-            best, result = found, (executed, places)
-
-    found = search_downsets(chain, predecessors, budget, most=best[0])
-    searched = 1
+        return Reordered(list(range(chain.num_atoms)), boundaries, Tried(1, False))
+    bound = order_bound(chain, budget)
+    best = _Best(chain, budget, traffic, solve, boundaries)
+    found = search_downsets(chain, predecessors, budget, most=best.measure[0])
     if found is not None:
-        order = [atom for part in found.parts for atom in part]
-        consider(order, np.cumsum([0, *map(len, found.parts)]).tolist())
-        if found.exact and not traffic:
-            return Reordered(*result, Tried(found.num_downsets, True))
-        consider(order, solve(permuted(chain, order)))  # boundaries inside groups may be better
-        searched += found.num_downsets
+        best.consider([atom for part in found.parts for atom in part], np.cumsum([0, *map(len, found.parts)]).tolist())
+        best.searched = found.num_downsets
+        if not traffic:
+            return Reordered(best.order, best.boundaries, Tried(found.num_downsets, True, bound))
+    for order in _orders(chain, predecessors, budget):
+        best.consider_order(order)
+    if chain.num_atoms <= SMALL:
+        best.resplit(predecessors, bound.fewest)
+    if best.order != list(range(chain.num_atoms)):  # boundaries over the order as it runs may be better still
+        best.consider(best.order, solve(permuted(chain, best.order)))
+    return Reordered(best.order, best.boundaries, Tried(best.searched, False, bound))
+
+
+def _orders(chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
+    """Orders that may be better than trace order; for a large graph those that take linear time."""
     for heuristic in HEURISTICS.values():
-        order = heuristic(chain, predecessors)
-        consider(order, solve(permuted(chain, order)))
-    order, _ = result
-    if order != identity:  # boundaries over the order as it runs may be better still
-        consider(order, solve(permuted(chain, order)))
-    return Reordered(*result, Tried(searched + len(HEURISTICS), False))
+        yield heuristic(chain, predecessors)
+    if SMALL < chain.num_atoms <= MAX_ROLLED:
+        graph = Graph(chain, predecessors)
+        for backwards in (False, True):
+            yield roll(graph, range(chain.num_atoms), budget, NARROW, 1.0, backwards=backwards)
+
+
+class _Best:
+    """The best plan so far, as it runs.
+
+    Attributes:
+        order, boundaries: of it.
+        measure: of it.
+        searched: how many orders were planned.
+    """
+
+    def __init__(
+        self, chain: Chain, budget: int, traffic: bool, solve: Callable[[Chain], list[int]], boundaries: list[int]
+    ) -> None:
+        self._chain, self._budget, self._traffic, self._solve = chain, budget, traffic, solve
+        self.order, self.boundaries = list(range(chain.num_atoms)), boundaries
+        self.searched = 1
+        found = measure(chain, boundaries, budget)
+        assert found is not None, "a plan of more than the budget"
+        self.measure = found
+
+    def _rank(self, found: Tradeoff) -> tuple[int, int, int]:
+        return (found[0], found[2], found[1]) if self._traffic else found
+
+    def consider(self, order: Sequence[int], places: Sequence[int]) -> None:
+        """Take a plan if it is better as it runs."""
+        executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
+        found = measure(permuted(self._chain, executed), places, self._budget)
+        if found is not None and self._rank(found) < self._rank(self.measure):
+            self.measure, self.order, self.boundaries = found, executed, list(places)
+
+    def consider_order(self, order: Sequence[int]) -> None:
+        """Take the best boundaries over an order if that plan is better."""
+        self.searched += 1
+        run = permuted(self._chain, order)
+        if fewest_over(run, self._budget) <= self.measure[0]:
+            self.consider(order, self._solve(run))
+
+    def resplit(self, predecessors: Sequence[Sequence[int]], fewest: int) -> None:
+        """Take what a search that begins with the best plan finds, if that is better."""
+        chain = self._chain
+        piece = Graph(chain, predecessors).piece(range(chain.num_atoms), self._budget, lambda _, __: False)
+
+        def refine(groups: Sequence[int]) -> list[int]:
+            order = [atom for group in groups for atom in bits(group)]
+            return _groups(order, self._solve(permuted(chain, order)))
+
+        groups = resplit(piece, [_groups(self.order, self.boundaries)], refine, fewest, EFFORT)
+        order = [atom for group in groups for atom in bits(group)]
+        self.searched += 1
+        self.consider(order, np.cumsum([0, *(group.bit_count() for group in groups)]).tolist())
+        self.consider(order, self._solve(permuted(chain, order)))
+
+
+def _groups(order: Sequence[int], places: Sequence[int]) -> list[int]:
+    """The partitions of a plan as masks of atoms."""
+    return [sum(1 << atom for atom in order[a:b]) for a, b in pairwise(places)]
 
 
 def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Tradeoff | None:

@@ -110,9 +110,21 @@ def _searched(plan: Plan) -> str:
             f"No other order of the nodes is better: all {proof.orders_tried} sets of nodes that may come first were "
             f"searched, the nodes of a partition in the order of the trace."
         )
+    if proof.fewest_over_all_orders == plan.num_partitions:
+        return f"{_over_all_orders(plan)} Another order may have a smaller maximum: {proof.orders_tried} were searched."
     if proof.orders_tried == 1:
         return "Searched: the order in which the graph was traced, and no other."
     return f"Searched: {proof.orders_tried} orders and sets of nodes that may come first; others may be better."
+
+
+def _over_all_orders(plan: Plan) -> str:
+    """Why no order has fewer partitions."""
+    moment = plan.certificate.moment
+    held = f"the weights and what is live behind {code(moment)} in the order of the trace" if moment else "the weights"
+    return (
+        f"{count(plan.num_partitions, 'partition')}: the fewest over all orders, proved. Whatever runs first, {held} "
+        f"fill at least so many."
+    )
 
 
 def _bound(plan: Plan) -> list[str]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fx_partition.passes.reorder as reorder
+import fx_partition.passes.rolling as rolling
 from fx_partition.passes.chain import Chain
 from fx_partition.passes.contraction import contract
 from fx_partition.passes.dp import dp
@@ -86,15 +87,19 @@ def test_a_permuted_chain_has_the_same_steps_at_other_places(chain: Chain, data:
 
 
 @settings(max_examples=150, deadline=None)
-@given(dags(max_atoms=8), st.data(), st.booleans())
-def test_never_worse_and_measured_as_executed(dag: Dag, data: st.DataObject, heuristic: bool) -> None:
+@given(dags(max_atoms=8), st.data(), st.sampled_from(["downsets", "split anew", "rolled"]))
+def test_never_worse_and_measured_as_executed(dag: Dag, data: st.DataObject, way: str) -> None:
     chain, predecessors = dag
     alone = contract(chain).alone.tolist()
     budget = data.draw(st.sampled_from(sorted({0, *alone, sum(alone) // 2, max(alone) * 3 // 2})))
     trace = Brute(chain).measure(dp(chain, budget), budget)
     with pytest.MonkeyPatch.context() as patch:
-        if heuristic:
+        patch.setattr(reorder, "EFFORT", 500)
+        if way != "downsets":
             patch.setattr(reorder, "search_downsets", lambda *_, **__: None)
+        if way == "rolled":
+            patch.setattr(reorder, "SMALL", 0)
+            patch.setattr(rolling, "PIECE", 3)
         found = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
     assert_topological(found.order, predecessors)
     parts = [found.order[a:b] for a, b in pairwise(found.boundaries)]
@@ -109,14 +114,16 @@ def test_never_worse_and_measured_as_executed(dag: Dag, data: st.DataObject, heu
 
 def test_search_order_finds_fewer_partitions() -> None:
     found = search_order(separate(3, 3, 1, 1), [[], [], [], []], 4, lambda c: dp(c, 4))
-    assert (found.order, found.boundaries, tuple(found.tried)) == ([0, 2, 1, 3], [0, 2, 4], (16, True))
+    assert (found.order, found.boundaries, found.tried[:2]) == ([0, 2, 1, 3], [0, 2, 4], (16, True))
 
 
 def test_inside_a_partition_atoms_run_in_trace_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reorder, "search_downsets", lambda *_, **__: None)
     monkeypatch.setattr(reorder, "HEURISTICS", {"other": lambda *_: [2, 0, 3, 1]})
+    monkeypatch.setattr(reorder, "SMALL", 0)
+    monkeypatch.setattr(reorder, "MAX_ROLLED", 0)
     found = search_order(separate(3, 3, 1, 1), [[], [], [], []], 4, lambda c: dp(c, 4))
-    assert (found.order, found.boundaries, tuple(found.tried)) == ([0, 2, 1, 3], [0, 2, 4], (2, False))
+    assert (found.order, found.boundaries, found.tried[:2]) == ([0, 2, 1, 3], [0, 2, 4], (2, False))
 
 
 def test_heuristics_find_fewer_partitions_where_downsets_are_too_many() -> None:
@@ -133,10 +140,10 @@ def test_nothing_is_searched_where_nothing_can_be_gained(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(reorder, "search_downsets", refuse)
     chain = separate(3, 3, 3)
-    assert search_order(chain, [[], [0], [0, 1]], 3, lambda c: dp(c, 3)).tried == (1, True)  # a chain
-    assert search_order(chain, [[], [], []], 9, lambda c: dp(c, 9)).tried == (1, True)  # one partition
+    assert search_order(chain, [[], [0], [0, 1]], 3, lambda c: dp(c, 3)).tried[:2] == (1, True)  # a chain
+    assert search_order(chain, [[], [], []], 9, lambda c: dp(c, 9)).tried[:2] == (1, True)  # one partition
     monkeypatch.setattr(reorder, "MAX_ATOMS", 2)
-    assert search_order(chain, [[], [], []], 3, lambda c: dp(c, 3)).tried == (1, False)
+    assert search_order(chain, [[], [], []], 3, lambda c: dp(c, 3)).tried[:2] == (1, False)
 
 
 def test_a_plan_over_the_budget_has_no_measure() -> None:

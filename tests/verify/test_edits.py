@@ -28,6 +28,7 @@ NO_MEANING = {
 #: Edits that take a claim back: what is left is true, and less than was known.
 LESS = {
     ("certificate.exhaustive", False): "the plan says no longer that no other order is better",
+    ("certificate.fewest_over_all_orders", 0): "the plan says no longer that no other order has fewer partitions",
 }
 #: How long a search looked; nothing is said to follow from it, unless it says that it was exhaustive.
 HOW_LONG = "certificate.orders_tried"

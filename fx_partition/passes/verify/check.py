@@ -10,6 +10,7 @@ from ..errors import PartitionError
 from ..fingerprint import fingerprint
 from ..plan import Plan
 from ..slice_graph import apply_slicings
+from .all_orders import all_orders_faults
 from .boundaries import boundary_faults, spread_boundary_faults, trace_faults, tradeoff_faults
 from .bounds import proof_faults, spread_faults
 from .case import Case, Fault
@@ -98,12 +99,14 @@ def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
     if plan.device_budgets:
         if plan.tradeoffs:
             yield Fault("pareto", "there are none for devices of different sizes")
+        for name in ("fewest_over_all_orders", "moment"):
+            if claim := getattr(plan.certificate, name):
+                yield Fault(f"certificate.{name}", f"it is {claim}, and devices of different sizes have no such bound")
         if not bounds:
             yield from spread_boundary_faults(case)
         return
     yield from tradeoff_faults(case)
-    if not bounds:
-        yield from _order_and_boundaries(case, groups)
+    yield from _order_and_boundaries(case, groups, claims_hold=not bounds)
 
 
 def _nothing_claimed(case: Case) -> Iterator[Fault]:
@@ -113,7 +116,8 @@ def _nothing_claimed(case: Case) -> Iterator[Fault]:
     if proof.min_partitions != min(1, len(plan.partitions)) and not short:
         yield Fault("certificate.min_partitions", f"it is {proof.min_partitions}, and nothing is proved")
     claims = {"witnesses": proof.witnesses, "max_bytes_lower_bound": proof.max_bytes_lower_bound,
-              "max_witnesses": proof.max_witnesses, "exhaustive": proof.exhaustive}  # fmt: skip
+              "max_witnesses": proof.max_witnesses, "exhaustive": proof.exhaustive,
+              "fewest_over_all_orders": proof.fewest_over_all_orders, "moment": proof.moment}  # fmt: skip
     yield from (Fault(f"certificate.{name}", "nothing is proved") for name, claim in claims.items() if claim)
     if proof.orders_tried != 1:
         yield Fault("certificate.orders_tried", f"it is {proof.orders_tried}, and no other order is tried")
@@ -121,18 +125,21 @@ def _nothing_claimed(case: Case) -> Iterator[Fault]:
         yield Fault("pareto", "there are none for compiled code")
 
 
-def _order_and_boundaries(case: Case, groups: list[Group]) -> Iterator[Fault]:
+def _order_and_boundaries(case: Case, groups: list[Group], *, claims_hold: bool) -> Iterator[Fault]:
     proof = case.plan.certificate
     in_trace = list(range(len(case.order)))
     trace_starts = atom_starts(len(in_trace), groups, dict(enumerate(in_trace)))
     limit = max(_SHARE * len(in_trace), _LARGE)
     is_moved = any(b - a > limit for a, b in pairwise(trace_starts))
+    sizes = measured_sizes(case.reading, in_trace, case.numbers, adds_up=case.ledger.adds_up)
+    traced = case.ledger if case.in_trace_order else sizes.at(case.numbers)
+    yield from all_orders_faults(case, traced, trace_starts, is_moved=is_moved)
+    if not claims_hold:
+        return
     own_order = case.in_trace_order or proof.orders_tried == 1
     if proof.orders_tried == 1 and not case.in_trace_order and not is_moved:
         yield Fault("certificate.orders_tried", "one order was tried, and the plan's is not that of the trace")
         return
     yield from boundary_faults(case, own_order=own_order)
     if not own_order and not is_moved and not case.is_short:
-        sizes = measured_sizes(case.reading, in_trace, case.numbers, adds_up=case.ledger.adds_up)
-        trace = Stretches(sizes.at(case.numbers), trace_starts)
-        yield from trace_faults(case, trace)
+        yield from trace_faults(case, Stretches(traced, trace_starts))
