@@ -1,86 +1,110 @@
-"""From GraphModule to Plan on a model of Llama-3-70B's shape, by depth: is planning linear in the number of layers?
+"""From nn.Module to Plan and report on models of Llama's shape, by depth: what takes the time, and is it linear?
 
     python benchmarks/planner_depth.py --layers 20 40 80
+    python benchmarks/planner_depth.py --shape 405b --layers 126
 
-The model lives on the meta device, in bfloat16: nothing is allocated. Tracing (torch.export) is not counted. Counted,
-each as the median of several runs after one that warms up: *facts*, the symbolic footprints of all nodes, with
-no memory of earlier runs; *plan*, atoms, numbers, boundaries, certificate, trade-offs, and the description of the
-partitions. "static" has fixed shapes, "dynamic" a symbolic batch and length.
+The model lives on the meta device, in bfloat16: nothing is allocated. Counted apart, in CPU seconds of the process:
+*export*, the module through torch.export; *graph*, from the exported program to a graph that passes read; *facts*, the
+symbolic footprints of all nodes, with no memory of earlier runs; *plan*, atoms, numbers, boundaries, certificate,
+trade-offs, and the description of the partitions; *report*, the plan as text, and the largest batch that fits. Each row
+is a process of its own that has been through a model of three layers: export and graph are one run, the others the
+median of several. "MiB" is the most that the process held, torch itself included. "static" has fixed shapes, "dynamic"
+a symbolic batch and length.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fx_partition.passes.capture import capture
+from fx_partition.passes.capture import capture, export
 from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
+from fx_partition.report.api import report
+
+SHAPES: Mapping[str, Mapping[str, int]] = {
+    "70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64},
+    "405b": {"hidden_size": 16384, "intermediate_size": 53248, "num_attention_heads": 128},
+}
 
 
-def trace(layers: int, dynamic: bool) -> torch.fx.GraphModule:
-    """The graph of a decoder of ``layers`` layers, batch 2 and 128 tokens."""
+def model_of(shape: str, layers: int) -> torch.nn.Module:
+    """A decoder of ``layers`` layers."""
     config = LlamaConfig(
-        vocab_size=128256, hidden_size=8192, intermediate_size=28672, num_hidden_layers=layers, num_attention_heads=64,
-        num_key_value_heads=8, max_position_embeddings=8192, use_cache=False, attn_implementation="sdpa",
+        vocab_size=128256, num_hidden_layers=layers, num_key_value_heads=8, max_position_embeddings=8192,
+        use_cache=False, attn_implementation="sdpa", **SHAPES[shape],
     )  # fmt: skip
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+
+
+def exported(model: torch.nn.Module, dynamic: bool) -> torch.export.ExportedProgram:
+    """The model's program for batch 2 and 128 tokens."""
     inputs = {"input_ids": torch.zeros(2, 128, dtype=torch.long, device="meta")}
     batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=4096)
     shapes = {"input_ids": {0: batch, 1: length}} if dynamic else None
-    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, torch.fx.GraphModule)
-    return graph
+    return export(model, (), inputs, shapes)
 
 
-def timed(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds of ``repeats`` calls after one more, and the last result."""
-    result = function()
+def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
+    """Median CPU seconds of ``repeats`` calls, and the last result."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         result = function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return statistics.median(seconds), result
+
+
+def told(plan: Plan) -> str:
+    """The plan's report, and how far it holds."""
+    largest = [plan.largest(dim) for dim in plan.symbols.dims]
+    return f"{report(plan)}\n{largest}"
+
+
+def measured(shape: str, layers: int, dynamic: bool, cache: str, repeats: int) -> tuple[Any, ...]:
+    """One row of the table."""
+    request = Request.check(cache)
+    warm = capture(exported(model_of(shape, 3), dynamic))
+    told(make_plan(warm, gather_facts(warm), request))
+    model = model_of(shape, layers)
+    export_seconds, program = timed(lambda: exported(model, dynamic))
+    graph_seconds, captured = timed(lambda: capture(program))
+    facts_seconds, facts = timed(lambda: gather_facts(captured), repeats)
+    plan_seconds, plan = timed(lambda: make_plan(captured, facts, request), repeats)
+    report_seconds, _ = timed(lambda: told(Plan.from_json(plan.to_json())), 1)
+    seconds = (export_seconds, graph_seconds, facts_seconds, plan_seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    kind = "dynamic" if dynamic else "static"
+    return kind, layers, len(facts.steps), plan.num_partitions, *seconds, sum(seconds), report_seconds, peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=[*SHAPES], default="70b")
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 40, 80])
     parser.add_argument("--cache", default="4GiB", help="the budget")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    request = Request.check(arguments.cache)
-    rows = []
-    for dynamic in (False, True):
-        for layers in arguments.layers:
-            graph = trace(layers, dynamic)
-            facts_seconds, (captured, facts) = timed(lambda g=graph: gathered(g), arguments.repeats)
-            plan_seconds, plan = timed(lambda c=captured, f=facts: make_plan(c, f, request), arguments.repeats)
-            total = facts_seconds + plan_seconds
-            rows.append(
-                ("dynamic" if dynamic else "static", layers, len(facts.steps), plan.num_partitions,
-                 facts_seconds, plan_seconds, total, 1000 * total / layers)
-            )  # fmt: skip
-    headers = ("shapes", "layers", "nodes", "k", "facts s", "plan s", "total s", "ms a layer")
-    print(f"{platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}")
-    print(tabulate(rows, headers, floatfmt=("", "", "", "", ".2f", ".2f", ".2f", ".1f")))
-
-
-def gathered(graph: torch.fx.GraphModule) -> tuple[Any, Any]:
-    captured = capture(graph)
-    return captured, gather_facts(captured)
+    cases = [(arguments.shape, n, dynamic, arguments.cache, arguments.repeats)
+             for dynamic in (False, True) for n in arguments.layers]  # fmt: skip
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        rows = pool.starmap(measured, cases, chunksize=1)
+    headers = ("shapes", "layers", "nodes", "k", "export", "graph", "facts", "plan", "module to plan", "report", "MiB")
+    print(f"{platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}; CPU seconds")
+    print(tabulate(rows, headers, floatfmt=("", "", "", "", ".2f", ".2f", ".2f", ".2f", ".2f", ".2f", ".0f")))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import Any
 
@@ -41,6 +42,27 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_of_garbage_is_as_it_was(collects: bool) -> None:
+    class Seen(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not gc.isenabled()
+            if x.shape[1] == 3:
+                raise RuntimeError("no such width")
+            return super().forward(x)
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        capture(Seen(), torch.zeros(4, 8))
+        assert gc.isenabled() is collects
+        with pytest.raises(RuntimeError, match="no such width"):
+            capture(Seen(), torch.zeros(4, 3))
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_dims_by_input_name() -> None:
