@@ -42,12 +42,14 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
 
 def model_of(shape: str, layers: int) -> torch.nn.Module:
     """A decoder of ``layers`` layers."""
+    options: dict[str, Any] = {"use_cache": False, "attn_implementation": "sdpa", **SHAPES[shape]}
     config = LlamaConfig(
-        vocab_size=128256, num_hidden_layers=layers, num_key_value_heads=8, max_position_embeddings=8192,
-        use_cache=False, attn_implementation="sdpa", **SHAPES[shape],
-    )  # fmt: skip
+        vocab_size=128256, num_hidden_layers=layers, num_key_value_heads=8, max_position_embeddings=8192, **options
+    )
     with torch.device("meta"):
-        return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model: Any = LlamaForCausalLM(config)
+    made: torch.nn.Module = model.to(torch.bfloat16).eval()
+    return made
 
 
 def exported(model: torch.nn.Module, dynamic: bool) -> torch.export.ExportedProgram:

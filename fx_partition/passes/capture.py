@@ -8,9 +8,11 @@ The model and its graph are never changed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import operator
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -28,6 +30,11 @@ from .metadata import may_change_metadata, settle_metadata
 from .split_module import SplitModule
 
 __all__ = ["Captured", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
+
+# Releases of torch in which a block from a template is known to be what a run writes (`tests/passes/test_replay.py`).
+REPLAYED_RELEASES = ("2.13.",)
+# One trace at a time: classes of the model are changed while it lasts.
+_REPLAYING = threading.Lock()
 
 Model: TypeAlias = "torch.fx.GraphModule | ExportedProgram | torch.nn.Module"
 ExampleInputs: TypeAlias = "Sequence[Any] | Mapping[str, Any] | torch.Tensor"
@@ -79,9 +86,23 @@ def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: An
 def export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any = None
 ) -> ExportedProgram:
-    """Trace a module by torch.export."""
+    """Trace a module by torch.export, blocks that repeat once (see `replay`)."""
+    trace = functools.partial(torch.export.export, model, args, kwargs, dynamic_shapes=dynamic_shapes)
     with _collector_at_rest():
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+        if not torch.__version__.startswith(REPLAYED_RELEASES) or not _REPLAYING.acquire(blocking=False):
+            return trace()
+        from .replay import repeated_blocks_once  # other releases of torch may not have what it imports
+
+        try:
+            with repeated_blocks_once(model) as replays:
+                program = trace()
+        except Exception:
+            if not replays.runs:
+                raise
+            return trace()  # if that is what is wrong with the model, it is said again
+        finally:
+            _REPLAYING.release()
+        return trace() if replays.unconfirmed else program
 
 
 @contextlib.contextmanager
