@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, cast
 
 import sympy
@@ -67,7 +68,13 @@ class _Printer(StrPrinter):  # type: ignore[misc]  # sympy is untyped
 
 def to_text(size: Size) -> str:
     """Return a size as text that `from_text` reads back."""
-    return str(size) if isinstance(size, int) else cast(str, _Printer().doprint(size))
+    return str(size) if isinstance(size, int) else _printed(size)
+
+
+@lru_cache(maxsize=4096)
+def _printed(size: sympy.Expr) -> str:
+    """Kept, as partitions that are alike have the same sizes, and a report prints them beside the plan's JSON."""
+    return cast(str, _Printer().doprint(size))
 
 
 def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
