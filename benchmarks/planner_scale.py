@@ -1,7 +1,9 @@
-"""How the exact planner scales: time and peak memory of `dp` on generated chains of five shapes.
+"""How the planner scales: time and peak memory of `dp`, the search over orders or `pareto` on chains of nine shapes.
 
     python benchmarks/planner_scale.py --sizes 10000 100000 1000000
     python benchmarks/planner_scale.py --sizes 100000 --objective traffic
+    python benchmarks/planner_scale.py --sizes 1000 5000 100000 --verb search
+    python benchmarks/planner_scale.py --sizes 10000 100000 --verb pareto
 
 Each row is a process of its own, so that its peak memory is its own: the largest resident set, with the
 interpreter and the chain in it. `k` is the number of partitions; each shape is planned for two budgets, one
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,8 @@ import numpy.typing as npt
 from fx_partition.passes.chain import Chain
 from fx_partition.passes.contraction import contract, whole_footprint
 from fx_partition.passes.dp import dp
+from fx_partition.passes.pareto import pareto
+from fx_partition.passes.reorder import search_order
 from fx_partition.passes.request import OBJECTIVES
 
 IntArray = npt.NDArray[np.int64]
@@ -97,12 +102,41 @@ def tied(n: int) -> Chain:
     return assemble(n, [(t, t - 1), (ends, ends - 5)], 1 << 20, 1 << 24, t % 10 + t // 40 * 40)
 
 
+def star(n: int) -> Chain:
+    """One value that all other steps read."""
+    t = np.arange(1, n)
+    return assemble(n, [(t, np.zeros_like(t))], 1 << 16, 1 << 20)
+
+
+def heads(n: int) -> Chain:
+    """One value that many heads read, each with weights of its own, and one step that reads all heads."""
+    t = np.arange(1, n - 1)
+    return assemble(n, [(t, np.zeros_like(t)), (np.full_like(t, n - 1), t)], 1 << 10, 1 << 20)
+
+
+def branches(n: int) -> Chain:
+    """Branches of four steps from one value, side by side in the trace."""
+    t = np.arange(1, n)
+    return assemble(n, [(t, np.maximum(t - n // 4, 0))], 1 << 16, 1 << 20)
+
+
+def dense_skips(n: int) -> Chain:
+    """Groups of eight steps, each of which reads all earlier ones of its group and the one before the group."""
+    t = np.arange(n)
+    uses = [(t[t % 8 >= back - 1], t[t % 8 >= back - 1] - back) for back in range(1, 9)]
+    return assemble(n, uses, 1 << 16, 1 << 20)
+
+
 SHAPES: dict[str, Callable[[int], Chain]] = {
     "transformer": transformer,
     "residual": residual,
     "unet": unet,
     "mixture": mixture,
     "tied": tied,
+    "star": star,
+    "heads": heads,
+    "branches": branches,
+    "dense skips": dense_skips,
 }
 
 
@@ -111,18 +145,32 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(shape: str, n: int, parts: int, slack: float) -> str:
-    """Plan one chain for about ``parts`` partitions, and say what it took."""
+def makers(chain: Chain) -> list[list[int]]:
+    """Of each step the steps whose values it reads."""
+    defined = chain.value_def[chain.touch_value].tolist()
+    rows = pairwise(chain.touch_start.tolist())
+    return [[d for d in dict.fromkeys(defined[i:j]) if d != t] for t, (i, j) in enumerate(rows)]
+
+
+def measure(shape: str, n: int, parts: int, slack: float, verb: str) -> str:
+    """Plan one chain for about ``parts`` partitions, and say what it took, in seconds of the processor."""
     chain = SHAPES[shape](n)
     contraction = contract(chain)
     # What is always there (skips over the whole) does not shrink with more partitions.
     budget = whole_footprint(contraction) // parts + 4 * int(contraction.alone.max())
     links = contraction.num_inner_links
     del contraction
-    start = time.perf_counter()
-    plan = dp(chain, budget, slack)
-    seconds = time.perf_counter() - start
-    return f"{shape:12} {n:9} {links:9} {len(plan) - 1:7} {seconds:9.3f} {peak_mib():9.0f}"
+    predecessors = makers(chain)
+    start = time.process_time()
+    if verb == "dp":
+        k = len(dp(chain, budget, slack)) - 1
+    elif verb == "pareto":
+        k = pareto(chain, budget)[0].num_partitions
+    else:
+        found = search_order(chain, predecessors, budget, lambda c: dp(c, budget, slack), traffic=slack > 0)
+        k = len(found.boundaries) - 1
+    seconds = time.process_time() - start
+    return f"{shape:12} {n:9} {links:9} {k:7} {seconds:9.3f} {peak_mib():9.0f}"
 
 
 def main() -> None:
@@ -134,19 +182,21 @@ def main() -> None:
     parser.add_argument(
         "--one", nargs=3, metavar=("SHAPE", "ATOMS", "PARTS"), help="one row, in this process"
     )
+    parser.add_argument("--verb", choices=["dp", "search", "pareto"], default="dp")
     parser.add_argument("--objective", choices=OBJECTIVES, default="balanced")
     arguments = parser.parse_args()
     if arguments.one:
         shape, atoms, parts = arguments.one
-        print(measure(shape, int(atoms), int(parts), math.inf if arguments.objective == "traffic" else 0.0))
+        slack = math.inf if arguments.objective == "traffic" else 0.0
+        print(measure(shape, int(atoms), int(parts), slack, arguments.verb))
         return
-    print(f"objective {arguments.objective}")
+    print(f"{arguments.verb}, objective {arguments.objective}")
     print(f"{'shape':12} {'atoms':>9} {'links':>9} {'k':>7} {'seconds':>9} {'peak MiB':>9}")
     for n in arguments.sizes:
         for shape in arguments.shapes:
             for parts in (5, n // 50):
-                row = [sys.executable, __file__, "--one", shape, str(n), str(parts), "--objective"]
-                row.append(arguments.objective)
+                row = [sys.executable, __file__, "--one", shape, str(n), str(parts)]
+                row += ["--objective", arguments.objective, "--verb", arguments.verb]
                 print(
                     subprocess.run(row, check=True, capture_output=True, text=True).stdout, end="", flush=True
                 )

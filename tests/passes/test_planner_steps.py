@@ -1,4 +1,4 @@
-"""Counts what `dp` does one by one in Python: no walk may be quadratic, whatever the links look like."""
+"""Counts what the planner does one by one in Python: no walk may be quadratic, whatever the links look like."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from collections.abc import Callable
 
 import pytest
 from chains import make_chain
+from dags import makers_first
 
+import fx_partition.passes.orders as orders
+from fx_partition.passes.beam import Beam
 from fx_partition.passes.chain import Chain
 from fx_partition.passes.contraction import contract, whole_footprint
 from fx_partition.passes.dp import dp
 from fx_partition.passes.greedy import Sweep, Sweeper
 from fx_partition.passes.pareto import pareto
+from fx_partition.passes.piece import Graph, Piece
+from fx_partition.passes.reorder import SMALL, search_order
 from fx_partition.passes.segment_tree import SegmentTree
 from fx_partition.passes.window import Window
+
+KINDS = ("sweep atoms", "window moves", "links read", "tree levels", "footprints", "options", "pieces", "heap")
 
 
 class Counter:
     """Elementary steps, by kind."""
 
     def __init__(self) -> None:
-        self.steps = {"sweep atoms": 0, "window moves": 0, "links read": 0, "tree levels": 0}
+        self.steps = dict.fromkeys(KINDS, 0)
 
     @property
     def total(self) -> int:
@@ -79,6 +86,10 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     count_calls(SegmentTree, "add_from", "tree levels", levels)
     count_calls(SegmentTree, "min_from", "tree levels", levels)
     count_calls(SegmentTree, "set", "tree levels", levels)
+    count_calls(Piece, "footprint", "footprints", lambda *_: 1)
+    count_calls(Beam, "_options", "options", lambda *_: 1)
+    count_calls(Graph, "piece", "pieces", lambda _, piece: piece.n)
+    count_calls(orders.heapq, "heappush", "heap", lambda *_: 1)
     count_links(Sweeper, "_link_from")
     count_links(Window, "_in_from", "_out_to")
     return counter
@@ -147,3 +158,49 @@ def test_steps_where_every_plan_ties(counter: Counter, more: int) -> None:
         steps = counter.total - before
         # One programme for each halving of the budget at most, for each of the rows, its layers overlapping.
         assert steps <= 2 * (more + 1) * (more + 1) * 8 * n * math.log2(n)
+
+
+def star(n: int) -> Chain:
+    """All read what the first makes."""
+    return from_links(n, [(0, t) for t in range(1, n)], [1000 + t * 7919 % 997 for t in range(n)])
+
+
+def heads(n: int) -> Chain:
+    """As a star, and the last reads what all make."""
+    links = [(0, t) for t in range(1, n - 1)] + [(t, n - 1) for t in range(1, n - 1)]
+    return from_links(n, links, [1000 + t * 7919 % 997 for t in range(n)])
+
+
+def branches(n: int) -> Chain:
+    """Branches of four, side by side."""
+    return from_links(n, [(max(t - n // 4, 0), t) for t in range(1, n)], [1000 + t * 7919 % 997 for t in range(n)])
+
+
+def dense_skips(n: int) -> Chain:
+    """Two in three atoms read the eight before them."""
+    links = [(t - d, t) for t in range(n) for d in range(1, min(t, 8) + 1) if t % 3]
+    return from_links(n, links, [1000 + t * 7919 % 997 for t in range(n)])
+
+
+@pytest.mark.parametrize("shape", [star, heads, branches, dense_skips])
+def test_steps_of_plans_and_of_their_trade_offs(counter: Counter, shape: Callable[[int], Chain]) -> None:
+    for verb in (dp, pareto):
+        for n in (1000, 4000):
+            chain = shape(n)
+            before = counter.total
+            verb(chain, whole_footprint(contract(chain)) // 20 + 8 * int(contract(chain).alone.max()))  # type: ignore[operator]
+            assert counter.total - before <= 40 * (n + len(chain.touch_value)) * math.log2(n)
+
+
+@pytest.mark.parametrize("shape", [star, heads, branches, dense_skips])
+def test_steps_of_a_search_over_orders_grow_like_n(counter: Counter, shape: Callable[[int], Chain]) -> None:
+    steps = []
+    for n in (400, 1600):
+        assert n > SMALL
+        chain = shape(n)
+        budget = int(contract(chain).alone.max()) + 8000
+        before = counter.total
+        found = search_order(chain, makers_first(chain), budget, lambda c, budget=budget: dp(c, budget))
+        assert found.tried.searched > 1
+        steps.append(counter.total - before)
+    assert steps[1] <= 5 * steps[0]
