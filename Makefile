@@ -33,6 +33,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/planner_scale.py
+	$(BIN)/python benchmarks/planner_scale.py --verb search
+	$(BIN)/python benchmarks/order_quality.py
 	$(BIN)/python benchmarks/planner_depth.py
 	$(BIN)/python benchmarks/hop.py
 	$(BIN)/python benchmarks/runtime.py

@@ -18,7 +18,7 @@ from .check_order_bound import fewest_partitions
 from .window import last_touches
 
 # So many moments are weighed, the fullest first.
-_WEIGHED = 3
+_WEIGHED = 2
 
 
 class OrderBound(NamedTuple):

@@ -32,7 +32,10 @@ Groups = list[int]
 
 NARROW = Breadth(width=2, inner=3, tries=3)
 _WIDE = Breadth(width=4, inner=6, tries=4)
+_BETWEEN = Breadth(width=8, inner=8, tries=5)
 _WIDER = Breadth(width=12, inner=10, tries=6)
+# Up to so many atoms the widest beams, and beams under smaller budgets, take less than a second or two.
+_FEW, _SOME = 40, 64
 _ALPHAS = (0.4, 1.0, 2.0)
 _SPANS = (4, 5, 6, 8, 8, 10, 12)
 _MOVES = 6_000  # of one attempt
@@ -56,7 +59,7 @@ def resplit(
     search.beams(NARROW, (1.0, 0.4))
     search.beams(_WIDE, _ALPHAS)
     if search.open:
-        search.beams(_WIDER, _ALPHAS)
+        search.beams(_WIDER if piece.n <= _FEW else _BETWEEN, _ALPHAS)
     search.fewer(effort)
     return search.smaller(effort)
 
@@ -156,8 +159,10 @@ class _Search:
         best = min(self._pool, key=lambda groups: (largest(piece, groups), groups))
         if len(best) < 2 or not largest(piece, best):
             return best
-        best = self._by_beams(best, _WIDE, 8)
-        best = self._by_beams(best, _WIDER, 24)
+        if piece.n <= _SOME:
+            best = self._by_beams(best, _WIDE, 8)
+        if piece.n <= _FEW:
+            best = self._by_beams(best, _WIDER, 24)
         left, fails = effort, 0
         while left > 0 and fails < 40:
             sizes = footprints(piece, best)
