@@ -1,0 +1,44 @@
+"""A plan that has the fewest partitions over all orders says so, and a claim of more is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fx_partition import plan
+from fx_partition.passes.capture import capture
+from fx_partition.passes.check_plan import check_plan
+from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.plan import Plan
+from fx_partition.report.proof import why
+
+
+class Heads(torch.nn.Module):
+    """One trunk and so many heads that their orders cannot be searched one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = torch.nn.Linear(32, 32)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(15))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.trunk(x)
+        return [head(x) for head in self.heads]
+
+
+def test_the_fewest_over_all_orders_is_proved_and_checked() -> None:
+    program = torch.export.export(Heads().eval(), (torch.randn(2, 32),))
+    found = plan(program, 36 * 1024)
+    proof = found.certificate
+    assert found.num_partitions == proof.fewest_over_all_orders == 2 and not proof.exhaustive
+    last = why(found).sections[-1].points[-1]
+    assert "the fewest over all orders, proved" in last
+    assert Plan.from_json(found.to_json()).certificate == proof
+
+    captured = capture(program, None)
+    facts = gather_facts(captured)
+    assert check_plan(captured, facts, found) == []
+    for forged in (proof, replace(proof, moment=found.partitions[0].nodes[0])):
+        claims = replace(found, certificate=replace(forged, fewest_over_all_orders=3))
+        assert any("over all orders" in reason for reason in check_plan(captured, facts, claims))
