@@ -8,9 +8,9 @@ import torch
 
 from fx_partition import plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.check_plan import check_plan
 from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.verify.check import find_faults
 from fx_partition.report.proof import why
 
 
@@ -38,7 +38,7 @@ def test_the_fewest_over_all_orders_is_proved_and_checked() -> None:
 
     captured = capture(program, None)
     facts = gather_facts(captured)
-    assert check_plan(captured, facts, found) == []
+    assert find_faults(captured, found) == []
     for forged in (proof, replace(proof, moment=found.partitions[0].nodes[0])):
         claims = replace(found, certificate=replace(forged, fewest_over_all_orders=3))
-        assert any("over all orders" in reason for reason in check_plan(captured, facts, claims))
+        assert any("fewest_over_all_orders" in str(fault) for fault in find_faults(captured, claims))
