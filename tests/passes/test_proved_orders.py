@@ -8,7 +8,6 @@ import torch
 
 from fx_partition import plan
 from fx_partition.passes.capture import capture
-from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.verify.check import find_faults
 from fx_partition.report.proof import why
@@ -37,7 +36,6 @@ def test_the_fewest_over_all_orders_is_proved_and_checked() -> None:
     assert Plan.from_json(found.to_json()).certificate == proof
 
     captured = capture(program, None)
-    facts = gather_facts(captured)
     assert find_faults(captured, found) == []
     for forged in (proof, replace(proof, moment=found.partitions[0].nodes[0])):
         claims = replace(found, certificate=replace(forged, fewest_over_all_orders=3))
