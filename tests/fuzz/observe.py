@@ -73,7 +73,8 @@ def run(function: Callable[..., Any], model: nn.Module, program: Program) -> See
         torch.manual_seed(call)
         with torch.set_grad_enabled(program.settings.grad):
             result = function(*args, **kwargs)
-        seen.trees.append(str(pytree.tree_structure(result)))
+        # torch.export's own module returns a tuple where the model returns a torch.Size.
+        seen.trees.append(str(pytree.tree_structure(result)).replace("TreeSpec(Size,", "TreeSpec(tuple,"))
         inputs = {f"input {i}": leaf for i, leaf in enumerate(leaves_of((args, kwargs)))}
         results = {f"result {i}": leaf for i, leaf in enumerate(leaves_of(result))}
         values = inputs | states(model) | results
