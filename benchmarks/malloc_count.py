@@ -1,4 +1,4 @@
-"""The most bytes of malloc that a call holds, whoever asks for them: torch, oneDNN, MKL or a kernel's own vector.
+"""Measure the most bytes that a call holds from malloc at one time: torch's, oneDNN's, MKL's and any other library's.
 
 `malloc_count.c`, preloaded, stands in for malloc (Linux, glibc). A script begins with `restart_counted`, which starts
 it again under it. What a library keeps from a first call (packed weights, thread-local scratch) is not in a later one.
@@ -27,9 +27,9 @@ _COUNTED = "FX_PARTITION_MALLOC_COUNTED"
 
 
 def restart_counted() -> str:
-    """Start the running script again with malloc counted, unless it is so.
+    """Start the running script again with malloc counted, unless malloc is counted already.
 
-    MKL is told to give its buffers back after each call, so that they are seen in each.
+    MKL frees its buffers after each call in that process, so that every call shows them.
 
     Returns:
         Why it cannot be counted here, "" where it is.

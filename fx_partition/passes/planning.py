@@ -46,7 +46,7 @@ def make_plan(captured: Captured, facts: Facts, request: Request) -> Plan:
     if not guessed:
         return _plan_for(captured, facts, request, numbers)
     strict = request.oversize == "error" or request.on_shortage == "error"
-    if strict:  # what is too large for 1 is so for whatever comes
+    if strict:  # what does not fit at size 1 fits at no larger one: raise what was asked for
         _plan_for(captured, facts, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
         request = _lenient(request)
     try:

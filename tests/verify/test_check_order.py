@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from models import Towers
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -260,20 +261,6 @@ def test_any_order_in_which_each_node_comes_after_what_it_needs(case: Case) -> N
         order[i], order[j] = order[j], order[i]
         case.is_refused(case.edited([order]))
     assert len(orders) > 1 or case.name == "modes", "there is a choice"
-
-
-class Towers(nn.Module):
-    """Two towers that take turns, each with one weight for all its layers: another order needs fewer partitions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = x + 1, x * 2
-        for _ in range(3):
-            a, b = torch.relu(self.left(a)), torch.tanh(self.right(b))
-        return a + b
 
 
 def test_a_plan_in_another_order_than_the_trace_is_as_good_from_a_file() -> None:

@@ -72,6 +72,12 @@ def _atoms(case: Case, witness: Witness) -> tuple[int, int] | None:
     return None if begin is None or end is None or end <= begin else (begin, end - 1)
 
 
+def _misstated(witness: Witness, size: int, path: str) -> Iterator[Fault]:
+    """Yield a fault if a witness names other bytes than its atoms have."""
+    if size != witness.bytes:
+        yield Fault(path, f"it is {witness.bytes}, and {witness.first} .. {witness.rejected} have {size}")
+
+
 def _independent(case: Case, witnesses: Sequence[Witness], path: str, least: int) -> Iterator[Fault]:
     """Yield what is wrong with witnesses of two or more atoms and ``least`` bytes, of which no boundary cuts two."""
     free = 0
@@ -82,9 +88,7 @@ def _independent(case: Case, witnesses: Sequence[Witness], path: str, least: int
             continue
         free = atoms[1]
         size = case.stretches.footprint(atoms[0], atoms[1] + 1)
-        if size != witness.bytes:
-            why = f"it is {witness.bytes}, and {witness.first} .. {witness.rejected} have {size}"
-            yield Fault(f"{path}[{row}][2]", why)
+        yield from _misstated(witness, size, f"{path}[{row}][2]")
         if size < least:
             why = f"{witness.first} .. {witness.rejected} have {size} bytes, and {least} are needed"
             yield Fault(f"{path}[{row}]", why)
@@ -145,8 +149,6 @@ def _in_order(
             return
         start = atoms[1]
         size = case.stretches.footprint(atoms[0], atoms[1] + 1)
-        if size != witness.bytes:
-            why = f"it is {witness.bytes}, and {witness.first} .. {witness.rejected} have {size}"
-            yield Fault(f"{path}[{row}][2]", why)
+        yield from _misstated(witness, size, f"{path}[{row}][2]")
         if size <= limits[row] or (atoms[0] == atoms[1] and size > widest):
             yield Fault(f"{path}[{row}]", f"{size} bytes are not too much for device {row}")
