@@ -43,6 +43,8 @@ from .torch_internals import InductorDecompositions
 
 _log = logging.getLogger(__name__)
 
+_NUMBERS = (bool, int, float, torch.SymBool, torch.SymInt, torch.SymFloat)
+
 
 def in_order(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     """Return a tensor that fills its memory, dimension ``order[0]`` outermost: the tensor itself where it does so.
@@ -219,7 +221,7 @@ def _run(
     mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
     if mode is None or any(map(_opens_a_mode, module.graph.nodes)):
         return in_trace
-    interpreter = ShapeInterpreter(module, mode)
+    interpreter = _StageInterpreter(module, mode)
     grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another than it found
     try:
         with grad_mode, no_new_guards(mode.shape_env), enable_python_dispatcher(), mode:
@@ -233,6 +235,17 @@ def _run(
         (m, _is_in_memory_of(m, stand_ins)) if _is_like(m, found[0]) else found
         for m, found in zip(made, in_trace, strict=True)
     ]
+
+
+class _StageInterpreter(ShapeInterpreter):
+    """Takes numbers from the trace: a fake tensor has no contents that ``item()`` could read."""
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        traced = value_of(n)
+        if n.op == "placeholder" or not isinstance(traced, _NUMBERS):
+            return super().run_node(n)
+        self.values[n] = traced
+        return traced
 
 
 def _opens_a_mode(node: torch.fx.Node) -> bool:

@@ -70,6 +70,7 @@ class Outcome:
     torch_differs: int = 0
     dense: int = 0
     rounded: int = 0
+    unlike_compiled: int = 0
     known: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     faults: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -87,6 +88,7 @@ class Outcome:
             self.torch_differs += bool(verdict.torch_differs)
             self.dense += verdict.dense
             self.rounded += verdict.rounded
+            self.unlike_compiled += verdict.unlike_compiled
             self.fallbacks.update(text for text in verdict.warned if text.startswith(FALLBACK))
             if verdict.fault and verdict.known:
                 self.known[verdict.signature] += 1
@@ -105,7 +107,7 @@ class Outcome:
         lines = [
             f"{self.programs} programs, {failures} failures of {len(self.faults)} kinds: {roads}; "
             f"{self.torch_differs} as torch alone and not as eager mode, {self.rounded} but for rounding, "
-            f"{self.dense} but for gaps of results, "
+            f"{self.dense} but for gaps of results, {self.unlike_compiled} but for strides that inductor gives, "
             f"{self.known.total()} known failures, {self.fallbacks.total()} fallbacks to one partition"
         ]
         lines += [f"  fallback, {count} times: {text[:300]}" for text, count in self.fallbacks.most_common()]
