@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fx_partition
+from fx_partition.backends import torch_internals
 from fx_partition.backends.l2partition import l2partition
 from fx_partition.backends.layouts import Layout, LayoutError, LayoutGuard
 from fx_partition.backends.local.build import stage_loop
@@ -167,6 +168,35 @@ def test_a_view_of_an_input_that_crosses_is_still_one(dynamic: bool) -> None:
             assert torch.equal(mine, expected) and mine.stride() == expected.stride()
         fast(x)[0].zero_()
     assert not x[1:, ::2].any() and x[0].all() and x[:, 1::2].all()
+
+
+def test_a_stage_that_reads_a_number_has_the_strides_of_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Inductor takes the tensors of such numbers out, and traces again without them; other compilers leave them.
+    monkeypatch.setattr(torch_internals, "compile_fx", lambda gm, *_, **__: gm.forward)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            left, right = (x * 0.5 + 1.0).split(4, 1)
+            normed = self.norm(right)  # with sizes that vary its momentum is `item()` of a tensor
+            return left.unsqueeze(0).expand(2, -1, -1), normed
+
+    model, expected = Model(), Model()
+    torch._dynamo.reset()
+    together = [["add", "right"], ["normed", "expand"]]
+    options = {"cache_bytes": 1, "report": False, "order": "trace", "keep_together": together}
+    fast = torch.compile(model, backend="l2partition", dynamic=True, options=options)
+    for rows in (5, 7):
+        x = torch.randn(rows, 8)
+        with torch.no_grad():
+            for mine, theirs in zip(fast(x), expected(x), strict=True):
+                torch.testing.assert_close(mine, theirs)
+    (graph,) = live_graphs(model)
+    assert graph.plan.num_partitions >= 3
+    assert any("normed" in part.nodes and "expand" in part.nodes for part in graph.plan.partitions)
 
 
 def test_a_tensor_that_is_in_order_is_not_copied() -> None:
