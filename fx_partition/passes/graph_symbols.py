@@ -9,12 +9,14 @@ graph says: ``torch._check(n <= 64)``, or the largest size of a dynamic dimensio
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, cast
 
 import sympy
 import torch
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, is_symbolic
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .captured import Captured
 from .fake import ShapeEnv, bounds_of, hint_of, run_time_checks, shape_env_of, symbols_in, torch_functions
@@ -59,11 +61,24 @@ def unbacked_in(value: Any) -> set[sympy.Symbol]:
     found: set[sympy.Symbol] = set()
     for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, torch.Tensor):
-            if any(isinstance(size, torch.SymInt) for size in leaf.shape):
+            if not any(isinstance(size, torch.SymInt) for size in leaf.shape):
+                continue
+            if is_traceable_wrapper_subclass(leaf) or leaf.layout is not torch.strided:
                 found |= free_unbacked_symbols(leaf)
-        elif isinstance(leaf, (torch.SymInt, torch.SymBool, torch.SymFloat)):
-            found |= free_unbacked_symbols(leaf)
+                continue
+            numbers: tuple[Any, ...] = (*leaf.shape, *leaf.stride(), leaf.storage_offset())
+        else:
+            numbers = (leaf,)
+        for number in numbers:
+            if isinstance(number, (torch.SymInt, torch.SymBool, torch.SymFloat)) and is_symbolic(number):
+                found |= _unbacked_in_expr(number.node.expr)
     return found
+
+
+@lru_cache(maxsize=4096)
+def _unbacked_in_expr(expr: sympy.Basic) -> frozenset[sympy.Symbol]:
+    """Kept, as the tensors of a graph share a few sizes."""
+    return frozenset(free_unbacked_symbols(expr))
 
 
 def known_at_start(captured: Captured) -> set[sympy.Symbol]:

@@ -111,12 +111,17 @@ class KernelCall:
         """Equal for equal calls over the same symbols."""
         return f"{self.func.name()} {self.structure} {self.arguments!r}"
 
-    def at(self, numbers: Mapping[sympy.Symbol, int]) -> BoundCall:
-        """The call with numbers for symbols."""
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        """Made once: the steps of blocks that are alike share a call."""
         sizes: list[Size] = [self.results, self.scratch, self.flops]
         for argument in self.arguments:
             sizes += argument.all_sizes if isinstance(argument, Operand) else [argument] if _is_size(argument) else []
-        found = iter(Evaluator(sizes)(numbers))
+        return Evaluator(sizes)
+
+    def at(self, numbers: Mapping[sympy.Symbol, int]) -> BoundCall:
+        """The call with numbers for symbols."""
+        found = iter(self._evaluator(numbers))
         results, scratch, flops = (next(found) for _ in range(3))
         bound: list[Any] = []
         for argument in self.arguments:
