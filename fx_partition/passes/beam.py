@@ -24,7 +24,8 @@ Everything is bounded by numbers of states, never by time: the same graph gives 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,11 +79,15 @@ class Beam:
     Args:
         piece: all of it is planned, or its first half (`run`).
         backwards: whether from the end.
+        gates: sets that every order passes (`gates.gates`), ascending. A group then begins with all that is left of the
+            farthest one within the budget: a smaller group, which leaves more behind, is not looked at.
     """
 
-    def __init__(self, piece: Piece, backwards: bool) -> None:
+    def __init__(self, piece: Piece, backwards: bool, gates: Sequence[int] = ()) -> None:
         self._piece = piece
         self._backwards = backwards
+        # What has run at each gate, the least first.
+        self._gates = [piece.full & ~gate for gate in (0, *gates[:-1])][::-1] if backwards and gates else list(gates)
         self._need, self._next = (piece.feeds, piece.predecessors) if backwards else (piece.needs, piece.successors)
         self._size = [size for size, _, _, _ in piece.values]
         self._users = [users for _, _, users, _ in piece.values]
@@ -137,7 +142,9 @@ class Beam:
         known = self._known.get((done, breadth))
         if known is not None:
             return known
-        level, found, seen = [_Fill(0, 0, (), ready, 0, 0, 0, 0, 0, 0)], [], set[int]()
+        empty = _Fill(0, 0, (), ready, 0, 0, 0, 0, 0, 0)
+        begun = self._at_gate(done, empty)
+        level, found, seen = [begun], [begun] if begun.group else [], set[int]()
         while level:
             grown = []
             for fill in level:
@@ -154,6 +161,40 @@ class Beam:
             level = grown[: breadth.inner]
         self._known[done, breadth] = found
         return found
+
+    def _at_gate(self, done: int, empty: _Fill) -> _Fill:
+        """The fill up to the farthest gate within the budget; the empty one where no gate is."""
+        piece = self._piece
+        low = here = bisect_right(self._gates, done)
+        high = len(self._gates)
+        while low < high:
+            middle = (low + high) // 2
+            group = self._gates[middle] & ~done
+            after = done if self._backwards else piece.full & ~self._gates[middle]
+            if piece.footprint([*bits(group)], group, after) <= piece.budget:
+                low = middle + 1
+            else:
+                high = middle
+        return empty if low == here else self._filled(done, empty.ready, self._gates[low - 1] & ~done)
+
+    def _filled(self, done: int, ready: tuple[int, ...], group: int) -> _Fill:
+        """A fill of many atoms at once."""
+        piece, ran, members = self._piece, done | group, tuple(bits(group))
+        held = weights = finished = live = crossing = 0
+        for atom in self._in_order(members):
+            for bit, number in self._reads[atom]:
+                if not bit & held:
+                    weights += number
+                    if not self._readers[bit] & ~ran:
+                        finished += self._whole[bit]
+                held |= bit
+        for v in {v for atom in members for v in piece.touched[atom]}:
+            live += self._size[v] * bool(self._until[v] & ~ran)
+            crossing += self._size[v] * (bool(self._users[v] & ~ran) - bool(self._users[v] & done))
+        enabled = {a for atom in members for a in self._next[atom] if not self._need[a] & ~ran} - {*members}
+        ready = (*(a for a in ready if not 1 << a & ran), *sorted(enabled))
+        work = sum([piece.own[atom] for atom in members])
+        return _Fill(weights + live, group, members, ready, held, weights, live, finished, crossing, work)
 
     def _grown(self, done: int, fill: _Fill, atom: int, weights: int, live: int) -> tuple[_Fill, bool]:
         """A fill with one atom more, which brings so many bytes; and whether it is over the budget."""

@@ -145,6 +145,7 @@ class _Best:
     ) -> None:
         self._chain, self._budget, self._traffic, self._solve = chain, budget, traffic, solve
         self.order, self.boundaries = list(range(chain.num_atoms)), boundaries
+        self._planned = {tuple(self.order)}
         self.searched = 1
         found = measure(chain, boundaries, budget)
         assert found is not None, "a plan of more than the budget"
@@ -162,6 +163,9 @@ class _Best:
 
     def consider_order(self, order: Sequence[int]) -> None:
         """Take the best boundaries over an order if that plan is better."""
+        if tuple(order) in self._planned:
+            return
+        self._planned.add(tuple(order))
         self.searched += 1
         run = permuted(self._chain, order)
         if fewest_over(run, self._budget) <= self.measure[0]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .beam import Beam, Breadth
+from .gates import gates
 from .piece import Graph, bits
 
 PIECE = 128
@@ -50,7 +51,7 @@ def roll(
         held.sort()
         piece = graph.piece(held, budget, later)
         enough = len(held) if len(order) + len(held) == n else len(held) // 2
-        levels = Beam(piece, backwards).run(breadth, alpha, piece.n, enough)
+        levels = Beam(piece, backwards, gates(piece)).run(breadth, alpha, piece.n, enough)
         best = next(iter(levels[-1].values()))
         ran = [held[i] for group in (reversed(best) if backwards else best) for i in _ordered(group, backwards)]
         for atom in ran:
