@@ -59,9 +59,9 @@ def rows_of(case: Case, core: Core) -> Iterator[Row]:
     model, x = case.model(), case.requests(1)[0]
     for devices in (1, 2):
         torch.compiler.reset()
-        plan = fx_partition.plan(model, devices=devices, example_inputs=x, order="trace")
+        plan = fx_partition.plan(model, x, devices=devices, order="trace")
         predicted = fx_partition.simulate(
-            plan, core.device, model=model, example_inputs=x, link=Link(0.0), overheads=core.overheads
+            model, x, plan=plan, device=core.device, link=Link(0.0), overheads=core.overheads
         )
         times = measured(model, x, plan)
         for i, (partition, use, seconds) in enumerate(zip(plan.partitions, predicted.stages, times, strict=True)):
@@ -71,7 +71,7 @@ def rows_of(case: Case, core: Core) -> Iterator[Row]:
 
 def measured(model: nn.Module, x: torch.Tensor, plan: Plan) -> list[float]:
     """Seconds of each partition's compiled code, called by itself with what it receives."""
-    cut = fx_partition.split(model, plan=plan, example_inputs=x)
+    cut = fx_partition.split(model, x, plan=plan)
     given: list[tuple[torch.Tensor, ...]] = []
     stages = [getattr(cut, f"partition_{i}") for i in range(plan.num_partitions)]
     hooks = [stage.register_forward_pre_hook(lambda _, args: given.append(args)) for stage in stages]

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     model, x = Classifier().eval(), torch.randn(8, 256)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
-    cut = fx_partition.split(exported, args.cache)
+    cut = fx_partition.split(exported, cache_bytes=args.cache)
     plan = cut.plan
     print(cut.code.strip(), "\n")
     for partition in plan.partitions:

@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_plan_prints_a_report(exported: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", exported, "--cache", "40KiB"]) == 0
     text = capsys.readouterr().out
-    plan = fx_partition.plan(torch.export.load(exported), "40KiB")
+    plan = fx_partition.plan(torch.export.load(exported), cache_bytes="40KiB")
     assert f"Needs {plan.num_partitions} devices of 40 KiB" in text
     assert str(plan.max_bytes) in text and str(plan.cut_bytes) in text
 
@@ -35,7 +35,7 @@ def test_json_is_the_plan_under_the_binding(exported: str, tmp_path: Path, capsy
     assert main(["plan", exported, "--cache", "40KiB", "--bind", "input.0=8", "--json"]) == 0
     text = capsys.readouterr().out
     plan = fx_partition.Plan.from_json(text)
-    assert plan == fx_partition.plan(torch.export.load(exported), "40KiB", bind={"input.0": 8})
+    assert plan == fx_partition.plan(torch.export.load(exported), cache_bytes="40KiB", bind={"input.0": 8})
     assert set(plan.bindings.values()) == {8}
     saved = tmp_path / "plan.json"
     saved.write_text(text)

@@ -319,13 +319,13 @@ def test_what_is_shown_is_short() -> None:
 @pytest.mark.parametrize("devices", [99_999_999, 10**400, 0, -1, True, ["cpu"] * (MOST_DEVICES + 1)])
 def test_devices_have_bounds(devices: Any) -> None:
     with pytest.raises(PartitionError, match="devices"):
-        fx_partition.plan(nn.Linear(2, 2), "1KiB", example_inputs=torch.ones(1, 2), devices=devices)
+        fx_partition.plan(nn.Linear(2, 2), torch.ones(1, 2), cache_bytes="1KiB", devices=devices)
 
 
 @pytest.mark.parametrize("slack", [float("nan"), -1.0, 10**400, "1"])
 def test_slack_has_bounds(slack: Any) -> None:
     with pytest.raises(PartitionError, match="max_slack"):
-        fx_partition.plan(nn.Linear(2, 2), "1KiB", example_inputs=torch.ones(1, 2), max_slack=slack)
+        fx_partition.plan(nn.Linear(2, 2), torch.ones(1, 2), cache_bytes="1KiB", max_slack=slack)
 
 
 @pytest.mark.parametrize("number", [10**400, 2**63, 0, -1, 1.5, True])
@@ -333,7 +333,7 @@ def test_bound_sizes_have_bounds(number: Any) -> None:
     shapes = ({0: torch.export.Dim("batch")},)
     inputs = {"example_inputs": torch.ones(3, 2), "dynamic_shapes": shapes}
     with pytest.raises(ValueError, match="bind") as found:
-        fx_partition.plan(nn.Linear(2, 2), "1KiB", bind={"input.0": number}, **inputs)
+        fx_partition.plan(nn.Linear(2, 2), cache_bytes="1KiB", bind={"input.0": number}, **inputs)
     assert len(str(found.value)) < 300
 
 
@@ -346,12 +346,12 @@ def test_seconds_have_bounds(seconds: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_simulation_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Linear(2, 2), torch.ones(1, 2)
-    plan = fx_partition.plan(model, "1KiB", example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="1KiB")
     for numbers in ({"steps": 10**9}, {"microbatches": 10**400}, {"steps": 1.5}, {"steps": 2000, "microbatches": 2000}):
         with pytest.raises(PartitionError, match="1000000"):
-            fx_partition.simulate(plan, "H100-SXM", model=model, example_inputs=x, **numbers)
+            fx_partition.simulate(model, x, plan=plan, device="H100-SXM", **numbers)
     monkeypatch.setattr(simulation, "MOST_RUNS", 20)
-    assert fx_partition.simulate(plan, "H100-SXM", model=model, example_inputs=x, steps=8).steps == 8
+    assert fx_partition.simulate(model, x, plan=plan, device="H100-SXM", steps=8).steps == 8
 
 
 @pytest.mark.parametrize("name", ["folder.txt/x.txt", "missing/x.md", "x" * 300 + ".json", "a\0b.txt", "dir.md"])
@@ -364,7 +364,7 @@ def test_a_report_that_cannot_be_written_is_found_before_a_compile(name: str, tm
 
 
 def test_a_report_that_fails_later_leaves_the_compiled_graph(tmp_path: Path) -> None:
-    plan = fx_partition.plan(nn.Linear(2, 2), "1KiB", example_inputs=torch.ones(1, 2))
+    plan = fx_partition.plan(nn.Linear(2, 2), torch.ones(1, 2), cache_bytes="1KiB")
     (tmp_path / "now").mkdir()
     asked = Options.check({"report": str(tmp_path / "now" / "report.md")})
     (tmp_path / "now").rmdir()

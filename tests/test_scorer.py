@@ -45,7 +45,7 @@ def check_plans(gm: torch.fx.GraphModule, budgets: tuple[str, ...]) -> list[int]
     scorer = Scorer(gm, workspace_of(gm))
     counts = []
     for budget in budgets:
-        plan = fx_partition.plan(gm, budget)
+        plan = fx_partition.plan(gm, cache_bytes=budget)
         score = scorer.score({node: part.index for part in plan.partitions for node in part.nodes})
         assert score.footprints == tuple(part.total_bytes for part in plan.partitions)
         assert (score.max_bytes, score.cut_bytes, score.back_edges) == (plan.max_bytes, plan.cut_bytes, 0)

@@ -90,8 +90,9 @@ class Network:
         """Of an inference in a stream."""
         if cut not in self._known:
             constants = self.constants
+            device, link, overheads = constants.device, constants.link, constants.overheads
             found = fx_partition.simulate(
-                self._plan(cut), constants.device, model=self.graph, link=constants.link, overheads=constants.overheads
+                self.graph, plan=self._plan(cut), device=device, link=link, overheads=overheads
             )
             self._known[cut] = 1e3 / found.throughput
         return self._known[cut]
@@ -102,7 +103,7 @@ class Network:
         layers = [tuple(steps[i : i + 2]) for i in range(0, len(steps), 2)]
         ends = itertools.accumulate(cut)
         together = [sum(layers[end - count : end], ()) for count, end in zip(cut, ends, strict=True)]
-        plan = fx_partition.plan(self.graph, 1, keep_together=together)
+        plan = fx_partition.plan(self.graph, cache_bytes=1, keep_together=together)
         assert plan.num_partitions == len(cut)
         return plan
 
@@ -110,14 +111,14 @@ class Network:
         """What the planner and the simulator take, where these rows were measured."""
         usable, layers = self.constants.device.usable_bytes, sizes(self.hidden)
         best = min(rows, key=lambda row: row.ms).tpus
-        plans = {tpus: fx_partition.plan(self.graph, usable, devices=tpus) for tpus in range(1, 5)}
+        plans = {tpus: fx_partition.plan(self.graph, cache_bytes=usable, devices=tpus) for tpus in range(1, 5)}
         wrong = [
             tpus for tpus, plan in plans.items()
             if plan.spill_bytes
             and any(not sum(fetched(layers, cut, usable / MIB)) for k in range(1, tpus + 1) for cut in cuts(k))
         ]  # fmt: skip
         fastest = min((cut for tpus in range(1, 5) for cut in cuts(tpus)), key=self.milliseconds)
-        planned = fx_partition.plan(self.graph, usable).num_partitions
+        planned = fx_partition.plan(self.graph, cache_bytes=usable).num_partitions
         return Choice(self.hidden, best, planned, len(fastest), wrong)
 
 

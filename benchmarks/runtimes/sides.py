@@ -140,10 +140,10 @@ def piped(case: Case, usable: int) -> dict[str, Side]:
     made: dict[Any, Side] = {}
     for name, budget in (("cut", None), ("copies", "1GiB"), ("auto", usable)):
         model, example = case.model(), case.requests(1)[0]
-        plan = fx_partition.plan(model, budget, devices=2, replicate=True, example_inputs=example)
+        plan = fx_partition.plan(model, example, cache_bytes=budget, devices=2, replicate=True)
         key = tuple((partition.nodes, partition.replicas) for partition in plan.partitions)
         if key not in made:
-            made[key] = Piped(case, pipeline(model, example, budget))
+            made[key] = Piped(case, pipeline(model, example, cache_bytes=budget))
         sides[name] = made[key]
     return sides
 

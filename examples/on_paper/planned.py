@@ -40,7 +40,7 @@ def partitions(program: torch.export.ExportedProgram, device: str) -> int:
     """Of the planner's plan for a device; operators that are too large are cut into slices."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PartitionWarning)
-        return fx_partition.plan(program, device, oversize="slice", order="trace").num_partitions
+        return fx_partition.plan(program, cache_bytes=device, oversize="slice", order="trace").num_partitions
 
 
 def planned() -> str:

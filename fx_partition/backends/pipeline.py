@@ -34,8 +34,8 @@ from .stream import Pipeline, check_inflight
 def pipeline(
     model: Model,
     example_inputs: ExampleInputs | None = None,
-    cache_bytes: CacheBytes | None = None,
     *,
+    cache_bytes: CacheBytes | None = None,
     devices: str | Sequence[str] | None = None,
     dynamic_shapes: Any = None,
     inflight: int | None = None,
@@ -70,7 +70,7 @@ def pipeline(
     Example::
 
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
-        >>> with fx_partition.pipeline(model, torch.randn(4, 256), "1MiB") as pipe:  # doctest: +SKIP
+        >>> with fx_partition.pipeline(model, torch.randn(4, 256), cache_bytes="1MiB") as pipe:  # doctest: +SKIP
         ...     future = pipe.submit(torch.randn(4, 256))
         ...     results = list(pipe.map(torch.randn(4, 256) for _ in range(100)))
     """

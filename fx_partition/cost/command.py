@@ -62,9 +62,8 @@ def answer(plan: Plan, program: ExportedProgram, asked: Asked, format: str) -> s
         ValueError: no such device, another model's plan, or a trace that cannot be written.
     """
     names = asked.devices
-    found = simulate(
-        plan, names if len(names) > 1 else names[0], model=program, microbatches=asked.microbatches, steps=asked.steps
-    )
+    device = names if len(names) > 1 else names[0]
+    found = simulate(program, plan=plan, device=device, microbatches=asked.microbatches, steps=asked.steps)
     if asked.trace is not None:
         write(found.trace(), asked.trace, "--trace")
     return found.report(format)

@@ -12,7 +12,10 @@ from fx_partition.hardware.budgets import find_device
 from fx_partition.hardware.records import Device
 from fx_partition.passes.capture import ExampleInputs, Model, capture
 from fx_partition.passes.errors import PartitionError
+from fx_partition.passes.gather import gather_facts
 from fx_partition.passes.plan import Plan
+from fx_partition.passes.planning import make_plan
+from fx_partition.passes.request import CacheBytes, Request
 from fx_partition.passes.sizes import shown
 from fx_partition.passes.work import Work, work_of
 
@@ -29,17 +32,19 @@ Devices: TypeAlias = "str | Device | Sequence[str | Device]"
 
 
 def simulate(
-    plan: Plan,
-    device: Devices,
-    *,
     model: Model,
     example_inputs: ExampleInputs | None = None,
+    *,
+    cache_bytes: CacheBytes | None = None,
+    plan: Plan | None = None,
+    device: Devices | None = None,
     dynamic_shapes: Any = None,
     bind: Mapping[str, int] | None = None,
     link: Link | None = None,
     overheads: Overheads | None = None,
     microbatches: int = 1,
     steps: int = 8,
+    **options: Any,
 ) -> Simulation:
     """What a stream of requests through a plan would take on a device, by its record.
 
@@ -49,10 +54,10 @@ def simulate(
     those of requests after the first ones, which fill the memory.
 
     Args:
-        plan: for this model.
+        model, example_inputs, cache_bytes, dynamic_shapes, options: as for `fx_partition.plan`.
+        plan: a plan made before for this model, instead of ``cache_bytes`` and options.
         device: a name ("H100-SXM"; `fx-partition devices` lists them; "auto" is the one at hand) or a record; or a
-            sequence of either, of each device in their order.
-        model, example_inputs, dynamic_shapes: what the plan was made for, as for `plan`.
+            sequence of either, of each device in their order. Default: the device that ``cache_bytes`` names.
         bind: numbers for symbols; the plan's own stand for the rest.
         link: between devices; that of the first device's record by default. A shared one carries the caller's inputs
             and results too.
@@ -71,18 +76,25 @@ def simulate(
 
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(40)))
         >>> x = torch.randn(1, 1024)
-        >>> plan = fx_partition.plan(model, "36MiB", example_inputs=x)
-        >>> found = fx_partition.simulate(plan, "H100-SXM", model=model, example_inputs=x)
-        >>> whole = fx_partition.plan(model, "1TiB", example_inputs=x)
-        >>> alone = fx_partition.simulate(whole, "H100-SXM", model=model, example_inputs=x)
+        >>> found = fx_partition.simulate(model, x, cache_bytes="36MiB", device="H100-SXM")
+        >>> alone = fx_partition.simulate(model, x, cache_bytes="1TiB", device="H100-SXM")
         >>> len(found.stages), found.throughput > 5 * alone.throughput
         (5, True)
     """
     for name, number in (("microbatches", microbatches), ("steps", steps)):
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_RUNS:
             raise PartitionError(f"{name}={shown(number)} must be a whole number from 1 to {MOST_RUNS}")
-    records = _records(plan, device)
-    works = work_of(capture(model, example_inputs, dynamic_shapes), plan, bind)
+    if (plan is None) == (cache_bytes is None) or (plan is not None and options):
+        raise PartitionError("simulate takes either cache_bytes= (with options) or plan=, a plan made before")
+    if device is None and not isinstance(cache_bytes, str):
+        raise PartitionError('simulate needs device=, the name of a device such as "H100-SXM", or its record')
+    captured = None
+    if plan is None:
+        request = Request.check(cache_bytes, bind=bind, **options)
+        captured = capture(model, example_inputs, dynamic_shapes)
+        plan = make_plan(captured, gather_facts(captured), request)
+    records = _records(plan, device or str(cache_bytes))
+    works = work_of(captured or capture(model, example_inputs, dynamic_shapes), plan, bind)
     link = link or Link.of(records[0])
     numbers = plan.numbers(bind)
     activations = [partition.peak(numbers) for partition in plan.partitions]

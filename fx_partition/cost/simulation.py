@@ -53,7 +53,7 @@ class Simulation:
 
     Example::
 
-        >>> found = fx_partition.simulate(plan, "EdgeTPU", model=model)                 # doctest: +SKIP
+        >>> found = fx_partition.simulate(model, x, plan=plan, device="EdgeTPU")     # doctest: +SKIP
         >>> print(found.report()); Path("trace.json").write_text(found.trace())         # doctest: +SKIP
     """
 

@@ -20,9 +20,9 @@ from .verify.verdict import refuse_or_warn
 
 def plan(
     model: Model,
-    cache_bytes: CacheBytes | None = None,
-    *,
     example_inputs: ExampleInputs | None = None,
+    *,
+    cache_bytes: CacheBytes | None = None,
     dynamic_shapes: Any = None,
     bind: Mapping[str, int] | None = None,
     algorithm: str = "dp",
@@ -40,11 +40,11 @@ def plan(
 
     Args:
         model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
+        example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
+            nn.Module and for a graph without shapes.
         cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB", "6MB", the name of a device ("H100-SXM"), or
             "auto" for that of this machine; or a list, of each device in their order. Left out, with ``devices``: the
             smallest size of which so many devices suffice.
-        example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
-            nn.Module and for a graph without shapes.
         dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
         devices: how many devices there are, or their names in order.
@@ -57,9 +57,9 @@ def plan(
     Example::
 
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
-        >>> fx_partition.plan(model, "1MiB", example_inputs=torch.randn(4, 256)).num_partitions
+        >>> fx_partition.plan(model, torch.randn(4, 256), cache_bytes="1MiB").num_partitions
         3
-        >>> fx_partition.plan(model, devices=2, example_inputs=torch.randn(4, 256)).budget_bytes
+        >>> fx_partition.plan(model, torch.randn(4, 256), devices=2).budget_bytes
         1060864
     """
     request = Request.check(
@@ -73,17 +73,17 @@ def plan(
 
 def split(
     model: Model,
-    cache_bytes: CacheBytes | None = None,
-    *,
-    plan: Plan | None = None,
     example_inputs: ExampleInputs | None = None,
+    *,
+    cache_bytes: CacheBytes | None = None,
+    plan: Plan | None = None,
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> SplitModule:
     """Cut a model into ``partition_0 .. partition_{k-1}``, each within ``cache_bytes``; equal to the model bit by bit.
 
     Args:
-        model, cache_bytes, example_inputs, dynamic_shapes, options: as for `plan`.
+        model, example_inputs, cache_bytes, dynamic_shapes, options: as for `plan`.
         plan: a plan made before for the same graph, instead of ``cache_bytes`` and options. It may have been edited,
             so it is checked as by `verify`: one that would run nodes twice, never or too early is refused, and of one
             that runs but says what does not hold (another processor takes other scratch memory) a warning says so.
@@ -100,7 +100,7 @@ def split(
 
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
         >>> x = torch.randn(4, 256)
-        >>> cut = fx_partition.split(model, "1MiB", example_inputs=x)
+        >>> cut = fx_partition.split(model, x, cache_bytes="1MiB")
         >>> torch.equal(cut(x), model(x)), cut.plan.num_partitions
         (True, 3)
     """
@@ -144,7 +144,7 @@ def verify(
 
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
         >>> x = torch.randn(4, 256)
-        >>> made = fx_partition.plan(model, "1MiB", example_inputs=x)
+        >>> made = fx_partition.plan(model, x, cache_bytes="1MiB")
         >>> fx_partition.verify(made, model, x)
         []
         >>> import dataclasses

@@ -27,6 +27,7 @@ from .errors import PartitionError
 from .fake import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
 from .hand_on import with_newest
 from .metadata import may_change_metadata, settle_metadata
+from .sizes import shown
 from .split_module import SplitModule
 
 __all__ = ["Captured", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
@@ -157,6 +158,11 @@ def split_inputs(example_inputs: ExampleInputs | None) -> tuple[tuple[Any, ...],
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
+    if isinstance(example_inputs, (str, int, float)):
+        raise PartitionError(
+            f"example_inputs={shown(example_inputs)} must be the inputs of a call: a sequence of positional ones, one "
+            f"tensor, or a mapping of keyword inputs; a budget goes by name, cache_bytes={shown(example_inputs)}"
+        )
     return tuple(example_inputs), {}
 
 

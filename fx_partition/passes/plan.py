@@ -51,7 +51,7 @@ class Plan:
 
     Example::
 
-        >>> plan = fx_partition.plan(model, cache_bytes="6MiB", example_inputs=(x,))   # doctest: +SKIP
+        >>> plan = fx_partition.plan(model, x, cache_bytes="6MiB")   # doctest: +SKIP
         >>> plan.num_partitions, plan.max_bytes, plan.cut_bytes                          # doctest: +SKIP
         >>> Plan.from_json(plan.to_json()) == plan                                       # doctest: +SKIP
     """

@@ -41,7 +41,8 @@ def main() -> None:
     x = torch.randn(2, 3, RIGHT[0], 32)
     shapes = ({2: torch.export.Dim("height", min=16, max=256)},)
     equal, refused = [], []
-    with fx_partition.pipeline(model, x, "1GiB", devices=["cores:0"], dynamic_shapes=shapes) as pipe, torch.no_grad():
+    pipe = fx_partition.pipeline(model, x, cache_bytes="1GiB", devices=["cores:0"], dynamic_shapes=shapes)
+    with pipe, torch.no_grad():
         for height in RIGHT + WRONG:
             x = torch.randn(2, 3, height, 32)
             try:

@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Effects, "of", refuse_relu)
     model = Model()
     with pytest.raises(UnreadableError, match=r"relu \(relu.*\) cannot be read: ZeroDivisionError: no bytes"):
-        fx_partition.plan(model, "20KiB", example_inputs=X)
+        fx_partition.plan(model, X, cache_bytes="20KiB")
     with pytest.warns(PartitionWarning, match=r"as x \(relu\) cannot be read: ZeroDivisionError: no bytes"):
         assert torch.allclose(compiled(model)(X), model(X), atol=1e-6)
 
@@ -179,12 +179,12 @@ class Sparse(nn.Module):
 @torch.no_grad()
 def test_a_sparse_buffer_counts_its_indices_and_values(layout: torch.layout) -> None:
     model = Sparse(layout)
-    cut = fx_partition.split(model, "20KiB", example_inputs=X)
+    cut = fx_partition.split(model, X, cache_bytes="20KiB")
     assert torch.equal(cut(X), model(X)) and cut.plan.num_partitions > 1
     count = int(model.edges._nnz())
     edges = count * (4 + 16) if layout is torch.sparse_coo else count * (4 + 8) + 5 * 8
     dense = model.up.weight.nbytes + model.up.bias.nbytes
-    whole = fx_partition.plan(model, "1MiB", example_inputs=X)
+    whole = fx_partition.plan(model, X, cache_bytes="1MiB")
     assert whole.partitions[0].weight_bytes == 2 * dense + edges
 
 

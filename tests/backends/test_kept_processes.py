@@ -111,7 +111,7 @@ def test_that_a_stage_needs_python_is_kept_too(tmp_path, monkeypatch):
     x = torch.randn(8, 8)
     for _ in range(2):
         with pytest.warns(PartitionWarning, match="no C interface"):
-            pipe = fx_partition.pipeline(Exponential(), x, "1GiB")
+            pipe = fx_partition.pipeline(Exponential(), x, cache_bytes="1GiB")
         with pipe:
             torch.testing.assert_close(pipe(x), Exponential()(x))
         assert len(compiled) == 1

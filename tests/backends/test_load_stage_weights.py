@@ -243,7 +243,7 @@ def test_a_split_model_reads_nothing_before_it_runs(net: Net, tmp_path: Path) ->
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "file", tmp_path), others=OTHERS)
     with torch.no_grad():
-        parts = fx_partition.split(model, "40KiB", example_inputs=IDS)
+        parts = fx_partition.split(model, IDS, cache_bytes="40KiB")
         assert parts.plan.num_partitions > 1
         assert hollow_names(model) == tensors(net).keys() - AT_ONCE and torch.equal(parts(IDS), net(IDS))
 
@@ -257,7 +257,7 @@ def test_a_pipeline_reads_the_weights_of_its_stages(tmp_path: Path) -> None:
     fx_partition.load_stage_weights(model, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stages take turns on the one group of cores
-        pipe = fx_partition.pipeline(model, x, "20KiB", devices=["cores:0"], on_shortage="wrap")
+        pipe = fx_partition.pipeline(model, x, cache_bytes="20KiB", devices=["cores:0"], on_shortage="wrap")
     with pipe:
         assert pipe.plan.num_partitions == 3 and not hollow_names(model) and mapped(tmp_path) == 0
         assert same(tensors(model), tensors(usual))

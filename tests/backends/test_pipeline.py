@@ -82,7 +82,7 @@ def test_a_graph_without_shapes_is_taken():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
     x = torch.randn(4, 64)
-    with fx_partition.pipeline(torch.fx.symbolic_trace(model), x, "20KiB") as pipe:
+    with fx_partition.pipeline(torch.fx.symbolic_trace(model), x, cache_bytes="20KiB") as pipe:
         assert pipe.plan.num_partitions == 2
         torch.testing.assert_close(pipe(x), run_eager(model, x))
 
@@ -216,7 +216,7 @@ def test_one_partition_is_replicated_and_keeps_the_order():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
     x = torch.randn(2, WIDTH)
     groups = fx_partition.hardware.cores.core_groups()
-    with fx_partition.pipeline(model, x, "1GiB") as pipe:
+    with fx_partition.pipeline(model, x, cache_bytes="1GiB") as pipe:
         assert pipe.plan.num_partitions == 1
         assert 1 + len(pipe.plan.partitions[0].replicas) == len(groups)
         assert sum("stage-0" in name for name in stage_threads()) >= len(groups)
@@ -247,7 +247,7 @@ class Counter(nn.Module):
 def test_a_state_is_written_once_a_request_in_their_order():
     model = Counter().eval()
     x = torch.randn(2, WIDTH)
-    with pytest.warns(PartitionWarning, match="writes"), fx_partition.pipeline(model, x, "1GiB") as pipe:
+    with pytest.warns(PartitionWarning, match="writes"), fx_partition.pipeline(model, x, cache_bytes="1GiB") as pipe:
         before = float(model.count)
         counts = [float(count) for _, count in pipe.map([x] * 20)]
     assert before == 0, "making a pipeline ran the model"
@@ -279,7 +279,9 @@ class Halver(nn.Module):
 def test_an_operator_known_to_python_alone_runs_under_its_lock_and_its_exception_is_kept():
     model = Halver().eval()
     x = torch.randn(2, WIDTH)
-    with pytest.warns(PartitionWarning, match="no C interface"), fx_partition.pipeline(model, x, "1GiB") as pipe:
+    with pytest.warns(PartitionWarning, match="no C interface"):
+        pipe = fx_partition.pipeline(model, x, cache_bytes="1GiB")
+    with pipe:
         torch.testing.assert_close(pipe(x), run_eager(model, x))
         with pytest.raises(KeyError, match="too large"):
             pipe(x * 1e6)
@@ -289,7 +291,7 @@ def test_an_operator_known_to_python_alone_runs_under_its_lock_and_its_exception
 def test_weights_that_are_loaded_in_place_are_used():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
     x = torch.randn(2, WIDTH)
-    with fx_partition.pipeline(model, x, "1GiB") as pipe:
+    with fx_partition.pipeline(model, x, cache_bytes="1GiB") as pipe:
         pipe(x)
         model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()})
         torch.testing.assert_close(pipe(x), run_eager(model, x))
@@ -299,7 +301,7 @@ def test_close_leaves_no_thread_and_refuses_requests():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
     x = torch.randn(2, WIDTH)
     before = stage_threads()
-    pipe = fx_partition.pipeline(model, x, "1GiB")
+    pipe = fx_partition.pipeline(model, x, cache_bytes="1GiB")
     future = pipe.submit(x)
     pipe.close()
     pipe.close()
@@ -312,7 +314,7 @@ def test_close_leaves_no_thread_and_refuses_requests():
 def test_a_pipeline_that_is_forgotten_stops_its_threads():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
     before = stage_threads()
-    pipe = fx_partition.pipeline(model, torch.randn(2, WIDTH), "1GiB")
+    pipe = fx_partition.pipeline(model, torch.randn(2, WIDTH), cache_bytes="1GiB")
     assert stage_threads() != before
     del pipe
     assert stage_threads() == before
@@ -427,7 +429,7 @@ def test_making_a_pipeline_leaves_the_model_as_it_was():
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PartitionWarning)
-        fx_partition.pipeline(model, torch.randn(8, WIDTH), "1GiB").close()
+        fx_partition.pipeline(model, torch.randn(8, WIDTH), cache_bytes="1GiB").close()
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), state)

@@ -130,7 +130,7 @@ def test_stage_threads_agree_on_strides(name: str, together: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", fx_partition.PartitionWarning)  # no stage may fall back to Python's lock
         options: dict[str, Any] = {"order": "trace", "replicate": False, "keep_together": [together]}
-        pipe = fx_partition.pipeline(graph, x, 1, devices=["cores:0"] * 12, **options)
+        pipe = fx_partition.pipeline(graph, x, cache_bytes=1, devices=["cores:0"] * 12, **options)
     with pipe, torch.no_grad():
         assert pipe.plan.num_partitions >= 3
         assert_same(pipe(x), model(x))

@@ -115,7 +115,7 @@ def check_split(family: Family) -> Found:
 
 def split_apart(model: Any, found: Found) -> Callable[..., Any]:
     """The split model, whose plan holds; ``found`` gets the number of its partitions."""
-    cut = fx_partition.split(model, budget(capture(model), SPLIT))
+    cut = fx_partition.split(model, cache_bytes=budget(capture(model), SPLIT))
     found.partitions.append(cut.plan.num_partitions)
     assert fx_partition.verify(cut.plan, model) == []
     return cut

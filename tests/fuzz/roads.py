@@ -111,7 +111,7 @@ def by_symbolic_trace(program: Program) -> Ran:
     inputs = {**dict(zip(plain, args, strict=True)), **kwargs}
     shapes = {n: s for n, s in _dynamic_shapes(program).items() if s} if program.settings.dynamic else None
     with _warned() as warned, shuffled(program):
-        cut = fx_partition.split(traced, example_inputs=inputs, dynamic_shapes=shapes, **program.settings.options)
+        cut = fx_partition.split(traced, inputs, dynamic_shapes=shapes, **program.settings.options)
     with _warned() as more:
         seen = run(cut, model, program)
     return Ran(seen, cut.plan.num_partitions, warned + more)

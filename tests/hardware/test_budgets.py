@@ -26,13 +26,13 @@ X = torch.zeros(2, 256)
 
 
 def test_a_name_is_its_usable_bytes(model: nn.Module) -> None:
-    plan = fx_partition.plan(model, "V100", example_inputs=X)
+    plan = fx_partition.plan(model, X, cache_bytes="V100")
     assert plan.budget_bytes == fx_partition.device("V100").usable_bytes == parse_bytes(" v100 ")
-    assert fx_partition.split(model, "V100", example_inputs=X).plan.budget_bytes == plan.budget_bytes
+    assert fx_partition.split(model, X, cache_bytes="V100").plan.budget_bytes == plan.budget_bytes
 
 
 def test_a_list_mixes_names_and_sizes(model: nn.Module) -> None:
-    plan = fx_partition.plan(model, ["600KiB", "V100"], example_inputs=X)
+    plan = fx_partition.plan(model, X, cache_bytes=["600KiB", "V100"])
     assert plan.device_budgets == (600 * 1024, fx_partition.device("V100").usable_bytes)
 
 

@@ -176,7 +176,7 @@ def test_one_process_trains_the_parameters_that_the_optimizer_holds(name: str, w
     model = case.model()
     x, _ = next(case.batches())
     cut = (
-        fx_partition.split(model, devices=3, example_inputs=x[:ROWS])
+        fx_partition.split(model, x[:ROWS], devices=3)
         if way == "split"
         else torch.compile(model, backend="l2partition", options={"devices": 3}, dynamic=False)
     )

@@ -80,11 +80,11 @@ def test_stages_hold_copies_on_another_device_and_make_constants_there(one_rank:
 
 def test_a_budget_gives_as_many_stages_as_it_needs(one_rank: None) -> None:
     x = torch.randn(2, 8)
-    needed = fx_partition.plan(Skips(), "3KiB", example_inputs=x).num_partitions
-    stages = fx_partition.to_pipeline_stages(Skips(), x, "3KiB")
+    needed = fx_partition.plan(Skips(), x, cache_bytes="3KiB").num_partitions
+    stages = fx_partition.to_pipeline_stages(Skips(), x, cache_bytes="3KiB")
     assert len(stages) == needed == stages.plan.num_partitions >= 3
     with pytest.warns(fx_partition.PartitionWarning, match="more than cache_bytes") as caught:
-        fx_partition.to_pipeline_stages(Skips(), x, "3KiB", num_stages=2)
+        fx_partition.to_pipeline_stages(Skips(), x, cache_bytes="3KiB", num_stages=2)
     assert caught[0].filename == __file__
 
 

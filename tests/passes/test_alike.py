@@ -136,7 +136,7 @@ def test_plans_of_equal_layers_have_equal_partitions(objective: str) -> None:
     layers = [layer for _ in range(8) for layer in (nn.Linear(64, 64), nn.ReLU())]
     model = nn.Sequential(*layers)
     example = (torch.randn(4, 64),)
-    plan = fx_partition.plan(model, example_inputs=example, cache_bytes="40KiB", objective=objective)
+    plan = fx_partition.plan(model, example, cache_bytes="40KiB", objective=objective)
     assert plan.num_partitions == 4
     assert {len(p.nodes) for p in plan.partitions} == {4}
     assert len({p.total_bytes for p in plan.partitions}) == 1

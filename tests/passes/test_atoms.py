@@ -115,7 +115,7 @@ def test_steps_that_only_lie_in_a_large_hull_move_out_of_it() -> None:
     assert ["add", "abs_1", "mul_"] in found
     assert sum(map(len, found)) == 35 and len(found) == 33
     model = torch.fx.GraphModule(nn.Module(), torch.fx.Tracer().trace(function))
-    cut = fx_partition.split(model, 300, example_inputs=(X,))
+    cut = fx_partition.split(model, (X,), cache_bytes=300)
     assert cut.plan.num_partitions > 3
     assert torch.equal(cut(X), function(X))
 
@@ -132,7 +132,7 @@ def test_random_numbers_keep_their_order() -> None:
 
     model = torch.fx.GraphModule(nn.Module(), torch.fx.Tracer().trace(function))
     with pytest.warns(PartitionWarning, match="cannot be separated"):
-        cut = fx_partition.split(model, 300, example_inputs=(X,))
+        cut = fx_partition.split(model, (X,), cache_bytes=300)
     torch.manual_seed(0)
     expected = function(X)
     torch.manual_seed(0)

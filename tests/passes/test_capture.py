@@ -94,7 +94,7 @@ def test_weights_of_an_attribute_graph_are_static() -> None:
 def test_an_example_that_is_a_view_has_the_footprint_of_its_own_rows() -> None:
     model = torch.nn.Embedding(30, 8)
     rows = torch.zeros(8, 5, dtype=torch.long)
-    own, view = (plan(model, "1MiB", example_inputs=x).max_bytes for x in (rows[:2].clone(), rows[:2]))
+    own, view = (plan(model, x, cache_bytes="1MiB").max_bytes for x in (rows[:2].clone(), rows[:2]))
     assert own == view < 4096
 
 
@@ -106,7 +106,7 @@ def test_a_place_that_the_data_tells_is_planned_or_refused_by_name() -> None:
 
     graph = torch.fx.symbolic_trace(pick)
     try:
-        assert plan(graph, "1MiB", example_inputs=(torch.ones(4), torch.ones(3, 3))).num_partitions == 1
+        assert plan(graph, (torch.ones(4), torch.ones(3, 3)), cache_bytes="1MiB").num_partitions == 1
     except PartitionError as error:
         assert re.search(r"getitem takes is a number of the data.*torch\.export", str(error))
 

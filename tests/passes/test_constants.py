@@ -71,7 +71,7 @@ def forms(model: nn.Module) -> list[Any]:
 def test_exported_constants_split_bitwise(body: Any) -> None:
     model = Model(body)
     for form in forms(model):
-        cut = fx_partition.split(form, 1, example_inputs=X)
+        cut = fx_partition.split(form, X, cache_bytes=1)
         assert cut.plan.num_partitions > 2 and torch.equal(cut(X), model(X))
         module = form.module() if isinstance(form, torch.export.ExportedProgram) else form
         assert list(cut.state_dict()) == list(module.state_dict())
@@ -83,7 +83,7 @@ def test_exported_constants_split_bitwise(body: Any) -> None:
 @torch.no_grad()
 def test_a_copy_has_constants_of_its_own(body: Any) -> None:
     model = Model(body)
-    cut = fx_partition.split(model, 1, example_inputs=X)
+    cut = fx_partition.split(model, X, cache_bytes=1)
     twin = copy.deepcopy(cut)
     assert torch.equal(twin(X), model(X)) and list(twin.state_dict()) == list(cut.state_dict())
     (first, *_) = [node for node in twin.graph.find_nodes(op="get_attr") if "tensor" in str(node.target)] or [None]
@@ -99,7 +99,7 @@ def test_a_copy_has_constants_of_its_own(body: Any) -> None:
 def test_in_slices_and_where_metadata_is_changed() -> None:
     model = Model(scaled)
     program = torch.export.export(model, (X,))
-    cut = fx_partition.split(program, "1KiB", oversize="slice")
+    cut = fx_partition.split(program, cache_bytes="1KiB", oversize="slice")
     assert cut.plan.slicings and torch.allclose(cut(X), model(X), atol=1e-6)
     assert list(cut.state_dict()) == list(program.module().state_dict())
 
@@ -109,7 +109,7 @@ def test_in_slices_and_where_metadata_is_changed() -> None:
         return model.down(y[:, :4].t() * torch.tensor(0.5))
 
     graph = torch.fx.symbolic_trace(Model(turned))
-    cut = fx_partition.split(graph, 1, example_inputs=X)
+    cut = fx_partition.split(graph, X, cache_bytes=1)
     assert torch.equal(cut(X), graph(X)) and list(cut.state_dict()) == list(graph.state_dict())
     assert {name for name, _ in cut.named_buffers()} == {name for name, _ in graph.named_buffers()}
 
@@ -123,14 +123,14 @@ def test_an_attribute_that_is_no_tensor() -> None:
     rows = graph.call_function(torch.reshape, (graph.call_function(torch.neg, (x,)), sizes))
     graph.output(graph.call_function(torch.abs, (rows,)))
     gm = torch.fx.GraphModule(root, graph)
-    cut = fx_partition.split(gm, 1, example_inputs=X)
+    cut = fx_partition.split(gm, X, cache_bytes=1)
     assert cut.plan.num_partitions > 1 and torch.equal(cut(X), gm(X))
     assert torch.equal(copy.deepcopy(cut)(X), gm(X))
 
 
 def test_the_same_constants_in_a_pipeline() -> None:
     model = Model(of_the_root)
-    with fx_partition.pipeline(model, X, 1, devices=["cores:0"]) as pipe:
+    with fx_partition.pipeline(model, X, cache_bytes=1, devices=["cores:0"]) as pipe:
         assert torch.allclose(pipe(X), model(X), atol=1e-6)
 
 

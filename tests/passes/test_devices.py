@@ -46,7 +46,7 @@ GRAPH = torch.export.export(Bottlenecks(), (X,)).module(check_guards=False)
 
 
 def plan(cache_bytes: Any = "48KiB", **options: Any) -> Plan:
-    return fx_partition.plan(GRAPH, cache_bytes, **options)
+    return fx_partition.plan(GRAPH, cache_bytes=cache_bytes, **options)
 
 
 def checked(made: Plan) -> Plan:

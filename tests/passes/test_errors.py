@@ -25,9 +25,9 @@ def plan(**options: Any) -> fx_partition.Plan:
 
 def test_a_graph_without_shapes_asks_for_example_inputs() -> None:
     with pytest.raises(PartitionError, match=r"carries no shapes.*example_inputs"):
-        fx_partition.split(torch.fx.symbolic_trace(model()), "40KiB")
+        fx_partition.split(torch.fx.symbolic_trace(model()), cache_bytes="40KiB")
     with pytest.raises(PartitionError, match="example_inputs"):
-        fx_partition.split(model(), "40KiB")
+        fx_partition.split(model(), cache_bytes="40KiB")
 
 
 @pytest.mark.parametrize("budget", ["lots", "6 mebibytes", "", 1.5, True])
@@ -76,9 +76,9 @@ def test_bind_names_the_symbols_there_are() -> None:
 
 
 def test_a_plan_of_another_graph() -> None:
-    other = fx_partition.plan(nn.Sequential(nn.Linear(8, 8)), "1MiB", example_inputs=torch.randn(4, 8))
+    other = fx_partition.plan(nn.Sequential(nn.Linear(8, 8)), torch.randn(4, 8), cache_bytes="1MiB")
     with pytest.raises(PlanMismatchError, match=r"made for another graph.*fx_partition.plan"):
-        fx_partition.split(model(), plan=other, example_inputs=torch.randn(4, WIDTH))
+        fx_partition.split(model(), torch.randn(4, WIDTH), plan=other)
 
 
 @pytest.mark.parametrize(

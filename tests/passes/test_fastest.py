@@ -114,10 +114,10 @@ def test_throughput_balances_time_and_not_bytes() -> None:
     model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(32 * 16 * 16, 64), nn.Linear(64, 64)).eval()
     x = torch.zeros(8, 32, 16, 16)
     options = {"example_inputs": x, "devices": 3, "order": "trace"}
-    by_time = fx_partition.plan(model, "V100", objective="throughput", **options)
-    by_bytes = fx_partition.plan(model, devices=3, example_inputs=x, order="trace")
+    by_time = fx_partition.plan(model, cache_bytes="V100", objective="throughput", **options)
+    by_bytes = fx_partition.plan(model, x, devices=3, order="trace")
     rates = [
-        fx_partition.simulate(plan, "V100", model=model, example_inputs=x).throughput for plan in (by_time, by_bytes)
+        fx_partition.simulate(model, x, plan=plan, device="V100").throughput for plan in (by_time, by_bytes)
     ]
     assert by_time.num_partitions == 3 and rates[0] > 1.2 * rates[1]
     assert "slowest partition or hop" in by_time.note and "V100" in by_time.note
@@ -131,9 +131,9 @@ def test_the_simulator_finds_plans_by_time_faster_than_those_by_bytes(name: str,
     args, kwargs = family.inputs(4)
     program = torch.export.export(family.build().eval(), args, kwargs, strict=False)
     rates = [
-        fx_partition.simulate(plan, device, model=program).throughput
+        fx_partition.simulate(program, plan=plan, device=device).throughput
         for plan in (
-            fx_partition.plan(program, device, devices=4, objective="throughput"),
+            fx_partition.plan(program, cache_bytes=device, devices=4, objective="throughput"),
             fx_partition.plan(program, devices=4, order="trace"),
         )
     ]
@@ -142,18 +142,18 @@ def test_the_simulator_finds_plans_by_time_faster_than_those_by_bytes(name: str,
 
 def test_latency_takes_no_more_hops_than_pay() -> None:
     model, x = bottleneck([512] * 9), torch.zeros(1, 512)
-    plan = fx_partition.plan(model, "EdgeTPU", objective="latency", devices=4, example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="EdgeTPU", objective="latency", devices=4)
     assert plan.num_partitions == 2  # 8 MiB of weights do not fit one
-    assert fx_partition.plan(model, "H100-SXM", objective="latency", devices=4, example_inputs=x).num_partitions == 1
+    assert fx_partition.plan(model, x, cache_bytes="H100-SXM", objective="latency", devices=4).num_partitions == 1
 
 
 def test_with_too_few_devices_spilling_is_weighed_by_its_time() -> None:
     model, x = bottleneck([1024] * 9), torch.zeros(1, 1024)
-    plan = fx_partition.plan(model, "EdgeTPU", objective="throughput", devices=2, example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="EdgeTPU", objective="throughput", devices=2)
     assert plan.num_partitions == 2 and plan.spill_bytes
     with pytest.raises(PartitionError, match="there are 2 devices"):
         fx_partition.plan(
-            model, "EdgeTPU", objective="throughput", devices=2, example_inputs=x, on_shortage="error"
+            model, x, cache_bytes="EdgeTPU", objective="throughput", devices=2, on_shortage="error"
         )
 
 
@@ -172,12 +172,12 @@ def test_with_too_few_devices_spilling_is_weighed_by_its_time() -> None:
 )
 def test_what_time_does_not_go_with_is_refused(cache_bytes: object, options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fx_partition.plan(nn.Linear(2, 2), cache_bytes, objective="latency", example_inputs=torch.ones(1, 2), **options)
+        fx_partition.plan(nn.Linear(2, 2), torch.ones(1, 2), cache_bytes=cache_bytes, objective="latency", **options)
 
 
 @pytest.mark.parametrize("objective", ["throughput", "latency"])
 def test_a_graph_without_operators_takes_no_time(objective: str) -> None:
-    plan = fx_partition.plan(nn.Identity(), "H100", objective=objective, example_inputs=torch.ones(2))
+    plan = fx_partition.plan(nn.Identity(), torch.ones(2), cache_bytes="H100", objective=objective)
     assert plan.num_partitions == 0 and " 0 us " in plan.note
 
 
@@ -186,13 +186,13 @@ def test_a_device_without_memory_must_hold_its_partition(objective: str) -> None
     with torch.device("meta"):
         model, x = nn.Sequential(*(nn.Linear(5000, 5000, bias=False) for _ in range(4))), torch.ones(1, 5000)
     with pytest.raises(PartitionError, match=r"GroqLPU1 has no memory behind.*name more devices"):
-        fx_partition.plan(model, "GroqLPU1", objective=objective, devices=1, example_inputs=x)
-    assert fx_partition.plan(model, "GroqLPU1", objective=objective, example_inputs=x).spill_bytes == 0
+        fx_partition.plan(model, x, cache_bytes="GroqLPU1", objective=objective, devices=1)
+    assert fx_partition.plan(model, x, cache_bytes="GroqLPU1", objective=objective).spill_bytes == 0
 
 
 def test_reports_say_that_time_placed_the_boundaries() -> None:
     model, x = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))), torch.zeros(8, 16, 32, 32)
-    plan = fx_partition.plan(model, "V100", objective="throughput", devices=2, example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="V100", objective="throughput", devices=2)
     assert plan.certificate.min_partitions == 1 and plan.num_partitions == 2
     text = fx_partition.report(plan)
     assert text.startswith("Uses 2 devices") and "They were placed by time" in text

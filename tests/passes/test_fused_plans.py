@@ -46,21 +46,21 @@ class Pointwise(nn.Module):
 def test_what_one_kernel_computes_takes_no_room() -> None:
     x = torch.zeros(64, 16)
     row = 64 * 256 * 4
-    peak = fx_partition.plan(Pointwise(), "1GiB", example_inputs=x)
-    fused = fx_partition.plan(Pointwise(), "1GiB", example_inputs=x, footprint="fused")
+    peak = fx_partition.plan(Pointwise(), x, cache_bytes="1GiB")
+    fused = fx_partition.plan(Pointwise(), x, cache_bytes="1GiB", footprint="fused")
     assert peak.partitions[0].own_bytes >= 4 * row > 2 * row >= fused.partitions[0].own_bytes
     budget = fused.max_bytes + 1024
-    assert fx_partition.plan(Pointwise(), budget, example_inputs=x).num_partitions > 1
-    cut = fx_partition.split(Pointwise(), budget, example_inputs=x, footprint="fused")
+    assert fx_partition.plan(Pointwise(), x, cache_bytes=budget).num_partitions > 1
+    cut = fx_partition.split(Pointwise(), x, cache_bytes=budget, footprint="fused")
     assert cut.plan.num_partitions == 1
 
 
 def test_the_report_claims_nothing_that_is_not_proved() -> None:
     model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))
     x = torch.zeros(4, 64)
-    plan = fx_partition.plan(model, "40KiB", example_inputs=x, footprint="fused")
+    plan = fx_partition.plan(model, x, cache_bytes="40KiB", footprint="fused")
     text = fx_partition.report(plan)
     assert "Needs 3 devices of 40 KiB" in text and "no plan is ruled out" in text and "Why not" not in text
-    short = fx_partition.plan(model, "20KiB", example_inputs=x, footprint="fused", devices=2)
+    short = fx_partition.plan(model, x, cache_bytes="20KiB", footprint="fused", devices=2)
     assert "Does not fit the 2 devices of 20 KiB given" in fx_partition.report(short)
     assert fx_partition.verify(short, model, x) == []

@@ -159,7 +159,7 @@ def test_plans_and_splits_of_random_graphs(
     whole = traced.footprint(0, len(traced.steps))
     budget = max(1, whole * share // 6)
     for algorithm, order in (("dp", "search"), ("dp", "trace"), ("greedy", "search")):
-        cut = fx_partition.split(gm, budget, example_inputs=inputs, algorithm=algorithm, order=order)
+        cut = fx_partition.split(gm, inputs, cache_bytes=budget, algorithm=algorithm, order=order)
         plan = cut.plan
 
         # order: the partitions are the steps, each once; inside a partition in the order of the graph
@@ -202,7 +202,7 @@ def test_plans_and_splits_of_random_graphs(
 def test_plans_are_deterministic(case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]], algorithm: str) -> None:
     gm, inputs = case
     first, again = (
-        fx_partition.plan(gm, "500B", example_inputs=inputs, algorithm=algorithm).to_json() for _ in range(2)
+        fx_partition.plan(gm, inputs, cache_bytes="500B", algorithm=algorithm).to_json() for _ in range(2)
     )
     assert first == again
 
@@ -213,10 +213,10 @@ def test_dp_is_never_worse_than_greedy_and_as_good_as_its_certificate(
     case: tuple[torch.fx.GraphModule, tuple[Tensor, ...]],
 ) -> None:
     gm, inputs = case
-    budget = max(1, fx_partition.plan(gm, "1GiB", example_inputs=inputs).max_bytes // 2)
-    best = fx_partition.plan(gm, budget, example_inputs=inputs)
-    first = fx_partition.plan(gm, budget, example_inputs=inputs, algorithm="greedy")
-    traced = fx_partition.plan(gm, budget, example_inputs=inputs, order="trace")
+    budget = max(1, fx_partition.plan(gm, inputs, cache_bytes="1GiB").max_bytes // 2)
+    best = fx_partition.plan(gm, inputs, cache_bytes=budget)
+    first = fx_partition.plan(gm, inputs, cache_bytes=budget, algorithm="greedy")
+    traced = fx_partition.plan(gm, inputs, cache_bytes=budget, order="trace")
     assert traced.num_partitions == first.num_partitions == traced.certificate.min_partitions
     assert traced.max_bytes <= first.max_bytes
     measures = [(p.num_partitions, p.regular_max_bytes, p.cut_bytes) for p in (best, traced)]

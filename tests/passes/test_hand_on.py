@@ -140,7 +140,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 def test_a_cut_graph_writes_as_the_model_does(name: str, order: str) -> None:
     make, parts = MODELS[name]
     model = make()
-    cut = fx_partition.split(model, 1, example_inputs=(X, IDS), order=order)
+    cut = fx_partition.split(model, (X, IDS), cache_bytes=1, order=order)
     assert cut.plan.num_partitions >= parts
     for x in (X, torch.randn(ROWS, WIDTH)):
         assert_equal(cut(x, IDS), model(x, IDS))
@@ -230,7 +230,7 @@ class OwnAlias(nn.Module):
 
 def test_an_alias_of_the_model_is_no_name_of_the_whole() -> None:
     model = OwnAlias()
-    cut = fx_partition.split(model, 1, example_inputs=(X, IDS))
+    cut = fx_partition.split(model, (X, IDS), cache_bytes=1)
     assert_equal(cut(X, IDS), model(X, IDS))
     torch._dynamo.reset()
     fast = torch.compile(model, backend="l2partition", options={"cache_bytes": 1, "report": False})
@@ -279,7 +279,7 @@ class Decoder(nn.Module):
 def test_a_counter_does_not_hold_the_layers_together() -> None:
     model, eager = Decoder(), Decoder()
     eager.load_state_dict(model.state_dict())
-    cut = fx_partition.split(model, "2KiB", example_inputs=X)
+    cut = fx_partition.split(model, X, cache_bytes="2KiB")
     assert cut.plan.num_partitions >= 3 and cut.plan.spill_bytes == 0
     for _ in range(3):
         assert torch.equal(cut(X), eager(X))
@@ -292,7 +292,7 @@ def test_a_pipeline_keeps_a_counter_in_one_stage() -> None:
     eager.load_state_dict(model.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fx_partition.PartitionWarning)
-        pipe = fx_partition.pipeline(model, X, "2KiB", devices=["cores:0"] * 3)
+        pipe = fx_partition.pipeline(model, X, cache_bytes="2KiB", devices=["cores:0"] * 3)
     with pipe, torch.no_grad():
         found = list(pipe.map(X for _ in range(8)))
         torch.testing.assert_close(found, [eager(X) for _ in range(8)])
@@ -302,6 +302,6 @@ def test_the_given_graph_is_not_changed() -> None:
     graph = torch.export.export(Residual(), (X, IDS)).module()
     assert isinstance(graph, torch.fx.GraphModule)
     before, state = graph.code, list(graph.state_dict())
-    cut = fx_partition.split(graph, 1)
+    cut = fx_partition.split(graph, cache_bytes=1)
     assert graph.code == before and list(cut.state_dict()) == state
     assert_equal(copy.deepcopy(cut)(X, IDS), graph(X, IDS))

@@ -81,6 +81,6 @@ def test_plus_equals_under_vmap_stays_behind_what_reads_before_it() -> None:
     facts = gather_facts(captured)
     written = {facts.values[value].name for step in facts.steps for value in step.writes}
     assert written == {"y"}
-    cut = fx_partition.split(gms[0], 2 * x.nbytes, example_inputs=(x,))
+    cut = fx_partition.split(gms[0], (x,), cache_bytes=2 * x.nbytes)
     for found, wanted in zip(cut(x), expected, strict=True):
         assert torch.equal(found, wanted)

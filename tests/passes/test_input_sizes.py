@@ -33,7 +33,7 @@ X, Y = torch.randn(4, 8), torch.randn(8, 8)
 
 def split(dynamic: Any = None, model: Any = None) -> tuple[Any, nn.Module]:
     model = model or Mean()
-    cut = fx_partition.split(model, 400, example_inputs=(X,), dynamic_shapes=dynamic)
+    cut = fx_partition.split(model, (X,), cache_bytes=400, dynamic_shapes=dynamic)
     assert cut.plan.num_partitions > 1
     return cut, model
 
@@ -75,7 +75,7 @@ def test_dimensions_that_are_equal_or_derived_must_be_so() -> None:
 
     rows = Dim("rows", min=2, max=64)
     cut = fx_partition.split(
-        Two(), 200, example_inputs=(X, torch.randn(8, 8)), dynamic_shapes=({0: rows}, {0: 2 * rows})
+        Two(), (X, torch.randn(8, 8)), cache_bytes=200, dynamic_shapes=({0: rows}, {0: 2 * rows})
     )
     x, y = torch.randn(3, 8), torch.randn(6, 8)
     assert same(cut(x, y), Two()(x, y))
@@ -86,7 +86,7 @@ def test_dimensions_that_are_equal_or_derived_must_be_so() -> None:
 def test_a_constant_argument_must_be_the_one_of_the_trace() -> None:
     model = Mean()
     program = torch.export.export(model, (X, 3.0))
-    cut = fx_partition.split(program, 400)
+    cut = fx_partition.split(program, cache_bytes=400)
     assert same(cut(X, 3.0), model(X, 3.0))
     with pytest.raises(PartitionError, match=r"input 'scale' is 2\.0; the graph holds for 3\.0 alone"):
         cut(X, 2.0)
@@ -94,7 +94,7 @@ def test_a_constant_argument_must_be_the_one_of_the_trace() -> None:
 
 def test_a_graph_of_symbolic_trace_has_no_sizes_written_in() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    cut = fx_partition.split(torch.fx.symbolic_trace(model), 400, example_inputs=(X,))
+    cut = fx_partition.split(torch.fx.symbolic_trace(model), (X,), cache_bytes=400)
     assert torch.equal(cut(Y), model(Y))
 
 

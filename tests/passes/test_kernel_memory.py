@@ -182,7 +182,7 @@ def real_workspace(model: nn.Module, x: Tensor) -> int:
 @pytest.mark.parametrize("rows", [1, 16, 300])
 def test_a_plan_has_what_the_kernels_of_this_machine_take(rows: int) -> None:
     model, x = linear_of(rows)
-    plan = fx_partition.plan(model, "8MiB", example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="8MiB")
     assert plan.partitions[0].workspace_bytes == real_workspace(model, x)
     assert plan.estimated_workspace == ()
 
@@ -190,7 +190,7 @@ def test_a_plan_has_what_the_kernels_of_this_machine_take(rows: int) -> None:
 def test_the_models_own_tensors_are_not_touched() -> None:
     model, x = linear_of(16)
     kept = {name: (weight.clone(), weight._version) for name, weight in model.state_dict().items()}
-    fx_partition.plan(model, "8MiB", example_inputs=x)
+    fx_partition.plan(model, x, cache_bytes="8MiB")
     assert all(torch.equal(w, kept[n][0]) and w._version == kept[n][1] for n, w in model.state_dict().items())
 
 
@@ -200,7 +200,7 @@ def test_a_dynamic_plan_is_measured_at_the_sizes_that_are_bound() -> None:
     rows = torch.export.Dim("rows", min=2, max=4096)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: rows},))
     for bind in (None, {"input.0": 100}):
-        plan = fx_partition.plan(program, "8MiB", bind=bind)
+        plan = fx_partition.plan(program, cache_bytes="8MiB", bind=bind)
         (partition,) = plan.partitions
         bound = 16 if bind is None else 100
         assert partition.workspace_bytes == real_workspace(*linear_of(bound))
@@ -214,8 +214,8 @@ def test_a_tight_budget_that_a_plan_keeps_holds_for_all_smaller_batches() -> Non
     model, x = linear_of(300)
     rows = torch.export.Dim("rows", min=2, max=4096)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: rows},))
-    size = fx_partition.plan(program, "8MiB").max_bytes
-    plan = fx_partition.plan(program, size)
+    size = fx_partition.plan(program, cache_bytes="8MiB").max_bytes
+    plan = fx_partition.plan(program, cache_bytes=size)
     assert plan.fits() and 300 <= plan.largest("input.0") < 4096
 
 
@@ -223,15 +223,15 @@ def test_a_model_without_memory_is_planned_as_the_real_one() -> None:
     model, x = linear_of(16)
     with torch.device("meta"):
         bare = nn.Linear(256, 256).bfloat16().eval()
-    expected = fx_partition.plan(model, "8MiB", example_inputs=x)
-    found = fx_partition.plan(bare, "8MiB", example_inputs=x.to("meta"))
+    expected = fx_partition.plan(model, x, cache_bytes="8MiB")
+    found = fx_partition.plan(bare, x.to("meta"), cache_bytes="8MiB")
     assert found.max_bytes == expected.max_bytes and found.estimated_workspace == ()
 
 
 def test_what_is_not_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_memory, "MOST_BYTES", 1000)
     model, x = linear_of(16)
-    plan = fx_partition.plan(model, "8MiB", example_inputs=x)
+    plan = fx_partition.plan(model, x, cache_bytes="8MiB")
     assert plan.estimated_workspace == ("aten::addmm",)
     assert plan.partitions[0].workspace_bytes > 0
     text = fx_partition.report(plan)
@@ -249,7 +249,7 @@ def test_another_devices_kernels_are_not_measured_here() -> None:
 
 def test_fused_plans_are_measured_too(runs: list[BoundCall]) -> None:
     model, x = linear_of(16)
-    plan = fx_partition.plan(model, "8MiB", example_inputs=x, footprint="fused")
+    plan = fx_partition.plan(model, x, cache_bytes="8MiB", footprint="fused")
     assert runs and plan.partitions[0].workspace_bytes == real_workspace(model, x)
 
 

@@ -140,7 +140,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 def test_every_reader_has_the_layout_of_its_moment(place: Any, name: str) -> None:
     wanted = Model(place, CHANGES[name])(X)
     model = Model(place, CHANGES[name])
-    cut = fx_partition.split(traced(model), 1, example_inputs=X)
+    cut = fx_partition.split(traced(model), X, cache_bytes=1)
     assert_same(cut(X), wanted)
 
 
@@ -150,7 +150,7 @@ def test_every_reader_has_the_layout_of_its_moment(place: Any, name: str) -> Non
 def test_graphs_of_torch_export(place: Any, name: str) -> None:
     wanted = Model(place, CHANGES[name])(X)
     program = torch.export.export(Model(place, CHANGES[name]), (X,))
-    assert_same(fx_partition.split(program, 1)(X), wanted)
+    assert_same(fx_partition.split(program, cache_bytes=1)(X), wanted)
 
 
 def test_what_is_made_elsewhere_stays_elsewhere() -> None:
@@ -161,7 +161,7 @@ def test_what_is_made_elsewhere_stays_elsewhere() -> None:
         change(y)
         return model.down(y).relu().neg()
 
-    cut = fx_partition.split(traced(Model(function, CHANGES["t_"])), 1, example_inputs=X)
+    cut = fx_partition.split(traced(Model(function, CHANGES["t_"])), X, cache_bytes=1)
     assert [p.nodes for p in cut.plan.partitions] == [("up", "t_"), ("down",), ("relu",), ("neg",)]
 
 
@@ -198,7 +198,7 @@ def test_a_resized_result_has_its_new_size() -> None:
 
     model = Model(function, CHANGES["t_"])
     with torch.no_grad():
-        cut = fx_partition.split(traced(model), 1, example_inputs=X)
+        cut = fx_partition.split(traced(model), X, cache_bytes=1)
         assert_same(cut(X), model(X))
     facts = gather_facts(capture(traced(model), X))
     assert next(value.bytes for value in facts.values if value.name == "new_empty") == 64
@@ -212,12 +212,12 @@ def test_what_cannot_be_told_is_refused_by_name() -> None:
 
     graph = traced(Model(function, CHANGES["t_"]))
     with pytest.raises(UnreadableError, match=r"max_1 .* metadata of a tensor that it does not return"):
-        fx_partition.plan(graph, 1, example_inputs=X)
+        fx_partition.plan(graph, X, cache_bytes=1)
 
 
 def test_pipelines_refuse_a_buffer_that_each_request_would_turn() -> None:
     with pytest.raises(PartitionError, match="t_ changes the metadata of buf"):
-        fx_partition.pipeline(Model(of_the_buffer_itself, CHANGES["t_"]), X, 1, devices="cpu:threads")
+        fx_partition.pipeline(Model(of_the_buffer_itself, CHANGES["t_"]), X, cache_bytes=1, devices="cpu:threads")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_squeeze_of_a_symbolic_size_is_read(road: str, monkeypatch: pytest.Monke
     inputs = torch.randn(5, 1, 8), torch.randn(7, 1, 8)
     if road == "split":
         shapes = {"x": {0: torch.export.Dim("batch", min=2)}}
-        cut: Any = fx_partition.split(traced(Squeezes()), 1, example_inputs={"x": inputs[0]}, dynamic_shapes=shapes)
+        cut: Any = fx_partition.split(traced(Squeezes()), {"x": inputs[0]}, cache_bytes=1, dynamic_shapes=shapes)
     else:
         use_eager_stages(monkeypatch)
         cut = torch.compile(Squeezes(), backend="l2partition", options={"cache_bytes": 1}, dynamic=True)
@@ -294,5 +294,5 @@ def test_views_whose_history_is_unclear_are_no_parameters() -> None:
             first.as_strided_((4, 2), (1, 4))
             return second * x[:2]
 
-    cut = fx_partition.split(torch.fx.symbolic_trace(Parts()), 1, example_inputs=X)
+    cut = fx_partition.split(torch.fx.symbolic_trace(Parts()), X, cache_bytes=1)
     assert_same(cut(X), Parts()(X))

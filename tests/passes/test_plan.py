@@ -19,7 +19,7 @@ WEIGHT = 4 * (WIDTH * WIDTH + WIDTH)
 def symbolic_plan(budget: int | str = "40KiB", **options: object) -> Plan:
     model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(6)))
     batch = ({0: torch.export.Dim("batch")},)
-    return fx_partition.plan(model, budget, example_inputs=torch.zeros(4, WIDTH), dynamic_shapes=batch, **options)
+    return fx_partition.plan(model, torch.zeros(4, WIDTH), cache_bytes=budget, dynamic_shapes=batch, **options)
 
 
 def test_json_has_the_documented_keys_and_reads_back() -> None:

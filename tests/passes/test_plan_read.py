@@ -62,7 +62,7 @@ def made(name: str) -> tuple[torch.export.ExportedProgram, Plan]:
     build, export, budget, options = MADE[name]
     torch.manual_seed(0)
     program = torch.export.export(build().eval(), (X,), **export)
-    return program, fx_partition.plan(program, budget, **options)
+    return program, fx_partition.plan(program, cache_bytes=budget, **options)
 
 
 def data_of(name: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def use(plan: Plan, program: torch.export.ExportedProgram) -> None:
     for dim in plan.symbols.dims:
         plan.largest(dim)
     with contextlib.suppress(PartitionError):  # it may be a plan that cannot run this graph
-        fx_partition.simulate(plan, "H100-SXM", model=program)
+        fx_partition.simulate(program, plan=plan, device="H100-SXM")
     with contextlib.suppress(PartitionError):
         fx_partition.split(program, plan=plan)
 
@@ -250,10 +250,10 @@ def test_an_honest_empty_plan_can_be_used() -> None:
             return x
 
     program = torch.export.export(Nothing(), (X,))
-    plan = Plan.from_json(fx_partition.plan(program, "1KiB").to_json())
+    plan = Plan.from_json(fx_partition.plan(program, cache_bytes="1KiB").to_json())
     assert plan.num_partitions == 0
     use(plan, program)
-    found = fx_partition.simulate(plan, "H100-SXM", model=program)
+    found = fx_partition.simulate(program, plan=plan, device="H100-SXM")
     assert (found.throughput, found.latency, found.offchip_bytes, found.stages) == (math.inf, 0.0, 0.0, ())
     assert "any number of runs a second" in found.report() and json.loads(found.report("json"))["throughput"] is None
 
@@ -266,4 +266,4 @@ def test_a_plan_of_values_without_bytes_can_be_used() -> None:
     program = torch.export.export(Relu(), (torch.randn(0, 4),))
     plan = Plan.from_json(fx_partition.plan(program, devices=1).to_json())
     use(plan, program)
-    assert fx_partition.simulate(plan, "H100-SXM", model=program).throughput == math.inf
+    assert fx_partition.simulate(program, plan=plan, device="H100-SXM").throughput == math.inf

@@ -28,7 +28,7 @@ class Heads(torch.nn.Module):
 
 def test_the_fewest_over_all_orders_is_proved_and_checked() -> None:
     program = torch.export.export(Heads().eval(), (torch.randn(2, 32),))
-    found = plan(program, 36 * 1024)
+    found = plan(program, cache_bytes=36 * 1024)
     proof = found.certificate
     assert found.num_partitions == proof.fewest_over_all_orders == 2 and not proof.exhaustive
     last = why(found).sections[-1].points[-1]

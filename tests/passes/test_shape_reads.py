@@ -81,7 +81,7 @@ def test_asserts_of_metadata_take_no_bytes() -> None:
     bare.recompile()
     for budget in ("30KiB", "60KiB"):
         with_asserts, without = (
-            fx_partition.plan(graph, budget, example_inputs=example)
+            fx_partition.plan(graph, example, cache_bytes=budget)
             for graph, example in ((program, None), (bare, (x,)))
         )
         assert with_asserts.num_partitions == without.num_partitions

@@ -49,7 +49,7 @@ def test_exported_families_are_bitwise_equal(name: str) -> None:
     with torch.no_grad():
         program = torch.export.export(model, args, kwargs, strict=False)
         whole = program.module()
-        cut = fx_partition.split(program, int(weight_bytes(model) * 0.3))
+        cut = fx_partition.split(program, cache_bytes=int(weight_bytes(model) * 0.3))
         assert cut.plan.num_partitions >= 3
         names = [n for n, _ in cut.named_children() if n.startswith("partition_")]
         assert names == [f"partition_{i}" for i in range(cut.plan.num_partitions)]
@@ -63,7 +63,7 @@ def test_a_dynamic_batch_stays_dynamic(name: str) -> None:
     model = family.build()
     args, _ = family.inputs(3)
     program = torch.export.export(model, args, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
-    cut = fx_partition.split(program, int(weight_bytes(model) * 0.3))
+    cut = fx_partition.split(program, cache_bytes=int(weight_bytes(model) * 0.3))
     assert cut.plan.num_partitions >= 3
     assert cut.plan.symbols.hints, "the batch must be a symbol"
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_leaf_modules_and_their_buffers(train: bool) -> None:
     twin = copy.deepcopy(model)
     x = torch.randn(2, 3, 8, 8)
     traced = torch.fx.symbolic_trace(model)
-    cut = fx_partition.split(traced, "40KiB", example_inputs=x)
+    cut = fx_partition.split(traced, x, cache_bytes="40KiB")
     assert cut.plan.num_partitions >= 2
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True)), "splitting ran it"
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_the_state_dict_is_the_models_and_loads_into_it() -> None:
     model = layers()
     traced = torch.fx.symbolic_trace(model)
     x = torch.randn(4, WIDTH)
-    cut = fx_partition.split(traced, "40KiB", example_inputs=x)
+    cut = fx_partition.split(traced, x, cache_bytes="40KiB")
     assert cut.plan.num_partitions == 3
     assert list(cut.state_dict()) == list(model.state_dict())
     before = cut(x)
@@ -143,7 +143,7 @@ def test_tied_weights_stay_tied() -> None:
     model = Tied()
     x = torch.randint(32, (2, 5))
     for source in (torch.fx.symbolic_trace(model), torch.export.export(model, (x,))):
-        cut = fx_partition.split(source, "40KiB", example_inputs=x)
+        cut = fx_partition.split(source, x, cache_bytes="40KiB")
         assert cut.plan.num_partitions >= 2
         assert same(cut(x), model(x))
         assert cut.get_parameter("head.weight") is cut.get_parameter("embed.weight")
@@ -152,7 +152,7 @@ def test_tied_weights_stay_tied() -> None:
 def test_deepcopy_is_a_model_of_its_own() -> None:
     model = layers()
     x = torch.randn(4, WIDTH)
-    cut = fx_partition.split(model, "40KiB", example_inputs=x)
+    cut = fx_partition.split(model, x, cache_bytes="40KiB")
     twin = copy.deepcopy(cut)
     assert same(twin(x), cut(x)) and twin.plan == cut.plan
     assert list(twin.state_dict()) == list(cut.state_dict())
@@ -174,7 +174,7 @@ def test_keyword_inputs_and_containers() -> None:
 
     model = Keywords()
     inputs = {"x": torch.randn(2, WIDTH), "scale": torch.randn(1), "more": {"bias": torch.randn(3)}}
-    cut = fx_partition.split(model, "40KiB", example_inputs=inputs)
+    cut = fx_partition.split(model, inputs, cache_bytes="40KiB")
     assert cut.plan.num_partitions >= 2
     assert same(cut(**inputs), model(**inputs))
 
@@ -192,7 +192,7 @@ def test_skip_connections_go_straight_to_their_consumer() -> None:
             return y + first
 
     model, x = Skip(), torch.randn(1, WIDTH)
-    cut = fx_partition.split(model, "20KiB", example_inputs=x)
+    cut = fx_partition.split(model, x, cache_bytes="20KiB")
     assert cut.plan.num_partitions == 6
     calls = list(cut.graph.find_nodes(op="call_module"))
     makers = {user: call for call in calls for user in call.users}
@@ -231,7 +231,7 @@ def test_autocast_and_no_grad_regions_cross_a_boundary() -> None:
     model = Regions()
     x = torch.randn(4, WIDTH)
     gm, inputs = dynamo_graph(model, x)
-    cut = fx_partition.split(gm, "36KiB")
+    cut = fx_partition.split(gm, cache_bytes="36KiB")
     nodes = {name: p.index for p in cut.plan.partitions for name in p.nodes}
     enter = next(n for n in gm.graph.nodes if getattr(n.target, "__name__", "") == "_enter_autocast")
     leave = next(n for n in gm.graph.nodes if getattr(n.target, "__name__", "") == "_exit_autocast")
@@ -245,7 +245,7 @@ def test_autocast_and_no_grad_regions_cross_a_boundary() -> None:
 def test_an_autocast_handle_does_not_cross_a_boundary() -> None:
     """A region is entered again in each partition; its handle is no tensor, and no compiler takes it."""
     gm, _ = dynamo_graph(Regions(), torch.randn(4, WIDTH))
-    cut = fx_partition.split(gm, "36KiB")
+    cut = fx_partition.split(gm, cache_bytes="36KiB")
     for index in range(cut.plan.num_partitions):
         part = cut.get_submodule(f"partition_{index}")
         output = next(iter(reversed(part.graph.nodes)))
@@ -267,7 +267,7 @@ def test_views_of_weights_are_repeated_and_do_not_cross() -> None:
 
     model = Shared()
     x = torch.randn(2, WIDTH)
-    cut = fx_partition.split(torch.fx.symbolic_trace(model), "40KiB", example_inputs=x)
+    cut = fx_partition.split(torch.fx.symbolic_trace(model), x, cache_bytes="40KiB")
     assert cut.plan.num_partitions >= 2
     assert same(cut(x), model(x))
     views = [
@@ -284,23 +284,23 @@ def test_a_plan_from_json_cuts_the_same_graph_alike_and_no_other() -> None:
     model = layers()
     x = torch.randn(4, WIDTH)
     traced = torch.fx.symbolic_trace(model)
-    plan = fx_partition.plan(traced, "40KiB", example_inputs=x)
-    cut = fx_partition.split(traced, plan=Plan.from_json(plan.to_json()), example_inputs=x)
+    plan = fx_partition.plan(traced, x, cache_bytes="40KiB")
+    cut = fx_partition.split(traced, x, plan=Plan.from_json(plan.to_json()))
     assert cut.plan == plan and same(cut(x), model(x))
     other = torch.fx.symbolic_trace(layers(5))
     with pytest.raises(PlanMismatchError, match=rf"another graph.*{plan.graph}.*fx_partition\.plan"):
-        fx_partition.split(other, plan=plan, example_inputs=x)
+        fx_partition.split(other, x, plan=plan)
     with pytest.raises(ValueError, match="cache_bytes="):
-        fx_partition.split(traced, example_inputs=x)
+        fx_partition.split(traced, x)
     with pytest.raises(ValueError, match="plan="):
-        fx_partition.split(traced, "40KiB", plan=plan, example_inputs=x)
+        fx_partition.split(traced, x, cache_bytes="40KiB", plan=plan)
 
 
 def test_the_model_and_its_graph_are_not_changed() -> None:
     traced = torch.fx.symbolic_trace(layers())
     code, children = traced.code, [name for name, _ in traced.named_children()]
     metas = [dict(node.meta) for node in traced.graph.nodes]
-    fx_partition.split(traced, "40KiB", example_inputs=torch.randn(4, WIDTH))
+    fx_partition.split(traced, torch.randn(4, WIDTH), cache_bytes="40KiB")
     assert traced.code == code and [name for name, _ in traced.named_children()] == children
     assert [dict(node.meta) for node in traced.graph.nodes] == metas
 
@@ -312,7 +312,7 @@ def test_a_part_of_the_model_keeps_a_mode_of_its_own() -> None:
     frozen = traced.get_submodule("1")
     frozen.eval()
     x = torch.randn(4, 8)
-    cut = fx_partition.split(traced, "600B", example_inputs=x)
+    cut = fx_partition.split(traced, x, cache_bytes="600B")
     assert cut.training and traced.training and not frozen.training
     before = frozen.state_dict()["running_mean"].clone()
     torch.manual_seed(0)
@@ -337,7 +337,7 @@ def test_a_weight_of_two_names_keeps_both_in_the_state_dict() -> None:
     traced.register_parameter("second", traced.first)  # the tracer keeps one name only
     x = torch.randn(2, 8)
     for options in ({}, {"oversize": "slice"}):
-        cut = fx_partition.split(traced, "400B", example_inputs=x, **options)
+        cut = fx_partition.split(traced, x, cache_bytes="400B", **options)
         assert cut.state_dict().keys() == traced.state_dict().keys() == {"first", "second"}
         assert cut.first is cut.second is traced.first
         torch.testing.assert_close(copy.deepcopy(cut)(x), traced(x))

@@ -52,7 +52,7 @@ def two_ways(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
 @pytest.mark.parametrize("name", ["partition_x", "partition_", "partition_9", "partition_00", "partition_0x", "plans"])
 def test_a_name_that_no_partition_needs_stays(name: str, kind: str) -> None:
     for model, options in two_ways(Named(name, MEMBERS[kind]())):
-        cut = fx_partition.split(model, 400, **options)
+        cut = fx_partition.split(model, cache_bytes=400, **options)
         assert 2 <= cut.plan.num_partitions < 9 and torch.equal(cut(X), model(X))
         assert getattr(cut, name) is getattr(model, name) or kind == "child"
         assert list(cut.state_dict()) == list(model.state_dict())
@@ -76,7 +76,7 @@ def test_a_name_that_no_partition_needs_stays(name: str, kind: str) -> None:
 def test_a_name_that_the_split_module_needs_is_an_error(name: str, kind: str) -> None:
     for model, options in two_ways(Named(name, MEMBERS[kind]())):
         before = dict(model.state_dict())
-        plan = fx_partition.plan(model, 400, **options)
+        plan = fx_partition.plan(model, cache_bytes=400, **options)
         assert plan.num_partitions >= 2
         for how in ({"cache_bytes": 400}, {"plan": plan}):
             with pytest.raises(PartitionError, match=rf"has a member '{name}'.*rename"):
@@ -95,13 +95,13 @@ def test_inputs_and_nodes_may_have_any_name() -> None:
             return self.down(partition_1) + partition_0
 
     model = Inputs()
-    cut = fx_partition.split(model, 400, example_inputs=(X, X))
+    cut = fx_partition.split(model, (X, X), cache_bytes=400)
     assert cut.plan.num_partitions >= 2 and torch.equal(cut(X, X + 1), model(X, X + 1))
 
 
 def split_layers() -> tuple[nn.Module, Any]:
     model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(3)))
-    cut = fx_partition.split(torch.fx.symbolic_trace(model), 400, example_inputs=X)
+    cut = fx_partition.split(torch.fx.symbolic_trace(model), X, cache_bytes=400)
     assert cut.plan.num_partitions == 3
     return model, cut
 
@@ -135,21 +135,21 @@ def test_a_partition_by_itself_saves_and_loads_what_it_calls() -> None:
 def test_a_module_that_is_cut_is_not_cut_again() -> None:
     _, cut = split_layers()
     verbs: list[Callable[[], Any]] = [
-        lambda: fx_partition.plan(cut, 400, example_inputs=X),
-        lambda: fx_partition.split(cut, 400, example_inputs=X),
-        lambda: fx_partition.split(cut, plan=cut.plan, example_inputs=X),
-        lambda: fx_partition.simulate(cut.plan, "H100-SXM", model=cut, example_inputs=X),
-        lambda: fx_partition.pipeline(cut, X, 400),
+        lambda: fx_partition.plan(cut, X, cache_bytes=400),
+        lambda: fx_partition.split(cut, X, cache_bytes=400),
+        lambda: fx_partition.split(cut, X, plan=cut.plan),
+        lambda: fx_partition.simulate(cut, X, plan=cut.plan, device="H100-SXM"),
+        lambda: fx_partition.pipeline(cut, X, cache_bytes=400),
     ]
     for verb in verbs:
         with pytest.raises(PartitionError, match=r"is cut already.*the model that it was made from"):
             verb()
     assert fx_partition.report(cut) == fx_partition.report(cut.plan)
     program = torch.export.export(cut, (X,))  # a new graph, which has the operators themselves
-    again = fx_partition.plan(program, 400)
+    again = fx_partition.plan(program, cache_bytes=400)
     assert [p.weight_bytes for p in again.partitions] == [p.weight_bytes for p in cut.plan.partitions]
     with pytest.raises(PartitionError, match=r"has a member 'partition_0'.*split the original"):
-        fx_partition.split(program, 400)
+        fx_partition.split(program, cache_bytes=400)
 
 
 def test_one_tensor_as_the_example_of_two_inputs() -> None:
@@ -161,5 +161,5 @@ def test_one_tensor_as_the_example_of_two_inputs() -> None:
     traced = torch.fx.symbolic_trace(model)
     for module in (model, traced):
         for examples in ((X, X), {"a": X, "b": X}):
-            cut = fx_partition.split(module, 400, example_inputs=examples)
+            cut = fx_partition.split(module, examples, cache_bytes=400)
             assert torch.equal(cut(X.clone(), X + 1), model(X.clone(), X + 1))

@@ -43,7 +43,7 @@ X = torch.zeros(8, 64)
 @pytest.mark.parametrize("held", [1, 2, 3, 5])
 def test_layers_of_one_size_go_into_partitions_as_the_paper_packs_them(algorithm: str, held: int) -> None:
     budget = held * LAYER + 100
-    plan = fx_partition.plan(Layers(), budget, example_inputs=X, footprint="sum", algorithm=algorithm)
+    plan = fx_partition.plan(Layers(), X, cache_bytes=budget, footprint="sum", algorithm=algorithm)
     sizes = [len(p.nodes) for p in plan.partitions]
     assert len(sizes) == -(-6 // held) and plan.spill_bytes == 0
     assert [p.total_bytes for p in plan.partitions] == [LAYER * n for n in sizes]
@@ -112,7 +112,7 @@ def test_no_boundaries_are_better() -> None:
     facts = gather_facts(capture(program))
     names = [step.node for step in facts.steps]
     for budget in (9_000, 12_000, 15_000, 20_000):
-        plan = fx_partition.plan(program, budget, footprint="sum")
+        plan = fx_partition.plan(program, cache_bytes=budget, footprint="sum")
         assert not plan.oversize
         best = min(
             (len(ends) + 1, max(added_up(facts, tuple(names[a:b])) for a, b in pairwise([0, *ends, len(names)])))
@@ -124,8 +124,8 @@ def test_no_boundaries_are_better() -> None:
 
 
 def test_the_sum_is_never_less_than_the_peak_without_inputs_and_says_so() -> None:
-    plan = fx_partition.plan(Layers(), "1MiB", example_inputs=X, footprint="sum")
-    peak = fx_partition.plan(Layers(), "1MiB", example_inputs=X)
+    plan = fx_partition.plan(Layers(), X, cache_bytes="1MiB", footprint="sum")
+    peak = fx_partition.plan(Layers(), X, cache_bytes="1MiB")
     assert plan.max_bytes == 6 * LAYER > peak.max_bytes
     text = fx_partition.report(plan)
     assert "as if nothing were freed" in text and 'footprint="peak"' in text
@@ -134,7 +134,7 @@ def test_the_sum_is_never_less_than_the_peak_without_inputs_and_says_so() -> Non
 
 def test_sums_are_symbolic() -> None:
     plan = fx_partition.plan(
-        Layers(), "1MiB", example_inputs=X, dynamic_shapes=({0: Dim("batch", min=2, max=10**6)},), footprint="sum"
+        Layers(), X, cache_bytes="1MiB", dynamic_shapes=({0: Dim("batch", min=2, max=10**6)},), footprint="sum"
     )
     (partition,) = plan.partitions
     (symbol,) = plan.symbols.hints
@@ -146,7 +146,7 @@ def test_sums_are_symbolic() -> None:
 
 def test_split_and_backend_take_it() -> None:
     model = Layers()
-    cut = fx_partition.split(model, 2 * LAYER, example_inputs=X, footprint="sum")
+    cut = fx_partition.split(model, X, cache_bytes=2 * LAYER, footprint="sum")
     assert cut.plan.num_partitions == 3 and torch.equal(cut(X + 1), model(X + 1))
     fast = torch.compile(model, backend="l2partition", options={"cache_bytes": 2 * LAYER, "footprint": "sum"})
     with torch.no_grad():

@@ -82,7 +82,7 @@ class Lookup(nn.Module):
 def test_a_gather_counts_rows_up_to_the_table() -> None:
     for rows, expected in ((5, 5 * 32), (1000, 32000), (5000, 32000)):
         ids = torch.zeros(rows, dtype=torch.long)
-        plan = fx_partition.plan(Lookup(), "1GiB", example_inputs=ids)
+        plan = fx_partition.plan(Lookup(), ids, cache_bytes="1GiB")
         assert plan.partitions[0].weight_bytes == expected
 
 
@@ -91,7 +91,7 @@ def test_a_tied_table_counts_whole_and_once() -> None:
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(ids) @ self.table.t()
 
-    plan = fx_partition.plan(Tied(), "1GiB", example_inputs=torch.zeros(5, dtype=torch.long))
+    plan = fx_partition.plan(Tied(), torch.zeros(5, dtype=torch.long), cache_bytes="1GiB")
     assert plan.partitions[0].weight_bytes == 32000
 
 
@@ -130,7 +130,7 @@ class Views(nn.Module):
 def test_a_view_counts_what_it_shows(reader: Callable[[Tensor, Tensor], Tensor], expected: int) -> None:
     x = torch.zeros(3, 16)
     for source in (torch.fx.symbolic_trace(Views(reader)), torch.export.export(Views(reader), (x,))):
-        plan = fx_partition.plan(source, "1GiB", example_inputs=x)
+        plan = fx_partition.plan(source, x, cache_bytes="1GiB")
         assert plan.partitions[0].weight_bytes == expected
         assert plan.partitions[0].weight == expected
 
@@ -150,9 +150,9 @@ def test_views_add_up_to_the_whole_at_most() -> None:
         facts = gather_facts(capture(torch.fx.symbolic_trace(Views(*readers)), x))
         assert [size for step in facts.steps for size in step.weights.values()] == [2048] * len(readers)
         assert facts.weight_size(0, len(facts.steps), state=False) == expected
-        plan = fx_partition.plan(Views(*readers), "1GiB", example_inputs=x)
+        plan = fx_partition.plan(Views(*readers), x, cache_bytes="1GiB")
         assert plan.partitions[0].weight_bytes == expected
-        apart = fx_partition.plan(Views(*readers), 2048 + 192 + 384 * len(readers), example_inputs=x)
+        apart = fx_partition.plan(Views(*readers), x, cache_bytes=2048 + 192 + 384 * len(readers))
         assert apart.num_partitions >= 2
         assert all(p.weight_bytes == 2048 for p in apart.partitions)
 
@@ -169,9 +169,9 @@ def test_a_view_of_symbolic_length_counts_symbolically() -> None:
     program = torch.export.export(
         Positions(), (torch.zeros(5, 4),), dynamic_shapes=({0: torch.export.Dim("n", max=100)},)
     )
-    plan = fx_partition.plan(program, "1GiB")
+    plan = fx_partition.plan(program, cache_bytes="1GiB")
     assert plan.partitions[0].weight_bytes == 80
-    longer = fx_partition.plan(program, "1GiB", bind={"x.0": 60})
+    longer = fx_partition.plan(program, cache_bytes="1GiB", bind={"x.0": 60})
     assert longer.partitions[0].weight_bytes == 960
     assert evaluate(plan.partitions[0].weight, {plan.symbols.dims["x.0"]: 60}) == 960
 
@@ -188,7 +188,7 @@ def test_a_written_view_is_all_of_its_weight() -> None:
             self.memory[0:1].copy_(x)
             return x + 1
 
-    plan = fx_partition.plan(Cache(), "1GiB", example_inputs=torch.zeros(1, 4))
+    plan = fx_partition.plan(Cache(), torch.zeros(1, 4), cache_bytes="1GiB")
     assert plan.partitions[0].state_bytes == 256
 
 
@@ -202,5 +202,5 @@ def test_a_written_input_is_state() -> None:
     inputs = (torch.zeros(1, 4), torch.zeros(16, 4))
     facts = gather_facts(capture(traced, inputs))
     assert facts.written == {"cache"} and {facts.weight_names[n] for n in facts.state} == {"cache"}
-    plan = fx_partition.plan(traced, "1GiB", example_inputs=inputs)
+    plan = fx_partition.plan(traced, inputs, cache_bytes="1GiB")
     assert plan.partitions[0].state_bytes == 256 and plan.partitions[0].weight_bytes == 0

@@ -97,7 +97,7 @@ def test_regions_of_torch_func_equal_eager(name: str, dynamic: bool | None, monk
 def test_exported_regions_are_bitwise_equal(name: str) -> None:
     model = Model(CALLS[name])
     program = torch.export.export(model, (X,))
-    cut = fx_partition.split(program, 1)
+    cut = fx_partition.split(program, cache_bytes=1)
     assert torch.equal(cut(X), program.module()(X)) and cut.plan.num_partitions > 3
     # Whole, and with nothing in them that was made before: the view is, and what is made in a region belongs to it.
     pieces = [_regions(child.graph) for name, child in cut.named_children() if name.startswith("partition_")]

@@ -14,7 +14,7 @@ from fx_partition.passes.sizes import format_bytes
 def plan() -> fx_partition.Plan:
     model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
     shapes = {"input": {0: torch.export.Dim("batch")}}
-    return fx_partition.plan(model, "40KiB", example_inputs=torch.randn(4, 64), dynamic_shapes=shapes)
+    return fx_partition.plan(model, torch.randn(4, 64), cache_bytes="40KiB", dynamic_shapes=shapes)
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
@@ -38,7 +38,7 @@ def test_it_says_how_many_devices_and_why(plan: fx_partition.Plan) -> None:
 
 
 def test_spill_and_oversize_are_said_plainly() -> None:
-    spilling = fx_partition.plan(nn.Sequential(nn.Linear(64, 64)), "10KiB", example_inputs=torch.randn(4, 64))
+    spilling = fx_partition.plan(nn.Sequential(nn.Linear(64, 64)), torch.randn(4, 64), cache_bytes="10KiB")
     text = fx_partition.report(spilling)
     assert spilling.spill_bytes > 0
     assert f"{format_bytes(spilling.spill_bytes)}" in text and "streamed from off-chip" in text
@@ -51,7 +51,7 @@ def test_json_is_the_plan(plan: fx_partition.Plan) -> None:
 def test_of_a_split_module_and_of_a_compiled_model() -> None:
     model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).eval()
     x = torch.randn(4, 64)
-    cut = fx_partition.split(model, "40KiB", example_inputs=x)
+    cut = fx_partition.split(model, x, cache_bytes="40KiB")
     assert fx_partition.report(cut) == fx_partition.report(cut.plan)
     compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "40KiB"})
     with pytest.raises(ValueError, match="call it once"):

@@ -150,4 +150,4 @@ def subject(name: str) -> Subject:
     make, budget, options = SUBJECTS[name]
     torch.manual_seed(0)
     program = make()
-    return Subject(program, fx_partition.plan(program, budget, **options))
+    return Subject(program, fx_partition.plan(program, cache_bytes=budget, **options))

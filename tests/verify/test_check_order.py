@@ -265,23 +265,23 @@ def test_any_order_in_which_each_node_comes_after_what_it_needs(case: Case) -> N
 
 def test_a_plan_in_another_order_than_the_trace_is_as_good_from_a_file() -> None:
     model = Towers()
-    plan = fx_partition.plan(model, 900, example_inputs=X)
-    in_trace_order = fx_partition.plan(model, 900, example_inputs=X, order="trace")
+    plan = fx_partition.plan(model, X, cache_bytes=900)
+    in_trace_order = fx_partition.plan(model, X, cache_bytes=900, order="trace")
     assert plan.num_partitions < in_trace_order.num_partitions
-    cut = fx_partition.split(model, plan=Plan.from_json(plan.to_json()), example_inputs=X)
+    cut = fx_partition.split(model, X, plan=Plan.from_json(plan.to_json()))
     assert torch.equal(cut(X), model(X))
 
 
 def test_every_verb_that_takes_a_plan_refuses_one_that_cannot_run() -> None:
     model = Towers()
-    plan = fx_partition.plan(model, 900, example_inputs=X)
+    plan = fx_partition.plan(model, X, cache_bytes=900)
     first, *rest = plan.partitions
     edited = replace(plan, partitions=(replace(first, nodes=first.nodes[::-1]), *rest))
     words = r"this plan cannot run this graph: .* runs before .*, which must run first.*fx_partition\.plan"
     with pytest.raises(PlanMismatchError, match=words):
-        fx_partition.split(model, plan=edited, example_inputs=X)
+        fx_partition.split(model, X, plan=edited)
     with pytest.raises(PlanMismatchError, match=words):
-        fx_partition.simulate(edited, "H100-SXM", model=model, example_inputs=X)
+        fx_partition.simulate(model, X, plan=edited, device="H100-SXM")
 
 
 def test_an_error_counts_the_reasons_that_it_does_not_name() -> None:

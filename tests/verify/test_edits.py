@@ -111,7 +111,7 @@ def asked_so(its: Subject, data: dict[str, Any], name: str) -> Iterator[dict[str
             continue
         way = {**asked, "order": order, "on_shortage": on_shortage, "replicate": replicate}
         try:
-            plan = fx_partition.plan(its.program, None if data["budget_is_smallest"] else budget, **way)
+            plan = fx_partition.plan(its.program, cache_bytes=None if data["budget_is_smallest"] else budget, **way)
         except PartitionError:
             continue
         yield without_derived(json.loads(plan.to_json()))

@@ -44,7 +44,7 @@ def test_the_last_layer_first_with_an_empty_proof() -> None:
 
 def merged(its: Subject) -> Plan:
     """The plan with its partitions as one, whose figures are those of the model, and a proof to match."""
-    whole = fx_partition.plan(its.program, "1GiB")
+    whole = fx_partition.plan(its.program, cache_bytes="1GiB")
     assert whole.num_partitions == 1 and whole.max_bytes > its.plan.budget_bytes
     order = tuple(name for partition in its.plan.partitions for name in partition.nodes)
     one = replace(
@@ -77,7 +77,7 @@ def test_a_search_that_is_too_large_to_repeat_is_not_believed() -> None:
             return torch.stack([torch.sin(x + i) for i in range(30)]).sum(0)
 
     program = torch.export.export(Wide(), (X,))
-    plan = fx_partition.plan(program, "6KiB")
+    plan = fx_partition.plan(program, cache_bytes="6KiB")
     assert plan.num_partitions > 1 and fx_partition.verify(plan, program) == []
     for tried in (5000, 2**62):  # it has 3**30 downsets
         forged = replace(plan, certificate=replace(plan.certificate, orders_tried=tried, exhaustive=True))
@@ -87,7 +87,7 @@ def test_a_search_that_is_too_large_to_repeat_is_not_believed() -> None:
 def test_all_orders_searched_and_a_better_one_missed() -> None:
     """The trace order's own plan, said to be the best of all: the number of downsets is right, and the claim is not."""
     its = subject("towers")
-    traced = fx_partition.plan(its.program, 900, order="trace")
+    traced = fx_partition.plan(its.program, cache_bytes=900, order="trace")
     assert traced.num_partitions > its.plan.num_partitions
     forged = replace(traced, certificate=replace(traced.certificate, orders_tried=65, exhaustive=True))
     assert reasons(its, forged) == [
@@ -112,7 +112,7 @@ class Bottlenecks(nn.Module):
 def test_boundaries_of_another_objective() -> None:
     program = torch.export.export(Bottlenecks(), (torch.zeros(4, 64),))
     traffic, balanced, greedy = (
-        fx_partition.plan(program, "56KiB", order="trace", **options)
+        fx_partition.plan(program, cache_bytes="56KiB", order="trace", **options)
         for options in ({"objective": "traffic"}, {}, {"algorithm": "greedy"})
     )
     assert traffic.cut_bytes < balanced.cut_bytes and traffic.max_bytes > balanced.max_bytes
@@ -130,11 +130,11 @@ def test_boundaries_of_another_objective() -> None:
 
 def test_a_plan_that_runs_and_does_not_hold_is_cut_with_a_warning() -> None:
     model = Towers()
-    plan = fx_partition.plan(model, 900, example_inputs=X)
+    plan = fx_partition.plan(model, X, cache_bytes=900)
     first, *rest = plan.partitions
     forged = replace(plan, partitions=(replace(first, recv_bytes=first.recv_bytes + 4), *rest))
     with pytest.warns(PartitionWarning, match=r"partitions\[0\]\.recv_bytes: it is 4, .* the model has 0"):
-        cut = fx_partition.split(model, plan=forged, example_inputs=X)
+        cut = fx_partition.split(model, X, plan=forged)
     assert torch.equal(cut(X), model(X))
 
 
@@ -150,7 +150,7 @@ def test_a_plan_of_another_graph_and_slicings_that_cannot_be_made() -> None:
 
 def test_a_binding_of_its_own_holds() -> None:
     its = subject("attention")
-    plan = fx_partition.plan(its.program, 4000, bind={"x.0": 5, "x.1": 9})
+    plan = fx_partition.plan(its.program, cache_bytes=4000, bind={"x.0": 5, "x.1": 9})
     assert reasons(its, plan) == []
     forged = replace(plan, bindings={**plan.bindings, next(iter(plan.bindings)): 7})
     assert all("bindings." in reason or "symbolic" in reason for reason in reasons(its, forged)[:2])

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 def to_pipeline_stages(
     model: Model,
-    example_microbatch: ExampleInputs,
-    cache_bytes: CacheBytes | None = None,
+    example_inputs: ExampleInputs,
     *,
+    cache_bytes: CacheBytes | None = None,
     num_stages: int | None = None,
     placement: str = "loop",
     group: dist.ProcessGroup | None = None,
@@ -46,7 +46,7 @@ def to_pipeline_stages(
 
     Args:
         model: as for `fx_partition.plan`, with the same weights on all ranks; in the mode in which it is to run.
-        example_microbatch: the inputs of one microbatch: a sequence of positional ones, one tensor, or a mapping of
+        example_inputs: those of one microbatch: a sequence of positional ones, one tensor, or a mapping of
             keyword inputs. Sizes are static: every microbatch has these shapes.
         cache_bytes: bytes of one device; then there are as many stages as they need, rounded up to a multiple of the
             ranks. Footprints are those of inference.
@@ -94,7 +94,7 @@ def to_pipeline_stages(
             raise PartitionError(f"placement={placement!r} is not known; choose from {', '.join(PLACEMENTS)}")
         inductor, place = _inductor(compile), _device(device)
         request = _request(cache_bytes, num_stages, num_ranks, options)
-        prepared = prepare(model, example_microbatch, request, num_ranks, place)
+        prepared = prepare(model, example_inputs, request, num_ranks, place)
         ranks = [rank_of(stage, num_ranks, placement) for stage in range(len(prepared.graphs))]
         mine = [stage for stage, rank in enumerate(ranks) if rank == dist.get_rank(group)]
         stages = prepared.stages(mine, place, inductor, group)

@@ -45,10 +45,10 @@ class Entry:
         """
         unknown = set(kwargs) ^ set(self._keywords)
         if unknown:
-            raise PartitionError(f"a step takes the keyword arguments of example_microbatch: see {sorted(unknown)}")
+            raise PartitionError(f"a step takes the keyword arguments of example_inputs: see {sorted(unknown)}")
         leaves, tree = pytree.tree_flatten((tuple(args), {name: kwargs[name] for name in self._keywords}))
         if tree != self._tree:
-            raise PartitionError(f"a step takes {self._tree}, as example_microbatch has it, and was given {tree}")
+            raise PartitionError(f"a step takes {self._tree}, as example_inputs has it, and was given {tree}")
         return [tensor for i, leaf in enumerate(leaves) if (tensor := self._check(i, leaf)) is not None]
 
     def _check(self, index: int, leaf: Any) -> torch.Tensor | None:
@@ -64,10 +64,10 @@ class Entry:
             got = f"{leaf.dtype} {list(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
             raise PartitionError(
                 f"input {index} of a microbatch is {got}, and the stages were made for {dtype} {list(shape)}; a step "
-                "takes n_microbatches times the batch of example_microbatch"
+                "takes n_microbatches times the batch of example_inputs"
             )
         if leaf.requires_grad and not requires_grad:
             raise PartitionError(
-                f"input {index} requires a gradient, and that of example_microbatch did not: none would come back"
+                f"input {index} requires a gradient, and that of example_inputs did not: none would come back"
             )
         return leaf

@@ -68,7 +68,7 @@ class Prepared:
             "version of torch": torch.__version__,
             "placement": placement,
             "number of stages": str(len(self.graphs)),
-            "shapes of example_microbatch": ", ".join(map(_fact, self.interfaces[0].takes)),
+            "shapes of example_inputs": ", ".join(map(_fact, self.interfaces[0].takes)),
         }
         for module in self.modules:
             document |= {f"weight {name}": _fact(parameter) for name, parameter in module.named_parameters()}
@@ -169,7 +169,7 @@ def prepare(
     """
     if example is None:
         raise PartitionError(
-            "example_microbatch is None: give the inputs of one microbatch; the positional ones with which "
+            "example_inputs is None: give the inputs of one microbatch; the positional ones with which "
             "torch.export made a program are program.example_inputs[0]"
         )
     captured = capture(model, example)

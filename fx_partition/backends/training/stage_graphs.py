@@ -90,7 +90,7 @@ def stage_graphs(captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any
     placeholders = captured.gm.graph.find_nodes(op="placeholder")
     if len(placeholders) != len(leaves):
         raise PartitionError(
-            f"the model takes {len(placeholders)} inputs, and example_microbatch has {len(leaves)}: give all of them"
+            f"the model takes {len(placeholders)} inputs, and example_inputs has {len(leaves)}: give all of them"
         )
     inputs = [node for node, leaf in zip(placeholders, leaves, strict=True) if isinstance(leaf, torch.Tensor)]
     numbers = _Numbers(captured, dict(zip(placeholders, leaves, strict=True)))
