@@ -78,7 +78,7 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
     from torch._inductor.compile_fx import compile_fx
 
     from fx_partition.backends.l2partition import l2partition
-    from fx_partition.passes.live import live_graphs
+    from fx_partition.passes.live import compiled_graphs
 
     torch.manual_seed(0)
     model, inputs, options = widths() if model_name == "widths" else llama(int(model_name))
@@ -96,7 +96,7 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
         torch.compile(model, backend=enter)(**inputs)
         end = time.perf_counter()
     assert len(entered) == 1, "more than one graph"
-    plans = [graph.plan for graph in live_graphs(model)]
+    plans = [graph.plan for graph in compiled_graphs(model)]
     return {
         "tracing": entered[0] - start,
         "seconds": end - entered[0],

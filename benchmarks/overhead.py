@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from tabulate import tabulate
 
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 STAGES = (1, 2, 3, 4, 6)
 
@@ -40,7 +40,7 @@ def compiled(stages: int, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Ten
         run = torch.compile(model, backend="l2partition", options=options)
     run(x)
     if stages:
-        (graph,) = live_graphs(model)
+        (graph,) = compiled_graphs(model)
         assert graph.plan.num_partitions == stages, (graph.plan.num_partitions, stages)
     return run
 

@@ -96,7 +96,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> None:
     """Compile; then for each side that a line of stdin names, print the seconds of a call."""
-    from fx_partition.passes.live import live_graphs
+    from fx_partition.passes.live import compiled_graphs
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> N
             assert torch.allclose(runs[side](x), expected, rtol=1e-3, atol=1e-3)
             calls[side] = max(1, int(0.15 / max(seconds(runs[side], x, 3), 1e-6)))
             if side == "l2partition":
-                (graph,) = live_graphs(model)
+                (graph,) = compiled_graphs(model)
                 note = f"{graph.plan.num_partitions} {getattr(graph, 'rows', None) or 'whole'}"
             torch._dynamo.reset()  # a model is compiled by one backend; what is compiled stays
             seconds(runs[side], x, 1)

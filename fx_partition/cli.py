@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -146,6 +147,7 @@ def _parser() -> _Parser:
         prog="fx-partition",
         description="Cut a PyTorch graph into partitions that each fit one device's on-chip memory.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fx-partition')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", help="plan an exported model and report on the plan")

@@ -19,7 +19,7 @@ from fx_partition.passes.facts import Facts
 from fx_partition.passes.fake import no_new_guards, shape_env_of
 from fx_partition.passes.fingerprint import fingerprint
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import LiveGraph, register
+from fx_partition.passes.live import PlannedGraph, register
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.shared_inputs import refuse_written_aliases
@@ -253,7 +253,7 @@ def _run_on_ranks(
     return function
 
 
-class CompiledGraph(LiveGraph):
+class CompiledGraph(PlannedGraph):
     """One graph that this backend compiled.
 
     Attributes:

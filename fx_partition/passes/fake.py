@@ -14,7 +14,6 @@ from typing import Any
 import sympy
 import torch
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, free_unbacked_symbols
 from torch.utils import _pytree as pytree
@@ -91,6 +90,8 @@ def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
 
 def new_symbol(env: ShapeEnv, name: str, hint: int) -> sympy.Symbol:
     """A fresh symbol for a size of two or more, which is ``hint`` where a tracer has to decide something."""
+    from torch._dynamo.source import ConstantSource  # Dynamo takes long to import, and no plan needs it before this
+
     symbol = env.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, do_not_specialize_zero_one=hint < 2)
     assert isinstance(symbol, sympy.Symbol)
     return symbol

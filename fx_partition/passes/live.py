@@ -11,7 +11,7 @@ import torch
 from .plan import Plan
 
 
-class LiveGraph:
+class PlannedGraph:
     """A compiled graph: its plan, and the weights that tell whose graph it is."""
 
     def __init__(self, plan: Plan, weights: Iterable[torch.Tensor]) -> None:
@@ -22,18 +22,31 @@ class LiveGraph:
         return any(id(weight()) in weights for weight in self._weights)
 
 
-_LIVE: weakref.WeakKeyDictionary[Callable[..., Any], LiveGraph] = weakref.WeakKeyDictionary()
+_LIVE: weakref.WeakKeyDictionary[Callable[..., Any], PlannedGraph] = weakref.WeakKeyDictionary()
 
 
-def register(function: Callable[..., Any], graph: LiveGraph) -> None:
+def register(function: Callable[..., Any], graph: PlannedGraph) -> None:
     """Remember a graph as long as its compiled function lives."""
     _LIVE[function] = graph
 
 
-def live_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[LiveGraph]:
-    """The live graphs that read a parameter or buffer of ``model``, in the order of compilation.
+def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[PlannedGraph]:
+    """Return the graphs of a model that ``backend="l2partition"`` has compiled and that are alive, oldest first.
 
-    A compiled function has no parameters to know it by: then all live graphs.
+    Args:
+        model: the model, or what torch.compile returned for it. A compiled function has no parameters to know its
+            graphs by, and stands for all graphs that are alive.
+
+    Returns:
+        One object a graph with ``.plan``, ``.stages`` (empty where it runs as one partition) and ``.rows`` (of the
+        largest microbatch; None where the batch runs whole).
+
+    Example::
+
+        >>> model = torch.nn.Linear(8, 8)
+        >>> compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "1MiB"})
+        >>> compiled(torch.randn(2, 8)); fx_partition.compiled_graphs(model)[0].plan.num_partitions   # doctest: +SKIP
+        1
     """
     if not isinstance(model, torch.nn.Module):
         return list(_LIVE.values())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.plan import Plan
 from fx_partition.passes.sizes import format_bytes
 
@@ -56,7 +56,7 @@ def report(x: Any, format: str = "text") -> str:
         return render(plan, format)
     if not callable(x):
         raise TypeError(f"expected a Plan, a split module or a compiled model, not {type(x).__name__}")
-    plans = [graph.plan for graph in live_graphs(x)]
+    plans = [graph.plan for graph in compiled_graphs(x)]
     if not plans:
         raise ValueError(
             'there is no plan of this model: a model compiled with backend="l2partition" and '

@@ -22,7 +22,7 @@ from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.comm import RECV, SEND
 from fx_partition.backends.store import STORE
 from fx_partition.passes.errors import PartitionWarning
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 WIDTH = 64  # a linear layer is 16.25 KiB
 
@@ -69,7 +69,7 @@ def compile_with_mode(model: nn.Module, mode: str) -> Any:
 
 
 def stages_of(model: nn.Module) -> tuple[Any, ...]:
-    graph = live_graphs(model)[-1]
+    graph = compiled_graphs(model)[-1]
     assert len(graph.stages) == graph.plan.num_partitions or graph.plan.num_partitions == 1
     return graph.stages
 
@@ -88,8 +88,8 @@ x = torch.randn(2, 64)
 with torch.no_grad():
     found = torch.compile(model, backend="l2partition", options={"cache_bytes": "40KiB"})(x)
     assert torch.allclose(found, model(x), atol=1e-5)
-from fx_partition.passes.live import live_graphs
-print("stages:", len(live_graphs(model)[0].stages))
+from fx_partition.passes.live import compiled_graphs
+print("stages:", len(compiled_graphs(model)[0].stages))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_second_shapes_buffers_and_cache_without_gradients(net: Net, mode: Calla
             assert torch.equal(net.calls, twin.calls)
     assert net.calls.item() == 3
     assert len(stages_of(net)) >= 3
-    assert len(live_graphs(net)) == 2  # one for the first batch, one for all others
+    assert len(compiled_graphs(net)) == 2  # one for the first batch, one for all others
 
 
 def test_train_mode_updates_statistics_and_gradients_as_eager_does(net: Net) -> None:
@@ -178,7 +178,7 @@ def test_graph_breaks_make_a_plan_each(net: Net) -> None:
     x = torch.randn(2, WIDTH)
     with torch.no_grad():
         assert close(compiled(model)(x), model(x))
-    assert [len(graph.stages) for graph in live_graphs(model)] == [2, 2]
+    assert [len(graph.stages) for graph in compiled_graphs(model)] == [2, 2]
 
 
 def test_autocast_and_no_grad_inside_the_model() -> None:
@@ -306,7 +306,7 @@ def test_what_the_planner_is_asked_for_reaches_it(net: Net, asked: dict[str, Any
         torch._dynamo.reset()
         result = torch.compile(net, backend="l2partition", options=asked)(x)["x"]
     torch.testing.assert_close(result, expected)
-    (graph,) = live_graphs(net)
+    (graph,) = compiled_graphs(net)
     assert graph.plan.num_partitions > 1 and graph.plan.spill_bytes == 0
     assert len(graph.stages) == graph.plan.num_partitions  # type: ignore[attr-defined]
     assert graph.plan.budget_is_smallest == ("cache_bytes" not in asked)
@@ -347,7 +347,7 @@ def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) 
     with torch.set_grad_enabled(grad):
         for mine, expected in zip(fast(*inputs), model(*inputs), strict=True):
             torch.testing.assert_close(mine, expected)
-        (graph,) = live_graphs(model)
+        (graph,) = compiled_graphs(model)
         assert graph.plan.num_partitions > 1
         if grad:
             sum(t.mean() for t in fast(*inputs)).backward()
@@ -371,7 +371,7 @@ def test_what_stages_allocate_stands_beside_the_plan(net: Net, dynamic: bool) ->
         torch.testing.assert_close(fast(x)["x"], copy.deepcopy(net)(x)["x"])
         assert torch.equal(torch.get_rng_state(), state)
     assert net.calls.item() == 1 and before.keys() == net.state_dict().keys()  # the call, and nothing that measured
-    (graph,) = live_graphs(net)
+    (graph,) = compiled_graphs(net)
     assert graph.plan.footprint == "fused" and graph.plan.num_partitions > 1 and graph.plan.spill_bytes == 0
     for partition in graph.plan.partitions:
         assert partition.allocated_bytes is not None and partition.own_bytes > 0
@@ -382,7 +382,7 @@ def test_what_stages_allocate_stands_beside_the_plan(net: Net, dynamic: bool) ->
         torch._dynamo.reset()
         whole = copy.deepcopy(net)
         compiled(whole, cache_bytes="1GiB", footprint="fused")(x)
-    ((alone,),) = [graph.plan.partitions for graph in live_graphs(whole)]
+    ((alone,),) = [graph.plan.partitions for graph in compiled_graphs(whole)]
     assert alone.allocated_bytes is not None and abs(alone.own_bytes / alone.allocated_bytes - 1) <= 0.1
 
 
@@ -399,7 +399,7 @@ def test_slices_compile_run_and_train() -> None:
     twin(x).square().sum().backward()
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
-    plans = [graph.plan for graph in live_graphs(model)]
+    plans = [graph.plan for graph in compiled_graphs(model)]
     assert plans and all(plan.spill_bytes == 0 and plan.slicings and plan.num_partitions > 2 for plan in plans)
     assert model.state_dict().keys() == twin.state_dict().keys()
 
@@ -418,7 +418,7 @@ def test_a_failed_compile_runs_as_one_partition(net: Net, monkeypatch: pytest.Mo
         with pytest.warns(PartitionWarning, match=r"one partition, as its \d partitions could not.*: no such luck"):
             found = run(x, cache)
         assert close(found["x"], twin(x, other)["x"]) and close(cache, other)
-    graph = live_graphs(net)[-1]
+    graph = compiled_graphs(net)[-1]
     assert graph.stages == () and graph.plan.num_partitions == 1 and graph.plan.spill_bytes > 0
     assert "The graph runs as one partition, as its" in fx_partition.report(net)
     assert net.state_dict().keys() == state.keys()
@@ -497,7 +497,7 @@ def test_a_shared_weight_is_copied_once_and_copies_die_with_the_graph() -> None:
     torch._dynamo.reset()
     gc.collect()
     assert len(copies) == before
-    assert live_graphs(model) == []
+    assert compiled_graphs(model) == []
 
 
 # ---- the stages as graphs
@@ -593,7 +593,7 @@ def test_symbolic_shapes_are_received_symbolically() -> None:
         for batch in (3, 7):
             x = torch.randn(batch, WIDTH)
             assert close(run(x), model(x))
-    assert len(live_graphs(model)) == 1
+    assert len(compiled_graphs(model)) == 1
     for stage in stages_of(model)[1:]:
         graph = stage.graph().graph
         shapes = [node.args[0] for node in graph.nodes if node.target is RECV]

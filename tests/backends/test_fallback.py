@@ -17,7 +17,7 @@ import fx_partition
 from fx_partition.backends import l2partition as backend
 from fx_partition.backends.fallback import FALLBACKS
 from fx_partition.passes.errors import PartitionError, PartitionWarning, UnreadableError
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.node_effects import Effects
 from fx_partition.passes.plan import Plan
 
@@ -76,7 +76,7 @@ def test_whatever_fails_the_graph_runs_whole_and_says_so(
     (record,) = [record for record in caplog.records if record.name == "fx_partition"]
     assert why in record.getMessage() and record.exc_info
     assert f"The graph runs as one partition, as {why}." in fx_partition.report(model)
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert Plan.from_json(json.dumps(json.loads(fx_partition.report(model, "json")))) == graph.plan
     if function in ("capture_dynamo", "gather_facts"):
         assert not graph.plan.partitions  # nothing is known of it
@@ -113,7 +113,7 @@ def test_torch_may_ask_for_another_trace(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(backend, "make_plan", restart)
     model = Model()
     assert torch.allclose(compiled(model)(X), model(X), atol=1e-6)
-    assert len(calls) == 2 and live_graphs(model)[-1].plan.num_partitions == 4
+    assert len(calls) == 2 and compiled_graphs(model)[-1].plan.num_partitions == 4
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from zoo import FAMILIES, Family, Inputs, mark_batch
 
 from fx_partition.passes.errors import PartitionWarning
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 QUICK = ["mlp", "gpt2", "llama", "vit"]
 QUICK_BACKWARD = ["mlp", "llama"]
@@ -54,7 +54,7 @@ def no_fallback() -> Iterator[None]:
 
 
 def assert_cut(model: nn.Module, at_least: int = 3) -> None:
-    graphs = live_graphs(model)
+    graphs = compiled_graphs(model)
     assert len(graphs) == 1, [graph.plan.num_partitions for graph in graphs]
     plan = graphs[-1].plan
     assert plan.num_partitions >= at_least

@@ -21,7 +21,7 @@ from fx_partition.backends.stages import Boundaries, Stage
 from fx_partition.backends.store import STORE, Here, Store
 from fx_partition.passes.capture import annotated, capture
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 from fx_partition.passes.split import cut
@@ -156,7 +156,7 @@ def test_what_is_written_in_place_by_stages_on_several_devices(
             x = torch.randn(4, WIDTH)
             torch.testing.assert_close(run(x), twin(x))
             assert torch.equal(model.calls, twin.calls)
-    assert [str(stage.device) for stage in live_graphs(model)[-1].stages] == devices
+    assert [str(stage.device) for stage in compiled_graphs(model)[-1].stages] == devices
 
 
 @pytest.mark.parametrize("devices", [["cpu:1"], ["cpu", "cpu:1"]], ids=str)

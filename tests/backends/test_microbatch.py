@@ -20,7 +20,7 @@ from fx_partition.backends.l2partition import CompiledGraph
 from fx_partition.backends.options import Options
 from fx_partition.backends.whole import Whole
 from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.live import _LIVE, live_graphs
+from fx_partition.passes.live import _LIVE, compiled_graphs
 from fx_partition.passes.microbatch import Cutter, cheapest, even_sizes
 
 QUICK = [("mlp", 2), ("mlp", "auto"), ("vit", 3)]
@@ -35,7 +35,7 @@ def compiled(model: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 def graph_of(model: nn.Module) -> CompiledGraph:
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert isinstance(graph, CompiledGraph)
     return graph
 

@@ -24,7 +24,7 @@ from fx_partition.backends.ranks.compile import without_indices
 from fx_partition.backends.ranks.wire import _Layout
 from fx_partition.backends.training.prepared import prepare
 from fx_partition.passes.errors import PartitionError, PartitionWarning
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.request import Request
 
 WIDTH = 8
@@ -86,7 +86,7 @@ def devices_of(results: Any) -> list[str]:
 
 
 def stages_of(model: nn.Module) -> list[str]:
-    return [str(stage.device) for stage in live_graphs(model)[-1].stages]
+    return [str(stage.device) for stage in compiled_graphs(model)[-1].stages]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.likeness import stage_key
 from fx_partition.passes.capture import value_of
 from fx_partition.passes.fake import new_fake_mode
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 WIDTH = 64
 FUNCTIONAL = nn.functional
@@ -67,7 +67,7 @@ def test_equal_layers_are_compiled_once_and_equal_eager(compiles: list[torch.fx.
         for batch in (4, 6):
             x = torch.randn(batch, WIDTH)
             torch.testing.assert_close(run(x), model(x))
-    static, dynamic = live_graphs(model)  # the second batch makes the size a symbol
+    static, dynamic = compiled_graphs(model)  # the second batch makes the size a symbol
     for graph in (static, dynamic):
         assert graph.plan.num_partitions == 6 and graph.plan.num_distinct == 3
         assert [p.code for p in graph.plan.partitions] == [0, 1, 1, 1, 1, 5]
@@ -81,7 +81,7 @@ def test_boundaries_are_where_stages_are_alike(compiles: list[torch.fx.GraphModu
     x = torch.randn(4, WIDTH)
     with torch.no_grad():
         torch.testing.assert_close(compiled(model)(x), model(x))
-    (graph,) = live_graphs(model)  # leftmost boundaries would be before each ReLU, and make three kinds of stages
+    (graph,) = compiled_graphs(model)  # leftmost boundaries would be before each ReLU, and make three kinds of stages
     assert graph.plan.num_partitions == 6 and graph.plan.num_distinct == 1 == len(compiles)
 
 
@@ -101,7 +101,7 @@ def test_gradients_of_shared_code_equal_eager_over_steps(compiles: list[torch.fx
             torch.testing.assert_close(p.grad, q.grad)
         for rate in rates:
             rate.step()
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert graph.plan.num_partitions == 6 and graph.plan.num_distinct == 3 == len(compiles)
 
 

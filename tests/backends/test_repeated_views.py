@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fx_partition import PartitionWarning
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 WIDTH = 8
 
@@ -42,7 +42,7 @@ def compiled_right(model: Callable[[Tensor, Tensor], tuple[Tensor, ...]], budget
     compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": budget}, fullgraph=True)
     for found, expected in zip(compiled(x, w), model(x, w), strict=True):
         torch.testing.assert_close(found, expected)
-    return live_graphs(compiled)[-1].plan
+    return compiled_graphs(compiled)[-1].plan
 
 
 def test_a_graph_that_writes_under_vmap_is_cut() -> None:

@@ -20,7 +20,7 @@ from fx_partition.backends.local.build import stage_loop
 from fx_partition.backends.strides import in_order
 from fx_partition.backends.torch_internals import to_handles
 from fx_partition.hardware.cores import allowed_cores
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 
 class Gapped(nn.Module):
@@ -98,7 +98,7 @@ def test_compiled_stages_agree_on_strides(name: str) -> None:
         warnings.simplefilter("error", fx_partition.PartitionWarning)
         for _ in range(2):
             assert_same(fast(x), model(x))
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert graph.plan.num_partitions >= 3
 
 
@@ -194,7 +194,7 @@ def test_a_stage_that_reads_a_number_has_the_strides_of_what_it_takes(monkeypatc
         with torch.no_grad():
             for mine, theirs in zip(fast(x), expected(x), strict=True):
                 torch.testing.assert_close(mine, theirs)
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert graph.plan.num_partitions >= 3
     assert any("normed" in part.nodes and "expand" in part.nodes for part in graph.plan.partitions)
 

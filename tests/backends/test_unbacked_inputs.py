@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 
 class Layers(nn.Module):
@@ -31,7 +31,7 @@ def test_every_size_runs_in_partitions_that_were_compiled_once(mark):
             result, expected = compiled(x), model(x)
         torch.testing.assert_close(result, expected)
         assert [r.stride() for r in result] == [e.stride() for e in expected]
-    (graph,) = live_graphs(compiled)
+    (graph,) = compiled_graphs(compiled)
     assert graph.plan.num_partitions == 3
     assert list(graph.plan.bindings.values()) == [4] and graph.plan.assumed == {}
 
@@ -51,5 +51,5 @@ def test_a_run_time_size_inside_keeps_its_steps_together_and_no_others():
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
         torch.testing.assert_close(compiled(x[:3]), model(x[:3]))
-    (graph,) = live_graphs(compiled)
+    (graph,) = compiled_graphs(compiled)
     assert graph.plan.num_partitions == 4, "three for the layers, and one for what is of a guessed size"

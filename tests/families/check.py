@@ -24,7 +24,7 @@ from fx_partition.backends import torch_internals
 from fx_partition.backends.dynamo import capture_dynamo
 from fx_partition.passes.capture import Captured, capture
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.planning import make_plan
 from fx_partition.passes.request import Request
 
@@ -143,7 +143,7 @@ def run_compiled(family: Family, backend: Any, found: Found, **options: Any) -> 
     model = family.build()
     with torch.no_grad(), settings(family), recorded(found):
         got = calls(torch.compile(model, backend=backend, **options), family, model)
-    found.partitions = [graph.plan.num_partitions for graph in live_graphs(model)]
+    found.partitions = [graph.plan.num_partitions for graph in compiled_graphs(model)]
     return got
 
 

@@ -8,7 +8,7 @@ import torch
 
 import fx_partition
 from fx_partition import PartitionError
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 from .observe import Seen, run
 from .program import Program
@@ -24,7 +24,7 @@ def by_inductor(program: Program) -> Ran:
         options = {**program.settings.options, "inductor": _PLAIN}
         compiled = torch.compile(model, backend="l2partition", options=options, dynamic=_is_dynamic(program))
         seen = run(_marked(program, compiled), model, program)
-        counts = [graph.plan.num_partitions for graph in live_graphs(run)]
+        counts = [graph.plan.num_partitions for graph in compiled_graphs(run)]
         return Ran(seen, max(counts, default=0), warned)
 
 

@@ -19,7 +19,7 @@ import fx_partition
 from fx_partition import PartitionWarning
 from fx_partition.backends import strides, torch_internals
 from fx_partition.passes.fake import FakeTensor, is_wrapped
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 from .observe import Seen, run
 from .program import BATCHES, Program
@@ -142,7 +142,7 @@ def by_backend(program: Program) -> Ran:
         options = program.settings.options
         compiled = torch.compile(model, backend="l2partition", options=options, dynamic=_is_dynamic(program))
         seen = run(_marked(program, compiled), model, program)
-        counts = [graph.plan.num_partitions for graph in live_graphs(run)]  # all that live
+        counts = [graph.plan.num_partitions for graph in compiled_graphs(run)]  # all that live
         return Ran(seen, max(counts, default=0), warned)
 
 

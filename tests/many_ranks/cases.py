@@ -23,7 +23,7 @@ from fx_partition.backends.ranks import compile as compile_module
 from fx_partition.backends.ranks import connections
 from fx_partition.backends.ranks.team import Team
 from fx_partition.passes import live
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 
 class Skips(nn.Module):
@@ -109,7 +109,7 @@ def skips(rank: int, size: int, output: str, options: dict[str, Any]) -> dict[st
     with torch.no_grad():
         expected = model(x, scale)
         found = [run(*like(rank, x, scale)) for _ in range(3)][-1]
-    (graph,) = live_graphs(run)
+    (graph,) = compiled_graphs(run)
     return {
         "right": close(found, expected),
         "returned": [result is not None for result in found],
@@ -135,7 +135,7 @@ def in_a_group(rank: int, size: int) -> dict[str, Any]:
             return {"said": error_of(run, x)}
         right = [close([run(*like(rank - 1, x))], [model(x)]) for _ in range(2)]
         said = error_of(on_ranks(model, group=pair, cache_bytes=f"{20 * rank}KiB"), x)
-    (graph,) = live_graphs(run)
+    (graph,) = compiled_graphs(run)
     return {"right": right, "devices": [p.device for p in graph.plan.partitions], "said": said}
 
 
@@ -165,7 +165,7 @@ def dynamic(rank: int, size: int) -> dict[str, Any]:
             given = x if rank == 0 or rows == 6 else torch.zeros(5, 64)
             torch._dynamo.mark_dynamic(given, 0)
             right.append(close(run(given, scale), model(x, scale)))
-    return {"right": right, "graphs": len(live_graphs(run))}
+    return {"right": right, "graphs": len(compiled_graphs(run))}
 
 
 def microbatches(rank: int, size: int) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def microbatches(rank: int, size: int) -> dict[str, Any]:
             given = x if rank == 0 else torch.zeros(8, 5, 64)
             torch._dynamo.mark_dynamic(given, 0)
             right.append(close([run(given)], [model(x)]))
-    return {"right": right, "graphs": len(live_graphs(run))}
+    return {"right": right, "graphs": len(compiled_graphs(run))}
 
 
 def checkpoint(rank: int, size: int, path: str) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def family(rank: int, size: int, name: str) -> dict[str, Any]:
             mark_batch((args, kwargs))
             pairs = zip(zoo.output(run(*args, **kwargs)), expected, strict=True)
             errors += [((f - e).abs().max() / e.abs().max().clamp_min(1e-9)).item() for f, e in pairs]
-    stages = [len(graph.stages) for graph in live_graphs(run)]
+    stages = [len(graph.stages) for graph in compiled_graphs(run)]
     return {"error": max(errors), "stages": stages}
 
 

@@ -16,7 +16,7 @@ import fx_partition
 from fx_partition.passes.atoms import find_atoms
 from fx_partition.passes.capture import capture
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 WIDTH, ROWS, EXPERTS = 16, 6, 4
 
@@ -157,7 +157,7 @@ def test_compiled_stages_write_copies(name: str) -> None:
         warnings.simplefilter("error", fx_partition.PartitionWarning)
         for x in (X, torch.randn(ROWS, WIDTH)):
             torch.testing.assert_close(fast(x, IDS), model(x, IDS))
-    (graph,) = live_graphs(model)
+    (graph,) = compiled_graphs(model)
     assert graph.plan.num_partitions >= parts
 
 

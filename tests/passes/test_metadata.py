@@ -16,7 +16,7 @@ import fx_partition
 from fx_partition.passes.capture import capture
 from fx_partition.passes.errors import PartitionError, UnreadableError
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 Change = Callable[[Tensor], Any]
@@ -239,7 +239,7 @@ def test_a_view_of_a_buffer_compiled_by_inductor() -> None:
         found = torch.compile(model, backend="l2partition", options={"cache_bytes": 300})(X)
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape and a.stride() == b.stride() and torch.allclose(a, b, atol=1e-6)
-    assert max(graph.plan.num_partitions for graph in live_graphs(model)) > 1
+    assert max(graph.plan.num_partitions for graph in compiled_graphs(model)) > 1
 
 
 @pytest.mark.parametrize("road", ["split", "backend"])

@@ -14,7 +14,7 @@ from fx_partition.backends.dynamo import capture_dynamo
 from fx_partition.passes.errors import UnreadableError
 from fx_partition.passes.facts import Facts, Role
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.shared_inputs import overlapping, refuse_written_aliases, shown_bytes
 
 DATA = torch.zeros(64, 8)
@@ -83,7 +83,7 @@ def test_a_batch_of_a_data_set_is_planned_like_a_copy_of_it(monkeypatch: pytest.
         with torch.no_grad():
             compiled = torch.compile(model, backend="l2partition", options=options)
             compiled(x)
-        plans.append([(p.nodes, p.total_bytes) for p in live_graphs(model)[0].plan.partitions])
+        plans.append([(p.nodes, p.total_bytes) for p in compiled_graphs(model)[0].plan.partitions])
     assert plans[0] == plans[1] and len(plans[0]) == 4
 
 

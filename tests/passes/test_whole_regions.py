@@ -17,7 +17,7 @@ import fx_partition
 from fx_partition.passes.atoms import find_atoms
 from fx_partition.passes.capture import capture
 from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import live_graphs
+from fx_partition.passes.live import compiled_graphs
 from fx_partition.passes.whole_regions import inside_whole_regions, whole_regions
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -89,7 +89,7 @@ def test_regions_of_torch_func_equal_eager(name: str, dynamic: bool | None, monk
         assert torch.allclose(compiled(X), model(X), atol=1e-5)
         if dynamic:
             assert torch.allclose(compiled(X.repeat(2, 1)), model(X.repeat(2, 1)), atol=1e-5)
-    assert all(graph.plan.num_partitions > 2 for graph in live_graphs(model))
+    assert all(graph.plan.num_partitions > 2 for graph in compiled_graphs(model))
 
 
 @pytest.mark.parametrize("name", ["vmap", "two in a row", "associative_scan", "jvp"])
@@ -117,7 +117,7 @@ def test_a_region_compiled_by_inductor() -> None:
         warnings.filterwarnings("ignore", message=".*opens a region")
         compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "600B"})
         assert torch.allclose(compiled(X), model(X), atol=1e-5)
-    assert all(graph.plan.num_partitions > 1 for graph in live_graphs(model))
+    assert all(graph.plan.num_partitions > 1 for graph in compiled_graphs(model))
 
 
 def test_a_batched_tensor_has_the_bytes_of_its_batch() -> None:
@@ -189,4 +189,4 @@ def test_a_view_made_without_gradients_hands_none_on(through_activation: bool, m
     for a, b in zip(wanted.parameters(), found.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None)
         assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-5)
-    assert all(graph.plan.num_partitions > 3 for graph in live_graphs(found))
+    assert all(graph.plan.num_partitions > 3 for graph in compiled_graphs(found))
