@@ -4,42 +4,34 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import pkgutil
 import re
 from fnmatch import fnmatch
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 import fx_partition
-from fx_partition.report.document import Document, Section
 
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "backends.each_once",
-        "backends.hollow",
-        "backends.l2_persistence",
-        "backends.load_weights",
-        "backends.pack",
-        "backends.portable",
-        "cost.simulate",
-        "hardware.fit",
-        "passes.api",
-        "passes.weights",
-        "report.api",
-        "report.markdown",
-        "report.text",
-        "report.written",
-    ],
+NAMES = sorted(
+    found.name
+    for found in pkgutil.walk_packages(fx_partition.__path__, "fx_partition.")
+    if found.name != "fx_partition.__main__"
 )
+
+
+def examples_of(name: str) -> list[doctest.DocTest]:
+    module = importlib.import_module(name)
+    given = {"torch": torch, "fx_partition": fx_partition}
+    return [test for test in doctest.DocTestFinder(recurse=True).find(module, extraglobs=given) if test.examples]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_examples_say_what_happens(name: str) -> None:
-    module: ModuleType = importlib.import_module(f"fx_partition.{name}")
-    names = {"torch": torch, "fx_partition": fx_partition, "Document": Document, "Section": Section}
-    found = doctest.testmod(module, extraglobs=names)
-    assert found.failed == 0 and found.attempted > 0
+    for test in examples_of(name):
+        result = doctest.DocTestRunner().run(test)
+        assert result.failed == 0, test.name
 
 
 def test_the_map_of_the_passes_has_every_file_and_no_other() -> None:

@@ -103,7 +103,7 @@ class Device:
 
         Example::
 
-            >>> device("EdgeTPU").hit_rate(2 * device("EdgeTPU").usable_bytes)
+            >>> round(device("EdgeTPU").hit_rate(2 * device("EdgeTPU").usable_bytes), 3)
             0.5
         """
         return rate_at(self.hit_curve, working_set / self.onchip_bytes)

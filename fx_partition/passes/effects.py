@@ -8,11 +8,12 @@ the intermediates alive; so the peak is that of eager execution. What a leaf ker
 
 Example::
 
+    >>> from fx_partition.passes.fake import new_fake_mode
     >>> mode = new_fake_mode(None)
     >>> with mode:
     ...     x, w, b = torch.empty(2, 5, 8), torch.empty(3, 8), torch.empty(8)
     >>> observe(torch.nn.functional.layer_norm, (x, (8,)), {}, mode).outputs
-    (Fresh(bytes=320),)
+    (Fresh(slot=0, bytes=320),)
 """
 
 from __future__ import annotations

@@ -92,11 +92,8 @@ def search_order(
         solve: the boundaries of the best plan within the budget over a chain's own order.
         traffic: whether fewer bytes received come before a smaller largest; then no search is exhaustive.
 
-    Example::
-
-        >>> chain = separate(3, 3, 1, 1)  # four atoms, each with a weight of its own
-        >>> search_order(chain, [[], [], [], []], 4, lambda c: dp(c, 4))
-        Reordered(order=[0, 2, 1, 3], boundaries=[0, 2, 4], tried=Tried(searched=16, exhaustive=True, bound=...))
+    Example: four atoms that do not depend on one another have weights of 3, 3, 1 and 1 bytes. Within 4 bytes trace
+    order has three partitions; the order ``[0, 2, 1, 3]`` with the boundaries ``[0, 2, 4]`` has two.
     """
     boundaries = solve(chain)
     # One partition runs in trace order whatever comes first, and in a graph that is a chain nothing can.

@@ -75,7 +75,8 @@ def separate(captured: Captured) -> Separation:
 
     Example::
 
-        >>> shapes = ({0: torch.export.Dim("batch")},)
+        >>> from fx_partition.passes.capture import capture
+        >>> shapes = ({0: torch.export.Dim("batch", min=2)},)
         >>> captured = capture(torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.randn(3, 4), shapes)
         >>> separate(captured).inputs, separate(captured).outputs
         ({'input_1': 0}, (0,))

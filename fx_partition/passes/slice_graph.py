@@ -64,8 +64,11 @@ def apply_slicings(captured: Captured, slicings: Iterable[Slicing]) -> Captured:
 
     Example::
 
-        >>> captured = capture(nn.Linear(4, 8), torch.randn(2, 4))
-        >>> apply_slicings(captured, [Slicing("linear", "outputs", 2)]).gm.code  # as in the module's docstring
+        >>> from fx_partition.passes.capture import capture
+        >>> captured = capture(torch.nn.Linear(4, 8), torch.randn(2, 4))
+        >>> sliced = apply_slicings(captured, [Slicing("linear", "outputs", 2)])
+        >>> sum(node.target is torch.ops.aten.linear.default for node in sliced.gm.graph.nodes)
+        2
     """
     slicings = tuple(slicings)
     if not slicings:

@@ -66,9 +66,12 @@ def find_slicings(
 
     Example::
 
-        >>> numbers = facts.symbols.bind()
-        >>> find_slicings(captured, facts, find_atoms(captured, facts), numbers, parse_bytes("24MiB"))
-        (Slicing(node='linear', axis='outputs', parts=5),)
+        >>> from fx_partition.passes.atoms import find_atoms
+        >>> from fx_partition.passes.capture import capture
+        >>> captured = capture(torch.nn.Linear(256, 1024), torch.randn(1, 256))  # 1 MiB of weights
+        >>> facts = gather_facts(captured)
+        >>> find_slicings(captured, facts, find_atoms(captured, facts), facts.symbols.bind(), 400 * 1024)
+        (Slicing(node='linear', axis='outputs', parts=3),)
     """
     search = _Search(captured, facts, numbers, budget, keep_together)
     tries = _candidates(captured, facts, atoms, numbers, budget)
