@@ -233,8 +233,8 @@ def _planned(args: argparse.Namespace) -> Plan:
     if cache is None and devices is None:
         raise ValueError("say how large one device is (--cache 6MiB), or with --devices how many there are")
     return make_plan(
-        load_program(args.model, args.modules), cache, bind=bind, algorithm=args.algorithm, objective=args.objective,
-        max_slack=max_slack, order=args.order, footprint=args.footprint, devices=devices,
+        load_program(args.model, args.modules), cache_bytes=cache, bind=bind, algorithm=args.algorithm,
+        objective=args.objective, max_slack=max_slack, order=args.order, footprint=args.footprint, devices=devices,
         on_shortage=args.on_shortage, oversize=args.oversize, replicate=args.replicate,
     )  # fmt: skip
 
