@@ -391,7 +391,7 @@ def _script(body):
         import os, signal, threading, torch, fx_partition
         signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background may ignore it
         model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval()
-        pipe = fx_partition.pipeline(model, torch.randn(2, 64), "1GiB")
+        pipe = fx_partition.pipeline(model, torch.randn(2, 64), cache_bytes="1GiB")
         """
     ) + textwrap.dedent(body)
     limit = 600  # for one that hangs
