@@ -195,4 +195,4 @@ def test_a_sparse_input_is_refused_by_name() -> None:
 
     for call in (fx_partition.plan, fx_partition.split):
         with pytest.raises(PartitionError, match=r"edges is a sparse or opaque tensor \(torch.sparse_coo\)"):
-            call(Graph(), "20KiB", example_inputs=(torch.eye(4).to_sparse(), X))
+            call(Graph(), (torch.eye(4).to_sparse(), X), cache_bytes="20KiB")
