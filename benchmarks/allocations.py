@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
-from fx_partition.backends.allocated import change, memory_events, recorded
+from fx_partition.backends.measure.peak_allocation import change, memory_events, recorded
 
 __all__ = ["Range", "RecordedInterpreter", "measure", "measure_calls", "record_function"]
 

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from fx_partition.backends.local.build import stage_loop
+from fx_partition.backends.threads.build_extension import stage_loop
 
 LLAMA_BUDGET = "5700KiB"
 STAGES = 4  # of a pipeline
@@ -78,7 +78,7 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
     from torch._inductor.compile_fx import compile_fx
 
     from fx_partition.backends.l2partition import l2partition
-    from fx_partition.passes.live import compiled_graphs
+    from fx_partition.report.compiled_plans import compiled_graphs
 
     torch.manual_seed(0)
     model, inputs, options = widths() if model_name == "widths" else llama(int(model_name))
@@ -109,7 +109,7 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
 def make_pipeline() -> dict[str, Any]:
     """Make and call a pipeline in this process; seconds in all, and of them until its stages have code."""
     from fx_partition.backends import pipeline as module
-    from fx_partition.backends.local.native import Code
+    from fx_partition.backends.threads.aoti_compile import Code
 
     stage_loop()
     compile_steps, spent = module.compile_steps, []

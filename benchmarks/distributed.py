@@ -9,7 +9,7 @@ to the first two cores that share no cache, in turn, so four ranks share two cor
 process holds both sides of a case: `l2partition` on ranks, and `ScheduleGPipe` over an even split made by hand whose
 stages inductor compiles; same threads, allocator, microbatches. The sides run in turn, round after round. Throughput is
 of a stream of calls, the last rank has the results; latency is of one call at a time, its result brought back to
-rank 0. Hops are explained in `rank_sides.hops`. A figure is the median over the rounds, a ratio the median of the
+rank 0. Hops are explained in `rank_runners.hops`. A figure is the median over the rounds, a ratio the median of the
 ratios within a round. A target that is missed makes the exit status 1.
 """
 
@@ -23,9 +23,9 @@ import statistics
 import sys
 
 import torch
-from rank_sides.crew import RankCrew
-from rank_sides.sides import SIDES
-from rank_sides.targets import HOP_WAYS, HopRow, Row, judge
+from rank_runners.runners import SIDES
+from rank_runners.targets import HOP_WAYS, HopRow, Row, judge
+from rank_runners.workers import RankCrew
 from runtimes.models import Case, size_of
 from runtimes.processes import two_cores
 from tabulate import tabulate

@@ -20,8 +20,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from edge_tpus.judged import every_row, judged
-from edge_tpus.looked import FITTED, fit, look
+from edge_tpus.accuracy import every_row, judged
+from edge_tpus.predictions import FITTED, fit, look
 from edge_tpus.rows import read
 
 DATA = Path(__file__).parent / "data" / "edgetpu_fc.csv"

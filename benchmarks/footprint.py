@@ -36,17 +36,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from workspace_cases import CASES, MORE_CASES, predicted
 from zoo import FAMILIES
 
-from fx_partition.backends.dynamo import capture_dynamo
-from fx_partition.passes.atoms import find_atoms
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.lay_out import lay_out
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
-from fx_partition.passes.sizes import format_bytes
-from fx_partition.passes.split import Stub, cut
-from fx_partition.passes.window import last_touches
+from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
+from fx_partition.common.units import format_bytes
+from fx_partition.passes.constraints.atoms import find_atoms
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.partitioner.build_chain import lay_out
+from fx_partition.passes.partitioner.chain import Chain
+from fx_partition.passes.partitioner.sliding_window import last_touches
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.request import Request
+from fx_partition.passes.split.extract import PartitionGraph, cut
 
 MODELS = ("transformer_encoder", "lstm", "wav2vec2", "unet", "swin", "mamba", "gpt2", "bert", "resnet18", "mobilenetv2")
 SHARE = 0.6  # of the weights is the budget
@@ -95,7 +95,7 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     return rows
 
 
-def _allocated(stub: Stub, values: dict[torch.fx.Node, Any]) -> tuple[dict[str, int], int | None]:
+def _allocated(stub: PartitionGraph, values: dict[torch.fx.Node, Any]) -> tuple[dict[str, int], int | None]:
     """What was alive at the most during each node of a partition, of what the partition had allocated; and how much
     more of malloc the partition held."""
     arguments = [values[node] for node in stub.inputs]
@@ -111,7 +111,7 @@ def _beyond(call: Callable[[], Any], allocated: int) -> int | None:
     return max(0, malloc_bytes(call) - allocated) if is_counted() else None
 
 
-def _received(facts: Facts, chain: Chain, first: int, end: int) -> list[int]:
+def _received(facts: GraphMemory, chain: Chain, first: int, end: int) -> list[int]:
     """Bytes of received values that are resident at each step of [first, end), by the rule of `chain`."""
     last_in = {value: t for t in range(first, end) for value in facts.steps[t].values}
     last = last_touches(chain)

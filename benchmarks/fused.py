@@ -30,23 +30,23 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from zoo import FAMILIES
 
-from fx_partition.backends.allocated import allocated_bytes
-from fx_partition.backends.dynamo import capture_dynamo
-from fx_partition.backends.inline import stage_inputs
-from fx_partition.backends.stages import Boundaries, Stage
-from fx_partition.backends.strides import Crossings
-from fx_partition.backends.torch_internals import compile_part
-from fx_partition.passes.atoms import Atoms
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.fusion import fuse
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.lay_out import lay_out
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
-from fx_partition.passes.sizes import format_bytes
-from fx_partition.passes.split import cut
+from fx_partition.backends.inline.runtime import stage_inputs
+from fx_partition.backends.lowering.boundary_strides import Crossings
+from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
+from fx_partition.backends.lowering.stage import Boundaries, Stage
+from fx_partition.backends.lowering.torch_internals import compile_part
+from fx_partition.backends.measure.peak_allocation import allocated_bytes
+from fx_partition.common.units import format_bytes
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.constraints.atoms import Atoms
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.inductor.fused_footprint import fuse
+from fx_partition.passes.partitioner.build_chain import lay_out
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.request import Request
+from fx_partition.passes.split.extract import cut
 
 MODELS = (
     "mlp", "gpt2", "bert", "llama", "resnet18", "mobilenetv2", "unet", "swin", "t5", "transformer_encoder", "mamba",
@@ -99,7 +99,7 @@ def stages(name: str, *, batch: int, whole_only: bool) -> list[Row]:
 
 
 def _measure_graph(
-    name: str, label: str, captured: Captured, facts: Facts, budget: int, inputs: Sequence[Any]
+    name: str, label: str, captured: CapturedGraph, facts: GraphMemory, budget: int, inputs: Sequence[Any]
 ) -> list[Row]:
     plan = make_plan(captured, facts, Request.check(budget, footprint="fused"))
     values = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
@@ -129,12 +129,12 @@ def _measure_graph(
     return rows
 
 
-def _in_order(facts: Facts, plan: Plan) -> Facts:
+def _in_order(facts: GraphMemory, plan: Plan) -> GraphMemory:
     index = {step.node: t for t, step in enumerate(facts.steps)}
     return facts.reordered([index[node] for partition in plan.partitions for node in partition.nodes])
 
 
-def _own_and_received(facts: Facts, plan: Plan) -> list[tuple[list[int], list[int]]]:
+def _own_and_received(facts: GraphMemory, plan: Plan) -> list[tuple[list[int], list[int]]]:
     """For every step of every partition: what it holds that the partition allocated, and that it received."""
     facts = _in_order(facts, plan)
     chain = lay_out(facts, Atoms((), tuple(range(len(facts.steps) + 1))), facts.symbols.bind())

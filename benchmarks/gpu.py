@@ -38,9 +38,9 @@ except ImportError:  # a bare GPU machine lacks what the reports need; the modul
     package.__path__ = [str(ROOT / "fx_partition")]
     sys.modules["fx_partition"] = package
 
-from fx_partition.backends.cuda_pipeline import CudaPipeline, CudaStep  # noqa: E402
-from fx_partition.backends.l2_persistence import bindings, persist  # noqa: E402
-from fx_partition.backends.pack import Pack  # noqa: E402
+from fx_partition.backends.cuda.l2_persistence import bindings, persist  # noqa: E402
+from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep  # noqa: E402
+from fx_partition.backends.cuda.weight_buffer import Pack  # noqa: E402
 
 try:
     import triton

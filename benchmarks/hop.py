@@ -34,9 +34,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from fx_partition.backends.local.build import compiled
-from fx_partition.backends.local.runtime import Ticket
 from fx_partition.backends.pipeline import Pipeline, pipeline
+from fx_partition.backends.threads.build_extension import compiled
+from fx_partition.backends.threads.runtime import Ticket
 from fx_partition.hardware.cores import core_groups, format_group
 
 IN_FLIGHT_US, PARKED_RATIO, IDLE_MS = 10.0, 1.3, 1.0

@@ -1,6 +1,6 @@
 """How few partitions any order allows, and how small the largest can be: an integer programme for CP-SAT.
 
-Inequalities only, so that it scales to some 40 atoms where `tests/passes/cp_sat.py`, which states every definition as
+Inequalities only, so that it scales to some 40 atoms where `tests/cp_sat.py`, which states every definition as
 an equality, takes minutes. No atom may exceed the budget. Of atom v, partition p and value u::
 
     y[v, p]      v is in one of the partitions 0 .. p;   x[v, p] = y[v, p] - y[v, p - 1]
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ortools.sat.python import cp_model
 
-from fx_partition.passes.chain import Chain
+from fx_partition.passes.partitioner.chain import Chain
 
 
 class Answer(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fx_partition.passes.chain import Chain
+from fx_partition.passes.partitioner.chain import Chain
 
 Dag = tuple[Chain, list[list[int]]]
 
@@ -148,8 +148,8 @@ FAMILIES: dict[str, Callable[[random.Random, int], Dag]] = {
 
 def graphs(seed: int, each: int = 5, smallest: int = 15, largest: int = 40) -> list[tuple[str, Dag, int]]:
     """(name, graph, budget): so many of each family, that three to seven partitions of trace order hold."""
-    from fx_partition.passes.contraction import contract
-    from fx_partition.passes.dp import smallest_budget
+    from fx_partition.passes.partitioner.contraction import contract
+    from fx_partition.passes.partitioner.dp import smallest_budget
 
     found = []
     for family, build in FAMILIES.items():

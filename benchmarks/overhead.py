@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from tabulate import tabulate
 
-from fx_partition.passes.live import compiled_graphs
+from fx_partition.report.compiled_plans import compiled_graphs
 
 STAGES = (1, 2, 3, 4, 6)
 

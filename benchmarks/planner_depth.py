@@ -27,11 +27,11 @@ import torch
 from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fx_partition.passes.capture import capture, export
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
+from fx_partition.passes.capture.capture_model import capture, export
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.request import Request
 from fx_partition.report.api import report
 
 SHAPES: Mapping[str, Mapping[str, int]] = {

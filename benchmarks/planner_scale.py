@@ -25,12 +25,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.contraction import contract, whole_footprint
-from fx_partition.passes.dp import dp
-from fx_partition.passes.pareto import pareto
-from fx_partition.passes.reorder import search_order
-from fx_partition.passes.request import OBJECTIVES
+from fx_partition.passes.ordering.search import search_order
+from fx_partition.passes.partitioner.chain import Chain
+from fx_partition.passes.partitioner.contraction import contract, whole_footprint
+from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.pareto import pareto
+from fx_partition.passes.plan.request import OBJECTIVES
 
 IntArray = npt.NDArray[np.int64]
 Uses = list[tuple[IntArray, IntArray]]  # a pattern each: steps that read, and steps whose value they read

@@ -4,7 +4,7 @@
     python benchmarks/runtime.py [--model mlp] [--size 1 2] [--batch 1] [--dtype float32] [--markdown]
 
 Models of 0.5 to 16 times the L2 of a core that can really be used, which is measured first. All ways (see
-`runtimes.crew`) run in turn, one at a time, round after round, in processes of their own that differ in nothing but
+`runtimes.workers`) run in turn, one at a time, round after round, in processes of their own that differ in nothing but
 the cores they may use: same allocator, same OpenMP settings, weights and kernels of their own. A figure is the median
 over the rounds, a ratio the median of the ratios within a round. Without filters all sizes and batches are run in
 float32, and batches 1 and 16 of one and two L2 in bfloat16. A target that is missed makes the exit status 1.
@@ -21,11 +21,11 @@ import sys
 
 import torch
 from runtimes.cache import bandwidths, knee, nominal_l2
-from runtimes.crew import AUTO, COPIES, CUT, OURS, WAYS, Crew
 from runtimes.models import KINDS, Case, size_of
 from runtimes.processes import two_cores
-from runtimes.sides import MICROBATCHES
+from runtimes.runners import MICROBATCHES
 from runtimes.targets import Row, judge
+from runtimes.workers import AUTO, COPIES, CUT, OURS, WAYS, Crew
 from tabulate import tabulate
 from tqdm import tqdm
 

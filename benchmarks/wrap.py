@@ -96,7 +96,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> None:
     """Compile; then for each side that a line of stdin names, print the seconds of a call."""
-    from fx_partition.passes.live import compiled_graphs
+    from fx_partition.report.compiled_plans import compiled_graphs
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -6,37 +6,37 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from .cost.price import Link, Overheads
-from .cost.simulate import simulate
-from .cost.simulation import Simulation
-from .cost.speed import speed_of
-from .hardware.budgets import usable_bytes
+from .common.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
+from .common.units import let_names_be_sizes
 from .hardware.detect import detect
+from .hardware.device_names import usable_bytes
 from .hardware.probe import Probe, probe
 from .hardware.records import Device, device, devices
 from .passes.api import plan, split, verify
-from .passes.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
-from .passes.live import compiled_graphs
-from .passes.plan import Plan
-from .passes.sizes import let_names_be_sizes
-from .passes.speeds import let_names_have_speeds
+from .passes.plan.plan import Plan
+from .passes.timing.device_speed import speed_of
+from .passes.timing.roofline import let_names_have_speeds
 from .report import report
+from .report.compiled_plans import compiled_graphs
 from .report.probe_plot import plot_probe
+from .simulator.result import Simulation
+from .simulator.run_time import Link, Overheads
+from .simulator.simulate import simulate
 
 if TYPE_CHECKING:
-    from .backends.load_weights import load_stage_weights
     from .backends.pipeline import pipeline
-    from .backends.stream import Pipeline
+    from .backends.streaming.pipeline import Pipeline
     from .backends.training.api import to_pipeline_stages
-    from .backends.training.stages import PipelineStages
+    from .backends.training.pipeline_stages import PipelineStages
+    from .backends.weights.load import load_stage_weights
 
 __version__ = version("fx-partition")
 
 # What runs partitions imports inductor, which takes a while: only whoever asks for it waits.
 _RUNTIMES = {
-    "Pipeline": "stream",
-    "PipelineStages": "training.stages",
-    "load_stage_weights": "load_weights",
+    "Pipeline": "streaming.pipeline",
+    "PipelineStages": "training.pipeline_stages",
+    "load_stage_weights": "weights.load",
     "pipeline": "pipeline",
     "to_pipeline_stages": "training.api",
 }

@@ -14,25 +14,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from . import cli_simulate as simulation
 from .cli_files import TRUST, load_program, read_plan
-from .cost import command as simulation
-from .hardware.budgets import find_device
+from .common.units import LARGEST, parse_bytes, parse_count, shown
 from .hardware.detect import detect
+from .hardware.device_names import find_device
 from .hardware.probe import probe
 from .hardware.records import devices
 from .passes.api import plan as make_plan
 from .passes.api import verify
-from .passes.plan import Plan
-from .passes.request import ALGORITHMS, FOOTPRINTS, MOST_DEVICES, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
-from .passes.sizes import LARGEST, parse_bytes, parse_count, shown
+from .passes.plan.plan import Plan
+from .passes.plan.request import ALGORITHMS, FOOTPRINTS, MOST_DEVICES, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
 from .report import render
-from .report.devices import device_dict, device_document, devices_document, devices_json
+from .report.device_document import device_dict, device_document, devices_document, devices_json
 from .report.markdown import to_markdown
-from .report.probe import probe_document, probe_json
+from .report.output import check_place, write, written
+from .report.probe_document import probe_document, probe_json
 from .report.probe_plot import check_plot, plot_probe
-from .report.proof import why
+from .report.proof_sections import why
 from .report.text import to_text
-from .report.written import check_place, write, written
 
 # An error names so many reasons; the rest are counted.
 _SHOWN = 8

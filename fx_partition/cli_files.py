@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .passes.plan import Plan
+from .passes.plan.plan import Plan
 
 #: For the help of each command that reads a program.
 TRUST = "loading one may run code that it holds, so name only files that you trust"

@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from rank_sides.sides import even_part
-from rank_sides.targets import OTHER, OURS, HopRow, Row, judge
+from rank_runners.runners import even_part
+from rank_runners.targets import OTHER, OURS, HopRow, Row, judge
 from runtimes.models import Case
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "distributed.py"

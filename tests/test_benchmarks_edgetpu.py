@@ -13,8 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from edge_tpus import figure
-from edge_tpus.judged import judged, kind, medians, misranked
-from edge_tpus.looked import FITTED, Choice, Network, fit
+from edge_tpus.accuracy import judged, kind, medians, misranked
+from edge_tpus.predictions import FITTED, Choice, Network, fit
 from edge_tpus.rows import Row, cuts, fetched, parts, read, sizes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from hop import hops
 from runtime import ratios
 from runtimes.cache import knee
-from runtimes.crew import ALL, AUTO, COPIES, CUT, GPIPE, ONE, REPLICAS, WAYS
 from runtimes.models import KINDS, Case, size_of
 from runtimes.targets import Row, judge
+from runtimes.workers import ALL, AUTO, COPIES, CUT, GPIPE, ONE, REPLICAS, WAYS
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "runtime.py"
 MIB = 1 << 20

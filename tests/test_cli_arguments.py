@@ -17,12 +17,12 @@ from torch import nn
 import fx_partition
 from fx_partition import PartitionError, PartitionWarning, cli_files
 from fx_partition.backends import l2partition as backend
-from fx_partition.backends.options import Options
+from fx_partition.backends.options.backend_options import Options
 from fx_partition.cli import main
-from fx_partition.cost import simulate as simulation
+from fx_partition.common.units import LARGEST, parse_bytes, parse_count, shown
 from fx_partition.hardware import probe as probing
-from fx_partition.passes.request import MOST_DEVICES
-from fx_partition.passes.sizes import LARGEST, parse_bytes, parse_count, shown
+from fx_partition.passes.plan.request import MOST_DEVICES
+from fx_partition.simulator import simulate as simulation
 
 DIGITS, MORE_DIGITS, NO_TEXT = "9" * 400, "9" * 5000, "\udcff"
 

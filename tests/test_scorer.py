@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from zoo import FAMILIES
 
 import fx_partition
-from fx_partition.passes.atoms import find_atoms
-from fx_partition.passes.capture import capture
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.lay_out import lay_out
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.constraints.atoms import find_atoms
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.partitioner.build_chain import lay_out
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.effects import observe
-from fx_partition.passes.fake import FakeTensorMode, new_fake_mode
-from fx_partition.passes.symbols import Evaluator, to_expr
+from fx_partition.passes.capture.fake_tensors import FakeTensorMode, new_fake_mode
+from fx_partition.passes.capture.symbolic_sizes import Evaluator, to_expr
+from fx_partition.passes.footprint.op_effects import observe
 
 Case: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...]]"
 BFLOAT16 = torch.bfloat16

@@ -1,1 +1,1 @@
-"""What `edgetpu.py` compares: measured rows (`rows`), predictions (`looked`), how good these are (`judged`)."""
+"""What `edgetpu.py` compares: measured rows (`rows`), predictions (`predictions`), how good these are (`accuracy`)."""

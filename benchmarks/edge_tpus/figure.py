@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fx_partition.report.picture import save
+from fx_partition.report.figures import save
 
-from .judged import Predicted
+from .accuracy import Predicted
 from .rows import Row
 
 _COLOURS = {"single": "C0", "balanced": "C0", "equal_layers": "C1"}

@@ -13,12 +13,12 @@ from typing import TypeVar
 import numpy as np
 import torch.fx
 
-from fx_partition.passes.atoms import find_atoms
-from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.lay_out import lay_out
+from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.constraints.atoms import find_atoms
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.partitioner.build_chain import lay_out
+from fx_partition.passes.partitioner.chain import Chain
 
 from .graphs import Graph
 from .scorer import Score, Scorer
@@ -64,8 +64,8 @@ class Case:
     """
 
     graph: Graph
-    captured: Captured
-    facts: Facts
+    captured: CapturedGraph
+    facts: GraphMemory
     chain: Chain
     steps: list[str]
     step_bytes: list[int]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.request import Request
 
 from .case import Case, Planned, timed
 

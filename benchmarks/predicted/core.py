@@ -1,6 +1,6 @@
 """One core of this machine as a device: its record and overheads, measured by loops that are no model's.
 
-hit curve       a sweep of reads over working sets (`fx_partition.hardware.sweep`)
+hit curve       a sweep of reads over working sets (`fx_partition.hardware.bandwidth_sweep`)
 bandwidths      products of a matrix and a vector, as models read their weights: of a matrix that stays in the cache,
                 and of one of several times its size
 peak            a product of matrices that stay in the cache
@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from fx_partition import Device, Overheads
-from fx_partition.cost.price import OVERHEADS
-from fx_partition.hardware.cpu_facts import CpuFacts
+from fx_partition.hardware.bandwidth_sweep import sweep, working_sets
+from fx_partition.hardware.cpu_info import CpuFacts
 from fx_partition.hardware.detect import cpu_facts
-from fx_partition.hardware.fit import fit
+from fx_partition.hardware.fit_hit_curve import fit
 from fx_partition.hardware.records import Figure, from_figures
-from fx_partition.hardware.sweep import sweep, working_sets
+from fx_partition.simulator.run_time import OVERHEADS
 
 _TURN_S = 0.05
 _PRODUCT = (256, 512, 512)  # rows, columns, sum: 2 MiB in all

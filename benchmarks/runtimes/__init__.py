@@ -1,1 +1,3 @@
-"""What `runtime.py` measures: models (`models`), ways to run them (`sides`, `crew`), and what is asked (`targets`)."""
+"""What `runtime.py` measures: models (`models`), ways to run them (`runners`, `workers`), and what is asked
+(`targets`).
+"""

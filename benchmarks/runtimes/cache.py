@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fx_partition.backends.local.build import compiled
+from fx_partition.backends.threads.build_extension import compiled
 
 KEPT = 0.8
 _SYSFS = Path("/sys/devices/system/cpu")

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .crew import ALL, AUTO, GPIPE, ONE, REPLICAS
 from .models import Case
+from .workers import ALL, AUTO, GPIPE, ONE, REPLICAS
 
 
 @dataclass(frozen=True)

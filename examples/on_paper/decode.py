@@ -1,7 +1,7 @@
 """Seconds of a decode step: stages of whole layers, each on one device or on several that share every matrix.
 
 Terms. ``rows`` sequences pass a stage at a time (a microbatch), each ``length`` tokens long. A stage takes, by the cost
-model of `fx_partition.cost.price`,
+model of `fx_partition.simulator.run_time`,
 
     max(operations / peak, bytes on chip / on-chip bandwidth + bytes off chip / memory bandwidth) + 1.26 us a kernel
     (GPU)
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from fx_partition import Device, Link
-from fx_partition.cost.price import OVERHEADS, Price
-from fx_partition.cost.price import price as price_of
-from fx_partition.passes.work import Access, How, Work
+from fx_partition.passes.timing.partition_work import Access, AccessKind, PartitionWork
+from fx_partition.simulator.run_time import OVERHEADS, Price
+from fx_partition.simulator.run_time import price as price_of
 
 from .shapes import Precision, Shape
 
@@ -164,9 +164,13 @@ def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kep
         )
     kernels = stage.layers * (LAYER_KERNELS + (EXPERT_KERNELS if shape.experts > 1 else 0)) + stage.head * HEAD_KERNELS
     flops = rows * (stage.layers * shape.layer_flops(model.length) + stage.head * 2 * shape.head_parameters) / parts
-    touched = [("weights", weights, How.WEIGHT), ("cache", cache, How.READ), ("values", 2 * values, How.WRITE)]
+    touched = [
+        ("weights", weights, AccessKind.WEIGHT),
+        ("cache", cache, AccessKind.READ),
+        ("values", 2 * values, AccessKind.WRITE),
+    ]
     accesses = tuple(Access((name, 0), round(size), how) for name, size, how in touched)
-    work = Work(accesses, frozenset(), round(flops), kernels)
+    work = PartitionWork(accesses, frozenset(), round(flops), kernels)
     return price_of(model.device, work, moved, OVERHEADS[model.device.kind])
 
 

@@ -13,35 +13,29 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.errors import PartitionError, PartitionWarning, UnreadableError
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.fake import no_new_guards, shape_env_of
-from fx_partition.passes.fingerprint import fingerprint
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import PlannedGraph, register
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.shared_inputs import refuse_written_aliases
-from fx_partition.passes.split import planned_graph
-from fx_partition.passes.symbols import Symbols
+from fx_partition.common.errors import PartitionError, PartitionWarning, UnreadableError
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.fake_tensors import no_new_guards, shape_env_of
+from fx_partition.passes.capture.graph_hash import fingerprint
+from fx_partition.passes.capture.symbolic_sizes import Symbols
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.footprint.shared_inputs import refuse_written_aliases
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.split.extract import planned_graph
 from fx_partition.report import render
-from fx_partition.report.written import write
+from fx_partition.report.compiled_plans import PlannedGraph, register
+from fx_partition.report.output import write
 
-from .buffers import keep_buffers
-from .dynamo import capture_dynamo, is_weight
-from .fallback import first_line, tell, whole_plan
-from .hollow import fill, fills_first, is_hollow
-from .homes import home_of, moves, warn_of_what_stays
-from .inline import assemble
-from .lower import CompileOne, lower
-from .microbatch import Cutting
-from .options import Options
-from .ranks.compile import compile_ranks
-from .ranks.runtime import RankFunction
-from .stages import Boundaries, Stage, cut_stages
-from .stand_ins import measured_bytes
-from .torch_internals import (
+from .devices.home_device import home_of, moves, warn_of_what_stays
+from .inline.malloc_settings import keep_buffers
+from .inline.runtime import assemble
+from .lowering.compile_stages import CompileOne, lower
+from .lowering.dynamo_graph import capture_dynamo, is_weight
+from .lowering.fallback import first_line, tell, whole_plan
+from .lowering.stage import Boundaries, Stage, cut_stages
+from .lowering.torch_internals import (
     RestartAnalysis,
     binds_addresses,
     compile_graph,
@@ -49,6 +43,12 @@ from .torch_internals import (
     inductor_options,
     training_patches,
 )
+from .measure.stage_allocation import measured_bytes
+from .microbatch.cutting import MicrobatchPlan
+from .options.backend_options import Options
+from .ranks.compile import compile_ranks
+from .ranks.runtime import RankFunction
+from .weights.lazy_weights import fill, fills_first, is_hollow
 
 
 def l2partition(
@@ -63,7 +63,7 @@ def l2partition(
     Args:
         gm, example_inputs: what Dynamo traced; ``gm`` is Dynamo's copy, the model itself is not changed.
         mode: as for ``backend="inductor"``.
-        options: see `options.Options` and `request.Request`.
+        options: see `backend_options.Options` and `request.Request`.
 
     Returns:
         A function of the graph's inputs.
@@ -121,8 +121,8 @@ class _Job:
         self, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any], asked: Options
     ) -> None:
         self._gm, self._inputs, self._patches, self._asked = gm, example_inputs, patches, asked
-        self._captured: Captured | None = None
-        self._facts: Facts | None = None
+        self._captured: CapturedGraph | None = None
+        self._facts: GraphMemory | None = None
         self.plan: Plan | None = None
 
     def in_partitions(self) -> Callable[..., Any] | None:
@@ -137,7 +137,7 @@ class _Job:
         facts = self._facts = gather_facts(captured)
         if self._asked.ranks:
             return _run_on_ranks(captured, facts, home, self._inputs, self._patches, self._asked)
-        cutting = Cutting.of(captured, facts, self._asked, self._inputs)
+        cutting = MicrobatchPlan.of(captured, facts, self._asked, self._inputs)
         plan = self.plan = cutting.plan if cutting else _uncut(captured, facts, self._asked)
         devices = [torch.device(p.device) if p.device else home for p in plan.partitions]
         is_moved = moves(captured, devices)
@@ -180,7 +180,7 @@ def _is_module_tensor(value: Any) -> bool:
     return isinstance(value, torch.nn.Parameter)
 
 
-def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:
+def _uncut(captured: CapturedGraph, facts: GraphMemory, asked: Options) -> Plan:
     """The plan for the batch whole. Where microbatches were to pay and do not, one partition: then nothing is gained by
     more of them on one device, and none is as fast as inductor."""
     if asked.microbatches == 1:
@@ -190,14 +190,14 @@ def _uncut(captured: Captured, facts: Facts, asked: Options) -> Plan:
 
 
 def _compile_stages(
-    captured: Captured,
-    facts: Facts,
+    captured: CapturedGraph,
+    facts: GraphMemory,
     plan: Plan,
     devices: list[torch.device],
     example_inputs: Sequence[Any],
     patches: Mapping[str, Any],
     asked: Options,
-    cutting: Cutting | None,
+    cutting: MicrobatchPlan | None,
 ) -> Callable[..., Any]:
     traced = captured = planned_graph(captured, plan)
     if cutting:
@@ -241,8 +241,8 @@ def _compiler(patches: Mapping[str, Any]) -> CompileOne:
 
 
 def _run_on_ranks(
-    captured: Captured,
-    facts: Facts,
+    captured: CapturedGraph,
+    facts: GraphMemory,
     home: torch.device,
     example_inputs: Sequence[Any],
     patches: Mapping[str, Any],

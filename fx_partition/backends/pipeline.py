@@ -8,27 +8,27 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
-from fx_partition.passes.capture import ExampleInputs, Model, annotated, capture
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.metadata import changed_inputs
-from fx_partition.passes.plan_parts import Partition
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import CacheBytes, Request
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model, annotated, capture
+from fx_partition.passes.capture.metadata_changes import changed_inputs
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.records import Partition
+from fx_partition.passes.plan.request import CacheBytes, Request
 
-from .cuda_runtime import CudaRuntime
-from .each_once import first_alike
-from .hollow import fill
-from .homes import home_of, moves, warn_of_what_stays
-from .local.build import stage_loop
-from .local.native import compile_steps
-from .local.runtime import Cores, LocalRuntime
-from .options import STAGE_THREADS, check_device
-from .program import make_program
-from .signature import Signature
-from .states_together import plan_states_together
-from .stream import Pipeline, check_inflight
+from .cuda.runtime import CudaRuntime
+from .devices.home_device import home_of, moves, warn_of_what_stays
+from .lowering.dedup_compile import first_alike
+from .lowering.states_together import plan_states_together
+from .options.backend_options import STAGE_THREADS, check_device
+from .streaming.pipeline import Pipeline, check_inflight
+from .streaming.program import make_program
+from .streaming.request_signature import Signature
+from .threads.aoti_compile import compile_steps
+from .threads.build_extension import stage_loop
+from .threads.runtime import Cores, LocalRuntime
+from .weights.lazy_weights import fill
 
 
 def pipeline(

@@ -16,14 +16,14 @@ from dataclasses import replace
 
 import torch
 
-from .cpu_facts import Cache, CpuFacts
-from .fit import fit
+from .bandwidth_sweep import Points, saved
+from .cpu_info import Cache, CpuFacts
+from .fit_hit_curve import fit
 from .gpus import find_gpus, match_record
 from .hit_curves import USABLE_SHARE
 from .linux import linux_cpu
-from .other_systems import macos_cpu, unknown_cpu, windows_cpu
+from .macos_windows import macos_cpu, unknown_cpu, windows_cpu
 from .records import Device, Figure, from_figures
-from .sweep import Points, saved
 
 # Where a system does not say: a clock of servers, and an L2 that every CPU of the last ten years has.
 _HERTZ, _L2 = 2.5e9, 256 * 2**10

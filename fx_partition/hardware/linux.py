@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from .cores import SYSFS, allowed_cores, data_caches, parse_list, read_text
-from .cpu_facts import Cache, CpuFacts
+from .cpu_info import Cache, CpuFacts
 
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "": 1}
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bandwidth_sweep import Points, save, sweep, working_sets
+from .cache_dir import cache_directory, check_writable
 from .detect import cpu_devices, cpu_facts
 from .records import Device
-from .sweep import Points, save, sweep, working_sets
-from .user_cache import cache_directory, check_writable
 
 MOST_SECONDS = 3600
 

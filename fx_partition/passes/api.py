@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .atoms import KeepTogether
-from .capture import ExampleInputs, Model, capture
-from .errors import PartitionError
-from .gather import gather_facts
-from .plan import Plan
-from .planning import make_plan
-from .request import CacheBytes, Devices, Request
-from .split import planned_graph, split_graph, split_planned
-from .split_module import SplitModule
+from fx_partition.common.errors import PartitionError
+
+from .capture.capture_model import ExampleInputs, Model, capture
+from .constraints.atoms import KeepTogether
+from .footprint.analyze import gather_facts
+from .plan.make_plan import make_plan
+from .plan.plan import Plan
+from .plan.request import CacheBytes, Devices, Request
+from .split.extract import planned_graph, split_graph, split_planned
+from .split.split_module import SplitModule
 from .verify.check import find_faults
 from .verify.verdict import refuse_or_warn
 

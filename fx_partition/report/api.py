@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fx_partition.passes.live import compiled_graphs
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.sizes import format_bytes
+from fx_partition.common.units import format_bytes
+from fx_partition.passes.plan.plan import Plan
 
-from .contents import contents
-from .written import written
+from .compiled_plans import compiled_graphs
+from .output import written
+from .plan_document import contents
 
 
 def render(plan: Plan, format: str = "text") -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.request import NO_BUDGET, TIMED
-from fx_partition.passes.sizes import format_bytes
+from fx_partition.common.units import format_bytes
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.request import NO_BUDGET, TIMED
 
 from .document import code, count
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from fx_partition.common.units import format_bytes
 from fx_partition.hardware.probe import Probe
-from fx_partition.passes.sizes import format_bytes
 
-from .picture import save
-from .probe import marks
+from .figures import save
+from .probe_document import marks
 
 _SUFFIXES = (".png", ".svg")
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from zoo import FAMILIES, Family, Inputs, mark_batch
 
-from fx_partition.passes.errors import PartitionWarning
-from fx_partition.passes.live import compiled_graphs
+from fx_partition.common.errors import PartitionWarning
+from fx_partition.report.compiled_plans import compiled_graphs
 
 QUICK = ["mlp", "gpt2", "llama", "vit"]
 QUICK_BACKWARD = ["mlp", "llama"]

@@ -16,12 +16,12 @@ from torch._dynamo.utils import counters
 from zoo import FAMILIES, mark_batch
 
 from fx_partition import report
+from fx_partition.backends.inline.whole_batch import WholeBatch
 from fx_partition.backends.l2partition import CompiledGraph
-from fx_partition.backends.options import Options
-from fx_partition.backends.whole import Whole
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.live import _LIVE, compiled_graphs
-from fx_partition.passes.microbatch import Cutter, cheapest, even_sizes
+from fx_partition.backends.options.backend_options import Options
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.batching.microbatch_size import BatchSplitter, cheapest, even_sizes
+from fx_partition.report.compiled_plans import _LIVE, compiled_graphs
 
 QUICK = [("mlp", 2), ("mlp", "auto"), ("vit", 3)]
 SLOW = [
@@ -183,10 +183,10 @@ def test_what_the_trace_assumed_of_the_batch_does_not_hold_for_microbatches() ->
 
 def test_a_batch_that_no_cut_serves_runs_whole_in_code_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Convolutions()
-    monkeypatch.setattr(Cutter, "__call__", lambda *_: ())
+    monkeypatch.setattr(BatchSplitter, "__call__", lambda *_: ())
     made: list[int] = []
-    compile_one = Whole._compile
-    monkeypatch.setattr(Whole, "_compile", lambda *arguments: made.append(1) or compile_one(*arguments))
+    compile_one = WholeBatch._compile
+    monkeypatch.setattr(WholeBatch, "_compile", lambda *arguments: made.append(1) or compile_one(*arguments))
     with torch.no_grad():
         run = compiled(model, cache_bytes=12 << 10, microbatches=2)
         for batch, compiles in ((9, 1), (4, 1), (20, 2), (32, 2)):  # the first for fewer than 16 rows
@@ -240,15 +240,15 @@ def test_the_cheapest_of_few_candidates_is_taken(batch: int, fits: int) -> None:
 def test_sizes_are_even_and_guards_hold_for_each() -> None:
     assert [even_sizes(n, 3) for n in (9, 8, 7)] == [(3, 3, 3), (3, 3, 2), (3, 2, 2)]
     s = sympy.Symbol("s", positive=True, integer=True)
-    cut = Cutter((s,), (s,), None, 4, [sympy.Ge(s, 3)])
+    cut = BatchSplitter((s,), (s,), None, 4, [sympy.Ge(s, 3)])
     assert cut(12) == ((0, 4), (4, 4), (8, 4))
     assert cut(10) == ((0, 4), (4, 3), (7, 3))
     assert cut(5) == ((0, 5),)  # not 3 and 2
     assert cut(2) == ()
-    few = Cutter((s,), (s,), 2, 4, [sympy.Lt(s, 4)])
+    few = BatchSplitter((s,), (s,), 2, 4, [sympy.Lt(s, 4)])
     assert few(12) == ((0, 3), (3, 3), (6, 3), (9, 3))  # more than asked for, where the stages are for few rows alone
     t = sympy.Symbol("t", positive=True, integer=True)
-    assert Cutter((s, t), (s, t), 2, 4, [])(4, 6) == ()  # two inputs taken for one batch, and unlike
+    assert BatchSplitter((s, t), (s, t), 2, 4, [])(4, 6) == ()  # two inputs taken for one batch, and unlike
 
 
 # ---- Refusals

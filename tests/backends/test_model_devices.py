@@ -1,6 +1,6 @@
 """Models and stages on devices of every kind: results are where eager has them, whatever names the devices.
 
-On fake GPUs (`on_fakes`): an operator whose inputs are on two devices raises, as on real ones.
+On fake GPUs (`on_fake_gpus`): an operator whose inputs are on two devices raises, as on real ones.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from on_fakes import FakeGpus, gpus, linear  # noqa: F401
+from on_fake_gpus import FakeGpus, gpus, linear  # noqa: F401
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fx_partition
 from fx_partition.backends import l2partition as backend_module
-from fx_partition.backends.options import Options
+from fx_partition.backends.options.backend_options import Options
 from fx_partition.backends.ranks.compile import without_indices
-from fx_partition.backends.ranks.wire import _Layout
-from fx_partition.backends.training.prepared import prepare
-from fx_partition.passes.errors import PartitionError, PartitionWarning
-from fx_partition.passes.live import compiled_graphs
-from fx_partition.passes.request import Request
+from fx_partition.backends.ranks.message_codec import _Layout
+from fx_partition.backends.training.prepare import prepare
+from fx_partition.common.errors import PartitionError, PartitionWarning
+from fx_partition.passes.plan.request import Request
+from fx_partition.report.compiled_plans import compiled_graphs
 
 WIDTH = 8
 

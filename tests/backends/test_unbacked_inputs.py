@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fx_partition.passes.live import compiled_graphs
+from fx_partition.report.compiled_plans import compiled_graphs
 
 
 class Layers(nn.Module):

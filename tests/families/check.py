@@ -20,13 +20,13 @@ from torch._dynamo.backends.registry import lookup_backend
 
 import fx_partition
 from fx_partition import PartitionWarning
-from fx_partition.backends import torch_internals
-from fx_partition.backends.dynamo import capture_dynamo
-from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.gather import gather_facts
-from fx_partition.passes.live import compiled_graphs
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.request import Request
+from fx_partition.backends.lowering import torch_internals
+from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
+from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.request import Request
+from fx_partition.report.compiled_plans import compiled_graphs
 
 from .compare import SEEDS, assert_same, assert_same_aliases, assert_same_strides, calls, error, worst
 from .family import Family, tensors
@@ -121,7 +121,7 @@ def split_apart(model: Any, found: Found) -> Callable[..., Any]:
     return cut
 
 
-def budget(captured: Captured, parts: int) -> int:
+def budget(captured: CapturedGraph, parts: int) -> int:
     """The smallest budget for which ``parts`` partitions suffice; less where three would not be needed for it."""
     facts = gather_facts(captured)
     size = make_plan(captured, facts, Request.check(None, parts)).budget_bytes

@@ -8,7 +8,7 @@ import torch
 
 import fx_partition
 from fx_partition import PartitionError
-from fx_partition.passes.live import compiled_graphs
+from fx_partition.report.compiled_plans import compiled_graphs
 
 from .observe import Seen, run
 from .program import Program

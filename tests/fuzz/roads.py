@@ -17,9 +17,9 @@ from torch._dynamo.backends.debugging import aot_eager
 
 import fx_partition
 from fx_partition import PartitionWarning
-from fx_partition.backends import strides, torch_internals
-from fx_partition.passes.fake import FakeTensor, is_wrapped
-from fx_partition.passes.live import compiled_graphs
+from fx_partition.backends.lowering import boundary_strides, torch_internals
+from fx_partition.passes.capture.fake_tensors import FakeTensor, is_wrapped
+from fx_partition.report.compiled_plans import compiled_graphs
 
 from .observe import Seen, run
 from .program import BATCHES, Program
@@ -198,7 +198,7 @@ def _stages(compile_stage: Callable[[torch.fx.GraphModule, Sequence[Any]], Call]
 
     with (
         mock.patch.object(torch_internals, "compile_fx", compile_fx),
-        mock.patch.object(strides, "InductorDecompositions", contextlib.nullcontext),
+        mock.patch.object(boundary_strides, "InductorDecompositions", contextlib.nullcontext),
     ):
         yield
 
@@ -252,7 +252,7 @@ def _guarded(call: Call, inputs: Sequence[Any]) -> Call:
                 )
             )
             assert fits, (
-                f"input {i} of a stage was to be {dtype} {sizes} of strides {strides}, and is {x.dtype} "
+                f"input {i} of a stage was to be {dtype} {sizes} of strides {boundary_strides}, and is {x.dtype} "
                 f"{tuple(x.shape)} of strides {x.stride()}"
             )
         return call(*args)

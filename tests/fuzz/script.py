@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fx_partition
-from fx_partition.backends import torch_internals
+from fx_partition.backends.lowering import torch_internals
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -100,11 +100,11 @@ _ROADS["inductor"] = _ROADS["backend"].replace("torch_internals.compile_fx =", "
 
 _DRAWN = """
 # Partitions drawn at random, in an order that the planner's own rules allow.
-from fx_partition.passes import planning
-from fx_partition.passes.reorder import Reordered, Tried
+from fx_partition.passes.plan import make_plan
+from fx_partition.passes.ordering.search import OrderedPlan, SearchStats
 
 drawn = iter(%r)
-planning.search_order = lambda *_, **__: Reordered(*next(drawn), Tried(1, False))
+make_plan.search_order = lambda *_, **__: OrderedPlan(*next(drawn), SearchStats(1, False))
 """
 
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from typing import Any
 from unittest import mock
 
-from fx_partition.passes import planning
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.reorder import Reordered, Tried
+from fx_partition.passes.ordering.search import OrderedPlan, SearchStats
+from fx_partition.passes.partitioner.chain import Chain
+from fx_partition.passes.plan import make_plan
 
 from .program import Program, new_random
 
@@ -34,14 +34,14 @@ def shuffled(program: Program) -> Iterator[None]:
 
     def draw(
         chain: Chain, predecessors: Sequence[Sequence[int]], budget: int, solve: Callable[..., Any], **_: Any
-    ) -> Reordered:
+    ) -> OrderedPlan:
         places = _places(chain.num_atoms, rng)
         order = _order(predecessors, rng)
         executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
         LATEST.append((executed, places))
-        return Reordered(executed, places, Tried(1, False))
+        return OrderedPlan(executed, places, SearchStats(1, False))
 
-    with mock.patch.object(planning, "search_order", draw):
+    with mock.patch.object(make_plan, "search_order", draw):
         yield
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from fx_partition.passes import precedence
+from fx_partition.passes.constraints import dependencies
 
 from .check import check
 from .generate import depends, generate
@@ -81,7 +81,7 @@ def broken():
         names = {t: [source.name for source in nodes[facts.steps[t].node].all_input_nodes] for t in span}
         return {t: sorted({index[name] for name in names[t] if name in index}) for t in span}
 
-    with mock.patch.object(precedence, "step_predecessors", by_operands_alone):
+    with mock.patch.object(dependencies, "step_predecessors", by_operands_alone):
         yield
 
 

@@ -15,10 +15,10 @@ import torch
 
 from fx_partition.hardware import detect as detection
 from fx_partition.hardware.cores import allowed_cores
-from fx_partition.hardware.cpu_facts import Cache, CpuFacts
+from fx_partition.hardware.cpu_info import Cache, CpuFacts
 from fx_partition.hardware.gpus import find_gpus, gpu_device
 from fx_partition.hardware.linux import cpu_quota, linux_cpu
-from fx_partition.hardware.other_systems import macos_cpu, unknown_cpu, windows_cpu
+from fx_partition.hardware.macos_windows import macos_cpu, unknown_cpu, windows_cpu
 from fx_partition.hardware.records import device
 
 MIB = 2**20

@@ -12,14 +12,14 @@ import torch
 
 import fx_partition
 from fx_partition.cli import main
+from fx_partition.hardware import bandwidth_sweep as sweeping
 from fx_partition.hardware import detect as detection
-from fx_partition.hardware import fit as fitting
+from fx_partition.hardware import fit_hit_curve as fitting
 from fx_partition.hardware import probe as probing
-from fx_partition.hardware import sweep as sweeping
-from fx_partition.hardware.cpu_facts import Cache, CpuFacts
-from fx_partition.hardware.fit import falling, fit, smoothed
+from fx_partition.hardware.bandwidth_sweep import save, saved, sweep, working_sets
+from fx_partition.hardware.cpu_info import Cache, CpuFacts
+from fx_partition.hardware.fit_hit_curve import falling, fit, smoothed
 from fx_partition.hardware.hit_curves import rate_at
-from fx_partition.hardware.sweep import save, saved, sweep, working_sets
 
 MIB = 2**20
 FACTS = CpuFacts("A CPU", (Cache(2, MIB, 1, 1, False), Cache(3, 32 * MIB, 4, 4, True)), 4.0, 2e9, 2**34, "a test")

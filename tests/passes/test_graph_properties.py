@@ -1,8 +1,8 @@
 """Random graphs: plans are what the definitions say, and split modules are the model bit by bit.
 
 The footprints are counted here once more, straight from DESIGN section 3, on what a run with real tensors shows:
-which node's result lives in which storage, by address. Nothing of `facts` or `effects` is used but the free nodes
-that the graphs are built with (views of weights), which are known by construction.
+which node's result lives in which storage, by address. Nothing of `graph_memory` or `op_effects` is used but the free
+nodes that the graphs are built with (views of weights), which are known by construction.
 """
 
 from __future__ import annotations

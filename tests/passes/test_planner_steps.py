@@ -10,17 +10,17 @@ import pytest
 from chains import make_chain
 from dags import makers_first
 
-import fx_partition.passes.orders as orders
-from fx_partition.passes.beam import Beam
-from fx_partition.passes.chain import Chain
-from fx_partition.passes.contraction import contract, whole_footprint
-from fx_partition.passes.dp import dp
-from fx_partition.passes.greedy import Sweep, Sweeper
-from fx_partition.passes.pareto import pareto
-from fx_partition.passes.piece import Graph, Piece
-from fx_partition.passes.reorder import SMALL, search_order
-from fx_partition.passes.segment_tree import SegmentTree
-from fx_partition.passes.window import Window
+from fx_partition.common.segment_tree import SegmentTree
+from fx_partition.passes.ordering import list_schedules
+from fx_partition.passes.ordering.beam import Beam
+from fx_partition.passes.ordering.piece import Graph, Piece
+from fx_partition.passes.ordering.search import SMALL, search_order
+from fx_partition.passes.partitioner.chain import Chain
+from fx_partition.passes.partitioner.contraction import contract, whole_footprint
+from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.greedy import FarthestReach, FarthestReachSolver
+from fx_partition.passes.partitioner.pareto import pareto
+from fx_partition.passes.partitioner.sliding_window import Window
 
 KINDS = ("sweep atoms", "window moves", "links read", "tree levels", "footprints", "options", "pieces", "heap")
 
@@ -73,14 +73,14 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
         monkeypatch.setattr(owner, "__init__", init)
 
     def reached(_: object, sweep: object) -> int:
-        assert isinstance(sweep, Sweep)
+        assert isinstance(sweep, FarthestReach)
         return sweep.boundaries[-1]
 
     def levels(tree: object, _: object) -> int:
         assert isinstance(tree, SegmentTree)
         return tree._leaves.bit_length()
 
-    count_calls(Sweeper, "run", "sweep atoms", reached)
+    count_calls(FarthestReachSolver, "run", "sweep atoms", reached)
     count_calls(Window, "extend", "window moves", lambda *_: 1)
     count_calls(Window, "shrink", "window moves", lambda *_: 1)
     count_calls(SegmentTree, "add_from", "tree levels", levels)
@@ -89,8 +89,8 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     count_calls(Piece, "footprint", "footprints", lambda *_: 1)
     count_calls(Beam, "_options", "options", lambda *_: 1)
     count_calls(Graph, "piece", "pieces", lambda _, piece: piece.n)
-    count_calls(orders.heapq, "heappush", "heap", lambda *_: 1)
-    count_links(Sweeper, "_link_from")
+    count_calls(list_schedules.heapq, "heappush", "heap", lambda *_: 1)
+    count_links(FarthestReachSolver, "_link_from")
     count_links(Window, "_in_from", "_out_to")
     return counter
 

@@ -9,12 +9,12 @@ import pytest
 
 import fx_partition
 from fx_partition import cli
-from fx_partition.hardware.cpu_facts import Cache, CpuFacts
+from fx_partition.hardware.cpu_info import Cache, CpuFacts
 from fx_partition.hardware.detect import cpu_devices
 from fx_partition.hardware.probe import Probe
-from fx_partition.report.drawing import Mark, draw
+from fx_partition.report.ascii_plot import Mark, draw
 from fx_partition.report.markdown import to_markdown
-from fx_partition.report.probe import marks, probe_document
+from fx_partition.report.probe_document import marks, probe_document
 from fx_partition.report.text import to_text
 
 MIB = 2**20

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fx_partition
-from fx_partition.passes.sizes import format_bytes
+from fx_partition.common.units import format_bytes
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from fx_partition.passes.capture import Captured, capture
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.gather import gather_facts
+from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
 
 from . import FAMILIES
 
 
-def captured_family(name: str) -> tuple[Captured, Facts]:
+def captured_family(name: str) -> tuple[CapturedGraph, GraphMemory]:
     """The exported graph of a model for a batch of two, and its facts."""
     family = FAMILIES[name]
     args, kwargs = family.inputs(2)

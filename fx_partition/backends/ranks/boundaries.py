@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.split import Stub
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.split.extract import PartitionGraph
 
-from ..stages import Boundaries
+from ..lowering.stage import Boundaries
 from .schedule import Messages
 
 
 class RankBoundaries(Boundaries):
     """What stays on its rank is handed over there, without send and receive; inputs of the graph come from rank 0."""
 
-    def __init__(self, captured: Captured, stubs: list[Stub], ranks: Sequence[int], messages: Messages) -> None:
+    def __init__(
+        self, captured: CapturedGraph, stubs: list[PartitionGraph], ranks: Sequence[int], messages: Messages
+    ) -> None:
         super().__init__(captured, stubs)
         self._ranks, self._messages = ranks, messages
 

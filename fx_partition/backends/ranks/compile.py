@@ -12,33 +12,33 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured, value_of
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.fake import shape_env_of
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.planning import make_plan
-from fx_partition.passes.split import planned_graph
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.fake_tensors import shape_env_of
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.split.extract import planned_graph
 
-from ..guards import assume_all, guards_from_text, guards_to_text
-from ..hollow import fill, fingerprint
-from ..homes import refuse_several
-from ..lower import CompileOne, Lowered, lower
-from ..microbatch import Cutting
-from ..options import Options
-from ..stages import Stage, cut_stages
-from ..states_together import plan_states_together
-from .agreement import Document, refuse_differences
+from ..devices.home_device import refuse_several
+from ..lowering.compile_stages import CompileOne, Lowered, lower
+from ..lowering.guard_text import assume_all, guards_from_text, guards_to_text
+from ..lowering.stage import Stage, cut_stages
+from ..lowering.states_together import plan_states_together
+from ..microbatch.cutting import MicrobatchPlan
+from ..options.backend_options import Options
+from ..process_group.consistency import Document, refuse_differences
+from ..process_group.rank_team import Team
+from ..weights.lazy_weights import fill, fingerprint
 from .boundaries import RankBoundaries
 from .microbatches import Microbatches, refuse_writes
 from .runtime import RankFunction
 from .schedule import Messages
-from .team import Team
 
 
 def compile_ranks(
-    captured: Captured,
-    facts: Facts,
+    captured: CapturedGraph,
+    facts: GraphMemory,
     asked: Options,
     example_inputs: Sequence[Any],
     compile_one: CompileOne,
@@ -70,7 +70,7 @@ def compile_ranks(
     team = Team.current(ranked.timeout, home, ranked.group)
     microbatches: Microbatches | None = None
     with team.roll.alive():
-        cutting = Cutting.of(captured, facts, asked, example_inputs)
+        cutting = MicrobatchPlan.of(captured, facts, asked, example_inputs)
         if cutting:
             refuse_writes(facts)
             plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
@@ -143,7 +143,11 @@ def _compile(
 
 
 def _document(
-    captured: Captured, plan: Plan, given: Mapping[str, Any], example_inputs: Sequence[Any], written: frozenset[str]
+    captured: CapturedGraph,
+    plan: Plan,
+    given: Mapping[str, Any],
+    example_inputs: Sequence[Any],
+    written: frozenset[str],
 ) -> Document:
     """What has to be the same on all ranks, what explains a difference first."""
     document = {

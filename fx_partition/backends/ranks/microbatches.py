@@ -9,14 +9,14 @@ import sympy
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.facts import Facts
-from fx_partition.passes.refake import Refaked
-from fx_partition.passes.symbols import to_expr
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.respecialize import Refaked
+from fx_partition.passes.capture.symbolic_sizes import to_expr
+from fx_partition.passes.footprint.graph_memory import GraphMemory
 
-from ..microbatch import Cutting
-from ..rows import Rows
+from ..microbatch.batch_slices import BatchSlices
+from ..microbatch.cutting import MicrobatchPlan
 
 
 class Microbatches:
@@ -29,20 +29,22 @@ class Microbatches:
         guards: what any rank's stages assume of their sizes.
     """
 
-    def __init__(self, cutting: Cutting, traced: Captured, made: Refaked, guards: Sequence[sympy.Basic]) -> None:
+    def __init__(
+        self, cutting: MicrobatchPlan, traced: CapturedGraph, made: Refaked, guards: Sequence[sympy.Basic]
+    ) -> None:
         graph, separation, batch = made.captured.gm.graph, cutting.separation, cutting.batch(made)
         self._sizes = list(made.captured.symbol_inputs.values())
         self._cutter = cutting.cutter(traced, made, guards)
         values = made.captured.values
         self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
-        self._cut: dict[torch.fx.Node, Rows] = {}
+        self._cut: dict[torch.fx.Node, BatchSlices] = {}
         for node in graph.find_nodes(op="placeholder"):
             if (dim := separation.inputs.get(node.name)) is not None:
                 name = made.captured.names.get(node, node.name)
-                self._cut[node] = Rows.of_input(values[node], dim, batch, name, written=False)
+                self._cut[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
         (output,) = traced.gm.graph.find_nodes(op="output")
         pairs = zip(output.args[0], separation.outputs, strict=True)
-        self._joined = [None if dim is None else Rows.of_result(traced.values[leaf], dim) for leaf, dim in pairs]
+        self._joined = [None if dim is None else BatchSlices.of_result(traced.values[leaf], dim) for leaf, dim in pairs]
 
     def cut(self, table: Mapping[torch.fx.Node, Any], *, inputs: bool) -> list[dict[torch.fx.Node, Any]]:
         """The values of each microbatch.
@@ -72,7 +74,7 @@ class Microbatches:
         ]
 
 
-def refuse_writes(facts: Facts) -> None:
+def refuse_writes(facts: GraphMemory) -> None:
     """Microbatches of a graph that writes its inputs would have to be written back from several ranks.
 
     Raises:

@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.errors import PartitionError
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import CapturedGraph
 
-from ..stages import Stage
+from ..lowering.stage import Stage
+from ..process_group.rank_team import Team
+from .message_codec import Posted, Wire, decode_number, encode_number
 from .microbatches import Microbatches
 from .schedule import Message, Messages, number_inputs
-from .team import Team
-from .wire import Posted, Wire, decode_number, encode_number
 
 #: Tags of one graph's messages; two each, and one for the sizes.
 TAGS = 1 << 16
@@ -42,7 +42,7 @@ class RankFunction:
 
     def __init__(
         self,
-        captured: Captured,
+        captured: CapturedGraph,
         stages: Sequence[Stage],
         compiled: Sequence[Callable[..., Any]],
         messages: Messages,
@@ -189,7 +189,7 @@ class _Step:
         self.dead: list[torch.fx.Node] = []
 
 
-def _obtainable(leaf: Any, captured: Captured, made: Collection[torch.fx.Node]) -> Any:
+def _obtainable(leaf: Any, captured: CapturedGraph, made: Collection[torch.fx.Node]) -> Any:
     """A leaf of the results, if a stage makes it or every rank has it.
 
     Raises:

@@ -6,8 +6,8 @@ message
     What one stage gives one rank: all values of that stage that the rank's own stages, or its results, need. The inputs
     of the graph are those of rank 0, and go out in messages of the pseudo-stage -1.
 direction
-    From a lower rank to a higher one, or back. Each has connections of its own (see `team`), so a send and a receive of
-    two ranks cannot wait for each other.
+    From a lower rank to a higher one, or back. Each has connections of its own (see `rank_team`), so a send and a
+    receive of two ranks cannot wait for each other.
 
 A rank runs its stages in the order of the plan, for all microbatches before the next stage. Right before a stage it
 receives what the stage needs; right after it, it sends, without waiting. Stages follow one another in an order in which
@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 import torch.fx
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.split import Stub
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.split.extract import PartitionGraph
 
 #: The pseudo-stage that makes the inputs of the graph, on rank 0.
 INPUTS = -1
@@ -100,8 +100,8 @@ class Messages:
 
     def __init__(
         self,
-        captured: Captured,
-        stubs: Sequence[Stub],
+        captured: CapturedGraph,
+        stubs: Sequence[PartitionGraph],
         rank_of: Sequence[int],
         size: int,
         output: str,
@@ -168,7 +168,7 @@ class Messages:
             if node.name in written and node in self._home
         }
 
-    def _wanted(self, captured: Captured) -> dict[tuple[int, int], dict[torch.fx.Node, int]]:
+    def _wanted(self, captured: CapturedGraph) -> dict[tuple[int, int], dict[torch.fx.Node, int]]:
         """By (stage that makes, rank that takes): the values, each with the first stage that takes it there."""
         end = len(self._stubs)
         output = next(iter(reversed(captured.gm.graph.nodes)))
@@ -207,7 +207,7 @@ class Messages:
         return tuple(self._sent_by.get(stage, ()))
 
 
-def number_inputs(captured: Captured) -> Mapping[torch.fx.Node, type]:
+def number_inputs(captured: CapturedGraph) -> Mapping[torch.fx.Node, type]:
     """The inputs of the graph that are numbers, sizes above all, with their types; rank 0 tells them to all ranks."""
     return {
         node: kind

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from fx_partition.passes.capture import ExampleInputs, Model
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.plan import Plan
-from fx_partition.passes.request import TIMED, CacheBytes, Request
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.request import TIMED, CacheBytes, Request
 
-from ..homes import with_index
-from ..ranks.agreement import Document
-from ..torch_internals import inductor_options
-from .agreement import agree
+from ..devices.home_device import with_index
+from ..lowering.torch_internals import inductor_options
+from ..process_group.consistency import Document
+from .collective_check import agree
+from .pipeline_stages import PipelineStages
 from .placement import PLACEMENTS, check_stages, rank_of
-from .prepared import prepare
-from .stages import PipelineStages
-from .ties import Tie, Ties, find_ties
+from .prepare import prepare
+from .tied_weights import Tie, Ties, find_ties
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining import PipelineStage

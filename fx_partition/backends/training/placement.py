@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fx_partition.passes.errors import PartitionError
+from fx_partition.common.errors import PartitionError
 
 PLACEMENTS = ("loop", "v")
 

@@ -27,12 +27,12 @@ import torch.fx
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture import Captured
-from fx_partition.passes.errors import PartitionError
-from fx_partition.passes.split import Stub
-from fx_partition.passes.symbols import Size, evaluate, numbers_of, to_expr
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.symbolic_sizes import Size, evaluate, numbers_of, to_expr
+from fx_partition.passes.split.extract import PartitionGraph
 
-from ..rewrite import retarget, retarget_graph, write_in
+from ..lowering.graph_edits import retarget, retarget_graph, write_in
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class StageGraph:
         return replace(self, graph=graph, modules=modules)
 
 
-def stage_graphs(captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any]) -> list[StageGraph]:
+def stage_graphs(captured: CapturedGraph, stubs: Sequence[PartitionGraph], leaves: Sequence[Any]) -> list[StageGraph]:
     """The stages of a cut graph.
 
     Args:
-        captured, stubs: as `split.cut` gives them.
+        captured, stubs: as `extract.cut` gives them.
         leaves: the example of each input of the graph, in order.
 
     Raises:
@@ -116,7 +116,7 @@ def stage_graphs(captured: Captured, stubs: Sequence[Stub], leaves: Sequence[Any
     return found
 
 
-def _results(captured: Captured) -> list[torch.fx.Node]:
+def _results(captured: CapturedGraph) -> list[torch.fx.Node]:
     """The tensors that the graph returns, in order, without what is no tensor."""
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, torch.fx.Node)]
@@ -127,9 +127,9 @@ def _results(captured: Captured) -> list[torch.fx.Node]:
 
 
 def _stage_graph(
-    captured: Captured,
+    captured: CapturedGraph,
     index: int,
-    stub: Stub,
+    stub: PartitionGraph,
     received: Sequence[torch.fx.Node],
     sent: Sequence[torch.fx.Node],
     numbers: _Numbers,
@@ -162,7 +162,7 @@ def _stage_graph(
 class _Numbers:
     """What each value is that is no tensor: a constant, or a size at the example's sizes."""
 
-    def __init__(self, captured: Captured, examples: Mapping[torch.fx.Node, Any]) -> None:
+    def __init__(self, captured: CapturedGraph, examples: Mapping[torch.fx.Node, Any]) -> None:
         self._values, self._examples = captured.values, examples
         sizes: list[tuple[Size, int]] = []
         for node, example in examples.items():

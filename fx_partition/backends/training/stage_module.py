@@ -15,9 +15,9 @@ import torch
 import torch.fx
 from torch import nn
 
-from fx_partition.passes.errors import PartitionError
+from fx_partition.common.errors import PartitionError
 
-from .entry import Entry
+from .stage_arguments import Entry
 from .stage_graphs import Slot, StageGraph
 
 

@@ -22,12 +22,13 @@ What is shared with the planner, and what is not
 ------------------------------------------------
 Nothing here imports the planner's facts, atoms, chains, searches or proofs. Shared is what defines the measure:
 
-- the captured graph with its symbols and its regions, and the graph in slices (`slice_graph`);
+- the captured graph with its symbols and its regions, and the graph in slices (`slicing.rewrite`);
 - what one operator by itself allocates beside its results, which operands it reads and how much of them, whether it
-  has a rule, and what is assumed of one that does not run on fake tensors (`effects`, `assumed`, `bodies`);
-- by which names and schemas a node is known to have an effect, or to return what it writes (`precedence.has_effect`,
+  has a rule, and what is assumed of one that does not run on fake tensors (`op_effects`, `assumed_effects`,
+  `higher_order_writes`);
+- by which names and schemas a node is known to have an effect, or to return what it writes (`dependencies.has_effect`,
   `partial_writes.returns_self`);
-- for ``footprint="fused"`` alone which kernels inductor makes (`fusion`, over the planner's own facts).
+- for ``footprint="fused"`` alone which kernels inductor makes (`fused_footprint`, over the planner's own facts).
 
 Found again are: which storages there are, who shares and who writes them (the whole graph is run once on fake tensors
 that share memory as the real ones do), how long each lives, what crosses boundaries, every peak, the order and the

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 
-from ..plan import Plan
-from ..request import NO_BUDGET, TIMED
+from ..plan.plan import Plan
+from ..plan.request import NO_BUDGET, TIMED
 from .case import Case, Fault
 from .cuts import Cuts
 from .windows import Stretches, farthest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..plan_parts import Witness
+from ..plan.records import Witness
 from .case import Case, Fault
 from .windows import farthest
 

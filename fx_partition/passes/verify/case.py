@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import sympy
 
-from ..plan import Plan
+from ..plan.plan import Plan
 from .figures import Figures, figures
 from .fused import FusedSizes
 from .ledger import Ledger, Sizes

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
-from ..captured import Captured
-from ..errors import PartitionError
-from ..fingerprint import fingerprint
-from ..plan import Plan
-from ..slice_graph import apply_slicings
+from fx_partition.common.errors import PartitionError
+
+from ..capture.captured_graph import CapturedGraph
+from ..capture.graph_hash import fingerprint
+from ..plan.plan import Plan
+from ..slicing.rewrite import apply_slicings
 from .all_orders import all_orders_faults
 from .boundaries import boundary_faults, spread_boundary_faults, trace_faults, tradeoff_faults
 from .bounds import proof_faults, spread_faults
@@ -41,7 +42,7 @@ _FIGURES = (
 _LARGE, _SHARE = 16, 0.1
 
 
-def find_faults(captured: Captured, plan: Plan) -> list[Fault]:
+def find_faults(captured: CapturedGraph, plan: Plan) -> list[Fault]:
     """Return what is wrong with a plan; no faults if it can run the graph, and all that it says is right.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..plan import Plan
-from ..plan_parts import Oversize
-from ..request import TIMED
-from ..symbols import Symbols
+from ..capture.symbolic_sizes import Symbols
+from ..plan.plan import Plan
+from ..plan.records import Oversize
+from ..plan.request import TIMED
 from .case import Case, Fault
 from .figures import figures
 

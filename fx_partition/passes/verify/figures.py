@@ -16,7 +16,7 @@ from .ledger import Ledger
 
 @dataclass(frozen=True)
 class Figures:
-    """What the steps [first, end) hold; the names are those of `plan_parts.Partition`.
+    """What the steps [first, end) hold; the names are those of `plan.records.Partition`.
 
     Attributes:
         levels: resident bytes at each step.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.fx
 
-from ..capture import Captured
-from ..graph_symbols import unbacked_in
-from ..whole_regions import in_other_grad_mode, inside_whole_regions
+from ..capture.capture_model import CapturedGraph
+from ..capture.graph_symbols import unbacked_in
+from ..capture.whole_regions import in_other_grad_mode, inside_whole_regions
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -19,7 +19,7 @@ _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def find_free(
-    captured: Captured, runs: Mapping[torch.fx.Node, Run], rigid: Set[int], known: Set[Any]
+    captured: CapturedGraph, runs: Mapping[torch.fx.Node, Run], rigid: Set[int], known: Set[Any]
 ) -> set[torch.fx.Node]:
     """Return the nodes that are free; one pass.
 
@@ -48,7 +48,7 @@ def find_free(
     return free
 
 
-def _is_number(node: torch.fx.Node, captured: Captured, known: Set[Any]) -> bool:
+def _is_number(node: torch.fx.Node, captured: CapturedGraph, known: Set[Any]) -> bool:
     """Whether a node makes a number, of numbers and of scalar inputs; a size of a tensor would carry that along."""
     value = captured.values.get(node)
     if not isinstance(value, _NUMBERS) or unbacked_in(value) - known:

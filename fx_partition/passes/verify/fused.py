@@ -1,7 +1,8 @@
 """The ledger of a plan for compiled code: what inductor allocates is told by the planner's own model of it.
 
 Which kernels inductor makes decides what has memory at all, and that is a question of its source and not of the graph.
-So for such plans alone the planner's facts and `fusion.fuse` are asked; figures are computed from what they say.
+So for such plans alone the planner's facts and `fused_footprint.fuse` are asked; figures are computed from what they
+say.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from functools import cached_property
 
 import sympy
 
-from ..captured import Captured
-from ..facts import Facts
-from ..fusion import fuse
-from ..gather import gather_facts
-from ..symbols import Evaluator, Size
+from ..capture.captured_graph import CapturedGraph
+from ..capture.symbolic_sizes import Evaluator, Size
+from ..footprint.analyze import gather_facts
+from ..footprint.graph_memory import GraphMemory
+from ..inductor.fused_footprint import fuse
 from .groups import Group
 from .ledger import Ledger
 
@@ -25,7 +26,7 @@ from .ledger import Ledger
 class FusedSizes:
     """Like `ledger.Sizes`, from facts whose steps are in the plan's order."""
 
-    facts: Facts
+    facts: GraphMemory
 
     @cached_property
     def _evaluator(self) -> Evaluator:
@@ -65,7 +66,7 @@ class FusedSizes:
 
 
 def fused_sizes(
-    captured: Captured, numbers: Mapping[sympy.Symbol, int], order: Sequence[str], cuts: Sequence[int]
+    captured: CapturedGraph, numbers: Mapping[sympy.Symbol, int], order: Sequence[str], cuts: Sequence[int]
 ) -> tuple[FusedSizes, list[Group]]:
     """Return what the steps of a plan touch as compiled code, and the groups that its kernels make.
 
@@ -80,7 +81,7 @@ def fused_sizes(
     return FusedSizes(facts), list(_kernels(captured, eager))
 
 
-def _kernels(captured: Captured, eager: Facts) -> Iterator[Group]:
+def _kernels(captured: CapturedGraph, eager: GraphMemory) -> Iterator[Group]:
     _, hulls = fuse(captured, eager)
     for hull in hulls:
         yield Group(sorted(hull.members), hull.reason)

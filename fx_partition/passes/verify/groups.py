@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..fake import is_wrapped
-from ..graph_symbols import unbacked_in
-from ..whole_regions import is_replayed, views_without_gradient, whole_regions
+from ..capture.fake_tensors import is_wrapped
+from ..capture.graph_symbols import unbacked_in
+from ..capture.whole_regions import is_replayed, views_without_gradient, whole_regions
 from .runs import Reading
 from .versions import handed_on
 

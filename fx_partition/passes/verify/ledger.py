@@ -17,7 +17,7 @@ from functools import cached_property
 
 import sympy
 
-from ..symbols import Evaluator, Size
+from ..capture.symbolic_sizes import Evaluator, Size
 from .runs import Reading, Run
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from ..capture import Captured
-from ..errors import UnreadableError
-from ..storages import bytes_of, is_strided, storage_key
-from ..symbols import Size, to_expr
+from fx_partition.common.errors import UnreadableError
+
+from ..capture.capture_model import CapturedGraph
+from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.tensor_storage import bytes_of, is_strided, storage_key
 
 WEIGHT, INPUT, MADE = "weight", "input", "made"
 
@@ -75,7 +76,7 @@ def weight_memories(tensors: Mapping[Any, torch.Tensor]) -> tuple[list[Memory], 
 
 
 def input_memories(
-    captured: Captured, weight_of: Mapping[torch.fx.Node, int], memories: list[Memory]
+    captured: CapturedGraph, weight_of: Mapping[torch.fx.Node, int], memories: list[Memory]
 ) -> dict[int, int]:
     """Return the memory of each tensor of the inputs, by the tensor's id; new ones are appended to ``memories``.
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..precedence import has_effect
-from ..whole_regions import is_region
+from ..capture.whole_regions import is_region
+from ..constraints.dependencies import has_effect
 from .runs import Reading
 
 

@@ -21,24 +21,25 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from ..assumed import assumed_name, works_in_place
-from ..bodies import written_operands
-from ..capture import Captured, module_path
-from ..effects import Effect, Fresh, distinct_tensors, observe
-from ..errors import PartitionError, UnreadableError
-from ..fake import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
-from ..graph_symbols import known_at_start, symbols_of
-from ..metadata import may_change_metadata
-from ..node_effects import Effects
-from ..storages import bytes_of, check_readable, is_strided, named, storage_key
-from ..symbols import Size, smallest, to_expr
+from fx_partition.common.errors import PartitionError, UnreadableError
+
+from ..capture.capture_model import CapturedGraph, module_path
+from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
+from ..capture.graph_symbols import known_at_start, symbols_of
+from ..capture.metadata_changes import may_change_metadata
+from ..capture.symbolic_sizes import Size, smallest, to_expr
+from ..capture.tensor_storage import bytes_of, check_readable, is_strided, named, storage_key
+from ..footprint.assumed_effects import assumed_name, works_in_place
+from ..footprint.effect_cache import Effects
+from ..footprint.higher_order_writes import written_operands
+from ..footprint.op_effects import Effect, Fresh, distinct_tensors, observe
 from .free import find_free
 from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
 from .recorder import Recorder
 from .runs import Held, Reading, Run
 
 
-def read_graph(captured: Captured) -> Reading:
+def read_graph(captured: CapturedGraph) -> Reading:
     """Return what a captured graph does to memory; each node runs once on fake tensors.
 
     Raises:
@@ -48,7 +49,7 @@ def read_graph(captured: Captured) -> Reading:
 
 
 class _Reader:
-    def __init__(self, captured: Captured) -> None:
+    def __init__(self, captured: CapturedGraph) -> None:
         check_readable(captured.values, captured.weights)
         self._captured, self._graph = captured, captured.gm.graph
         self._modules = dict(captured.gm.named_modules())

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..storages import storage_key
+from ..capture.tensor_storage import storage_key
 
 # Batch norms update the running mean and variance in training, and their schemas do not say so.
 _STATISTICS = {f"aten::{name}_batch_norm": (("running_mean", "running_var"), "training")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.fx
 
-from ..captured import Captured
-from ..scratch import Scratch
-from ..symbols import Size, Symbols
+from ..capture.captured_graph import CapturedGraph
+from ..capture.symbolic_sizes import Size, Symbols
+from ..workspace.measured_scratch import Scratch
 from .memories import Memory
 
 
@@ -67,7 +67,7 @@ class Reading:
         known: the symbols that the inputs tell.
     """
 
-    captured: Captured
+    captured: CapturedGraph
     runs: list[Run]
     memories: list[Memory]
     holds: dict[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..request import NO_BUDGET, TIMED
+from ..plan.request import NO_BUDGET, TIMED
 from .boundaries import slack_of
 from .case import Case, Fault
 from .set_search import MOST_DOWNSETS, TooLarge, best_measure, count_downsets

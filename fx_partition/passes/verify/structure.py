@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..plan import Plan
+from ..plan.plan import Plan
 from .case import Fault
 from .groups import Group, find_groups
 from .order import Needs, find_needs, too_early
@@ -17,7 +17,7 @@ def running_faults(reading: Reading, plan: Plan, needs: Needs | None = None) -> 
     Linear in nodes and what they touch.
 
     Args:
-        reading: of the graph that the plan cuts (`split.planned_graph`).
+        reading: of the graph that the plan cuts (`extract.planned_graph`).
         needs: of that graph, if they are known.
     """
     if found := [*_numbering(plan), *_not_once(reading, plan)]:

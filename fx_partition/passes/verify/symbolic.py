@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import sympy
 
-from ..plan_parts import Partition
-from ..symbols import Evaluator, Size
+from ..capture.symbolic_sizes import Evaluator, Size
+from ..plan.records import Partition
 from .case import Case, Fault
 from .figures import figures
 from .ledger import Ledger

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from ..captured import Captured
-from ..errors import PartitionWarning, PlanMismatchError
-from ..plan import Plan
+from fx_partition.common.errors import PartitionWarning, PlanMismatchError
+
+from ..capture.captured_graph import CapturedGraph
+from ..plan.plan import Plan
 from .case import Fault
 from .reading import read_graph
 from .structure import running_faults
@@ -16,11 +17,11 @@ from .structure import running_faults
 SHOWN = 3
 
 
-def check_order(planned: Captured, plan: Plan) -> None:
+def check_order(planned: CapturedGraph, plan: Plan) -> None:
     """Raise an error unless a plan can run a graph, whatever its figures say.
 
     Args:
-        planned: the graph that the plan cuts (`split.planned_graph`).
+        planned: the graph that the plan cuts (`extract.planned_graph`).
         plan: a plan that was not made from this graph in the same call.
 
     Raises:

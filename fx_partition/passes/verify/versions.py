@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.fx
 
-from ..partial_writes import is_view_behind, returns_self
-from ..symbols import to_expr
+from ..capture.partial_writes import is_view_behind, returns_self
+from ..capture.symbolic_sizes import to_expr
 from .runs import Reading, Run
 
 

@@ -84,7 +84,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class FarthestReach:
     """Partitions that each take as many atoms as a limit allows.
 
     Attributes:
@@ -116,7 +116,7 @@ class Stretches:
             self.window.extend()
         return self.window.footprint
 
-    def sweep(self, limit: int) -> Sweep:
+    def sweep(self, limit: int) -> FarthestReach:
         """Fill one partition after another; one pass.
 
         Args:
@@ -139,7 +139,7 @@ class Stretches:
         if self.count:
             starts.append(self.count)
             footprints.append(held)
-        return Sweep(starts, footprints, rejected)
+        return FarthestReach(starts, footprints, rejected)
 
     def smallest_maximum(self, count: int, budget: int, guesses: Sequence[int] = ()) -> int:
         """The least limit under which ``count`` partitions hold all atoms; those above ``budget`` are left out of it.

@@ -1,0 +1,3 @@
+"""What `distributed.py` measures: ways to run (`runners`), hops (`hops`), processes (`workers`), targets
+(`targets`).
+"""

@@ -1,1 +1,0 @@
-"""What `distributed.py` measures: ways to run (`sides`), hops (`hops`), processes (`crew`), targets (`targets`)."""

@@ -1,0 +1,179 @@
+"""The in-line runtime: stages run one after another in the caller's thread. It is the reference for every other.
+
+The whole call is one generated Python function, which fx writes from the stitched graph and which frees every value
+after its last use::
+
+    def forward(self, s0, x, weight, weight_1):
+        partition_0 = self.partition_0(x, weight);          relu = partition_0[0]
+        to = relu.to(device(type='cuda', index=1), copy=True, non_blocking=True)    # only between devices
+        weight_2 = self.weight_1(weight_1)                                          # its copy there
+        partition_1 = self.partition_1(to, weight_2);       linear_1 = partition_1[0]
+        return (linear_1,)
+
+Two GPUs order a copy between them by their streams, and nobody waits for it. A copy that the host takes part in is
+waited for: a result on the CPU is read at once, and so is what a later stage on the CPU takes; and an input in pinned
+memory may be written again as soon as the call returns.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.fake_tensors import FakeTensor
+from fx_partition.passes.split.extract import stitch
+from fx_partition.passes.split.split_module import PREFIX
+
+from ..lowering.boundary_strides import Crossings
+from ..lowering.graph_edits import shares_memory
+from ..lowering.stage import Stage
+from ..weights.device_copies import STORE, Here
+
+#: Puts the code of every stage in its place, by a function of a stage and its code.
+Install: TypeAlias = Callable[[Callable[[Stage, Callable[..., Any]], None]], None]
+
+
+def assemble(
+    captured: CapturedGraph,
+    stages: Sequence[Stage],
+    install: Install,
+    written: frozenset[str],
+) -> Callable[..., Any]:
+    """One function of the graph's inputs that runs the compiled stages in order.
+
+    Args:
+        install: calls what it is given with each stage and its code, which takes ``stage.stub.inputs`` and returns
+            ``stage.stub.outputs``.
+        written: names of the inputs that the graph writes.
+    """
+    graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
+    scope = types.SimpleNamespace()
+    for node in graph.find_nodes(op="get_attr"):  # tensors that the graph itself holds, as that of an optimizer does
+        name = str(node.target).split(".")[0]
+        setattr(scope, name, getattr(captured.gm, name))
+    install(lambda stage, function: setattr(scope, f"{PREFIX}{stage.index}", function))
+    _Mover(captured, stages, graph, scope, written).run()
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, f"<l2partition {len(stages)} stages>", "exec"), namespace)
+    return types.MethodType(namespace["forward"], scope)
+
+
+class _Mover:
+    """Writes the copies between devices into the stitched graph, each value at most once a device. Results return to
+    the devices that they have in the trace."""
+
+    def __init__(
+        self,
+        captured: CapturedGraph,
+        stages: Sequence[Stage],
+        graph: torch.fx.Graph,
+        scope: types.SimpleNamespace,
+        written: frozenset[str],
+    ) -> None:
+        self._graph, self._scope, self._stages = graph, scope, stages
+        self._written = written
+        self._weights = {node.name: tensor for node, tensor in captured.weights.items()}
+        self._where: dict[torch.fx.Node, torch.device] = {}
+        self._moved: dict[tuple[torch.fx.Node, torch.device], torch.fx.Node] = {}
+        self._num_weights = 0
+
+    def run(self) -> None:
+        stage_of = {f"{PREFIX}{stage.index}": stage for stage in self._stages}
+        for node in list(self._graph.nodes):
+            if node.op == "call_module":
+                self._bring_arguments(node, stage_of[str(node.target)])
+            elif node.op == "output":
+                for source in node.all_input_nodes:
+                    if isinstance(value := value_of(source), torch.Tensor):
+                        self._bring(source, node, value.device)
+
+    def _bring_arguments(self, call: torch.fx.Node, stage: Stage) -> None:
+        before = dict(zip(stage.stub.inputs, call.args, strict=True))
+        for original, argument in before.items():
+            if isinstance(argument, torch.fx.Node) and isinstance(value := value_of(original), torch.Tensor):
+                self._bring(argument, call, stage.place(value))
+        for user in list(call.users):
+            if isinstance(value := value_of(user), torch.Tensor):
+                self._where[user] = stage.place(value)
+        for (original, argument), moved in zip(before.items(), call.args, strict=True):
+            if original.name not in self._written:
+                continue
+            if moved is not argument:
+                # It was written in a copy elsewhere: the caller's tensor must see it.
+                with self._graph.inserting_after(call):
+                    self._graph.call_method("copy_", (argument, moved))
+            for source, device in list(self._moved):
+                if source is argument and self._moved[source, device] is not moved:
+                    del self._moved[source, device]  # copied before it was written
+
+    def _bring(self, source: torch.fx.Node, user: torch.fx.Node, device: torch.device) -> None:
+        if self._place(source) == device:
+            return
+        key = (source, device)
+        if key not in self._moved:
+            with self._graph.inserting_before(user):
+                self._moved[key] = self._copy_of(source, device)
+        user.replace_input_with(source, self._moved[key])
+
+    def _copy_of(self, source: torch.fx.Node, device: torch.device) -> torch.fx.Node:
+        tensor = self._weights.get(source.name)
+        if tensor is None or source.name in self._written:  # what a stage writes, the next one must see
+            with_host = "cpu" in (self._place(source).type, device.type)
+            options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
+            node = self._graph.call_method("to", (source, device), options)
+        else:
+            name = self._new_name()
+            setattr(self._scope, name, Here(tensor, device, STORE))
+            node = self._graph.call_module(name, (source,))
+        self._where[node] = device
+        return node
+
+    def _new_name(self) -> str:
+        """A name that nothing in the scope has: the graph's own tensors are there under theirs."""
+        self._num_weights += 1
+        while hasattr(self._scope, name := f"weight_{self._num_weights}"):
+            self._num_weights += 1
+        return name
+
+    def _place(self, node: torch.fx.Node) -> torch.device:
+        """Where a tensor is; inputs and weights are where the trace has them."""
+        device: torch.device = self._where[node] if node in self._where else value_of(node).device
+        return device
+
+
+def stage_inputs(
+    stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Crossings
+) -> list[Any]:
+    """What to compile a stage with: the fake value of every input, on the stage's device.
+
+    Args:
+        real: the real inputs of the whole graph. A fake may have been changed while Dynamo traced (an in-place update
+            by something that needs a gradient makes it need one); the real one tells.
+        crossings: what arrives, with its strides; the stages before are settled.
+    """
+    inputs = []
+    for node in stage.stub.inputs:
+        value = value_of(node)
+        if not isinstance(value, torch.Tensor):
+            inputs.append(value if value is not None else real[node])
+            continue
+        needs_grad = real[node].requires_grad if node in real else value.requires_grad
+        device = stage.place(value)
+        elsewhere = not shares_memory(device, value.device)
+        value = crossings.value(node)
+        if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
+            inputs.append(value)  # itself: it remembers which symbol its item() is
+            continue
+        assert isinstance(value, FakeTensor)
+        with value.fake_mode, torch.no_grad():
+            fake = value.detach()
+            if elsewhere:
+                fake = fake.to(device)
+        inputs.append(fake.requires_grad_(needs_grad))
+    return inputs

@@ -1,0 +1,137 @@
+"""From stages to compiled code, each distinct stage once: stages that are alike (see `stage_key`) share one function.
+
+Before: twelve stages, the first with the embedding, the last with the head, ten of two layers each.
+After: three compiled functions; stages 1 to 10 have the same one, called with the weights of each.
+
+A compiled function keeps nothing of the stage that it was made for: weights are arguments, and what it saves for a
+backward belongs to the call. Where that is not so (CUDA graphs, frozen weights) nothing may be shared.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.fx
+
+from ..inline.runtime import stage_inputs
+from .boundary_strides import Crossings
+from .dedup_compile import compile_each_once, first_alike
+from .graph_edits import retarget
+from .layout_guard import LayoutGuard
+from .stage import Stage
+from .stage_key import stage_key
+
+#: Compiles one stage: its graph (which it owns), what to compile it with, and the fake values that it returns.
+CompileOne: TypeAlias = Callable[[torch.fx.GraphModule, Sequence[Any], Sequence[Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Compiled stages.
+
+    Attributes:
+        stages: the stages.
+        compiled: the code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
+        code: for each stage the index of the first one whose code it shares; its own for the first of a kind.
+        inputs: what each stage was to be compiled with.
+        crossings: what crosses the boundaries of the graph, with its strides.
+    """
+
+    stages: Sequence[Stage]
+    compiled: list[Callable[..., Any]]
+    code: list[int]
+    inputs: list[list[Any]]
+    crossings: Crossings
+
+    def install(self, put: Callable[[Stage, Callable[..., Any]], None]) -> None:
+        """Put the code of each stage in its place, behind a guard of how its results are laid out.
+
+        Args:
+            put: puts the code of a stage where it is called from; called again, without the guard, once that has passed
+                for all sizes.
+        """
+        for stage, function, takes in zip(self.stages, self.compiled, self.inputs, strict=True):
+            outputs = stage.stub.outputs
+            layouts, makes = self.crossings.layouts(outputs), [self.crossings.value(node) for node in outputs]
+            unguarded = functools.partial(put, stage, function)
+            if any(layout for _, layout in layouts):
+                put(stage, LayoutGuard(function, stage.index, layouts, takes, makes, unguarded))
+            else:
+                unguarded()
+
+    @property
+    def first_of_kind(self) -> list[int]:
+        """The stages that were compiled, ascending."""
+        return list(dict.fromkeys(self.code))
+
+
+def lower(
+    stages: Sequence[Stage],
+    real: Mapping[torch.fx.Node, Any],
+    compile_one: CompileOne,
+    *,
+    share: bool = True,
+    graph: Sequence[Stage] | None = None,
+) -> Lowered:
+    """Compile stages, with a progress bar on a terminal.
+
+    Args:
+        stages: those of one graph, in order.
+        real: the real inputs of the whole graph.
+        compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
+            does not tell stages apart.
+        share: whether stages that are alike share code; where code belongs to its tensors they must not.
+        graph: all stages of the graph, where ``stages`` are some of them.
+
+    Raises:
+        Whatever ``compile_one`` raises.
+
+    Example::
+
+        >>> lowered = lower(stages, real, lambda gm, inputs, results: gm)      # doctest: +SKIP
+        >>> lowered.code                                                             # doctest: +SKIP
+        [0, 1, 1, 1, 4]
+    """
+    graph = graph or stages
+    crossings = Crossings([stage.stub for stage in graph], keeps_views=True)
+    all_inputs: dict[int, list[Any]] = {}
+    for stage in graph:
+        all_inputs[stage.index] = stage_inputs(stage, real, crossings)
+        crossings.settle(_module(stage), stage.stub.inputs, all_inputs[stage.index], stage.stub.outputs)
+    inputs = [all_inputs[stage.index] for stage in stages]
+    keys: Sequence[Hashable] = range(len(stages))
+    if share:
+        keys = [_key(stage, takes, crossings) for stage, takes in zip(stages, inputs, strict=True)]
+
+    def compile_stage(index: int) -> Callable[..., Any]:
+        stage = stages[index]
+        module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
+        retarget(module, stage.boundaries.home, stage.device)
+        crossings.promise(module, stage.stub.outputs)
+        return compile_one(module, inputs[index], _results(stage, crossings))
+
+    code = first_alike(keys)
+    return Lowered(stages, compile_each_once(code, compile_stage, "l2partition"), code, inputs, crossings)
+
+
+def _module(stage: Stage) -> torch.fx.GraphModule:
+    """The graph of a stage on its device."""
+    if stage.device.type == stage.boundaries.home.type == "cpu":  # as it is
+        return stage.stub.module
+    module = copy.deepcopy(stage.stub.module)
+    retarget(module, stage.boundaries.home, stage.device)
+    return module
+
+
+def _key(stage: Stage, inputs: Sequence[Any], crossings: Crossings) -> Hashable:
+    layouts = tuple(layout for _, layout in crossings.layouts(stage.stub.outputs))
+    return stage.device, layouts, stage_key(stage.stub.module, inputs, _results(stage, crossings))
+
+
+def _results(stage: Stage, crossings: Crossings) -> list[Any]:
+    return [crossings.value(node) for node in stage.stub.outputs]

@@ -1,0 +1,114 @@
+"""Sizes that would cross a boundary are computed where they are used, from the shapes of the tensors there.
+
+Before (``rows`` is the size of ``x``)::
+
+    stage 0: x -> relu, rows         stage 1: relu, rows -> rows * 2
+
+After::
+
+    stage 0: x -> relu               stage 1: relu -> sym_size(relu, 0) * 2
+
+So stages take and give tensors alone, and need no Python to pass numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import sympy
+import torch
+import torch.fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.symbolic_sizes import Size, to_expr
+from fx_partition.passes.split.extract import PartitionGraph
+
+from .graph_edits import write_in
+from .size_nodes import Argument, write_size
+
+
+def told_sizes(stubs: Iterable[PartitionGraph]) -> set[torch.fx.Node]:
+    """The sizes that cross boundaries, or are returned, and follow from the shapes of tensors wherever they are used.
+
+    Those of the graph's results follow from its inputs.
+    """
+    told: set[torch.fx.Node] = set()
+    untold: set[torch.fx.Node] = set()
+    for stub in stubs:
+        places = _places(stub.inputs)
+        told.update(filter(_is_size, stub.outputs))
+        for node in filter(_is_size, stub.inputs):
+            (told if _can_write(to_expr(value_of(node)), places) else untold).add(node)
+    return told - untold
+
+
+def refuse_unreadable(index: int, inputs: Iterable[torch.fx.Node]) -> None:
+    """A stage cannot be compiled for the size ``2*s`` unless something that it takes is of size ``s``.
+
+    Raises:
+        PartitionError: it names the size.
+    """
+    inputs = list(inputs)
+    sizes = {node: to_expr(value_of(node)) for node in inputs if _is_size(node)}
+    known = {*_places(inputs), *sizes.values()}
+    for node, size in sizes.items():
+        if not isinstance(size, int) and not size.free_symbols <= known:
+            raise PartitionError(
+                f"stage {index} takes the size {size} ({node.name}), and nothing else that it takes tells it; keep "
+                f"{node.name} and what uses it in one stage with keep_together="
+            )
+
+
+def write_told_sizes(module: torch.fx.GraphModule, stub: PartitionGraph, told: set[torch.fx.Node]) -> None:
+    """Let a stage's copy of its graph compute the sizes ``told``, none of which it takes or gives any more."""
+    graph = module.graph
+    taken = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    output = next(iter(reversed(graph.nodes)))
+    results = zip(stub.outputs, output.args[0], strict=True)
+    output.args = (tuple(result for node, result in results if node not in told),)
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        read = {
+            size: graph.call_function(torch.ops.aten.sym_size.int, (taken[source], dim))
+            for size, (source, dim) in _places(stub.inputs).items()
+        }
+        for node in filter(told.__contains__, stub.inputs):
+            write_in(graph, taken[node], _write(graph, to_expr(value_of(node)), read))
+    for call in read.values():
+        if not call.users:
+            graph.erase_node(call)
+    module.recompile()
+
+
+def _is_size(node: torch.fx.Node) -> bool:
+    """Whether it is a number that sizes of the graph's inputs make, and not one that depends on data."""
+    value = value_of(node)
+    return isinstance(value, torch.SymInt) and not free_unbacked_symbols(value)
+
+
+def _places(inputs: Sequence[torch.fx.Node]) -> dict[sympy.Expr, tuple[torch.fx.Node, int]]:
+    """For each symbolic size a tensor and its dimension of that size."""
+    found: dict[sympy.Expr, tuple[torch.fx.Node, int]] = {}
+    for node in inputs:
+        value = value_of(node)
+        sizes = value.shape if isinstance(value, torch.Tensor) else ()
+        for dim, size in enumerate(map(to_expr, sizes)):
+            if not isinstance(size, int):
+                found.setdefault(size, (node, dim))
+    return found
+
+
+def _can_write(size: Size, places: Iterable[sympy.Expr]) -> bool:
+    scratch = torch.fx.Graph()
+    try:
+        _write(scratch, size, {place: scratch.placeholder("size") for place in places})
+    except ValueError:
+        return False
+    return True
+
+
+def _write(graph: torch.fx.Graph, size: Size, read: Mapping[sympy.Expr, torch.fx.Node]) -> Argument:
+    if size in read:
+        return read[size]
+    return write_size(graph, size, {known.name: node for known, node in read.items() if known.is_Symbol})

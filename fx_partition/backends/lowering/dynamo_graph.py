@@ -1,0 +1,47 @@
+"""What the passes need to know of a Dynamo graph: its inputs are weights, user inputs and symbols alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx
+
+from fx_partition.passes.capture.capture_model import CapturedGraph, from_graph, user_name
+from fx_partition.passes.capture.graph_symbols import told_by
+from fx_partition.passes.capture.metadata_changes import settle_metadata
+from fx_partition.passes.constraints.handed_on_writes import use_newest
+
+from .torch_internals import is_static_input, source_name
+
+_OF_A_MODULE = re.compile(r"_(parameters|buffers)\['[^']*'\]$")
+
+
+def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> CapturedGraph:
+    """A Dynamo graph with its weights; ``example_inputs`` are what Dynamo gave the backend, parameters included.
+
+    The graph is the backend's: each use of what is written in place is made one of the newest result.
+    """
+    if use_newest(gm.graph):
+        gm.recompile()
+    captured = from_graph(gm)
+    weights = dict(captured.weights)
+    names = dict(captured.names)
+    values = dict(captured.values)
+    for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
+        source = source_name(node)
+        names[node] = user_name(source) if source else str(node.target)
+        if is_weight(node, value):
+            weights[node] = value
+    fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
+    return settle_metadata(CapturedGraph(gm, values, weights, names, told=told_by(fakes, example_inputs)))
+
+
+def is_weight(node: torch.fx.Node, value: Any) -> bool:
+    """Whether an input is a parameter or a buffer; ``value`` is what Dynamo gave for it."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    known = isinstance(value, torch.nn.Parameter) or is_static_input(node)
+    return known or _OF_A_MODULE.search(source_name(node)) is not None

@@ -1,0 +1,144 @@
+"""Views of memory that a stage writes: made in the stage, of the one argument that they are all views of.
+
+AOTAutograd puts arguments that share memory together where one of them is written. Results that are views of these it
+then makes again of the wrong tensor: with the wrong shape, an error, or as a copy. So such a stage takes the tensor
+that they are views of, and no view of it::
+
+    before                                              after
+    def stage(x, select):                               def stage(x):
+        zero_ = select.zero_()                              select = x.select(0, 0);  zero_ = select.zero_()
+        transpose = select.transpose(0, -1)                 transpose = select.transpose(0, -1)
+        return transpose, F.relu(x)                         return transpose, F.relu(x)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import replace
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.passes.capture.captured_graph import value_of
+from fx_partition.passes.capture.fake_tensors import is_wrapped
+from fx_partition.passes.capture.tensor_storage import storage_key
+from fx_partition.passes.footprint.assumed_effects import works_in_place
+from fx_partition.passes.split.extract import PartitionGraph
+
+
+def repeat_views(stubs: list[PartitionGraph], returned: Collection[torch.fx.Node]) -> list[PartitionGraph]:
+    """The partitions of a graph, none of which takes memory that it writes by more than one argument.
+
+    A view that cannot be made in the partition stays an argument of it.
+
+    Args:
+        stubs: all partitions; their graphs are changed.
+        returned: what the whole graph returns.
+    """
+    made = {node for stub in stubs for node in stub.outputs}
+    repeated = [_repeat(stub, made) for stub in stubs]
+    if all(new is old for new, old in zip(repeated, stubs, strict=True)):
+        return stubs
+    needed = {node for stub in repeated for node in stub.inputs} | {*returned}
+    return [_return_only(stub, needed) for stub in repeated]
+
+
+def _repeat(stub: PartitionGraph, made: Collection[torch.fx.Node]) -> PartitionGraph:
+    graph = stub.module.graph
+    shared = Counter(storage for node in stub.inputs for storage in _storages(node))
+    operands = (source for node in graph.nodes if _may_write(node) for source in node.all_input_nodes)
+    written = {storage for source in operands for storage in _storages(source) if shared[storage] > 1}
+    if not written or any(_sets_grad_mode(node) for node in graph.nodes):
+        return stub
+    placeholders = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    _add_bases(graph, placeholders, written, made)
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    kept = dict(placeholders)
+    for node, placeholder in placeholders.items():
+        views = _views_between(node, kept.keys() - {node}) if written & _storages(node) else None
+        if not views:
+            continue
+        copies = dict(kept)
+        with graph.inserting_before(first):
+            for view in views:
+                copies[view] = graph.node_copy(view, copies.__getitem__)
+        placeholder.replace_all_uses_with(copies[node])
+        del kept[node]
+        graph.erase_node(placeholder)
+    stub.module.recompile()
+    return replace(stub, inputs=tuple(kept))
+
+
+def _add_bases(
+    graph: torch.fx.Graph,
+    placeholders: dict[torch.fx.Node, torch.fx.Node],
+    written: Collection[Hashable],
+    made: Collection[torch.fx.Node],
+) -> None:
+    """Let a partition take what its arguments are views of, where it does not and another hands it out."""
+    for node in [node for node in placeholders if _storages(node) & {*written}]:
+        base = _base(node)
+        if base not in placeholders and (base.op == "placeholder" or base in made):
+            with graph.inserting_after(next(reversed(placeholders.values()))):
+                placeholders[base] = graph.placeholder(base.name, type_expr=base.type)
+            placeholders[base].meta = dict(base.meta)
+
+
+def _base(node: torch.fx.Node) -> torch.fx.Node:
+    """What a node is a view of, and that is none itself."""
+    while node.op.startswith("call_") and not _may_write(node):
+        sources = [source for source in node.all_input_nodes if _storages(source) == _storages(node)]
+        if not sources:
+            break
+        node = sources[0]
+    return node
+
+
+def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> list[torch.fx.Node] | None:
+    """The nodes that make a view of what is taken, in order; None where it is not one."""
+    storages, found, stack = _storages(node), dict[torch.fx.Node, None](), [node]
+    while stack:
+        view = stack.pop()
+        if view in taken:
+            continue
+        of_that = all(any(_storages(n) == storages for n in nodes) for nodes in ([view], view.all_input_nodes))
+        if not view.op.startswith("call_") or not of_that or _may_write(view) or any(map(is_wrapped, _tensors(view))):
+            return None  # it makes this memory, or writes it, or is made in a region of vmap or grad
+        found.pop(view, None)
+        found[view] = None  # again, and so before whatever takes it
+        stack += view.all_input_nodes
+    return [*reversed(found)]
+
+
+def _storages(node: torch.fx.Node) -> set[Hashable]:
+    return {storage_key(tensor) for tensor in _tensors(node)}
+
+
+def _tensors(node: torch.fx.Node) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value_of(node)) if isinstance(leaf, torch.Tensor)]
+
+
+def _may_write(node: torch.fx.Node) -> bool:
+    if node.op == "call_module":
+        return True
+    in_place = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
+    return node.op.startswith("call_") and (in_place or works_in_place(node))
+
+
+def _sets_grad_mode(node: torch.fx.Node) -> bool:
+    """Whether a view that is made at the beginning of the graph is made in another grad mode."""
+    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
+
+
+def _return_only(stub: PartitionGraph, needed: Collection[torch.fx.Node]) -> PartitionGraph:
+    """The partition without results that nothing takes any more."""
+    outputs = tuple(node for node in stub.outputs if node in needed)
+    if outputs == stub.outputs:
+        return stub
+    output = next(iter(reversed(stub.module.graph.nodes)))
+    results: Iterator[torch.fx.Node] = iter(output.args[0])
+    output.args = (tuple(r for r, node in zip(results, stub.outputs, strict=True) if node in needed),)
+    stub.module.recompile()
+    return replace(stub, outputs=outputs)

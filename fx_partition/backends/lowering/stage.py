@@ -1,0 +1,178 @@
+"""A stage: a partition lowered to one device, with its sends and receives in its graph.
+
+Before (a partition that takes ``relu`` and a weight, and makes ``add`` for stage 2)::
+
+    def forward(self, relu, bias):
+        add = relu + bias
+        return (add,)
+
+After::
+
+    def forward(self, bias):
+        recv = torch.ops.fx_partition.recv.default([4, 256], torch.float32, device(type='cpu'), 0, 'relu')
+        add = recv + bias
+        send = torch.ops.fx_partition.send.default(add, 2, 'add')
+        return ()
+
+The in-line runtime compiles the form before: each ``recv`` is an argument that is handed over, each ``send`` a result.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+
+from fx_partition.common.errors import UnreadableError
+from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.symbolic_sizes import to_expr
+from fx_partition.passes.constraints.handed_on_writes import received_writes
+from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.split.extract import PartitionGraph, cut
+
+from ..devices.home_device import home_of, place
+from .repeated_views import repeat_views
+from .send_recv_ops import RECV, SEND
+from .size_nodes import write_size
+
+
+def cut_stages(captured: CapturedGraph, plan: Plan, facts: GraphMemory) -> list[PartitionGraph]:
+    """The partitions of a planned graph as stages run them: one that writes what it receives writes a copy.
+
+    Who else reads the received value may do so at any time (see `constraints.handed_on_writes`).
+
+    Args:
+        captured: as `extract.planned_graph` gives it.
+        facts: of the graph before anything in it was sliced.
+    """
+    if plan.slicings:
+        facts = gather_facts(captured)
+    returned = next(iter(reversed(captured.gm.graph.nodes))).all_input_nodes
+    stubs = repeat_views(cut(captured, plan), returned)
+    for stub, written in zip(stubs, received_writes(facts, [p.nodes for p in plan.partitions]), strict=True):
+        _write_copies(stub, written)
+    return stubs
+
+
+def _write_copies(stub: PartitionGraph, written: frozenset[str]) -> None:
+    graph = stub.module.graph
+    placeholders = graph.find_nodes(op="placeholder")
+    copies: dict[int, torch.fx.Node] = {}
+    for node, placeholder in zip(stub.inputs, placeholders, strict=True):
+        if node.name in written:
+            other = copies.setdefault(id(value_of(node).untyped_storage()), node)
+            if other is not node:  # in two copies the one would not see what is written into the other
+                raise UnreadableError(
+                    f"{other.name} and {node.name} are views of one memory that another partition writes, and the one "
+                    "cannot be made of the other there"
+                )
+            with graph.inserting_after(placeholders[-1]):
+                copied = graph.call_method("clone", (placeholder,))
+            copied.meta = dict(placeholder.meta)
+            placeholder.replace_all_uses_with(copied, delete_user_cb=lambda user, copied=copied: user is not copied)
+    stub.module.recompile()
+
+
+class Boundaries:
+    """Who makes and who takes what crosses the boundaries of a graph; the peers of a stage are stages.
+
+    Attributes:
+        home: the device of the model.
+    """
+
+    def __init__(self, captured: CapturedGraph, stubs: list[PartitionGraph]) -> None:
+        self.maker = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
+        self.takers: dict[torch.fx.Node, list[int]] = {}
+        for index, stub in enumerate(stubs):
+            for node in stub.inputs:
+                if node in self.maker:
+                    self.takers.setdefault(node, []).append(index)
+        output = next(iter(reversed(captured.gm.graph.nodes)))
+        self.returned = set(output.all_input_nodes)
+        self.symbol_inputs = captured.symbol_inputs
+        self.home = home_of(captured)
+
+    def sender(self, node: torch.fx.Node, stage: int) -> int | None:
+        """The peer from which a stage receives an input; None for what it has."""
+        return self.maker.get(node)
+
+    def receivers(self, node: torch.fx.Node, stage: int) -> Sequence[int]:
+        """The peers to which a stage sends a result."""
+        return self.takers.get(node, ())
+
+    def keeps(self, node: torch.fx.Node, stage: int) -> bool:
+        """Whether a result is needed where the stage runs."""
+        return node in self.returned
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One partition on one device.
+
+    Attributes:
+        index: which partition.
+        device: where it runs.
+        stub: its graph, and the nodes of the whole graph that it takes and gives.
+        boundaries: those of the whole graph.
+    """
+
+    index: int
+    device: torch.device
+    stub: PartitionGraph
+    boundaries: Boundaries
+
+    def place(self, value: torch.Tensor) -> torch.device:
+        """Where the stage has a value of the trace."""
+        return place(value.device, self.boundaries.home, self.device)
+
+    def graph(self) -> torch.fx.GraphModule:
+        """The stage with its transfers as nodes.
+
+        Inputs of the whole graph, its sizes and weights are placeholders; tensors of other stages arrive by ``recv``
+        and leave by ``send``; it returns what the whole graph returns of it, and numbers that other stages need.
+        """
+        graph = copy.deepcopy(self.stub.module.graph)
+        taken = dict(zip(self.stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+        self._receive(graph, taken)
+        self._send(graph)
+        graph.lint()
+        return torch.fx.GraphModule(self.stub.module, graph, class_name=f"Stage{self.index}")
+
+    def _receive(self, graph: torch.fx.Graph, taken: dict[torch.fx.Node, torch.fx.Node]) -> None:
+        senders = {node: self.boundaries.sender(node, self.index) for node in self.stub.inputs if _is_tensor(node)}
+        received = [node for node, peer in senders.items() if peer is not None]
+        shapes = {node: [to_expr(size) for size in value_of(node).shape] for node in received}
+        sizes = {name: taken[node] for name, node in self.boundaries.symbol_inputs.items() if node in taken}
+        last = list(taken.values())[-1] if taken else None
+        with graph.inserting_before(last.next if last else next(iter(graph.nodes))):
+            for node in received:
+                shape = [write_size(graph, size, sizes) for size in shapes[node]]
+                value = value_of(node)
+                arguments = (shape, value.dtype, self.place(value), senders[node], node.name)
+                recv = graph.call_function(RECV, arguments)
+                recv.meta = dict(node.meta)
+                taken[node].replace_all_uses_with(recv)
+                graph.erase_node(taken[node])
+
+    def _send(self, graph: torch.fx.Graph) -> None:
+        output = next(iter(reversed(graph.nodes)))
+        results = output.args[0]
+        assert isinstance(results, tuple)
+        kept = []
+        with graph.inserting_before(output):
+            for node, value in zip(self.stub.outputs, results, strict=True):
+                if _is_tensor(node):
+                    for peer in self.boundaries.receivers(node, self.index):
+                        graph.call_function(SEND, (value, peer, node.name))
+                if self.boundaries.keeps(node, self.index) or not _is_tensor(node):
+                    kept.append(value)
+        output.args = (tuple(kept),)
+
+
+def _is_tensor(node: torch.fx.Node) -> bool:
+    return isinstance(value_of(node), torch.Tensor)

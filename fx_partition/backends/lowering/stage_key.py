@@ -1,0 +1,168 @@
+"""Which stages are alike: the same code may run them, with each one's own weights and activations as arguments.
+
+Terms
+-----
+key
+    All that a compiler reads of a stage, as one hashable value: stages with equal keys are alike.
+thing
+    What has no contents that could be compared safely (a function, a module, a tensor constant, an object of another
+    library): it is like itself only. When in doubt a thing, so that stages are rather compiled twice than mixed up.
+
+What a key holds: the graph, node by node in order (kind, target, arguments, what is returned), captured bodies of
+higher-order operators by their own graphs; for every input and result its shape and strides as expressions of the
+graph's symbols, dtype, device, storage offset and size, whether it needs a gradient, is a parameter, a view, or is
+known to Dynamo to stay at its address, and which inputs share a storage. Names of nodes and where they come from in the
+source do not count. Grad mode, autocast and inductor's options are those of the caller, the same for all stages; what
+code that is kept for other processes depends on beside the key is in `compiler_fingerprint`, and `portable_key` writes
+the key.
+
+Before (two stages; ``weight`` and ``weight_1`` are float32 of [64, 64])::
+
+    relu = torch.relu(F.linear(x, weight));        return (relu,)
+    relu_1 = torch.relu(F.linear(relu, weight_1)); return (relu_1,)
+
+After: one key, ``(placeholder, placeholder, (F.linear, #0, #1), (torch.relu, #2), (output, #3))`` and two tensors.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+
+from fx_partition.passes.capture.fake_tensors import FakeTensor
+from fx_partition.passes.capture.symbolic_sizes import to_expr
+
+from .torch_internals import fake_notes, static_input_type
+
+# Equal ones are the same to a compiler; their type stays beside them, as 1 == True == 1.0.
+PLAIN = (bool, int, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+# What tracers leave on a node for people, or for themselves; the values of inputs are looked at apart.
+_IGNORED_META = frozenset(
+    {
+        "creation_timestamp",
+        "example_value",
+        "from_node",
+        "fwd_nn_module_stack",
+        "fwd_source_fn_stack",
+        "grapharg",
+        "nn_module_stack",
+        "original_aten",
+        "seq_nr",
+        "source_fn_stack",
+        "stack_trace",
+        "tensor_dict",
+        "tensor_meta",
+        "torch_fn",
+        "val",
+    }
+)
+
+
+class IdentityKey:
+    """Equal to what stands for the same object; keeps it alive, so that no other takes its address."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IdentityKey) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def stage_key(gm: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Hashable:
+    """The key of a stage, in time linear in its graph.
+
+    Args:
+        gm: the graph that would be compiled.
+        inputs: what it would be compiled with: fake tensors, SymInts, numbers.
+        results: the fake values that it returns.
+
+    Example: the keys of two equal layers are equal; of layers with different ``eps`` they are not.
+    """
+    return _graph(gm), _values(inputs), _values(results)
+
+
+def _graph(gm: torch.fx.GraphModule) -> Hashable:
+    """A graph with what else is on its module."""
+    places = {node: place for place, node in enumerate(gm.graph.nodes)}
+    rows = tuple(
+        (node.op, _target(gm, node), _plain(node.args, places), _plain(node.kwargs, places), _meta(node))
+        for node in gm.graph.nodes
+    )
+    return rows, gm.training, _plain(gm.meta, {})
+
+
+def _target(gm: torch.fx.GraphModule, node: torch.fx.Node) -> Hashable:
+    if node.op in ("placeholder", "output"):
+        return None
+    if node.op in ("get_attr", "call_module"):
+        attribute = operator.attrgetter(str(node.target))(gm)
+        return _graph(attribute) if isinstance(attribute, torch.fx.GraphModule) else IdentityKey(attribute)
+    return node.target if isinstance(node.target, str) else IdentityKey(node.target)
+
+
+def _meta(node: torch.fx.Node) -> Hashable:
+    noted = {name: value for name, value in node.meta.items() if name not in _IGNORED_META}
+    return _plain(noted, {}), static_input_type(node)
+
+
+def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
+    """An argument: nodes by their places, containers by their contents."""
+    if isinstance(value, torch.fx.Node):
+        return torch.fx.Node, places[value]
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, sympy.Basic):
+        return kind, value
+    if kind is float:
+        return kind, value.hex()  # 0.0 == -0.0, and nan is not itself
+    if isinstance(value, torch.SymInt):
+        return torch.SymInt, to_expr(value)
+    if isinstance(value, (torch.SymFloat, torch.SymBool)):
+        return kind, value.node.expr
+    if isinstance(value, (list, tuple)):
+        return kind, *(_plain(item, places) for item in value)
+    if isinstance(value, dict):
+        return kind, *((_plain(key, places), _plain(item, places)) for key, item in value.items())
+    if kind is slice:
+        return kind, *(_plain(item, places) for item in (value.start, value.stop, value.step))
+    return IdentityKey(value)
+
+
+def _values(values: Sequence[Any]) -> Hashable:
+    """What is known of inputs (or results), and which of them share a storage or are views of another."""
+    storages: dict[int, int] = {}
+    same: dict[int, int] = {}
+    rows: list[Hashable] = []
+    for place, value in enumerate(values):
+        if type(value) is not FakeTensor or value.layout != torch.strided:
+            rows.append(IdentityKey(value) if isinstance(value, torch.Tensor) else _plain(value, {}))
+            continue
+        storage = value.untyped_storage()
+        first = (same.setdefault(id(value), place), storages.setdefault(storage._cdata, place))
+        # The base of a view is asked for only where autograd looks at it.
+        base = same.get(id(value._base), -1) if value._is_view() else None
+        rows.append((_tensor(value), to_expr(storage.nbytes()), first, base))
+    return tuple(rows)
+
+
+def _tensor(value: FakeTensor) -> Hashable:
+    return (
+        tuple(map(to_expr, value.shape)),
+        tuple(map(to_expr, value.stride())),
+        to_expr(value.storage_offset()),
+        value.dtype,
+        value.device,
+        value.requires_grad,
+        value.is_leaf,
+        isinstance(value, torch.nn.Parameter),
+        (value.is_conj(), value.is_neg(), value.is_inference()),
+        tuple((name, _plain(note, {})) for name, note in sorted(fake_notes(value).items())),
+    )

@@ -1,0 +1,73 @@
+"""Calls a compiled stage once on zeros to see what it allocates; nothing of the model is changed by that.
+
+Zeros are valid wherever a stage may be given anything: as indices, masks, activations. Weights are the model's own,
+except those that the graph writes, which are copied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+
+from fx_partition.common.errors import PartitionWarning
+from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
+from fx_partition.passes.footprint.graph_memory import GraphMemory
+from fx_partition.passes.footprint.weight_storage import span
+
+from .peak_allocation import allocated_bytes
+
+
+def measured_bytes(
+    call: Callable[..., Any],
+    nodes: Sequence[torch.fx.Node],
+    inputs: Sequence[Any],
+    captured: CapturedGraph,
+    facts: GraphMemory,
+    device: torch.device,
+) -> int | None:
+    """The most that one call of a compiled stage allocates at one time, None (with a warning) if it cannot be called.
+
+    Args:
+        call: the compiled stage.
+        nodes, inputs: what it takes: nodes of the graph, and the values that it was compiled with.
+        captured, facts: of the graph; symbols have the sizes of the trace.
+        device: where it runs.
+    """
+    try:
+        numbers = facts.symbols.bind(None)
+        own = captured.weights
+        arguments = [
+            _own(own[node], node.name in facts.written, value.device)
+            if node in own
+            else zeros_of(value, numbers, getattr(value, "device", device))
+            for node, value in zip(nodes, inputs, strict=True)
+        ]
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return allocated_bytes(lambda: call(*arguments), device)
+    except Exception as error:  # the model runs without this figure, and may not be stopped by it
+        warnings.warn(
+            f"what a stage allocates could not be measured: {type(error).__name__}: {error}",
+            PartitionWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _own(weight: torch.Tensor, written: bool, device: torch.device) -> torch.Tensor:
+    return weight.detach().to(device, copy=True) if written else weight.to(device)
+
+
+def zeros_of(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:
+    """Zeros of the sizes and strides of a fake tensor; the number that a symbolic one was traced with."""
+    if isinstance(value, torch.SymInt):
+        return evaluate(to_expr(value), numbers)
+    if not isinstance(value, torch.Tensor):
+        return value
+    sizes, strides = ([evaluate(to_expr(s), numbers) for s in row] for row in (value.shape, value.stride()))
+    return torch.zeros(span(sizes, strides), dtype=value.dtype, device=device).as_strided(sizes, strides)

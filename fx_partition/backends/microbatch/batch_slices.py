@@ -1,0 +1,118 @@
+"""Takes a microbatch's rows out of a tensor, and joins those of all microbatches.
+
+Rows that are apart in memory are a view. Where they are not (the batch is not the outermost dimension in memory) the
+strides of a batch depend on its size, so rows are copied out to have those of a batch of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+import torch
+
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.batching.separability import WAY_OUT
+from fx_partition.passes.capture.symbolic_sizes import Size, to_expr
+
+from ..lowering.boundary_strides import memory_order
+
+
+@dataclass(frozen=True)
+class BatchSlices:
+    """The rows of one tensor of the graph.
+
+    Attributes:
+        dim: the batch's dimension.
+        order: the dimensions from the outermost in memory to the innermost, where rows are copied; () where they are a
+            view, or are joined as they are.
+
+    Example::
+
+        >>> rows, x = BatchSlices(1, ()), torch.arange(6).view(2, 3)
+        >>> rows.take(x, 0, 2)
+        tensor([[0, 1],
+                [3, 4]])
+        >>> torch.equal(rows.join([rows.take(x, 0, 2), rows.take(x, 2, 1)]), x)
+        True
+        >>> rows.take_text("x", "i", "n"), rows.join_text("xs", "cat")
+        ('x.narrow(1, i, n)', 'cat(xs, 1)')
+    """
+
+    dim: int
+    order: tuple[int, ...]
+
+    @classmethod
+    def of_input(
+        cls, value: torch.Tensor, dim: int, batch: Sequence[sympy.Symbol], name: str, *, written: bool
+    ) -> BatchSlices:
+        """How to cut an input.
+
+        Args:
+            value: its fake value.
+            dim: the batch's dimension.
+            batch: the batch's symbols.
+            name: what the user calls it.
+            written: whether the graph writes it, so that it must not be copied.
+
+        Raises:
+            PartitionError: it cannot be cut.
+        """
+        strides = [to_expr(stride) for stride in value.stride()]
+        if all(isinstance(stride, int) or stride.free_symbols.isdisjoint(batch) for stride in strides):
+            return cls(dim, ())
+        order = memory_order(value)
+        if written or not _is_dense(value, order):
+            raise PartitionError(
+                f"the input {name} cannot be cut: its rows are not apart in memory, and it is written or has gaps; "
+                f"pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
+            )
+        return cls(dim, tuple(order))
+
+    @classmethod
+    def of_result(cls, value: torch.Tensor, dim: int) -> BatchSlices:
+        """How to join a result, laid out as that of the whole batch."""
+        order = memory_order(value)
+        return cls(dim, () if order == sorted(order) else tuple(order))
+
+    @property
+    def _inverse(self) -> list[int]:
+        return [self.order.index(d) for d in range(len(self.order))]
+
+    def take(self, tensor: torch.Tensor, first: int, count: int) -> torch.Tensor:
+        """The rows from ``first`` on."""
+        if not self.order:
+            return tensor.narrow(self.dim, first, count)
+        part = tensor.permute(self.order).narrow(self.order.index(self.dim), first, count)
+        return part.contiguous().permute(self._inverse)
+
+    def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """All rows, in a tensor of its own."""
+        if not self.order:
+            return torch.cat(list(parts), self.dim)
+        joined = torch.cat([part.permute(self.order) for part in parts], self.order.index(self.dim))
+        return joined.permute(self._inverse)
+
+    def take_text(self, name: str, first: str, count: str) -> str:
+        """`take` as an expression of generated code."""
+        if not self.order:
+            return f"{name}.narrow({self.dim}, {first}, {count})"
+        place, order = self.order.index(self.dim), list(self.order)
+        return f"{name}.permute({order}).narrow({place}, {first}, {count}).contiguous().permute({self._inverse})"
+
+    def join_text(self, name: str, cat: str) -> str:
+        """`join` as an expression of generated code, where ``cat`` is the name of torch.cat."""
+        if not self.order:
+            return f"{cat}({name}, {self.dim})"
+        place, order = self.order.index(self.dim), list(self.order)
+        return f"{cat}([_part.permute({order}) for _part in {name}], {place}).permute({self._inverse})"
+
+
+def _is_dense(value: torch.Tensor, order: Sequence[int]) -> bool:
+    expected: Size = 1
+    for d in reversed(order):
+        if to_expr(value.shape[d]) != 1 and sympy.expand(to_expr(value.stride()[d]) - expected) != 0:
+            return False
+        expected = to_expr(expected * to_expr(value.shape[d]))
+    return True

@@ -1,0 +1,163 @@
+"""What a user may ask of ``torch.compile(..., backend="l2partition", options={...})``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fx_partition.common.errors import PartitionError
+from fx_partition.hardware.cores import is_group
+from fx_partition.passes.plan.request import NO_BUDGET, Request
+from fx_partition.report.output import check_place
+
+from ..devices.home_device import with_index
+from .rank_options import RankOptions
+
+#: The name that stands for a thread on each group of cores, where stages may have threads.
+STAGE_THREADS = "cpu:threads"
+
+_REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The backend's options; everything else about a plan is `request.Request`.
+
+    Attributes:
+        request: what is asked of the planner; its budget is ``NO_BUDGET`` where none was given.
+        report: True prints the report to standard error once compiled; a path ending in .txt, .md or .json writes it.
+        inductor: options of inductor itself.
+        microbatches: into how many microbatches a call's batch is cut, each partition running all of them before the
+            next; 1: the batch runs whole; None ("auto" to the user): those of the least cost, and
+            1 where none gains (see `batching.microbatch_cost`). For inference, and for graphs that treat each row of
+            the batch alone (see `separability`).
+        keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
+            (see `malloc_settings`); that is a setting of the whole process.
+        ranks: what is asked of the ranks where they are the devices: ``devices="ranks"``, and by default when a process
+            group of more than one was initialised.
+    """
+
+    request: Request
+    report: bool | str = False
+    inductor: Mapping[str, Any] = field(default_factory=dict)
+    microbatches: int | None = 1
+    keep_buffers: bool = True
+    ranks: RankOptions | None = None
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any] | None) -> Options:
+        """Options from a user's words, before anything is compiled.
+
+        Raises:
+            PartitionError: an unknown option, device or choice, a size that is none, or a report that cannot be
+                written; it names what there is.
+        """
+        given = dict(options or {})
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
+        own |= {"group", "output", "timeout"}
+        unknown = set(given) - Request.options() - own
+        if unknown:
+            raise PartitionError(
+                f"unknown option {', '.join(map(repr, sorted(unknown)))}; the options of l2partition are "
+                f"{', '.join(sorted(Request.options() | own))}"
+            )
+        budget = given.get("cache_bytes")
+        ranks = RankOptions.check(given)
+        devices = ranks.names if ranks else _devices(given.get("devices"), budget is not None)
+        planning = {name: given[name] for name in Request.options() if name in given}
+        if budget is None and not isinstance(devices, int) and len(devices) < 2:
+            budget = NO_BUDGET
+        request = Request.check(budget, None if devices == () else devices, **planning)
+        report = given.get("report", False)
+        if not isinstance(report, bool) and not (isinstance(report, str) and _suffix(report) in _REPORT_SUFFIXES):
+            raise PartitionError(f"report={report!r} is neither True nor a path ending in .txt, .md or .json")
+        if isinstance(report, str):
+            try:
+                check_place(Path(report), "report=")
+            except ValueError as error:
+                raise PartitionError(str(error)) from error
+        microbatches = _microbatches(given.get("microbatches", 1), request)
+        keep_buffers = given.get("keep_buffers", True)
+        if not isinstance(keep_buffers, bool):
+            raise PartitionError(f"keep_buffers={keep_buffers!r} is neither True nor False")
+        return cls(request, report, given.get("inductor", {}), microbatches, keep_buffers, ranks)
+
+    @property
+    def places_nothing(self) -> bool:
+        """Whether neither a budget nor a device was named: then this is inductor, whole."""
+        return self.request.budget == NO_BUDGET and not self.request.devices and self.microbatches == 1
+
+    @property
+    def reuses_a_cache(self) -> bool:
+        """Whether more than one partition, or one partition more than once, runs on a device in a call."""
+        return self.microbatches != 1 or self.request.on_shortage == "wrap"
+
+    @property
+    def measures(self) -> bool:
+        """Whether to see what compiled stages allocate: footprints are for inference, and eager's are not theirs."""
+        return self.request.footprint == "fused" and not torch.is_grad_enabled()
+
+    @property
+    def report_format(self) -> str:
+        return _REPORT_SUFFIXES[_suffix(self.report)] if isinstance(self.report, str) else "text"
+
+
+def _microbatches(given: Any, request: Request) -> int | None:
+    if given == "auto":
+        if request.budget == NO_BUDGET:
+            raise PartitionError('microbatches="auto" fits footprints to a budget; name it with cache_bytes=')
+        return None
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise PartitionError(f'microbatches={given!r} is neither a number of 1 or more nor "auto"')
+    return given
+
+
+def _suffix(path: str) -> str:
+    return path[path.rfind(".") :] if "." in path else ""
+
+
+def _devices(devices: int | str | Sequence[str] | None, has_budget: bool) -> int | tuple[str, ...]:
+    """Stage devices. None: the visible GPUs, or in-line stages without one; one name: all stages on it; a number: so
+    many of the visible GPUs, or of in-line stages without one."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices is None:
+        return tuple(f"cuda:{i}" for i in range(count)) if has_budget else ()
+    if isinstance(devices, int):
+        if count and devices > count:
+            raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may repeat one")
+        return tuple(f"cuda:{i}" for i in range(devices)) if count else devices
+    if isinstance(devices, str):
+        name = check_device(devices)
+        return () if name == "cpu" else (name,)
+    if not devices:
+        raise PartitionError("devices=[] names none; leave it out for the default")
+    return tuple(map(check_device, devices))
+
+
+def check_device(name: str | torch.device) -> str:
+    """The name of a device as tensors say it (``cuda`` is the current GPU), once torch and this machine have it.
+
+    Raises:
+        PartitionError: it says what there is.
+    """
+    name = str(name)
+    if name == STAGE_THREADS or is_group(name):
+        raise PartitionError(
+            f"devices names {name!r}, and stage threads are for fx_partition.pipeline(model, x, devices={name!r}); "
+            "a compiled call runs its partitions one after another: leave devices out, or name 'cpu' or 'cuda:0'"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise PartitionError(
+            f"devices names {name!r}, which is no torch device; for example 'cpu' or 'cuda:0'"
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PartitionError(f"devices names {name!r}; this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise PartitionError(f"devices names {name!r}; only cpu and cuda devices are supported")
+    return str(with_index(device))

@@ -1,0 +1,89 @@
+"""Requests on their way through a pipeline, and the futures that get their results."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from fx_partition.common.own_process import OwnProcess
+
+from .request_signature import Signature
+
+
+class Ticket(Protocol):
+    """A request in flight; one that is dropped goes on, and its results are dropped with it."""
+
+    def wait(self, until: float = math.inf) -> bool:
+        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+
+    def take(self) -> list[torch.Tensor]: ...
+
+
+#: A request, and the numbers of its symbolic sizes.
+Waiting: TypeAlias = "tuple[Ticket, dict[Any, int]]"
+
+
+class RequestFuture(Future[Any]):
+    """A future that only the process which submitted its request may wait for."""
+
+    def __init__(self, process: OwnProcess) -> None:
+        super().__init__()
+        self._process = process
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._process.check("the request of this future")
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._process.check("the request of this future")
+        return super().exception(timeout)
+
+
+class Collector:
+    """Gives futures their results, on a thread that is started with the first of them."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._queue: SimpleQueue[tuple[Future[Any], Waiting] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def add(self, future: Future[Any], waiting: Waiting) -> None:
+        with self._lock:
+            if not self._closed:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
+                    self._thread.start()
+                self._queue.put((future, waiting))
+                return
+        self._settle(future, waiting)  # closed since the request was started: nobody else will
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._settle(*item)
+            del item  # nothing of a request may outlive it here
+
+    def _settle(self, future: Future[Any], waiting: Waiting) -> None:
+        ticket, numbers = waiting
+        try:
+            ticket.wait()
+            result = self._signature.results(ticket.take(), numbers)
+        except BaseException as error:  # whatever a stage raised is its request's, and others wait for theirs
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            del future, waiting, ticket  # an error's traceback holds this frame, and the future holds the error
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():  # which a callback may be on
+            self._thread.join()

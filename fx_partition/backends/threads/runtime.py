@@ -1,0 +1,175 @@
+"""Stage threads that a program runs on; see ``ring.h`` for how requests move."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fx_partition.hardware.cores import allowed_cores
+
+from ..lowering.torch_internals import tensors_of, to_handles
+from ..streaming.program import Program
+from .aoti_compile import Code
+from .build_extension import stage_loop
+
+# Between two looks at whether Ctrl-C was pressed.
+_SLICE_NS = 50_000_000
+# A thread that waits longer than this for its next request is better off asleep.
+SPIN_NS = 50_000
+
+Cores = tuple[int, ...]
+
+
+class StageError(RuntimeError):
+    """Compiled code of a stage has failed, and eager code does not."""
+
+
+class Ticket:
+    """A request in flight."""
+
+    def __init__(self, runtime: LocalRuntime, capsule: Any) -> None:
+        self._runtime, self._capsule = runtime, capsule
+
+    def wait(self, until: float = math.inf) -> bool:
+        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+        while not self._runtime.loop.wait(self._capsule, self._runtime.host_spin_ns, _slice_ns(until)):
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    def take(self) -> list[torch.Tensor]:
+        """The results of a finished request.
+
+        Raises:
+            Exception: what the failed stage raises on the same inputs in eager mode.
+        """
+        handles, failed, error = self._runtime.loop.take(self._runtime.pipe, self._capsule)
+        tensors = tensors_of(handles)
+        if failed >= 0:
+            raise self._runtime.explain(failed, tensors, error)
+        return tensors
+
+    @property
+    def times(self) -> list[tuple[int, int]]:
+        """Start and end of each stage, in nanoseconds of the monotonic clock."""
+        flat = self._runtime.loop.times(self._capsule)
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+class LocalRuntime:
+    """Runs a program's stages on threads of their own.
+
+    Args:
+        program: the stages.
+        codes: the compiled code of each.
+        cores: for each stage the cores of each of its copies.
+        inflight: how many requests may be in flight.
+    """
+
+    def __init__(
+        self, program: Program, codes: Sequence[Code], cores: Sequence[Sequence[Cores]], inflight: int
+    ) -> None:
+        self.loop: Any = stage_loop()
+        self._program = program
+        self._closed = False
+        self._weights: list[torch.Tensor] = []
+        stages = []
+        for step, code, groups in zip(program.steps, codes, cores, strict=True):
+            weights = [value for value in step.inputs if isinstance(value, torch.Tensor)]
+            self._weights += weights
+            order = iter(range(len(weights)))
+            inputs = [-1 - next(order) if isinstance(v, torch.Tensor) else v for v in step.inputs]
+            orders = [layout.order if layout and layout.order else () for layout in step.layouts]
+            stages.append((code.path, inputs, to_handles(weights), step.outputs, orders, step.dead, len(groups)))
+        results = [result for result in program.results if isinstance(result, int)]
+        taken = [core for groups in cores for group in groups for core in group]
+        # A thread that spins where another could work only keeps it waiting.
+        spin_ns = SPIN_NS if len(set(taken)) == len(taken) else 0
+        try:
+            self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, spin_ns)
+        except BaseException:
+            for _, _, handles, *_ in stages:
+                tensors_of(handles)  # they own tensors until something takes them
+            raise
+        self.host_spin_ns = SPIN_NS if set(allowed_cores()) - set(taken) else 0
+        self._threads: list[threading.Thread] = []
+        threads = [
+            threading.Thread(
+                target=self._serve,
+                args=(step.index, replica, group, code.callback),
+                name=f"fx_partition-stage-{step.index}.{replica}",
+                daemon=True,
+            )
+            for step, code, groups in zip(program.steps, codes, cores, strict=True)
+            for replica, group in enumerate(groups)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # the system has no more threads: those that did start must not stay
+            self.close()
+            raise
+
+    def _serve(self, stage: int, replica: int, group: Cores, callback: Any) -> None:
+        torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone
+        self.loop.serve(self.pipe, stage, replica, group, callback)
+
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
+        """Start a request; waits while as many are in flight as may be.
+
+        Args:
+            numbers, tensors: values of the request's table.
+            until: when to give up, by ``time.monotonic``.
+
+        Raises:
+            RuntimeError: the runtime is closed, or was while this waited; nothing was started.
+            TimeoutError: the time is over; nothing was started.
+        """
+        while True:
+            if self.loop.wait_free(self.pipe, _slice_ns(until)):
+                handles = to_handles(tensors)
+                capsule = self.loop.submit(self.pipe, numbers, handles, tensors)
+                if capsule is not None:
+                    return Ticket(self, capsule)
+                tensors_of(handles)  # they own tensors until something takes them
+                if self._closed:
+                    raise RuntimeError("the pipeline is closed")
+            if time.monotonic() >= until:
+                raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
+
+    def explain(self, stage: int, tensors: Sequence[torch.Tensor], error: Exception | None) -> Exception:
+        """Why a stage has failed: what it raises in eager mode on the same inputs, as compiled code loses the type.
+
+        Args:
+            tensors: the values that it took.
+            error: what its compiled code raised in Python, if it runs there.
+        """
+        step = self._program.steps[stage]
+        values = iter(tensors)
+        inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
+        if step.is_of_tensors and not step.writes:
+            try:
+                with torch.no_grad():
+                    step.module(*inputs)
+            except Exception as found:
+                return found
+        return error or StageError(f"compiled code of stage {stage} failed; its words are on standard error")
+
+    def close(self) -> None:
+        """Refuse further requests, and stop the threads once nothing is in flight; a second call does nothing."""
+        self._closed = True
+        self.loop.stop(self.pipe)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
+def _slice_ns(until: float) -> int:
+    """How long to wait before the next look at Ctrl-C, or at the time that is left until then."""
+    return _SLICE_NS if until == math.inf else int(min(_SLICE_NS, max(0.0, (until - time.monotonic()) * 1e9)))

@@ -1,0 +1,105 @@
+"""What arrives at each stage, from running all of them on fake tensors with gradients: nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.fake_tensors import FakeTensorMode, ShapeEnv, new_fake_mode
+
+from .stage_module import StageModule
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a stage takes and gives, as tensors on the meta device: shape, dtype, whether a gradient comes back.
+
+    Attributes:
+        takes, gives: in order.
+        splits: whether the backward of its inputs can run apart from that of its weights. It cannot where something
+            that it sends depends on weights alone: torch finds the weights on paths from the inputs, and these are on
+            none.
+    """
+
+    takes: tuple[torch.Tensor, ...]
+    gives: tuple[torch.Tensor, ...]
+    splits: bool
+
+
+def interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tensor]) -> list[Interface]:
+    """The interface of each stage for one microbatch.
+
+    Args:
+        stages: all stages of the model.
+        inputs: the tensors of one microbatch.
+
+    Raises:
+        PartitionError: a stage cannot run on what arrives, or a size that crosses depends on data; it names the stage.
+    """
+    mode = new_fake_mode(ShapeEnv())
+    arriving: list[torch.Tensor] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+    found = []
+    for index, stage in enumerate(stages):
+        try:
+            with mode, torch.enable_grad():
+                results = torch.func.functional_call(stage, _fakes(mode, stage), tuple(arriving))
+        except Exception as error:
+            raise PartitionError(
+                f"stage {index} does not run on one microbatch of this shape: {type(error).__name__}: {error}"
+            ) from error
+        gives = results if isinstance(results, tuple) else (results,)
+        for i, tensor in enumerate(gives):
+            if any(isinstance(size, torch.SymInt) for size in tensor.shape):
+                raise PartitionError(
+                    f"tensor {i} that stage {index} sends has shape {list(tensor.shape)}, which depends on data; "
+                    "schedules need sizes known before: keep its users in that stage with keep_together="
+                )
+        splits = _splits(arriving, gives, is_last=index == len(stages) - 1)
+        found.append(Interface(tuple(map(_meta, arriving)), tuple(map(_meta, gives)), splits))
+        with mode:
+            arriving = [_buffer(tensor) for tensor in gives]
+    return found
+
+
+def _fakes(mode: FakeTensorMode, stage: StageModule) -> dict[str, torch.Tensor]:
+    """A fake for each parameter and buffer, the same for the same one: fakes of a mode are kept by tensor."""
+    tensors = (*stage.named_parameters(remove_duplicate=False), *stage.named_buffers(remove_duplicate=False))
+    return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in tensors}
+
+
+def _buffer(tensor: torch.Tensor) -> torch.Tensor:
+    buffer = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return buffer.requires_grad_(tensor.requires_grad)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    found = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return found.requires_grad_(tensor.requires_grad)
+
+
+def _splits(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], *, is_last: bool) -> bool:
+    """Whether every output that has a gradient hands it to an input; of the last stage, whose loss joins them, one."""
+    targets = {id(tensor) for tensor in inputs if tensor.requires_grad}
+    reached = [_reaches(tensor, targets) for tensor in outputs if tensor.requires_grad]
+    return any(reached) if is_last else all(reached)
+
+
+def _reaches(tensor: torch.Tensor, targets: set[int]) -> bool:
+    """Whether the gradient of a tensor flows into one of the leaves ``targets``."""
+    if id(tensor) in targets:
+        return True
+    stack: list[Any] = [tensor.grad_fn]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in targets:
+            return True
+        stack += (source for source, _ in node.next_functions)
+    return False

@@ -1,0 +1,194 @@
+"""A model without memory gets its weights from a checkpoint, each when a stage of this process needs it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fx_partition.common.errors import PartitionError, PartitionWarning
+from fx_partition.passes.capture.fake_tensors import FakeTensor
+
+from .checkpoint import Checkpoint, Opened, open_checkpoint
+from .lazy_weights import any_hollow, equal_samples, is_hollow, lies_in_file, make_hollow, make_read
+
+
+@dataclass
+class _Slot:
+    """One tensor of the model without memory; tied ones have several names, and modules that hold them."""
+
+    tensor: Tensor
+    names: list[str] = field(default_factory=list)
+    holders: list[tuple[nn.Module, str]] = field(default_factory=list)
+
+
+def load_stage_weights(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    device: str | torch.device = "cpu",
+    others: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Bind the weights of a model without memory to a checkpoint; each is read when a stage needs it.
+
+    Nothing but headers is read here. ``torch.compile(model, backend="l2partition")`` and `pipeline` read the weights
+    of the stages that this process runs, once, into memory of their own; a process that runs a quarter of the stages
+    holds a quarter of the weights. The files must stay as they are until then.
+
+    On the CPU a weight that was not read lies in the mapped file: eager calls, ``state_dict()`` and ``model.to()``
+    work, and read what they touch. On another device it has no memory: calling the model without compiling it, and
+    ``state_dict()``, raise a RuntimeError until all weights are read; ``copy.deepcopy``, ``model.to()`` and calls of
+    its submodules are not guarded, and end in an error of the device.
+
+    Args:
+        model: its parameters and buffers on the meta device, or fake (made under FakeTensorMode), get other tensors of
+            the same sizes, strides and dtypes; tied ones stay tied. Tensors with memory are left as they are.
+        checkpoint: a .safetensors file; a directory or ``*.safetensors.index.json`` of several; a file of
+            ``torch.save``, with a ``state_dict()``; or a mapping of names to tensors (a ``state_dict()`` of
+            ``torch.load(mmap=True)``), used as they are until a stage needs them. A weight whose strides in the file
+            are not the model's is read at once.
+        device: where the weights are to be.
+        others: tensors by name for what the checkpoint lacks, or should not give; buffers that are not saved, for one.
+            They are copied, into the strides of the model, as ``load_state_dict`` does.
+
+    Raises:
+        PartitionError (a ValueError): no such checkpoint; what is neither in it nor in ``others``, or has other sizes
+            or another dtype there: all of it by name, and the model is as it was.
+
+    Example::
+
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(4)))
+        >>> weights = {name: torch.zeros(tensor.shape) for name, tensor in model.state_dict().items()}
+        >>> fx_partition.load_stage_weights(model, weights)
+        >>> compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "32KiB"})
+    """
+    if isinstance(torch.empty(0), FakeTensor):
+        raise PartitionError("load_stage_weights makes real tensors: call it outside of FakeTensorMode")
+    with torch.no_grad(), torch.inference_mode(False):
+        _load(model, open_checkpoint(checkpoint), torch.device(device), dict(others or {}))
+
+
+def _load(model: nn.Module, opened: Opened, device: torch.device, given: dict[str, Tensor]) -> None:
+    slots = _slots(model)
+    if not slots:
+        warnings.warn(
+            "no parameter or buffer of the model is on the meta device or fake, so nothing is loaded: build the model "
+            'under torch.device("meta")',
+            PartitionWarning,
+            stacklevel=3,
+        )
+        return
+    found = {id(slot): _find(slot, given) or _find(slot, opened.tensors) for slot in slots}
+    _check(model, slots, found, opened, given)
+    seen: set[int] = set()
+    for slot in slots:
+        (name, source), *_ = found[id(slot)].items()
+        tensor = _make(slot.tensor, source, device, opened, name in given, seen)
+        for holder, key in slot.holders:
+            setattr(holder, key, tensor)
+    if not lies_in_file(device):
+        model.register_forward_pre_hook(_before_call)
+        model.register_state_dict_pre_hook(_before_saving)  # type: ignore[no-untyped-call]
+
+
+def _slots(model: nn.Module) -> list[_Slot]:
+    slots: dict[int, _Slot] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        own = (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        )
+        for key, tensor in own:
+            if isinstance(tensor, FakeTensor) or tensor.is_meta:
+                slot = slots.setdefault(id(tensor), _Slot(tensor))
+                slot.names.append(f"{path}.{key}" if path else key)
+                slot.holders.append((module, key))
+    return list(slots.values())
+
+
+def _find(slot: _Slot, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in slot.names if name in tensors}
+
+
+def _check(
+    model: nn.Module, slots: Sequence[_Slot], found: Mapping[int, dict[str, Tensor]], opened: Opened, given: Any
+) -> None:
+    """Whether every tensor can be had, before the model is touched."""
+    known = {name for slot in slots for name in slot.names}
+    problems = [f"others names {name}, which is no weight of the model without memory" for name in given.keys() - known]
+    for slot in slots:
+        sources, name = found[id(slot)], slot.names[0]
+        if not sources:
+            problems.append(f"{name} is not in the checkpoint")
+        unlike = [why for other, source in sources.items() if (why := _unlike(other, slot.tensor, source))]
+        problems += unlike
+        values = list(sources.values())
+        if not unlike and not all(equal_samples(values[0], value) for value in values[1:]):
+            problems.append(f"{', '.join(sources)} are one tensor in the model and not equal in the checkpoint")
+    if problems:
+        raise PartitionError(
+            f"the weights of {type(model).__name__} cannot be taken from {opened.name}; the model is as it was:\n"
+            + "".join(f"  {problem}\n" for problem in sorted(problems))
+            + 'what the checkpoint lacks (buffers that are not saved) comes from others={"name": tensor}, or is built '
+            'outside of torch.device("meta"); where sizes or dtypes differ, build the model as the checkpoint has it'
+        )
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    extra = sorted(opened.tensors.keys() - names)
+    if extra:
+        warnings.warn(
+            f"{opened.name} holds what {type(model).__name__} has not, which is left out: {', '.join(extra)}",
+            PartitionWarning,
+            stacklevel=4,
+        )
+
+
+def _unlike(name: str, tensor: Tensor, source: Tensor) -> str:
+    if type(tensor) not in (Tensor, nn.Parameter, FakeTensor):
+        return f"{name} is a {type(tensor).__name__}, and only plain tensors and parameters are loaded"
+    if isinstance(source, FakeTensor) or source.is_meta:
+        return f"{name} has no memory in the checkpoint either"
+    if tensor.layout != torch.strided or source.layout != torch.strided:
+        return f"{name} is not a dense tensor ({tensor.layout} in the model, {source.layout} in the checkpoint)"
+    if tensor.shape != source.shape or tensor.dtype != source.dtype:
+        return (
+            f"{name} is {tensor.dtype} {list(tensor.shape)} in the model and {source.dtype} {list(source.shape)} in "
+            "the checkpoint"
+        )
+    return ""
+
+
+def _make(like: Tensor, source: Tensor, device: torch.device, opened: Opened, is_given: bool, seen: set[int]) -> Tensor:
+    if is_given:
+        return make_read(like, source, device, ours=False)
+    # Two weights of the model over the same bytes would be written together as long as they are not read.
+    make = make_read if source.data_ptr() in seen else make_hollow
+    seen.add(source.data_ptr())
+    return make(like, source, device, ours=opened.ours)
+
+
+def _before_call(model: nn.Module, args: Any) -> None:
+    """Dynamo sees that a compiled call goes on, and leaves nothing of this in its code."""
+    if not torch.compiler.is_compiling():
+        _refuse(model, "a call that is not compiled")
+
+
+def _before_saving(model: nn.Module, prefix: str, keep_vars: bool) -> None:
+    _refuse(model, "state_dict()")
+
+
+def _refuse(model: nn.Module, what: str) -> None:
+    if not any_hollow():
+        return
+    unread = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_hollow(tensor)]
+    if unread:
+        raise RuntimeError(
+            f"{what} needs all weights of {type(model).__name__}, and {len(unread)} of them, {unread[0]} for one, were "
+            "not read from the checkpoint: only those of stages that this process runs are; to use all of the model "
+            "here, load it the usual way"
+        )

@@ -1,0 +1,150 @@
+"""Follows where every tensor has the batch while a graph runs on fakes; see `batch_dim` for the terms.
+
+Before: operators run, and nobody knows which rows of what go into their results. After: `Tracker.place` tells of every
+tensor where it has the batch, and the first operator that mixes rows has raised `NotSeparable`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..capture.fake_tensors import FakeTensor
+from ..capture.symbolic_sizes import to_expr
+from .batch_dim import Batched, NotSeparable, Place, RowCall, fits, has
+from .op_rules import NUMBERED, RULES, SIZES, pointwise
+
+# Operators that tell of a tensor what its shape tells.
+_METADATA = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "device", "layout", "is_contiguous",
+             "_assert_tensor_metadata", "size", "stride", "numel", "dim")  # fmt: skip
+
+
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Follows where every tensor has the batch."""
+
+    def __init__(self, batch: sympy.Symbol) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._batch = batch
+        self._places: dict[int, tuple[torch.Tensor, Place]] = {}  # the tensors live on, so that an id stays theirs
+        self._inputs: dict[Any, str] = {}
+        self.written: set[str] = set()
+        self.operator = ""
+        self._follows = True
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Operators run, and are not followed."""
+        self._follows = False
+        try:
+            yield
+        finally:
+            self._follows = True
+
+    def take(self, tensor: torch.Tensor, place: Place, name: str) -> None:
+        """An input or a weight."""
+        self._places[id(tensor)] = (tensor, place)
+        self._inputs[tensor.untyped_storage()._cdata] = name
+
+    def place(self, tensor: torch.Tensor) -> Place:
+        """Where a tensor has the batch; a constant that no operator made, such as a number in the code, is shared."""
+        if id(tensor) in self._places:
+            return self._places[id(tensor)][1]
+        if tensor.dim() and isinstance(tensor, FakeTensor):
+            raise NotSeparable("uses a tensor that no operator made")
+        return None
+
+    def input_of(self, tensor: torch.Tensor) -> str | None:
+        """The input or weight whose memory a tensor shows."""
+        return self._inputs.get(tensor.untyped_storage()._cdata)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._follows:
+            return func(*args, **(kwargs or {}))
+        self.operator = str(func)
+        if func is torch.ops.aten.as_strided_.default and _restrides_ones(*args):
+            return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        self._follow(RowCall(func, args, kwargs or {}, out, 0, self._batch, self.place))
+        return out
+
+    def _follow(self, call: RowCall) -> None:
+        results = [leaf for leaf in pytree.tree_leaves([call.out]) if isinstance(leaf, torch.Tensor)]
+        name = _base_name(call.func)
+        leaves = pytree.tree_leaves((call.args, call.kwargs))
+        if not results and not call.func._schema.is_mutable and name in _METADATA:
+            return
+        mixed = any(self.place(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
+        if not mixed and not any(has(leaf, self._batch) for leaf in leaves):
+            if torch.Tag.nondeterministic_seeded in call.func.tags and call["dropout_p"] != 0.0:
+                raise NotSeparable("draws random numbers, and microbatches would draw others")
+            if call["running_mean"] is not None and (call["training"] or call["train"]):
+                raise NotSeparable("writes running statistics, which all rows share")
+            places: list[Place] = [None] * len(results)
+        else:
+            places = self._by_rule(call, name, results)
+        self._check_writes(call, results, places)
+        for result, place in zip(results, places, strict=True):
+            if not fits(result.shape, place, self._batch):
+                raise NotSeparable(f"makes the shape {list(result.shape)}, in which rows of the batch are not apart")
+            self._places[id(result)] = (result, place)
+
+    def _by_rule(self, call: RowCall, name: str, results: list[torch.Tensor]) -> list[Place]:
+        if torch.Tag.nondeterministic_seeded in call.func.tags and call["dropout_p"] is None:
+            raise NotSeparable("draws random numbers, and microbatches would draw others")
+        if not results:
+            raise NotSeparable("reads values of the batch into Python")
+        rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in call.func.tags else None)
+        if rule is None:
+            raise NotSeparable("is not known to keep rows of the batch apart")
+        for argument in call.func._schema.arguments:
+            value = call[argument.name]
+            counts = any(has(leaf, self._batch) for leaf in pytree.tree_leaves([value]))
+            if counts and argument.name not in SIZES.get(name, ()):
+                raise NotSeparable(f"computes with the size of the batch (its {argument.name!r})")
+            places = [self.place(leaf) for leaf in pytree.tree_leaves([value]) if isinstance(leaf, torch.Tensor)]
+            if any(place is not None and place.numbered for place in places) and NUMBERED.get(name) != argument.name:
+                raise NotSeparable("computes with the numbers of the rows")
+        found = rule(call)
+        return [found] * len(results) if found is None or isinstance(found, Batched) else list(found)
+
+    def _check_writes(self, call: RowCall, results: list[torch.Tensor], places: list[Place]) -> None:
+        """What is written stays where it has the batch, and what the caller holds is written row by row."""
+        if not call.func._schema.is_mutable:
+            return
+        for argument in call.func._schema.arguments:
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = call[argument.name]
+            for tensor in [value] if isinstance(value, torch.Tensor) else value or []:
+                before = self.place(tensor)
+                after = [place for result, place in zip(results, places, strict=True) if result is tensor]
+                owner = self.input_of(tensor)
+                if owner is not None and before is None:
+                    raise NotSeparable(f"writes {owner}, which all rows share")
+                if before is not None and to_expr(tensor.stride(before.dim)) == 0:
+                    raise NotSeparable("writes one place for all rows of the batch")
+                if after != [before] or (before is not None and before.numbered):
+                    raise NotSeparable("writes rows of the batch into a tensor that they share")
+                if owner is not None:
+                    self.written.add(owner)
+
+
+def _restrides_ones(tensor: torch.Tensor, sizes: Any, strides: Any, offset: Any = None) -> bool:
+    """Whether new strides show the same elements: those of dimensions of size 1 do not matter."""
+    before = [(to_expr(size), to_expr(stride)) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    after = [(to_expr(size), to_expr(stride)) for size, stride in zip(sizes, strides, strict=True)]
+    if offset is not None or len(before) != len(after):
+        return False
+    return all(a == b or a[0] == b[0] == 1 for a, b in zip(before, after, strict=True))
+
+
+def _base_name(func: Any) -> str:
+    """``add`` for ``aten.add_.Tensor``."""
+    name = str(func.overloadpacket.__name__)
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name

@@ -1,0 +1,98 @@
+"""How many bytes a call moves between a cache and the memory behind it: an estimate, to compare schedules by.
+
+Terms
+-----
+schedule
+    In which parts a graph runs, and how often each part runs before the next: once a microbatch, or once for a batch
+    that runs whole.
+distance
+    The bytes touched since a value or a weight was touched last. What is farther back than the cache is large is
+    fetched again, and was written back if it was made here: a cache that gives up what was used longest ago.
+
+Example, 16 rows of 2 MiB a value, a cache of 16 MiB, ``a = f(x); b = g(a); c = h(b)``: at once ``x`` is fetched, ``a``
+and ``b`` are written and fetched, ``c`` is written: 192 MiB. In 8 times 2 rows ``a`` and ``b`` stay in the cache, and
+``c`` is copied once to join it: 128 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sympy
+
+from ..capture.symbolic_sizes import Evaluator, Size
+from ..footprint.graph_memory import GraphMemory, Role
+
+
+class Traffic:
+    """The traffic of one graph under schedules of it.
+
+    Args:
+        facts: of the graph, as the code that runs it materialises values (see `fused_footprint`).
+    """
+
+    def __init__(self, facts: GraphMemory) -> None:
+        self._facts = facts
+        sizes: list[Size] = [value.bytes for value in facts.values]
+        for step in facts.steps:
+            sizes += step.weights.values()
+        self._sizes = Evaluator(sizes)
+        self._last = {value: t for t, step in enumerate(facts.steps) for value in step.values}
+        self._place = {step.node: t for t, step in enumerate(facts.steps)}
+
+    def of(
+        self, parts: Sequence[Sequence[str]], numbers: Mapping[sympy.Symbol, int], repeats: int, cache: int
+    ) -> int:
+        """Bytes that a call moves.
+
+        Args:
+            parts: the nodes of each part, in the order in which they run.
+            numbers: the sizes of one run.
+            repeats: how often each part runs before the next; results of more than one run are joined by a copy.
+            cache: bytes of the cache.
+        """
+        sizes = self._sizes(numbers)
+        values, weights = sizes[: len(self._facts.values)], iter(sizes[len(self._facts.values) :])
+        read = [dict(zip(step.weights, weights, strict=False)) for step in self._facts.steps]
+        runs = ([self._place[name] for name in part] for part in parts)
+        return sum(self._part(steps, values, read, repeats, cache) for steps in runs)
+
+    def large(self, numbers: Mapping[sympy.Symbol, int], least: int) -> int:
+        """Bytes of the values that one run makes and that have ``least`` bytes or more each."""
+        made = zip(self._facts.values, self._sizes(numbers), strict=False)
+        return sum(size for value, size in made if value.role is Role.ACTIVATION and size >= least)
+
+    def _part(
+        self, steps: Sequence[int], values: Sequence[int], read: Sequence[Mapping[int, int]], repeats: int, cache: int
+    ) -> int:
+        position = moved = 0  # of one run: bytes touched, bytes of values moved
+        since: dict[int, int] = {}  # where in the run a value was touched last
+        first: dict[int, int] = {}  # and a weight first, before it
+        last: dict[int, int] = {}  # and a weight last, behind it
+        size_of: dict[int, int] = {}
+        inside = set(steps)
+        written: set[int] = set()
+        for t in steps:
+            for value in self._facts.steps[t].values:
+                size, made = values[value], self._facts.values[value].made_at
+                if value not in since:
+                    moved += 0 if made == t else size
+                elif position - since[value] + size > cache:
+                    moved += size
+                    if made in inside and value not in written:
+                        moved += size
+                        written.add(value)
+                position += size
+                since[value] = position
+            for weight, size in read[t].items():
+                first.setdefault(weight, position)
+                position += size
+                last[weight], size_of[weight] = position, size
+        for value in since.keys() - written:
+            about = self._facts.values[value]
+            leaves = about.made_at in inside and (about.returned or self._last[value] not in inside)
+            moved += values[value] if leaves else 0
+        made_here = [v for v in since if self._facts.values[v].made_at in inside and self._facts.values[v].returned]
+        joined = sum(values[v] for v in made_here) if repeats > 1 else 0
+        again = sum(size for w, size in size_of.items() if position - last[w] + first[w] + size > cache)
+        return repeats * (moved + 2 * joined) + sum(size_of.values()) + (repeats - 1) * again

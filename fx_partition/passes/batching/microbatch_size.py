@@ -1,0 +1,168 @@
+"""How large a microbatch is, and how a batch is cut into microbatches.
+
+Terms
+-----
+microbatch
+    Some rows of a batch, which run through the graph together. Sizes of the microbatches of a batch differ by one at
+    most, as those of ``torch.tensor_split`` do.
+cost
+    Of a number of rows and a plan for them: how long a call takes, estimated in bytes (see `microbatch_cost`). Few rows
+    make small buffers, which stay in the cache and in the process, and many calls; many rows do the opposite.
+
+Example: eight layers of 64 features and 131,072 rows hand on 32 MiB each, for which each call takes fresh pages from
+the kernel. In eight microbatches it takes none.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import sympy
+
+from ..capture.capture_model import CapturedGraph
+from ..capture.fake_tensors import least_of, shape_env_of
+from ..capture.symbolic_sizes import evaluate
+from ..footprint.graph_memory import GraphMemory
+from ..plan.make_plan import make_plan
+from ..plan.plan import Plan
+from ..plan.request import Request
+from .microbatch_cost import Cost
+
+#: Rows that a microbatch has at least: tracers and compilers take one row for a size of its own kind.
+FEWEST = 2
+
+
+def even_sizes(batch: int, count: int) -> tuple[int, ...]:
+    """The sizes of ``count`` microbatches, the larger ones first.
+
+    Example::
+
+        >>> even_sizes(8, 3)
+        (3, 3, 2)
+    """
+    return tuple(batch // count + (i < batch % count) for i in range(count))
+
+
+def plan_microbatches(
+    captured: CapturedGraph, facts: GraphMemory, request: Request, symbols: tuple[str, ...], microbatches: int | None
+) -> tuple[Plan, int] | None:
+    """The plan for microbatches, and the rows of the largest one; None where the batch is better left whole.
+
+    Args:
+        symbols: names of the batch's symbols, one or more that are taken for the same.
+        microbatches: into how many the batch is cut; None: see `cheapest`.
+    """
+    batch = _batch(facts, request, symbols[0])
+    plan = functools.partial(_plan, captured, facts, request, symbols)
+    if microbatches is not None:
+        rows = max(FEWEST, -(-batch // microbatches))
+        return plan(rows), rows
+    cost = Cost(captured, facts, symbols, batch, _fewest(captured, symbols), request.bind)
+    uncut = functools.partial(_plan, captured, facts, request.on_one_device(), symbols)
+    found = cheapest((plan, uncut), cost.of, symbols[0], batch)
+    return found if found and cost.of(*found) < cost.whole(found[0].budget_bytes) else None
+
+
+def _fewest(captured: CapturedGraph, symbols: tuple[str, ...]) -> int:
+    """The fewest rows for which the trace holds."""
+    env = shape_env_of(captured.values.values())
+    assert env is not None  # or there would be no batch
+    return max(FEWEST, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
+
+
+def _batch(facts: GraphMemory, request: Request, symbol: str) -> int:
+    (size,) = (s for s in facts.symbols.hints if s.name == symbol)
+    return evaluate(size, facts.symbols.bind(request.bind))
+
+
+def _plan(captured: CapturedGraph, facts: GraphMemory, request: Request, symbols: tuple[str, ...], rows: int) -> Plan:
+    names = {name for name, symbol in facts.symbols.dims.items() if symbol.name in symbols}
+    bind = {name: size for name, size in (request.bind or {}).items() if name not in names}
+    return make_plan(captured, facts, replace(request, bind={**bind, **dict.fromkeys(symbols, rows)}))
+
+
+def cheapest(
+    planners: Sequence[Callable[[int], Plan]], cost: Callable[[Plan, int], int], symbol: str, batch: int
+) -> tuple[Plan, int] | None:
+    """The plan and the rows of the least cost, the first of those tried; None for a batch too small.
+
+    Tried are the powers of two, the largest first, and for each the most rows for which its plan fits, spread evenly.
+
+    Args:
+        planners: each makes a plan for so many rows.
+        cost: what a call costs with a plan for so many rows.
+        symbol: the batch's, in the plan.
+        batch: the rows of the whole batch.
+    """
+    found: dict[tuple[int, int], Plan] = {}
+    for number, plan in enumerate(planners):
+        rows = 1 << (batch - 1).bit_length() - 1
+        while rows >= FEWEST:
+            if (number, rows) not in found:
+                found[number, rows] = plan(rows)
+            fits = min(found[number, rows].largest(symbol), batch - 1)
+            even = -(-batch // -(-batch // fits)) if fits >= FEWEST else rows
+            if (number, even) not in found:
+                found[number, even] = plan(even)
+            rows //= 2
+    if not found:
+        return None
+    (number, rows), best = min(found.items(), key=lambda item: cost(item[1], item[0][1]))
+    return best, rows
+
+
+class BatchSplitter:
+    """Into which blocks of rows a batch is cut; the answer for sizes seen before is remembered.
+
+    Args:
+        symbols: the symbols of the graph's size inputs, in their order.
+        batch: the batch's symbol, and those that are taken for the same.
+        count: how many microbatches; None: as many as ``rows`` needs.
+        rows: the rows of the largest microbatch.
+        guards: what the compiled stages assume of their sizes; a microbatch must satisfy it, else the batch is cut into
+            fewer (one that is the whole batch at the least), then into more.
+
+    Example::
+
+        >>> s = sympy.Symbol("s", positive=True, integer=True)
+        >>> cut = BatchSplitter((s,), (s,), 3, 4, [sympy.Ge(s, 2)])
+        >>> cut(8), cut(5), cut(3), cut(1)
+        (((0, 3), (3, 3), (6, 2)), ((0, 3), (3, 2)), ((0, 3),), ())
+    """
+
+    def __init__(
+        self,
+        symbols: tuple[sympy.Symbol, ...],
+        batch: tuple[sympy.Symbol, ...],
+        count: int | None,
+        rows: int,
+        guards: Sequence[sympy.Basic],
+    ) -> None:
+        self._symbols, self._batch, self._count, self._rows = symbols, batch, count, rows
+        self._guards = list(guards)
+        self._call = functools.lru_cache(maxsize=1024)(self._cut)
+
+    def __call__(self, *sizes: int) -> tuple[tuple[int, int], ...]:
+        """(first row, rows) of each microbatch; empty: there is no such cut. ``sizes`` are those of ``symbols``."""
+        return self._call(*sizes)
+
+    def _cut(self, *sizes: int) -> tuple[tuple[int, int], ...]:
+        values = dict(zip(self._symbols, sizes, strict=True))
+        batches = {values[symbol] for symbol in self._batch}
+        if len(batches) > 1:
+            return ()
+        (batch,) = batches
+        admits = functools.cache(functools.partial(self._admits, values))
+        wanted = min(batch, self._count or -(-batch // self._rows))
+        for count in (*range(wanted, 0, -1), *range(wanted + 1, batch + 1)):
+            parts = even_sizes(batch, count)
+            if admits(parts[0]) and admits(parts[-1]):
+                return tuple(zip(itertools.accumulate((0, *parts[:-1])), parts, strict=True))
+        return ()
+
+    def _admits(self, sizes: dict[sympy.Symbol, int], rows: int) -> bool:
+        values = {**sizes, **dict.fromkeys(self._batch, rows)}
+        return all(guard.subs(values) == sympy.true for guard in self._guards)

@@ -1,0 +1,306 @@
+"""Whether a graph may be cut along its batch: proven operator by operator, or refused by the operator that mixes rows.
+
+The graph is run once on fake tensors, down to ATen operators, and every tensor is followed: is it the same for all
+rows, or where does it have them (see `batch_dim` for the terms, `op_rules` for the operators)? Nothing is
+decided by numbers: sizes are compared as expressions of the graph's symbols.
+
+Before (B rows)::
+
+    def forward(self, x: [B, S, D], w: [D, D], mask: [S, S]):
+        linear = F.linear(x.reshape(-1, D), w)         # [B*S, D]: rows flattened, and still apart
+        scores = linear.view(B, S, D) @ x.transpose(1, 2)
+        return (scores + mask).softmax(-1)
+
+After: ``Separation("B", {"x": 0}, (0,))``: cut x along dimension 0, give w and mask whole, concatenate along 0.
+With ``.softmax(0)`` instead: PartitionError: ``softmax`` works along the batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.common.errors import PartitionError
+
+from ..capture.capture_model import CapturedGraph, module_path
+from ..capture.fake_tensors import (
+    FakeTensor,
+    FakeTensorMode,
+    enable_python_dispatcher,
+    fake_copy,
+    hint_of,
+    new_fake_mode,
+    no_new_guards,
+    shape_env_of,
+)
+from ..capture.symbolic_sizes import to_expr
+from .batch_dim import Batched, NotSeparable, batch_dims, fits, has
+from .batch_tracker import Tracker
+
+WAY_OUT = "set microbatches=1 to run the batch whole"
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How to run a graph in microbatches.
+
+    Attributes:
+        symbol: the name of the batch's symbol.
+        equal: names of other symbols that the proof takes for the same; where they differ, the batch is run whole. Two
+            inputs that no operator brings together have a symbol each, as a mask that is picked from by ``arange(B)``.
+        inputs: the dimension of each input that has it, by the placeholder's name; the others are for all rows.
+        outputs: the dimension along which each result is concatenated; None for a result that is no tensor.
+        written: the inputs among ``inputs`` that the graph writes, row by row.
+    """
+
+    symbol: str
+    inputs: Mapping[str, int]
+    outputs: tuple[int | None, ...]
+    equal: tuple[str, ...] = ()
+    written: frozenset[str] = frozenset()
+
+
+def separate(captured: CapturedGraph) -> Separation:
+    """Prove that a graph treats each row of its batch alone. The batch is a symbol that is dimension 0 of an input.
+
+    Raises:
+        PartitionError: no input has a symbolic dimension 0, or an operator mixes rows; it is named, with where it comes
+            from, what it does, and the way out.
+
+    Example::
+
+        >>> from fx_partition.passes.capture.capture_model import capture
+        >>> shapes = ({0: torch.export.Dim("batch", min=2)},)
+        >>> captured = capture(torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.randn(3, 4), shapes)
+        >>> separate(captured).inputs, separate(captured).outputs
+        ({'input_1': 0}, (0,))
+    """
+    candidates = _candidates(captured)
+    tries = [(symbol, ()) for symbol in candidates] + _merged(captured, candidates)
+    refusals = []
+    for symbol, equal in tries:
+        found = _attempt(captured, symbol, equal)
+        if isinstance(found, Separation):
+            return found
+        refusals.append(found)
+    if refusals:
+        raise refusals[-1 if len(tries) > len(candidates) else 0]
+    raise PartitionError(
+        "the graph has no batch to cut: no input has a symbolic dimension 0; mark it with "
+        "torch._dynamo.mark_dynamic(x, 0), compile with dynamic=True, or export with dynamic_shapes=; or " + WAY_OUT
+    )
+
+
+def _attempt(
+    captured: CapturedGraph, symbol: sympy.Symbol, equal: tuple[sympy.Symbol, ...]
+) -> Separation | PartitionError:
+    try:
+        return _Proof(captured, symbol, equal).run()
+    except PartitionError as refusal:
+        return refusal
+
+
+def _candidates(captured: CapturedGraph) -> list[sympy.Symbol]:
+    """The symbols that are dimension 0 of inputs, those of most inputs first."""
+    count: dict[sympy.Symbol, int] = {}
+    for node in captured.gm.graph.find_nodes(op="placeholder"):
+        value = captured.values.get(node)
+        if isinstance(value, torch.Tensor) and value.dim() and isinstance(value.shape[0], torch.SymInt):
+            size = to_expr(value.shape[0])
+            if isinstance(size, sympy.Symbol):
+                count[size] = count.get(size, 0) + 1
+    return sorted(count, key=lambda symbol: -count[symbol])
+
+
+def _merged(
+    captured: CapturedGraph, candidates: list[sympy.Symbol]
+) -> list[tuple[sympy.Symbol, tuple[sympy.Symbol, ...]]]:
+    """All candidates as one, if they had one value when the graph was traced."""
+    env = shape_env_of(_leaves(captured.values.values()))
+    if len(candidates) < 2 or env is None:
+        return []
+    first, *others = candidates
+    equal = tuple(symbol for symbol in others if hint_of(env, symbol) == hint_of(env, first))
+    return [(first, equal)] if equal else []
+
+
+class _Proof:
+    """The proof for one symbol, and those in ``equal`` taken for the same."""
+
+    def __init__(self, captured: CapturedGraph, batch: sympy.Symbol, equal: tuple[sympy.Symbol, ...]) -> None:
+        self._captured, self._batch, self._equal = captured, batch, equal
+        self._mode = new_fake_mode(shape_env_of(_leaves(captured.values.values())))
+        self._size = self._batch_size() if equal else None
+        self._tracker = Tracker(batch)
+        self._inputs: dict[str, int] = {}
+
+    def run(self) -> Separation:
+        arguments = [self._argument(node) for node in self._captured.gm.graph.find_nodes(op="placeholder")]
+        interpreter = _Interpreter(self._captured.gm, self._mode, self._tracker)
+        with no_new_guards(self._mode.shape_env), torch.no_grad():
+            try:
+                with enable_python_dispatcher(), self._mode, self._tracker:
+                    interpreter.run(*arguments, enable_io_processing=False)
+            except NotSeparable as mixing:
+                raise PartitionError(self._refusal(interpreter.node, mixing)) from None
+            except Exception as error:  # any operator may refuse fake tensors, in a way of its own
+                reason = NotSeparable(
+                    f"does not run on fake tensors ({type(error).__name__}: {str(error).splitlines()[0]})"
+                )
+                raise PartitionError(self._refusal(interpreter.node, reason)) from error
+            finally:
+                interpreter.leave_modes()
+        return Separation(
+            str(self._batch),
+            self._inputs,
+            self._outputs(interpreter),
+            tuple(map(str, self._equal)),
+            frozenset(self._tracker.written),
+        )
+
+    def _batch_size(self) -> torch.SymInt:
+        tensors = [value for value in self._captured.values.values() if isinstance(value, torch.Tensor)]
+        sizes: list[Any] = [tensor.shape[0] for tensor in tensors if tensor.dim()]
+        return next(s for s in sizes if isinstance(s, torch.SymInt) and to_expr(s) == self._batch)
+
+    def _one(self, size: Any) -> Any:
+        """A size of an input, with one symbol for all that are taken for the same."""
+        if isinstance(size, torch.SymInt) and size.node.expr in self._equal:
+            return self._size
+        return size
+
+    def _argument(self, node: torch.fx.Node) -> Any:
+        value = self._captured.values.get(node)
+        name = self._captured.names.get(node, node.name)
+        if not isinstance(value, torch.Tensor):
+            value = self._one(value)
+            if has(value, self._batch) and to_expr(value) != self._batch:
+                raise PartitionError(f"the input {name} is {to_expr(value)}, made of the size of the batch; {WAY_OUT}")
+            return value
+        with no_new_guards(self._mode.shape_env):
+            fake = fake_copy(self._mode, value, [self._one(s) for s in value.shape])
+        dims = batch_dims(fake.shape, self._batch)
+        place = Batched(dims[0]) if dims else None
+        laid_out_alone = not any(has(stride, symbol) for stride in fake.stride() for symbol in self._equal)
+        if not fits(fake.shape, place, self._batch) or not laid_out_alone:
+            raise PartitionError(
+                f"the input {name} has the shape {list(value.shape)}, in which the batch {self._batch} is not one "
+                f"dimension of its own (trace with a batch that is unlike the other sizes); {WAY_OUT}"
+            )
+        if place is not None:
+            self._inputs[node.name] = place.dim
+        self._tracker.take(fake, place, node.name)
+        return fake
+
+    def _outputs(self, interpreter: _Interpreter) -> tuple[int | None, ...]:
+        (output,) = self._captured.gm.graph.find_nodes(op="output")
+        sources = pytree.tree_leaves(output.args[0], is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node))
+        found: list[int | None] = []
+        for source in sources:
+            value = interpreter.results.get(source) if isinstance(source, torch.fx.Node) else source
+            found.append(self._output(source, value))
+        return tuple(found)
+
+    def _output(self, source: Any, value: Any) -> int | None:
+        if value is None or (isinstance(value, (bool, int, float, str)) and not has(value, self._batch)):
+            return None
+        what = "returns a number that depends on the batch" if has(value, self._batch) else ""
+        if isinstance(value, torch.Tensor):
+            place = self._tracker.place(value)
+            if place is None:
+                what = "is a result without the batch"
+            elif place.numbered:
+                what = "returns the numbers of the rows, and a microbatch would count anew"
+            elif (place.outer, place.inner) != (1, 1):
+                size = to_expr(value.shape[place.dim])
+                what = f"returns a flattened batch: dimension {place.dim} is {size}, and not {self._batch}"
+            elif self._tracker.input_of(value) is not None:
+                what = f"returns memory of the input {self._tracker.input_of(value)}"
+            else:
+                return place.dim
+        raise PartitionError(self._refusal(source, NotSeparable(what or f"returns a {type(value).__name__}")))
+
+    def _refusal(self, node: torch.fx.Node | None, mixing: NotSeparable) -> str:
+        if node is None:
+            return f"this graph cannot run in microbatches: it {mixing}; {WAY_OUT}"
+        place = ", ".join(filter(None, (self._tracker.operator, _where(node))))
+        name = self._captured.names.get(node, node.name)
+        return f"this graph cannot run in microbatches: {name} ({place}) {mixing}; {WAY_OUT}"
+
+
+def _where(node: torch.fx.Node) -> str:
+    """The module and the line of the user's code that a node comes from."""
+    path = module_path(node)
+    lines = re.findall(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    line = f"{lines[-1][0]}:{lines[-1][1]}: {lines[-1][2]}" if lines else ""
+    return ", ".join(filter(None, (f"in {path}" if path else "", line)))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return pytree.tree_leaves(list(tree))
+
+
+_LEAVE = {
+    "_enter_autocast": "_exit_autocast",
+    "_enter_inference_mode": "_exit_inference_mode",
+    "_vmap_increment_nesting": "_vmap_decrement_nesting",
+}
+
+
+def _name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "__name__", ""))
+
+
+class _Interpreter(torch.fx.Interpreter):
+    """Runs a graph on fakes; ``node`` is the one that is running, ``results`` what each gave."""
+
+    def __init__(self, gm: torch.fx.GraphModule, mode: FakeTensorMode, tracker: Tracker) -> None:
+        super().__init__(gm, garbage_collect_values=False)
+        self._fakes, self._tracker = mode, tracker
+        self.extra_traceback = False  # a refusal says where it comes from
+        self.node: torch.fx.Node | None = None
+        self.results: dict[torch.fx.Node, Any] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        self.node = n
+        self._tracker.operator = ""
+        self.results[n] = super().run_node(n)
+        return self.results[n]
+
+    def leave_modes(self) -> None:
+        """Leave what the graph has entered (autocast, vmap) and, as it was refused, not left."""
+        entered = sum(_name(node) in _LEAVE for node in self.results)
+        left = sum(_name(node) in _LEAVE.values() for node in self.results)
+        assert isinstance(self.module, torch.fx.GraphModule)
+        for node in self.module.graph.nodes:
+            due = entered > left and _name(node) in _LEAVE.values() and node not in self.results
+            if due and all(source in self.results for source in node.all_input_nodes):
+                node.target(*torch.fx.map_arg(node.args, self.results.__getitem__))
+                left += 1
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = self.fetch_attr(target)
+        return self._weight(value, str(target)) if isinstance(value, torch.Tensor) else value
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """On fakes of its parameters and buffers."""
+        module = self.fetch_attr(target)
+        named = (*module.named_parameters(), *module.named_buffers())
+        own = {name: self._weight(tensor, f"{target}.{name}") for name, tensor in named}
+        return torch.func.functional_call(module, own, args, kwargs)
+
+    def _weight(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        with self._tracker.paused():  # the fake of a view is made by operators that are none of the graph's
+            if isinstance(tensor, FakeTensor):
+                fake = fake_copy(self._fakes, tensor, tensor.shape)
+            else:
+                fake = self._fakes.from_tensor(tensor, static_shapes=True)
+        self._tracker.take(fake, None, name)
+        return fake

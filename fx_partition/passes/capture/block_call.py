@@ -1,0 +1,132 @@
+"""A call of a block while a model is traced: what the block can go by."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from .export_tracer import Tracing
+from .fake_tensors import FakeTensor
+from .symbolic_sizes import to_expr
+
+# Arguments that cannot be changed.
+SIMPLE = (int, float, str, bool, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+@dataclass
+class BlockCall:
+    """A call of a block, as it begins.
+
+    Attributes:
+        tensors, nodes: arguments and weights, each place of them, and what stands for them as yet.
+        others: the other arguments, and in what all of them are laid out.
+        settings: what else a tracer goes by: modes, and where the model's code is.
+        after: the newest node before it.
+        functions, calls: how often each function and each module had been called.
+    """
+
+    tracing: Tracing
+    tensors: list[FakeTensor]
+    nodes: list[torch.fx.Node]
+    others: tuple[Any, ...]
+    settings: tuple[Any, ...]
+    scopes: list[tuple[str, tuple[str, Any]]]
+    after: torch.fx.Node | None
+    functions: dict[Any, int]
+    calls: dict[str, int]
+
+    @classmethod
+    def of(cls, tracing: Tracing, block: nn.Module, args: Any, kwargs: Any) -> BlockCall | None:
+        """None where an argument is something else than a tensor or a simple value, or a weight is no plain tensor."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        others = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        if not all(type(other) in SIMPLE for other in others):
+            return None
+        tensors += [t for _, t in block.named_parameters(remove_duplicate=False)]
+        tensors += [t for _, t in block.named_buffers(remove_duplicate=False)]
+        if not all(_fake(t) is not None and tracing.node_of(t) is not None for t in tensors):
+            return None
+        places = [isinstance(leaf, torch.Tensor) for leaf in leaves]
+        typed = [(type(other), other) for other in others]
+        return cls(
+            tracing, [_fake(t) for t in tensors], [known(tracing.node_of(t)) for t in tensors], (spec, places, typed),
+            _settings(), tracing.scopes, tracing.last, dict(tracing.functions), dict(tracing.calls),
+        )  # fmt: skip
+
+    @property
+    def scope(self) -> str:
+        return self.scopes[-1][0]
+
+    @property
+    def path(self) -> str:
+        return self.scopes[-1][1][0]
+
+    def is_like(self, other: BlockCall) -> bool:
+        return (
+            self.others == other.others
+            and self.settings == other.settings
+            and self.scopes[:-1] == other.scopes[:-1]
+            and self.scopes[-1][1][1] is other.scopes[-1][1][1]
+            and len(self.tensors) == len(other.tensors)
+            and all(map(looks_alike, self.tensors, other.tensors))
+            and _first_places(self.tensors) == _first_places(other.tensors)
+            and _first_places(self.nodes) == _first_places(other.nodes)
+            and _first_places([*map(memory_of, self.tensors)]) == _first_places([*map(memory_of, other.tensors)])
+        )
+
+
+def known(node: torch.fx.Node | None) -> torch.fx.Node:
+    """A node that there must be."""
+    assert node is not None
+    return node
+
+
+def _fake(tensor: torch.Tensor) -> Any:
+    """The fake tensor that an argument or a weight is while a trace is under way, None for any other."""
+    return tensor if isinstance(tensor, FakeTensor) else None
+
+
+def _settings() -> tuple[Any, ...]:
+    kinds = ("cpu", "cuda")
+    autocast = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+    frames = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward":  # those that stack traces show
+            frames.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), autocast, frames
+
+
+def looks_alike(a: FakeTensor, b: FakeTensor) -> bool:
+    """Whether two tensors have the same metadata."""
+    return (
+        a.dtype == b.dtype and a.device == b.device and a.layout == b.layout and a.requires_grad == b.requires_grad
+        and a.fake_mode is b.fake_mode and type(a) is type(b)
+        and a.is_conj() == b.is_conj() and a.is_neg() == b.is_neg() and _layout(a) == _layout(b)
+    )  # fmt: skip
+
+
+def _layout(tensor: torch.Tensor) -> list[Any]:
+    sizes = (*tensor.shape, *tensor.stride(), tensor.storage_offset(), tensor.untyped_storage().nbytes())
+    return [tensor.dim(), *map(to_expr, sizes)]
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """A number that two tensors share if they share memory."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
+
+
+def _first_places(items: Sequence[Any]) -> list[int]:
+    keys = [item if isinstance(item, int) else id(item) for item in items]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    return [first[key] for key in keys]

@@ -1,0 +1,78 @@
+"""The memory behind a tensor, also where a tensor is no plain one.
+
+- A tensor of `torch.func` (under vmap, grad or jvp) shows a part of another, whose memory it is.
+- A sparse tensor has the memory of its indices and values; an opaque one (of oneDNN) counts by its size.
+
+Example: under ``vmap`` over four rows of eight floats, a tensor of shape ``[8]`` has the 128 bytes of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from fx_partition.common.errors import UnreadableError
+
+from .fake_tensors import has_expression, unwrapped
+from .symbolic_sizes import Size, to_expr
+
+_COMPRESSED = {
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_coo: ("_indices", "_values"),
+}
+
+
+def is_strided(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has strides and a storage: it is neither sparse, nor opaque, nor of tensors of many sizes."""
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of, itself for most."""
+    tensor = unwrapped(tensor)
+    return [getattr(tensor, name)() for name in _COMPRESSED.get(tensor.layout, ())] or [tensor]
+
+
+def storage_key(tensor: torch.Tensor) -> Hashable:
+    """Equal for tensors that share memory, as long as these live."""
+    part = parts(tensor)[-1]
+    return int(part.untyped_storage()._cdata) if is_strided(part) else id(part)
+
+
+def bytes_of(tensor: torch.Tensor) -> Size:
+    """The bytes that a tensor shows."""
+    total: Size = 0
+    for part in parts(tensor):
+        total = total + to_expr(part.numel() * part.element_size())
+    return to_expr(total)
+
+
+def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.fx.Node, torch.Tensor]) -> None:
+    """Raise an error if a value has no bytes that can be counted; weights are real, and have.
+
+    Raises:
+        UnreadableError: it names the node and its operator.
+    """
+    for node, value in values.items():
+        for leaf in pytree.tree_leaves(value):
+            if isinstance(leaf, torch.SymInt) and not has_expression(leaf):
+                raise UnreadableError(f"{named(node)} is a size of a nested tensor, which is no expression of symbols")
+            if node in weights or not isinstance(leaf, torch.Tensor) or is_strided(tensor := unwrapped(leaf)):
+                continue
+            kind = "nested" if tensor.is_nested else "sparse or opaque"
+            raise UnreadableError(
+                f"{named(node)} is a {kind} tensor ({tensor.layout}), whose bytes are known only when it runs"
+            )
+
+
+def named(node: torch.fx.Node) -> str:
+    """A node by its name, with its operator where it has one."""
+    operator = getattr(node.target, "__name__", str(node.target))
+    return f"{node.name} ({operator})" if node.op.startswith("call_") else node.name

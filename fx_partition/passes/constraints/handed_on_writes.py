@@ -1,0 +1,201 @@
+"""Values that are written in place and may cross a boundary all the same: each partition hands them on.
+
+A value that is accumulated (``out.index_add_(...)`` for each expert) would otherwise hold its partitions together, from
+where it is made to its last write. Where every use of it is of the newest result, the graph reads as if each write made
+a new tensor, and a partition may write what it has received::
+
+    before                                        after `use_newest`
+    out = zeros(8)                                out = zeros(8)
+    add_ = out.index_add_(0, i, a)                add_ = out.index_add_(0, i, a)
+    add__1 = out.index_add_(0, j, b)              add__1 = add_.index_add_(0, j, b)
+    return out                                    return add__1
+
+A write to a part of a tensor gives no such result, so the graph is given one, a view of the whole::
+
+    out = empty(3, 8)                             out = empty(3, 8)
+    out[0] = a                                    out[0] = a;    alias = aten.alias(out)
+    out[1] = b                                    alias[1] = b;  alias_1 = aten.alias(alias)
+    return out                                    return alias_1
+
+Run one after another in one memory, as `split` runs them, the partitions write the one tensor. A stage that is compiled
+writes a copy of what it received, and the next one takes that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.fx
+
+from ..capture.captured_graph import CapturedGraph
+from ..capture.module_members import hand_over
+from ..capture.partial_writes import is_made, is_view_behind, partial_writes, returns_self, view_behind
+from ..capture.symbolic_sizes import to_expr
+from ..footprint.graph_memory import GraphMemory
+
+
+def with_newest(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return a graph as `use_newest` makes it: the given one, or a copy that shares its tensors."""
+    if not _outdated(gm.graph) and not partial_writes(gm.graph):
+        return gm
+    graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
+    use_newest(graph)
+    result = torch.fx.GraphModule(gm, graph)
+    hand_over(gm, result)  # what the graph does not read, too
+    result.meta = dict(gm.meta)
+    result.training = gm.training
+    return result
+
+
+def use_newest(graph: torch.fx.Graph) -> bool:
+    """Let each use of a tensor that is written in place refer to the last result of a write before it.
+
+    They are one tensor, so the graph computes the same. See the module's docstring.
+
+    Returns:
+        Whether this changed the graph.
+    """
+    for write, whole in partial_writes(graph):
+        view_behind(write, whole)
+    outdated = _outdated(graph)
+    for user, source, newest in outdated:
+        user.replace_input_with(source, newest)
+    return bool(outdated)
+
+
+def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node, torch.fx.Node]]:
+    """Each (user, what it takes, the newest result of a write to that)."""
+    found = []
+    root: dict[torch.fx.Node, torch.fx.Node] = {}
+    newest: dict[torch.fx.Node, torch.fx.Node] = {}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            last = newest.get(root.get(source, source), source)
+            if last is not source:
+                found.append((node, source, last))
+        if (returns_self(node) or is_view_behind(node)) and is_made(node.args[0]):
+            first = root.setdefault(node.args[0], node.args[0])
+            root[node] = first
+            newest[first] = node
+    return found
+
+
+def handed_on(captured: CapturedGraph, facts: GraphMemory) -> dict[int, list[list[int]]]:
+    """Find the written values that may cross boundaries.
+
+    Returns:
+        For each of these the groups of steps that stay together all the same: a view, what uses it, and the writes
+        between.
+    """
+    written = {value for step in facts.steps for value in step.writes}
+    reshaped = {value for step in facts.steps for value in step.reshapes}
+    touches: dict[int, list[int]] = {value: [] for value in written - reshaped}
+    for index, step in enumerate(facts.steps):
+        for value in step.values:
+            if value in touches:
+                touches[value].append(index)
+    nodes = {node.name: node for node in captured.gm.graph.nodes}
+    found = {value: _Tensor(captured, facts, nodes, value).groups(steps) for value, steps in touches.items()}
+    return {value: groups for value, groups in found.items() if groups is not None}
+
+
+class _Tensor:
+    """One value that is written."""
+
+    def __init__(
+        self, captured: CapturedGraph, facts: GraphMemory, nodes: Mapping[str, torch.fx.Node], number: int
+    ) -> None:
+        self._captured, self._facts, self._nodes, self._number = captured, facts, nodes, number
+        self._index = {step.node: i for i, step in enumerate(facts.steps)}
+
+    def groups(self, touches: Sequence[int]) -> list[list[int]] | None:
+        """What stays together; None where uses of it cannot be told apart by their order."""
+        made_at = self._facts.values[self._number].made_at
+        if made_at < 0:
+            return None
+        newest = maker = self._nodes[self._facts.steps[made_at].node]
+        if self._held(maker) != (self._number,) or not isinstance(self._captured.values.get(maker), torch.Tensor):
+            return None
+        views: list[torch.fx.Node] = []
+        writes: list[int] = []
+        groups: list[list[int]] = []
+        for at in touches:
+            step = self._facts.steps[at]
+            node = self._nodes[step.node]
+            if node is newest:
+                continue
+            used = [source for source in node.all_input_nodes if self._number in self._held(source)]
+            if any(self._is_whole(source, maker) and source is not newest for source in used):
+                return None
+            if self._number in step.writes:
+                writes.append(at)
+                if used == [newest] and returns_self(node) and node.args[0] is newest:
+                    newest = node
+                    continue
+                version = next((user for user in newest.users if is_view_behind(user) and user.prev is node), None)
+                if version is None:
+                    return None
+                groups.append([at, self._index[version.name]])
+                newest = version
+            if self._number in self._held(node):
+                views.append(node)
+        output = next(iter(reversed(self._captured.gm.graph.nodes)))
+        if any(self._is_whole(source, maker) and source is not newest for source in output.all_input_nodes):
+            return None
+        kept = self._kept(views, writes)
+        return None if kept is None else [*groups, *kept]
+
+    def _kept(self, views: Sequence[torch.fx.Node], writes: Sequence[int]) -> list[list[int]] | None:
+        groups = []
+        seen_through: dict[torch.fx.Node, set[int]] = {}  # of each view itself and the views that it is a view of
+        for view in views:
+            seen_through[view] = {self._index[view.name]}.union(
+                *(seen_through.get(source, ()) for source in view.all_input_nodes)
+            )
+            uses = [self._index.get(user.name) for user in view.users]
+            made = self._index[view.name]
+            if None in uses:  # the graph returns it, and it must see later writes
+                if any(write > made for write in writes):
+                    return None
+                continue
+            between = [write for write in writes if made < write <= max(filter(None, uses), default=made)]
+            if between:
+                groups.append(sorted({*seen_through[view], *filter(None, uses), *between}))
+        return groups
+
+    def _held(self, node: torch.fx.Node) -> tuple[int, ...]:
+        return self._facts.holds.get(node.name, ())
+
+    def _is_whole(self, node: torch.fx.Node, maker: torch.fx.Node) -> bool:
+        """Whether a node is the tensor itself, or seen just as it is."""
+        value, made = self._captured.values.get(node), self._captured.values[maker]
+        if self._held(node) != (self._number,) or not isinstance(value, torch.Tensor):
+            return False
+        return value.dtype == made.dtype and _layout(value) == _layout(made)
+
+
+def _layout(value: torch.Tensor) -> list[Any]:
+    return [*map(to_expr, chain(value.shape, value.stride(), (value.storage_offset(),)))]
+
+
+def received_writes(facts: GraphMemory, partitions: Sequence[Sequence[str]]) -> list[frozenset[str]]:
+    """For each partition, a list of nodes, the nodes that it receives and writes, by name.
+
+    Args:
+        facts: of the graph that is cut so.
+    """
+    steps = {step.node: step for step in facts.steps}
+    holders: dict[int, list[str]] = {}
+    for name, values in facts.holds.items():
+        for value in values:
+            holders.setdefault(value, []).append(name)
+    found = []
+    for nodes in partitions:
+        own = set(nodes)
+        written = {value for name in nodes if name in steps for value in steps[name].writes}
+        found.append(frozenset(n for value in written for n in holders.get(value, ()) if n not in own))
+    return found

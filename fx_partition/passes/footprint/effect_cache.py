@@ -1,0 +1,129 @@
+"""The effect of every node of a graph: one run on fake tensors for all calls that are alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+import torch.fx
+from torch.utils import _pytree as pytree
+
+from ..capture.fake_tensors import FakeTensorMode, is_learned, is_wrapped
+from ..capture.symbolic_sizes import Size, Symbols, to_expr
+
+
+class Seen(Protocol):
+    """What an observer says of a node: it knows the sizes that it speaks of."""
+
+    @property
+    def sizes(self) -> Sequence[Size]: ...
+
+
+SeenT = TypeVar("SeenT", bound=Seen)
+
+
+class Effects(Generic[SeenT]):
+    """Observes nodes in the order of their graph, and remembers what it saw by operator and argument shapes.
+
+    Args:
+        observe: looks at one call: ``observe(function, args, kwargs, mode)``.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        mode: FakeTensorMode,
+        symbols: Symbols,
+        observe: Callable[[Callable[..., Any], Any, Any, FakeTensorMode], SeenT],
+    ) -> None:
+        self._modules, self._mode, self._symbols, self._look = modules, mode, symbols, observe
+        self._memo: dict[Any, SeenT | None] = {}
+        self._autocast: list[tuple[torch.fx.Node, tuple[Any, ...]]] = []
+
+    def enter_or_exit(self, node: torch.fx.Node) -> bool:
+        """Autocast regions are entered and left by nodes; what lies inside runs in other dtypes."""
+        name = getattr(node.target, "__name__", "")
+        if name == "_enter_autocast":
+            self._autocast.append((node, tuple(node.args)))
+            return True
+        if name == "_exit_autocast":
+            self._autocast = [entry for entry in self._autocast if entry[0] is not node.args[0]]
+            return True
+        return False
+
+    def of(
+        self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
+    ) -> SeenT | None:
+        """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return None
+        if not all(_has_stand_in(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            return None
+        if node.op == "call_module":
+            return self._observe(node, (module_tensors, *args), kwargs)
+        key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))
+        try:
+            known = key in self._memo
+        except TypeError:  # an argument that does not hash
+            return self._observe(node, args, kwargs)
+        if not known:
+            self._memo[key] = self._observe(node, args, kwargs)
+        return self._memo[key]
+
+    def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> SeenT | None:
+        with contextlib.ExitStack() as stack:
+            for _, arguments in self._autocast:
+                stack.enter_context(torch.amp.autocast(*arguments))
+            try:
+                effect = self._look(self._callable(node), args, kwargs, self._mode)
+            except Exception:  # any operator may refuse fake tensors, in a way of its own
+                return None
+        return self._without_fresh_symbols(node, effect)
+
+    def _callable(self, node: torch.fx.Node) -> Any:
+        if node.op == "call_method":
+            return lambda self_arg, *args, **kwargs: getattr(self_arg, str(node.target))(*args, **kwargs)
+        if node.op == "call_function":
+            return node.target
+        module = self._modules[str(node.target)]
+        prefix = f"{node.target}."
+
+        def call(tensors: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return torch.func.functional_call(module, named, args, kwargs)
+
+        return call
+
+    def _without_fresh_symbols(self, node: torch.fx.Node, effect: SeenT) -> SeenT | None:
+        """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
+        known = {*self._symbols.hints, *self._symbols.unbacked}
+        if all(isinstance(size, int) or size.free_symbols <= known for size in effect.sizes):
+            return effect
+        return None
+
+
+def _has_stand_in(leaf: Any) -> bool:
+    """Whether a strided tensor like an argument can stand for it: not for one that belongs to a vmap or a grad."""
+    return not isinstance(leaf, torch.Tensor) or (not is_wrapped(leaf) and leaf.layout == torch.strided)
+
+
+def _key(tree: Any) -> tuple[Any, ...]:
+    """Equal for calls that do the same to memory: shapes, strides and dtypes of tensors, values of the rest."""
+    leaves, spec = pytree.tree_flatten(tree)
+    seen: dict[int, int] = {}
+    parts: list[Any] = [spec]
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            number = seen.setdefault(id(leaf), len(seen))
+            shape = tuple(map(to_expr, leaf.shape))
+            strides = tuple(map(to_expr, leaf.stride()))
+            parts.append((number, shape, strides, leaf.dtype, leaf.device, is_learned(leaf)))
+        elif isinstance(leaf, torch.SymInt):
+            parts.append(to_expr(leaf))
+        elif isinstance(leaf, (torch.SymFloat, torch.SymBool)):
+            parts.append(leaf.node.expr)
+        else:
+            parts.append((type(leaf), leaf))
+    return tuple(parts)

@@ -1,0 +1,277 @@
+"""What one node does to memory, found by running it once on fake tensors.
+
+A node of a torch.fx graph may be a leaf kernel (``aten.relu``) or a composite (``F.multi_head_attention_forward``,
+``nn.LSTM``) that allocates many intermediates and frees them before it returns. Running it under a dispatch mode shows
+each ATen operator that it is made of, in the order eager runs them, with the same Python and C++ references keeping
+the intermediates alive; so the peak is that of eager execution. What a leaf kernel allocates inside itself comes from
+`workspace.rules`.
+
+Example::
+
+    >>> from fx_partition.passes.capture.fake_tensors import new_fake_mode
+    >>> mode = new_fake_mode(None)
+    >>> with mode:
+    ...     x, w, b = torch.empty(2, 5, 8), torch.empty(3, 8), torch.empty(8)
+    >>> observe(torch.nn.functional.layer_norm, (x, (8,)), {}, mode).outputs
+    (Fresh(slot=0, bytes=320),)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..capture.fake_tensors import FakeTensorMode, is_learned, no_new_guards, stand_in_for
+from ..capture.symbolic_sizes import Size, to_expr
+from ..workspace.measured_scratch import Moments, Scratch
+from ..workspace.rules import LeafCall, is_known, leaf_workspace
+from .eager_paths import SumsInPlace, as_in_eager
+from .shape_reads import reads_elements
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """An output in a storage that the node allocated; ``slot`` tells apart the storages of one node."""
+
+    slot: int
+    bytes: Size
+
+
+@dataclass(frozen=True)
+class Alias:
+    """An output in the storage of the node's tensor argument number ``argument``."""
+
+    argument: int
+
+
+Output: TypeAlias = Fresh | Alias
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a node does to memory.
+
+    Attributes:
+        outputs: for each tensor leaf of the result, in pytree order, where it lives.
+        writes: numbers of the tensor arguments whose storage is written.
+        reshapes: numbers of those whose metadata is changed (see `metadata_changes`).
+        gathers: (number of the argument, bytes of the rows that are read) for each argument that is only gathered from.
+        resized: (number of the argument, bytes of its storage afterwards) for each whose storage is resized.
+        reads: numbers of the tensor arguments whose contents are read or written in full.
+        scratch: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
+        unknown: names of the operators inside for which no workspace rule exists.
+        draws: whether it takes random numbers.
+    """
+
+    outputs: tuple[Output, ...]
+    writes: frozenset[int]
+    reshapes: frozenset[int]
+    resized: tuple[tuple[int, Size], ...]
+    reads: frozenset[int]
+    gathers: tuple[tuple[int, Size], ...]
+    scratch: Scratch
+    unknown: tuple[str, ...]
+    draws: bool = False
+
+    @property
+    def peaks(self) -> tuple[Size, ...]:
+        """The bytes at these moments, by rules alone."""
+        return self.scratch.by_rules()
+
+    @property
+    def sizes(self) -> list[Size]:
+        made = (output.bytes for output in self.outputs if isinstance(output, Fresh))
+        return [*self.peaks, *made, *(size for _, size in self.resized)]
+
+
+# Operators that read rows of their first argument and not the whole of it; the bytes read are those of the result.
+_GATHERS = frozenset({"aten::embedding", "aten::index_select", "aten::index", "aten::gather"})
+
+# Operators that update running statistics without saying so in their schema: {name: (written arguments, the flag)}.
+_SILENT_WRITES = {
+    "aten::native_batch_norm": ((3, 4), 5),
+    "aten::cudnn_batch_norm": ((3, 4), 5),
+    "aten::miopen_batch_norm": ((3, 4), 5),
+}
+
+
+class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Follows every storage that a node allocates while it runs."""
+
+    def __init__(self, arguments: list[torch.Tensor], threads: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.composites = SumsInPlace()
+        self._argument = {id(t.untyped_storage()): i for i, t in enumerate(arguments)}
+        self._kept = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
+        self._threads = threads
+        self._live: dict[int, tuple[weakref.ref[Any], Size]] = {}
+        self._total: Size = 0
+        self.moments = Moments()
+        self.writes: set[int] = set()
+        self.reshapes: set[int] = set()
+        self.reads: set[int] = set()
+        self.gathers: dict[int, Size] = {}
+        self.unknown: dict[str, None] = {}
+        self.draws = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.composites.depth:
+            func = as_in_eager(func, args, self._live)
+        result = func(*args, **kwargs)
+        if func.namespace == "prim":
+            return result
+        before = self._total
+        for tensor in _tensors(result):
+            self._allocated(tensor)
+        call = LeafCall(func, args, kwargs, result, self._threads)
+        workspace = leaf_workspace(call, to_expr(self._total - before))
+        unmeasurable = func.name() if workspace.varies and workspace.kernel is None else ""
+        self.moments.add(self._total, workspace.bytes, workspace.kernel, unmeasurable)
+        if not is_known(func):
+            self.unknown[func.name()] = None
+        self._record_access(func, args, kwargs, result)
+        self.draws |= _draws(func, args, kwargs)
+        if func._schema.name in _SILENT_WRITES:
+            written, flag = _SILENT_WRITES[func._schema.name]
+            if args[flag]:
+                numbers = (self._argument.get(id(t.untyped_storage())) for i in written for t in _tensors(args[i]))
+                self.writes.update(number for number in numbers if number is not None)
+        return result
+
+    def _allocated(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._argument or key in self._live:
+            return
+        size = to_expr(storage.nbytes())
+
+        def freed(_: object) -> None:
+            del self._live[key]
+            self._total = self._total - size
+
+        self._live[key] = (weakref.ref(storage, freed), size)
+        self._total = self._total + size
+
+    def _record_access(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        gathered = args[0] if func._schema.name in _GATHERS and isinstance(args[0], torch.Tensor) else None
+        for schema_argument, value in zip(func._schema.arguments, args, strict=False):
+            self._access(func, schema_argument, value, gathered, result)
+        for schema_argument in func._schema.arguments:
+            if schema_argument.name in kwargs:
+                self._access(func, schema_argument, kwargs[schema_argument.name], gathered, result)
+
+    def _access(self, func: Any, schema_argument: Any, value: Any, gathered: Any, result: Any) -> None:
+        for tensor in _tensors(value):
+            number = self._argument.get(id(tensor.untyped_storage()))
+            if number is None:
+                continue
+            alias = schema_argument.alias_info
+            if alias is not None and alias.is_write and torch.Tag.inplace_view in func.tags:
+                self.reshapes.add(number)
+            elif alias is not None and alias.is_write:
+                self.writes.add(number)
+                self.reads.add(number)
+            elif tensor is gathered:
+                self.gathers[number] = self.gathers.get(number, 0) + to_expr(result.untyped_storage().nbytes())
+            elif reads_elements(func, schema_argument.name):
+                self.reads.add(number)
+
+    def place(self, tensor: torch.Tensor) -> Output:
+        """Where a tensor of the node's result lives; call it while the result is alive."""
+        storage = tensor.untyped_storage()
+        number = self._argument.get(id(storage))
+        if number is not None:
+            return Alias(number)
+        self._allocated(tensor)  # made by no dispatched operator: torch.tensor(1.0) and the like
+        return Fresh(id(storage), self._live[id(storage)][1])
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator takes random numbers; an attention is tagged so although it may drop nothing."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def observe(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mode: FakeTensorMode,
+    context: contextlib.AbstractContextManager[Any] | None = None,
+) -> Effect:
+    """Run ``function`` once on stand-ins for ``args`` and say what it did to memory.
+
+    Args:
+        function: a callable that takes tensors; nothing of it or of ``args`` is changed.
+        args, kwargs: fake tensors of any mode, SymInts and constants.
+        mode: the fake mode to run under.
+        context: an autocast region that the node lies in.
+
+    Returns:
+        Its `Effect`; argument numbers count the distinct tensors of (args, kwargs) in pytree order.
+
+    Raises:
+        Exception: whatever the operator raises when it cannot run on fake tensors.
+    """
+    originals = distinct_tensors((args, kwargs))
+    with no_new_guards(mode.shape_env), torch.no_grad(), mode:
+        stand_ins = list(map(stand_in_for, originals))
+        stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
+        args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
+        storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
+        tracker = _Tracker(stand_ins, torch.get_num_threads())
+        with context or contextlib.nullcontext(), tracker.composites, tracker:
+            result = function(*args, **kwargs)
+        outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
+        pairs = zip(originals, stand_ins, strict=True)
+        tracker.reshapes.update(i for i, (before, after) in enumerate(pairs) if _is_changed(before, after))
+        sizes = [(to_expr(storage.nbytes()), before) for storage, before in storages]
+    return Effect(
+        outputs=_numbered(outputs),
+        writes=frozenset(tracker.writes),
+        reshapes=frozenset(tracker.reshapes),
+        resized=tuple((i, after) for i, (after, before) in enumerate(sizes) if after != before),
+        reads=frozenset(tracker.reads),
+        gathers=tuple(tracker.gathers.items()),
+        scratch=tracker.moments.scratch(),
+        unknown=tuple(tracker.unknown),
+        draws=tracker.draws,
+    )
+
+
+def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether a stand-in's metadata is not what it was made with."""
+    sizes = ([to_expr(size) for size in (*t.shape, *t.stride())] for t in (before, after))
+    return operator.ne(*sizes) or after.requires_grad != is_learned(before)
+
+
+def distinct_tensors(tree: Any) -> list[torch.Tensor]:
+    """The tensors of a pytree, each object once, in order: what argument numbers count."""
+    return list({id(tensor): tensor for tensor in _tensors(tree)}.values())
+
+
+def _numbered(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    """Storages as 0, 1, ... in place of addresses, so that equal effects compare equal."""
+    slots: dict[int, int] = {}
+    return tuple(
+        Fresh(slots.setdefault(output.slot, len(slots)), output.bytes) if isinstance(output, Fresh) else output
+        for output in outputs
+    )

@@ -1,0 +1,47 @@
+"""Tensor arguments whose elements an operator does not touch: it reads sizes, strides, dtype and device alone.
+
+``aten._assert_tensor_metadata(weight)``, which torch.export writes before each cast, brings no byte of the weight into
+a cache, and neither does ``zeros_like(weight)``. Whether an entry is right can be seen: an operator that reads memory
+which is protected against reading ends its process (tests/passes/footprint/test_shape_reads.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# {operator: arguments}; an operator is named with its overload where other overloads read the argument.
+SHAPE_ONLY: dict[str, frozenset[str]] = {
+    name: frozenset(arguments)
+    for arguments, names in (
+        # Questions about a tensor, and checks of the answers.
+        (
+            ("self", "a"),
+            ("_assert_tensor_metadata", "_shape_as_tensor", "dim", "is_contiguous", "numel", "size", "stride",
+             "storage_offset", "sym_is_contiguous", "sym_numel", "sym_size", "sym_storage_offset", "sym_stride"),
+        ),
+        (("self", "other", "tensor"), ("is_same_size", "is_set_to", "result_type")),
+        # New tensors in the likeness of another.
+        (
+            ("self",),
+            ("bernoulli.p", "empty_like", "fill", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones",
+             "new_zeros", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"),
+        ),
+        (("the_template",), ("resize_as_",)),
+        # Views whose schema does not say so.
+        (("self",), ("_unsafe_view", "lift", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes")),
+    )
+    for name in (f"aten::{name}" for name in names)
+}  # fmt: skip
+
+
+def reads_elements(func: Any, argument: str) -> bool:
+    """Whether an operator reads the elements of the tensor that it takes as ``argument``.
+
+    Example::
+
+        >>> reads_elements(torch.ops.aten.zeros_like.default, "self")
+        False
+    """
+    overload = f"{func._schema.name}.{func._overloadname}"
+    shape_only = SHAPE_ONLY.get(func._schema.name) or SHAPE_ONLY.get(overload) or frozenset()
+    return not func.is_view and argument not in shape_only

@@ -1,0 +1,84 @@
+"""Which bytes of which storages are weights: tied and viewed parameters count once, disjoint views count apart.
+
+Before: tensors ``a = flat[:100]``, ``b = flat[100:]``, ``c = a.t()`` over one storage ``flat``.
+After: two weights, ``a`` (shared by a and c) and ``b``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+
+from ..capture.symbolic_sizes import Size
+from ..capture.tensor_storage import bytes_of, is_strided, storage_key
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a graph.
+
+    Attributes:
+        of: for each node that holds a tensor, the number of its weight.
+        bytes, names: of each weight.
+        parameters: the weights that hold a parameter.
+    """
+
+    of: Mapping[str, int]
+    bytes: list[Size]
+    names: list[str]
+    parameters: frozenset[int]
+
+
+def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
+    """Number the weights of ``tensors``: {key: (name, tensor)}; overlapping extents of a storage are one weight.
+
+    Linear in the number of tensors, but for the sort by offset.
+    """
+    by_storage: dict[Hashable, list[tuple[int, int, str]]] = {}
+    for key, (_, tensor) in tensors.items():
+        by_storage.setdefault(storage_key(tensor), []).append((*_extent(tensor), key))
+    of: dict[str, int] = {}
+    sizes: list[Size] = []
+    names: list[str] = []
+    parameters: set[int] = set()
+    for extents in by_storage.values():
+        end = -1
+        for first, last, key in sorted(extents):
+            name, tensor = tensors[key]
+            if first >= end or end < 0:
+                sizes.append(0)
+                names.append(name)
+                start, end = first, first
+            end = max(end, last)
+            sizes[-1] = end - start
+            of[key] = len(sizes) - 1
+            if isinstance(tensor, torch.nn.Parameter):
+                parameters.add(len(sizes) - 1)
+    return Weights(of, sizes, names, frozenset(parameters))
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """First byte and end byte of a tensor in its storage; a sparse or opaque tensor counts from 0 to its size."""
+    if not is_strided(tensor):
+        return 0, int(bytes_of(tensor))
+    elements = span(tensor.shape, tensor.stride())
+    if elements == 0:
+        return 0, 0
+    first = int(tensor.storage_offset())
+    return first * tensor.element_size(), (first + elements) * tensor.element_size()
+
+
+def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie from the first to the last of a strided tensor, both included; 0 where it is empty.
+
+    Example: the second column of a matrix of three rows and four columns::
+
+        >>> span((3,), (4,))
+        9
+    """
+    if 0 in sizes:
+        return 0
+    return 1 + sum((int(size) - 1) * int(stride) for size, stride in zip(sizes, strides, strict=True))

@@ -1,0 +1,296 @@
+"""What a node is made of, as inductor lowers it: the leaf operators that one run of the node calls.
+
+Terms
+-----
+call
+    One ATen operator that makes or writes a storage. Views make none and are left out.
+kind
+    How inductor lowers it: *pointwise* (inlined into whoever reads it), *reduction* (a buffer of its own in a fused
+    kernel), *norm* and *softmax* (reductions, then pointwise), *cat* (a buffer that its operands are written into) or
+    *external* (a kernel of ATen, oneDNN or BLAS, whose operands and results are buffers).
+slot
+    A storage that the node makes, by number; a storage that it was given is ``~number`` of the tensor argument.
+
+Example: ``F.layer_norm(F.linear(x, w), (8,), g, b)`` is an *external* call ``addmm`` that reads the arguments x and w
+and makes slot 0, and a *norm* call that reads slot 0, g and b and makes slots 1, 2 and 3 (result, mean, deviation).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..capture.fake_tensors import FakeTensorMode, no_new_guards, stand_in_for
+from ..capture.symbolic_sizes import Size, to_expr
+from ..footprint.op_effects import distinct_tensors
+from ..workspace.layout_copies import Bytes, LeafCall, likely, nbytes
+from ..workspace.measured_scratch import measured
+from ..workspace.rules import leaf_workspace
+
+
+class Kind(enum.Enum):
+    POINTWISE = "pointwise"
+    REDUCTION = "reduction"
+    NORM = "norm"
+    SOFTMAX = "softmax"
+    CAT = "cat"
+    EXTERNAL = "external"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One leaf operator.
+
+    Attributes:
+        name: ``"aten::addmm"``.
+        kind: how inductor lowers it.
+        reads: the storages that it reads, each once.
+        makes: (slot, bytes) of the storages that it makes.
+        writes: the storages, made before it, that it writes.
+        extent: the elements of its largest operand or result: what a fused kernel loops over.
+        workspace: bytes that an external kernel takes beyond its results.
+        statistics: bytes of what a norm or a softmax reduces on its way, one for each reduction.
+        copies: the bytes of operands that inductor lays out anew for this external kernel alone.
+        spatial: whether its result has channels and two or three dimensions of an image.
+        relayouts: (storage, bytes) of the operand that it wants channels last, if there is one.
+    """
+
+    name: str
+    kind: Kind
+    reads: tuple[int, ...]
+    makes: tuple[tuple[int, Size], ...]
+    writes: tuple[int, ...]
+    extent: Size
+    workspace: Size
+    statistics: tuple[Size, ...]
+    copies: Size
+    spatial: bool
+    relayouts: tuple[int, Size] | None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of one node; ``outputs`` has the storage of each tensor leaf of its result, in pytree order."""
+
+    calls: tuple[Call, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def sizes(self) -> list[Size]:
+        return [size for call in self.calls for size in (call.extent, call.workspace, *(s for _, s in call.makes))]
+
+
+_NAMES = {
+    Kind.NORM: {"native_layer_norm", "native_group_norm", "_fused_rms_norm"},
+    Kind.SOFTMAX: {"_softmax", "_log_softmax", "_safe_softmax"},
+    Kind.CAT: {"cat", "stack"},
+    Kind.REDUCTION: {
+        "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "linalg_vector_norm", "logsumexp",
+        "max", "mean", "min", "nansum", "norm", "prod", "std", "std_mean", "sum", "var", "var_mean",
+    },
+    # Those that torch does not tag as pointwise, and that inductor lowers to a loop over their result all the same.
+    Kind.POINTWISE: {
+        "_adaptive_avg_pool2d", "_native_batch_norm_legit_no_training", "_to_copy", "_weight_norm_interface", "arange",
+        "avg_pool2d", "clone", "constant_pad_nd", "copy", "diag_embed", "embedding", "empty", "empty_like",
+        "empty_strided", "eye", "fill", "flip", "full", "full_like", "gather", "glu", "im2col", "index", "index_select",
+        "lift_fresh_copy", "linspace", "max_pool2d_with_indices", "native_batch_norm", "native_dropout", "new_empty",
+        "new_full", "new_ones", "new_zeros", "ones", "ones_like", "pixel_shuffle", "pixel_unshuffle",
+        "reflection_pad1d", "reflection_pad2d", "repeat", "replication_pad1d", "replication_pad2d", "roll",
+        "scalar_tensor", "select_scatter", "slice_scatter", "softplus", "tril", "triu", "upsample_bilinear2d",
+        "upsample_nearest2d", "where", "zeros", "zeros_like",
+    },
+}  # fmt: skip
+_KIND_OF = {f"aten::{name}": kind for kind, names in _NAMES.items() for name in names}
+
+
+def kind_of(func: Any) -> Kind:
+    """How inductor lowers an ATen operator on a CPU."""
+    named = _KIND_OF.get(func._schema.name.rstrip("_"))
+    if named is not None:
+        return named
+    return Kind.POINTWISE if torch.Tag.pointwise in func.tags else Kind.EXTERNAL
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Writes down each operator that makes or writes a storage."""
+
+    def __init__(self, arguments: list[torch.Tensor], numbers: Mapping[sympy.Symbol, int] | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._numbers = numbers
+        self._number = {id(t.untyped_storage()): ~i for i, t in enumerate(arguments)}
+        self._kept: list[Any] = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
+        self._slots = 0
+        self.calls: list[Call] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operands = distinct_tensors((args, kwargs))
+        reads = tuple(dict.fromkeys(self.storage(tensor)[0] for tensor in operands))
+        result = func(*args, **kwargs)
+        if func.namespace == "prim":
+            return result
+        makes: dict[int, Size] = {}
+        results = distinct_tensors(result)
+        for tensor in results:
+            number, fresh = self.storage(tensor)
+            if fresh:
+                makes[number] = to_expr(tensor.untyped_storage().nbytes())
+        writes = self._written(func, args, kwargs) if func._schema.is_mutable else ()
+        if makes or writes:
+            self.calls.append(self._call(func, args, kwargs, result, operands, reads, makes, writes))
+        return result
+
+    def _call(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any,
+        operands: list[torch.Tensor], reads: tuple[int, ...], makes: dict[int, Size], writes: tuple[int, ...],
+    ) -> Call:  # fmt: skip
+        kind = kind_of(func)
+        if func._schema.name == "aten::bmm" and (_is_one(args[0].size(1)) or _is_one(args[1].size(2))):
+            kind = Kind.REDUCTION  # torch/_inductor/kernel/bmm.py: a sum of products on a CPU
+        if writes and kind is not Kind.POINTWISE:
+            kind = Kind.EXTERNAL  # an out= variant
+        workspace: Size = 0
+        copies: Size = 0
+        relayouts = None
+        if kind is Kind.EXTERNAL:
+            if func._schema.name == "aten::convolution" and args[0].dim() in _LAST:
+                args, result, copies = _channels_last(args, result)
+                relayouts = (reads[0], to_expr(operands[0].numel() * operands[0].element_size()))
+            elif func._schema.name == "aten::bmm":
+                copies = to_expr(_copied_for_bmm(*args))
+            workspace = self._workspace(LeafCall(func, args, kwargs, result, torch.get_num_threads()), makes)
+        extents = [to_expr(tensor.numel()) for tensor in operands + distinct_tensors(result)]
+        if kind is Kind.POINTWISE:  # a gather reads a table that it does not loop over
+            extents = [to_expr(tensor.numel()) for tensor in distinct_tensors(result)[:1]]
+        spatial = all(tensor.dim() in _LAST for tensor in distinct_tensors(result)[:1])
+        return Call(
+            name=func._schema.name,
+            kind=kind,
+            reads=reads,
+            makes=tuple(makes.items()),
+            writes=writes,
+            extent=_widest(extents),
+            workspace=workspace,
+            statistics=_statistics(kind, args, result, makes),
+            copies=copies,
+            spatial=spatial,
+            relayouts=relayouts,
+        )
+
+    def _workspace(self, call: LeafCall, makes: dict[int, Size]) -> Size:
+        """What an external kernel takes beyond its results: measured, if the sizes are known and it can be."""
+        results: Size = 0
+        for size in makes.values():
+            results = results + size
+        workspace = leaf_workspace(call, results)
+        if workspace.kernel is None or self._numbers is None:
+            return workspace.bytes
+        found = measured(workspace.kernel, self._numbers)
+        return workspace.bytes if found is None else found
+
+    def storage(self, tensor: torch.Tensor) -> tuple[int, bool]:
+        """The number of a tensor's storage, and whether it was not seen before."""
+        storage = tensor.untyped_storage()
+        fresh = id(storage) not in self._number
+        if fresh:
+            self._kept.append(storage)
+            self._number[id(storage)] = self._slots
+            self._slots += 1
+        return self._number[id(storage)], fresh
+
+    def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+        found: dict[int, None] = {}
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found |= {self.storage(tensor)[0]: None for tensor in distinct_tensors(value)}
+        return tuple(found)
+
+
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _channels_last(args: tuple[Any, ...], result: Any) -> tuple[tuple[Any, ...], Any, Size]:
+    """A convolution's operands as inductor hands them over, and the bytes of the weight if it is copied for that.
+
+    ``decide_layout_opt`` in torch/_inductor/graph.py: with oneDNN every convolution runs on channels-last operands.
+    """
+    x, w = (torch.empty_like(t, memory_format=_LAST[t.dim()]) for t in args[:2])
+    ready = args[1].is_contiguous(memory_format=_LAST[w.dim()])
+    copies = 0 if ready else to_expr(w.untyped_storage().nbytes())
+    return (x, w, *args[2:]), torch.empty_like(result, memory_format=_LAST[result.dim()]), copies
+
+
+def _is_one(size: int | torch.SymInt) -> bool:
+    return to_expr(size) == 1
+
+
+def _copied_for_bmm(a: torch.Tensor, b: torch.Tensor) -> Bytes:
+    """What inductor copies before a product of batches: matrices that are dense neither by rows nor by columns.
+
+    A product with one matrix for the whole batch, a linear layer, becomes a product of two matrices: all rows of the
+    batch must be dense.
+    """
+    shared = [any(likely(stride == 0) for stride in batch.stride()) for batch in (a, b)]
+    if shared[1]:
+        return 0 if a.is_contiguous() else nbytes(a)
+    dense = [t.is_contiguous() or t.mT.is_contiguous() for t in (a, b)]
+    return (0 if dense[0] or shared[0] else nbytes(a)) + (0 if dense[1] else nbytes(b))
+
+
+def _statistics(kind: Kind, args: tuple[Any, ...], result: Any, makes: dict[int, Size]) -> tuple[Size, ...]:
+    """A norm returns its mean and deviation; a softmax takes the maximum and the sum along a dimension."""
+    if kind is Kind.SOFTMAX and result.dim():
+        return (to_expr(result.numel() // result.size(args[1]) * result.element_size()),) * 2
+    return tuple(makes.values())[1:] if kind is Kind.NORM else ()
+
+
+def _widest(extents: list[Size]) -> Size:
+    """The largest extent; of symbolic ones the last with the most symbols, which is the result if it is one of them."""
+    numbers = [size for size in extents if isinstance(size, int)]
+    symbolic = [size for size in extents if not isinstance(size, int)]
+    if symbolic:
+        return max(reversed(symbolic), key=lambda size: len(size.args))
+    return max(numbers, default=0)
+
+
+def record(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mode: FakeTensorMode,
+    *,
+    numbers: Mapping[sympy.Symbol, int] | None = None,
+) -> Calls:
+    """Run ``function`` once on stand-ins for its arguments, as `op_effects.observe` does, and write down its calls.
+
+    ``numbers`` are the sizes at which kernels are measured whose memory depends on the processor; None: rules alone.
+    """
+    originals = distinct_tensors((args, kwargs))
+    with no_new_guards(mode.shape_env), torch.no_grad(), mode:
+        stand_ins = list(map(stand_in_for, originals))
+        stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
+        args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
+        recorder = _Recorder(stand_ins, numbers)
+        with recorder:
+            result = function(*args, **kwargs)
+        outputs = []
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                number, fresh = recorder.storage(leaf)
+                if fresh:  # made by no dispatched operator: torch.tensor(1.0) and the like
+                    size = to_expr(leaf.untyped_storage().nbytes())
+                    call = Call("tensor", Kind.POINTWISE, (), ((number, size),), (), 1, 0, (), 0, False, None)
+                    recorder.calls.append(call)
+                outputs.append(number)
+    return Calls(tuple(recorder.calls), tuple(outputs))

@@ -1,0 +1,240 @@
+"""A piece of a graph for the search over orders: some hundred atoms at most, every set of them a mask of bits.
+
+Terms
+-----
+piece
+    Atoms of which others may have run before (*done*) and others run later. It is a planning problem of its own: what
+    the done ones made is received, and what later ones touch is kept to the end.
+group
+    A set of atoms of the piece that one partition runs, in trace order.
+after
+    The atoms of the piece that run in later groups.
+
+The footprint of a group is the one of `chain`: its weights, and the most that is resident at one of its steps.
+
+Before: a `Graph` (the chain as lists) and the atoms ``[7, 9, 10]``.
+After: a `Piece` whose atoms are the bits 0, 1, 2, ascending in trace order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from itertools import pairwise
+
+from ..partitioner.chain import Chain
+
+Steps = list[tuple[tuple[int, ...], int]]  # of an atom: (values touched, scratch bytes) of each step
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Yield the numbers of the bits of a mask, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+class Graph:
+    """A chain as lists, atom by atom.
+
+    Attributes:
+        predecessors: of each atom the atoms that must run before it.
+        steps: of each atom.
+        touched: of each atom the distinct values with bytes, in the order of touch.
+        reads: of each atom the bytes that it touches of each weight.
+        size, maker, returned: of each value its bytes, its atom (-1: the caller), and whether the graph returns it.
+        touchers: how many atoms touch each value.
+        weight_bytes: of each weight.
+    """
+
+    def __init__(self, chain: Chain, predecessors: Sequence[Sequence[int]]) -> None:
+        self.predecessors = predecessors
+        self.size: list[int] = chain.value_bytes.tolist()
+        self.returned: list[int] = chain.value_returned.tolist()
+        self.weight_bytes: list[int] = chain.weight_bytes.tolist()
+        self.steps: list[Steps] = []
+        self.touched: list[list[int]] = []
+        self.reads: list[dict[int, int]] = []
+        self.maker = [-1] * len(self.size)
+        self.touchers = [0] * len(self.size)
+        starts, scratch = chain.atom_start.tolist(), chain.workspace.tolist()
+        row, values = chain.touch_start.tolist(), chain.touch_value.tolist()
+        weight_row, ids = chain.weight_start.tolist(), chain.weight_id.tolist()
+        parts, defined = chain.weight_touch_bytes.tolist(), chain.value_def.tolist()
+        for atom, (i, j) in enumerate(pairwise(starts)):
+            steps = [(tuple(v for v in values[row[t] : row[t + 1]] if self.size[v]), scratch[t]) for t in range(i, j)]
+            self.steps.append(steps)
+            self.touched.append(list(dict.fromkeys(v for touched, _ in self.steps[-1] for v in touched)))
+            for v in self.touched[-1]:
+                self.touchers[v] += 1
+                if i <= defined[v] < j:
+                    self.maker[v] = atom
+            read: dict[int, int] = {}
+            for at in range(weight_row[i], weight_row[j]):
+                read[ids[at]] = read.get(ids[at], 0) + parts[at]
+            self.reads.append({w: min(number, self.weight_bytes[w]) for w, number in read.items() if number})
+
+    def piece(self, atoms: Sequence[int], budget: int, later: Callable[[int, int], bool]) -> Piece:
+        """The piece of ascending ``atoms``.
+
+        Args:
+            atoms: no atom between two of them is outside, unless it is done.
+            budget: bytes of one device.
+            later: whether atoms outside that run later touch a value, by its number and how many of the piece do.
+        """
+        at = {atom: i for i, atom in enumerate(atoms)}
+        number: dict[int, int] = {}
+        users: list[int] = []
+        for i, atom in enumerate(atoms):
+            for v in self.touched[atom]:
+                if v not in number:
+                    number[v] = len(users)
+                    users.append(0)
+                users[number[v]] |= 1 << i
+        values = [
+            (self.size[v], at.get(self.maker[v], -1), mask, bool(self.returned[v]) or later(v, mask.bit_count()))
+            for v, mask in zip(number, users, strict=True)
+        ]
+        return Piece(
+            [[at[p] for p in self.predecessors[atom] if p in at] for atom in atoms],
+            [self.reads[atom] for atom in atoms],
+            self.weight_bytes,
+            values,
+            [[(tuple(number[v] for v in touched), extra) for touched, extra in self.steps[atom]] for atom in atoms],
+            budget,
+        )
+
+
+class Piece:
+    """A planning problem of ``n`` atoms.
+
+    Attributes:
+        predecessors, successors, needs, feeds: of each atom, as lists and as masks.
+        reads: of each atom the bytes that it touches of each weight.
+        readers: of each weight the mask of its readers.
+        values: (bytes, making atom or -1, mask of the atoms that touch it, whether it is kept to the end).
+        touched: of each atom its values.
+        own: of each atom the most that one of its steps touches and allocates.
+    """
+
+    def __init__(
+        self,
+        predecessors: list[list[int]],
+        reads: list[dict[int, int]],
+        weight_bytes: list[int],
+        values: list[tuple[int, int, int, bool]],
+        steps: list[Steps],
+        budget: int,
+    ) -> None:
+        self.n = n = len(predecessors)
+        self.full = (1 << n) - 1
+        self.budget = budget
+        self.predecessors, self.reads, self.values, self.steps = predecessors, reads, values, steps
+        self.weight_bytes = weight_bytes
+        self.successors: list[list[int]] = [[] for _ in range(n)]
+        for atom, before in enumerate(predecessors):
+            for p in before:
+                self.successors[p].append(atom)
+        self.needs = [sum(1 << p for p in found) for found in predecessors]
+        self.feeds = [sum(1 << s for s in found) for found in self.successors]
+        self.readers: dict[int, int] = {}
+        partly = set()
+        for atom, read in enumerate(reads):
+            for w, number in read.items():
+                self.readers[w] = self.readers.get(w, 0) | 1 << atom
+                if number < weight_bytes[w]:
+                    partly.add(w)
+        bit = {w: 1 << i for i, w in enumerate(w for w in self.readers if w not in partly)}
+        self._whole = [sum(bit[w] for w in read if w in bit) for read in reads]
+        self._parts = [[(w, number) for w, number in read.items() if w in partly] for read in reads]
+        self._bytes_of_bit = [weight_bytes[w] for w in bit]
+        self._sums: dict[int, int] = {0: 0}
+        self._size = [size for size, _, _, _ in values]
+        # Bit n stands for what is never over: a value with it is kept. The caller makes what has no maker here.
+        self._users = [mask | kept << n for _, _, mask, kept in values]
+        self._maker = [1 << maker if maker >= 0 else 0 for _, maker, _, _ in values]
+        self.touched = [list(dict.fromkeys(v for vs, _ in found for v in vs)) for found in steps]
+        self.own = [max(extra + sum(self._size[v] for v in vs) for vs, extra in found) for found in steps]
+        # Of each step: its values, those first touched there that the atom makes (in bytes), scratch.
+        self._rows: list[list[tuple[tuple[int, ...], int, int]]] = []
+        for atom, of_atom in enumerate(steps):
+            seen: set[int] = set()
+            rows = []
+            for vs, extra in of_atom:
+                rows.append((vs, sum(self._size[v] for v in vs if values[v][1] == atom and v not in seen), extra))
+                seen.update(vs)
+            self._rows.append(rows)
+
+    def weights(self, members: Sequence[int]) -> int:
+        """The bytes of the weights that some atoms read."""
+        union, parts = 0, False
+        for atom in members:
+            union |= self._whole[atom]
+            parts = parts or bool(self._parts[atom])
+        total = self._sums.get(union)
+        if total is None:
+            total = self._sums[union] = sum(self._bytes_of_bit[i] for i in bits(union))
+        if parts:
+            held: dict[int, int] = {}
+            for atom in members:
+                for w, number in self._parts[atom]:
+                    held[w] = min(held.get(w, 0) + number, self.weight_bytes[w])
+            total += sum(held.values())
+        return total
+
+    def footprint(self, members: Sequence[int], group: int, after: int) -> int:
+        """The bytes of a group: its ``members`` ascending, the same as a mask, and what runs later."""
+        last: dict[int, int] = {}
+        rows: list[tuple[tuple[int, ...], int, int]] = []
+        for atom in members:
+            for row in self._rows[atom]:
+                here = len(rows)
+                for v in row[0]:
+                    last[v] = here
+                rows.append(row)
+        gone = [0] * len(rows)
+        after |= 1 << self.n
+        size, maker, users = self._size, self._maker, self._users
+        live = peak = 0
+        for v, step in last.items():
+            if not maker[v] & group:
+                live += size[v]
+            if not users[v] & after:
+                gone[step] += size[v]
+        for (_, made, extra), freed in zip(rows, gone, strict=True):
+            live += made
+            if live + extra > peak:
+                peak = live + extra
+            live -= freed
+        return self.weights(members) + peak
+
+    def least(self, members: Sequence[int]) -> int:
+        """Never more than the footprint of a group, whatever runs later: its weights and its largest step."""
+        return self.weights(members) + max([self.own[atom] for atom in members])
+
+    def within(self, group: int, after: int) -> tuple[Piece, list[int]]:
+        """Some atoms as a piece of their own, ``after`` running later; and their numbers here."""
+        members = list(bits(group))
+        at = {atom: i for i, atom in enumerate(members)}
+        number = {v: i for i, v in enumerate(dict.fromkeys(v for atom in members for v in self.touched[atom]))}
+        values = []
+        for v in number:
+            size, maker, users, kept = self.values[v]
+            here = sum(1 << at[atom] for atom in bits(users & group))
+            values.append((size, at.get(maker, -1), here, kept or bool(users & after)))
+        piece = Piece(
+            [[at[p] for p in self.predecessors[atom] if p in at] for atom in members],
+            [self.reads[atom] for atom in members],
+            self.weight_bytes,
+            values,
+            [[(tuple(number[v] for v in vs), extra) for vs, extra in self.steps[atom]] for atom in members],
+            self.budget,
+        )
+        return piece, members
+
+    def under(self, budget: int) -> Piece:
+        """The same piece under another budget."""
+        other = copy(self)
+        other.budget = budget
+        return other

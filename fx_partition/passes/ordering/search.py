@@ -1,0 +1,237 @@
+"""Look for an order of the atoms that needs fewer or smaller partitions than trace order; never a worse one.
+
+Terms
+-----
+executed order
+    The order that runs: partition after partition, and inside each the atoms in trace order. A plan over any other
+    order is put into it and measured again before it is compared.
+measure
+    (partitions, bytes of the largest, bytes received from other partitions), compared in this order, or with the bytes
+    received before the largest (``traffic``). An atom that alone exceeds the budget does not count for the largest.
+
+Before (two branches of weights a, a and b, b, interleaved; a partition holds two weights)::
+
+    trace order  a1 b1 | a2 b2     k = 2, both partitions read both weights
+
+After::
+
+    executed     a1 a2 | b1 b2     k = 2, each reads one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ..partitioner.chain import Chain, IntArray
+from ..partitioner.greedy import fewest_over
+from ..partitioner.pareto import Tradeoff
+from ..partitioner.sliding_window import interval
+from .downsets import search_downsets
+from .list_schedules import HEURISTICS
+from .order_bound import OrderBound, order_bound
+from .piece import Graph, bits
+from .resplit import NARROW, resplit
+from .rolling_beam import roll
+
+# Up to so many atoms plans are split anew from many beginnings; up to the next number a beam goes over the graph twice.
+# Beyond the last only trace order is planned.
+SMALL = 120
+MAX_ROLLED = 8_000
+MAX_ATOMS = 200_000
+# Moves that are tried for a small graph.
+EFFORT = 15_000
+
+
+class SearchStats(NamedTuple):
+    """What was searched, and what is known about the orders that were not.
+
+    Attributes:
+        searched: orders that were planned, trace order included, and downsets.
+        exhaustive: whether no topological order has a plan of a better measure.
+        bound: partitions that no topological order goes below; None if it was not looked for.
+    """
+
+    searched: int
+    exhaustive: bool
+    bound: OrderBound | None = None
+
+
+class OrderedPlan(NamedTuple):
+    """A plan over the order in which its atoms run.
+
+    Attributes:
+        order: the atom to run at each place; ``range(num_atoms)`` where nothing better than trace order was found.
+        boundaries: places ``[0, ..., num_atoms]``.
+        tried: what was searched.
+    """
+
+    order: list[int]
+    boundaries: list[int]
+    tried: SearchStats
+
+
+def search_order(
+    chain: Chain,
+    predecessors: Sequence[Sequence[int]],
+    budget: int,
+    solve: Callable[[Chain], list[int]],
+    *,
+    traffic: bool = False,
+) -> OrderedPlan:
+    """The best plan found over all orders tried; trace order's own unless another is strictly better.
+
+    Args:
+        chain: in trace order.
+        predecessors: of each atom the atoms that must run before it, all smaller (`dependencies.atom_predecessors`).
+        budget: bytes of one device.
+        solve: the boundaries of the best plan within the budget over a chain's own order.
+        traffic: whether fewer bytes received come before a smaller largest; then no search is exhaustive.
+
+    Example: four atoms that do not depend on one another have weights of 3, 3, 1 and 1 bytes. Within 4 bytes trace
+    order has three partitions; the order ``[0, 2, 1, 3]`` with the boundaries ``[0, 2, 4]`` has two.
+    """
+    boundaries = solve(chain)
+    # One partition runs in trace order whatever comes first, and in a graph that is a chain nothing can.
+    if len(boundaries) <= 2 or all(a in found for a, found in enumerate(predecessors[1:])):
+        return OrderedPlan(list(range(chain.num_atoms)), boundaries, SearchStats(1, True))
+    if chain.num_atoms > MAX_ATOMS:
+        return OrderedPlan(list(range(chain.num_atoms)), boundaries, SearchStats(1, False))
+    bound = order_bound(chain, budget)
+    best = _Best(chain, budget, traffic, solve, boundaries)
+    found = search_downsets(chain, predecessors, budget, most=best.measure[0])
+    if found is not None:
+        best.consider([atom for part in found.parts for atom in part], np.cumsum([0, *map(len, found.parts)]).tolist())
+        best.searched = found.num_downsets
+        if not traffic:
+            return OrderedPlan(best.order, best.boundaries, SearchStats(found.num_downsets, True, bound))
+    for order in _orders(chain, predecessors, budget):
+        best.consider_order(order)
+    if chain.num_atoms <= SMALL:
+        best.resplit(predecessors, bound.fewest)
+    if best.order != list(range(chain.num_atoms)):  # boundaries over the order as it runs may be better still
+        best.consider(best.order, solve(permuted(chain, best.order)))
+    return OrderedPlan(best.order, best.boundaries, SearchStats(best.searched, False, bound))
+
+
+def _orders(chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
+    """Orders that may be better than trace order; for a large graph those that take linear time."""
+    for heuristic in HEURISTICS.values():
+        yield heuristic(chain, predecessors)
+    if SMALL < chain.num_atoms <= MAX_ROLLED:
+        graph = Graph(chain, predecessors)
+        for backwards in (False, True):
+            yield roll(graph, range(chain.num_atoms), budget, NARROW, 1.0, backwards=backwards)
+
+
+class _Best:
+    """The best plan so far, as it runs.
+
+    Attributes:
+        order, boundaries: of it.
+        measure: of it.
+        searched: how many orders were planned.
+    """
+
+    def __init__(
+        self, chain: Chain, budget: int, traffic: bool, solve: Callable[[Chain], list[int]], boundaries: list[int]
+    ) -> None:
+        self._chain, self._budget, self._traffic, self._solve = chain, budget, traffic, solve
+        self.order, self.boundaries = list(range(chain.num_atoms)), boundaries
+        self._planned = {tuple(self.order)}
+        self.searched = 1
+        found = measure(chain, boundaries, budget)
+        assert found is not None, "a plan of more than the budget"
+        self.measure = found
+
+    def _rank(self, found: Tradeoff) -> tuple[int, int, int]:
+        return (found[0], found[2], found[1]) if self._traffic else found
+
+    def consider(self, order: Sequence[int], places: Sequence[int]) -> None:
+        """Take a plan if it is better as it runs."""
+        executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
+        found = measure(permuted(self._chain, executed), places, self._budget)
+        if found is not None and self._rank(found) < self._rank(self.measure):
+            self.measure, self.order, self.boundaries = found, executed, list(places)
+
+    def consider_order(self, order: Sequence[int]) -> None:
+        """Take the best boundaries over an order if that plan is better."""
+        if tuple(order) in self._planned:
+            return
+        self._planned.add(tuple(order))
+        self.searched += 1
+        run = permuted(self._chain, order)
+        if fewest_over(run, self._budget) <= self.measure[0]:
+            self.consider(order, self._solve(run))
+
+    def resplit(self, predecessors: Sequence[Sequence[int]], fewest: int) -> None:
+        """Take what a search that begins with the best plan finds, if that is better."""
+        chain = self._chain
+        piece = Graph(chain, predecessors).piece(range(chain.num_atoms), self._budget, lambda _, __: False)
+
+        def refine(groups: Sequence[int]) -> list[int]:
+            order = [atom for group in groups for atom in bits(group)]
+            return _groups(order, self._solve(permuted(chain, order)))
+
+        groups = resplit(piece, [_groups(self.order, self.boundaries)], refine, fewest, EFFORT)
+        order = [atom for group in groups for atom in bits(group)]
+        self.searched += 1
+        self.consider(order, np.cumsum([0, *(group.bit_count() for group in groups)]).tolist())
+        self.consider(order, self._solve(permuted(chain, order)))
+
+
+def _groups(order: Sequence[int], places: Sequence[int]) -> list[int]:
+    """The partitions of a plan as masks of atoms."""
+    return [sum(1 << atom for atom in order[a:b]) for a, b in pairwise(places)]
+
+
+def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Tradeoff | None:
+    """The measure of a plan over a chain's own order; None if a partition of several atoms exceeds the budget."""
+    largest = received = 0
+    starts: list[int] = chain.atom_start[list(boundaries)].tolist()
+    for (a, b), (i, j) in zip(pairwise(boundaries), pairwise(starts), strict=True):
+        held = interval(chain, i, j)
+        received += held.recv_bytes
+        if held.total <= budget:
+            largest = max(largest, held.total)
+        elif b - a > 1:
+            return None
+    return Tradeoff(len(boundaries) - 1, largest, received)
+
+
+def permuted(chain: Chain, order: Sequence[int]) -> Chain:
+    """The chain whose atom at place i is atom ``order[i]``; values and weights keep their numbers. Linear."""
+    atoms = np.array(order, dtype=np.int64)
+    lengths = np.diff(chain.atom_start)
+    steps = _rows(chain.atom_start, atoms)
+    place = np.empty(chain.num_steps + 1, dtype=np.int64)
+    place[steps] = np.arange(chain.num_steps)
+    place[-1] = -1  # where value_def == -1 looks
+    touches, reads = _rows(chain.touch_start, steps), _rows(chain.weight_start, steps)
+    return replace(
+        chain,
+        atom_start=_starts(lengths[atoms]),
+        workspace=chain.workspace[steps],
+        value_def=place[chain.value_def],
+        touch_start=_starts(np.diff(chain.touch_start)[steps]),
+        touch_value=chain.touch_value[touches],
+        weight_start=_starts(np.diff(chain.weight_start)[steps]),
+        weight_id=chain.weight_id[reads],
+        weight_touch_bytes=chain.weight_touch_bytes[reads],
+        atom_key=None if chain.atom_key is None else chain.atom_key[atoms],
+    )
+
+
+def _starts(lengths: IntArray) -> IntArray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+
+
+def _rows(start: IntArray, rows: IntArray) -> IntArray:
+    """The entries of compressed rows, the given rows one after another."""
+    lengths = np.diff(start)[rows]
+    offset = np.repeat(start[:-1][rows] - (np.cumsum(lengths) - lengths), lengths)
+    return offset + np.arange(len(offset))

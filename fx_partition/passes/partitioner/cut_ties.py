@@ -1,0 +1,69 @@
+"""The smallest maximum among the plans that receive the fewest bytes.
+
+These plans are the paths through a graph that `min_cut.py` has solved: from a boundary at p back to each q that is as
+good as the best. Where bytes are not all alike these are few: two or three a layer. The smallest maximum is then the
+bottleneck of the paths, one footprint for each pair (q, p).
+"""
+
+from __future__ import annotations
+
+from .chain import IntArray
+from .contraction import Contraction
+from .min_cut import CutTable
+from .repeated_partitions import choose
+from .sliding_window import Window
+
+# Moves of the window for each atom, before there are too many pairs.
+_PATIENCE = 32
+
+
+def smallest_of_ties(
+    contraction: Contraction, table: CutTable, oversize: int, keys: IntArray | None = None
+) -> tuple[int, list[int]] | None:
+    """The smallest maximum and the boundaries, or None where too many plans have the fewest bytes.
+
+    An atom above ``oversize`` on its own does not count for the maximum. Which of equal plans is taken, the
+    ``keys`` of the atoms say (`repeated_partitions.choose`). O(n + e) but for one row of the table for each p.
+    """
+    window = Window(contraction)
+    moves = _PATIENCE * contraction.num_atoms
+    steps: list[dict[int, list[tuple[int, int]]]] = []  # for each layer from the last: p -> (q, bytes of [q, p))
+    ends = {contraction.num_atoms}
+    for layer in range(table.num_partitions, 0, -1):
+        pairs = {}
+        for p in sorted(ends):
+            starts: list[int] = table.before(layer, p).tolist()
+            moves -= p - starts[0]
+            if moves < 0:
+                return None
+            pairs[p] = list(zip(starts, _footprints(window, starts, p, oversize), strict=True))
+        steps.append(pairs)
+        ends = {q for found in pairs.values() for q, _ in found}
+
+    least = {0: 0}  # for each position the smallest maximum of a way to it
+    reached = [least]
+    for pairs in reversed(steps):
+        least = {p: min(max(least[q], size) for q, size in found) for p, found in pairs.items()}
+        reached.append(least)
+    end = contraction.num_atoms
+    maximum = least[end]
+
+    def before(layer: int, p: int) -> list[int]:
+        found = steps[table.num_partitions - layer][p]
+        return [q for q, size in found if size <= maximum and reached[layer - 1][q] <= maximum]
+
+    return maximum, choose(before, table.num_partitions, end, keys)
+
+
+def _footprints(window: Window, starts: list[int], end: int, oversize: int) -> list[int]:
+    """The bytes of [q, ``end``) for each of the ascending ``starts``."""
+    window.reset(starts[0])
+    for _ in range(starts[0], end):
+        window.extend()
+    sizes = []
+    for start in starts:
+        while window.first < start:
+            window.shrink()
+        alone = end - start == 1
+        sizes.append(0 if alone and window.footprint > oversize else window.footprint)
+    return sizes

@@ -1,0 +1,140 @@
+"""Sequential aggregation: fill a partition until the next atom does not fit, then begin another.
+
+Since a footprint never falls when an interval grows, taking the farthest reach each time gives the fewest
+partitions that any plan over this order can have. It does not balance them and does not look at what crosses;
+see `dp.py`.
+
+A set [i, j) of atoms is *feasible* if its footprint is within the budget or it is one single atom. An atom
+whose own footprint exceeds the budget is *oversize*: it is a partition of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from .chain import Chain
+from .contraction import Contraction, contract
+
+
+def greedy(chain: Chain, budget: int) -> list[int]:
+    """The farthest-reach plan: boundaries as atom indices ``[0, ..., num_atoms]``, in O(n + e).
+
+    Example: three atoms of 3 bytes each that share nothing, budget 6: ``[0, 2, 3]``.
+
+    Raises:
+        ValueError: if ``budget`` is negative.
+    """
+    check_budget(budget)
+    return FarthestReachSolver(contract(chain)).run(budget).boundaries
+
+
+def fewest_over(chain: Chain, budget: int) -> int:
+    """The fewest partitions of any plan over a chain's own order."""
+    return len(FarthestReachSolver(contract(chain)).run(budget).footprints)
+
+
+def oversize_atoms(chain: Chain, budget: int) -> list[int]:
+    """The atoms whose own footprint exceeds ``budget``, ascending.
+
+    Raises:
+        ValueError: if ``budget`` is negative.
+    """
+    check_budget(budget)
+    oversize: list[int] = np.flatnonzero(contract(chain).alone > budget).tolist()
+    return oversize
+
+
+def check_budget(budget: int) -> None:
+    if budget < 0:
+        raise ValueError(f"a budget is a number of bytes, not negative: {budget}")
+
+
+@dataclass(frozen=True)
+class FarthestReach:
+    """One pass of farthest reach under a limit.
+
+    Attributes:
+        boundaries: ``[0, ..., num_atoms]``; where a sweep was stopped, the last partition's start ends the
+        list.
+        footprints: bytes of each partition; one that exceeds the limit is a single atom.
+        rejected: bytes of partition i with the first atom that did not fit, for each but the last partition.
+    """
+
+    boundaries: list[int]
+    footprints: list[int]
+    rejected: list[int]
+
+    def largest(self, limit: int) -> int:
+        """The largest footprint among those within ``limit``, 0 if there is none."""
+        return max((size for size in self.footprints if size <= limit), default=0)
+
+
+class FarthestReachSolver:
+    """Runs sweeps over one contraction; all arrays become lists once."""
+
+    def __init__(self, contraction: Contraction) -> None:
+        n = contraction.num_atoms
+        inner_end = contraction.num_inner_links
+        source, target = contraction.link_from[:inner_end], contraction.link_to[:inner_end]
+        size = contraction.link_bytes[:inner_end]
+        inner = np.zeros(n, dtype=np.int64)
+        np.add.at(inner, target, size)
+        rows = np.searchsorted(target, np.arange(n + 1))
+
+        self._num_atoms = n
+        self._alone: list[int] = contraction.alone.tolist()
+        self._stays: list[int] = contraction.stays.tolist()
+        # The recurrence of `contraction.py` for a window that holds the origins of all links to an atom, and
+        # the farthest of these origins, which tells whether it does.
+        self._gain: list[int] = (contraction.enters - inner).tolist()
+        self._own: list[int] = (contraction.alone - inner).tolist()
+        self._hold: list[int] = (contraction.stays - inner).tolist()
+        origin = np.full(n, n, dtype=np.int64)
+        linked = rows[:-1] < rows[1:]
+        origin[linked] = source[rows[:-1][linked]]
+        self._origin: list[int] = origin.tolist()
+        self._row: list[int] = rows.tolist()
+        self._link_from: list[int] = source.tolist()
+        self._link_bytes: list[int] = size.tolist()
+
+    def run(self, limit: int, most: int | None = None) -> FarthestReach:
+        """Sweep under ``limit`` bytes; stop at rejection number ``most``: then ``most`` partitions fail."""
+        n = self._num_atoms
+        boundaries, footprints, rejected = [0], list[int](), list[int]()
+        if n == 0:
+            return FarthestReach(boundaries, footprints, rejected)
+        alone, stays, row = self._alone, self._stays, self._row
+        link_from, link_bytes = self._link_from, self._link_bytes
+        start, peak, held = 0, alone[0], stays[0]
+        columns = zip(self._gain, self._own, self._hold, self._origin, strict=True)
+        for atom, (gain, own, hold, origin) in enumerate(islice(columns, 1, None), 1):
+            grown = peak + gain
+            at_atom = held + own
+            held += hold
+            if origin < start:
+                # Some links come from before the window: what they share is not here yet.
+                outer = 0
+                for link in range(row[atom], row[atom + 1]):
+                    if link_from[link] >= start:
+                        break
+                    outer += link_bytes[link]
+                grown += outer
+                at_atom += outer
+                held += outer
+            if at_atom > grown:
+                grown = at_atom
+            if grown > limit:
+                boundaries.append(atom)
+                footprints.append(peak)
+                rejected.append(grown)
+                if len(rejected) == most:
+                    return FarthestReach(boundaries, footprints, rejected)
+                start, peak, held = atom, alone[atom], stays[atom]
+            else:
+                peak = grown
+        boundaries.append(n)
+        footprints.append(peak)
+        return FarthestReach(boundaries, footprints, rejected)

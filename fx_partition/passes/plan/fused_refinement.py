@@ -1,0 +1,68 @@
+"""Boundaries for compiled code, whose footprints are exact only once the boundaries are known.
+
+The planner works with what it can say before (`fused_footprint.fuse` without starts). Where a partition turns out
+larger than the budget, the planner is given an eighth less, a few times, and the plan that spills least is taken. None
+of this proves that there is no better plan, so the certificate claims nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from ..footprint.graph_memory import GraphMemory
+from ..partitioner.certificate import Certificate
+from ..partitioner.chain import Chain
+from ..partitioner.sliding_window import interval
+from .placement import Placement, solve
+from .problem import Problem
+from .request import NO_BUDGET, Request
+
+_ROUNDS = 6
+
+
+class RefinedPlacement(NamedTuple):
+    """A placement, and the facts and the chain that describe its partitions."""
+
+    placement: Placement
+    facts: GraphMemory
+    chain: Chain
+
+    @property
+    def spill(self) -> int:
+        """The bytes beyond the budget of all partitions."""
+        budget = self.placement.budget
+        places: list[int] = self.chain.atom_start[self.placement.boundaries].tolist()
+        return sum(max(0, interval(self.chain, *part).total - budget) for part in pairwise(places))
+
+
+def settle(problem: Problem, placement: Placement, request: Request) -> RefinedPlacement:
+    """For compiled code, a placement whose partitions are within the budget by exact footprints, if that is found; for
+    eager code the placement as it is."""
+
+    def exactly(found: Placement) -> RefinedPlacement:
+        return RefinedPlacement(found, *problem.settled(found.boundaries))
+
+    if not problem.fused:
+        return exactly(placement)
+    needed = placement.certificate.min_partitions
+    short = bool(request.count) and needed > request.count and request.on_shortage == "balance"
+    claims_nothing = Certificate(needed if short else min(1, needed), (), 0, ())
+    placement = replace(placement, certificate=claims_nothing, tradeoffs=())
+    best = exactly(placement)
+    if short or request.exactly or request.budgets or request.budget is None or placement.budget >= NO_BUDGET:
+        return best
+    least = best.spill
+    target = placement.budget
+    for _ in range(_ROUNDS):
+        if least == 0:
+            break
+        target = target * 7 // 8
+        boundaries = solve(problem.chain, target, request)
+        if request.count and len(boundaries) - 1 > request.count and request.on_shortage != "wrap":
+            break
+        tried = exactly(replace(placement, boundaries=boundaries, slots=list(range(len(boundaries) - 1))))
+        if tried.spill < least:
+            best, least = tried, tried.spill
+    return best

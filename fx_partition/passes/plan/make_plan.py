@@ -1,0 +1,201 @@
+"""From facts to a plan: lay the graph out as a chain of numbers, place the boundaries, describe the partitions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import sympy
+
+from fx_partition.common.errors import OversizeError, PartitionError, PartitionWarning
+from fx_partition.common.units import format_bytes
+
+from ..capture.capture_model import CapturedGraph
+from ..capture.graph_hash import fingerprint
+from ..capture.symbolic_sizes import Symbols, explain_guess
+from ..constraints.dependencies import atom_predecessors
+from ..footprint.graph_memory import GraphMemory, NodeMemory
+from ..ordering.search import OrderedPlan, SearchStats, permuted, search_order
+from ..partitioner.dp import smallest_budget
+from ..partitioner.greedy import oversize_atoms
+from ..slicing.rewrite import Slicer
+from .builder import PlanBuilder
+from .fused_refinement import RefinedPlacement, settle
+from .placement import place, solve
+from .plan import Plan
+from .problem import Problem, pose
+from .records import Oversize, Proof
+from .replication import share_out
+from .request import NO_BUDGET, Request
+from .time_objective import place_by_time
+
+# The order of the trace, and boundaries still to be placed.
+_NOTHING = OrderedPlan([], [], SearchStats(1, False))
+
+
+def make_plan(captured: CapturedGraph, facts: GraphMemory, request: Request) -> Plan:
+    """Place the boundaries of a graph whose facts are known.
+
+    Raises:
+        OversizeError: an atom exceeds the budget and ``oversize="error"``.
+        PartitionError: ``bind`` or ``keep_together`` names nothing, or devices are short and ``on_shortage="error"``.
+    """
+    numbers = facts.symbols.bind(request.bind)
+    guessed = {symbol.name: symbol for symbol in facts.symbols.assumed(request.bind)}
+    if not guessed:
+        return _plan_for(captured, facts, request, numbers)
+    strict = request.oversize == "error" or request.on_shortage == "error"
+    if strict:  # what does not fit at size 1 fits at no larger one: raise what was asked for
+        _plan_for(captured, facts, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
+        request = _lenient(request)
+    try:
+        plan = _plan_for(captured, facts, request, numbers)
+    except PartitionError as error:
+        raise type(error)(f"{error} ({explain_guess(guessed)})") from error
+    if strict and plan.spill_bytes:
+        text = f"some partitions are over the budget, but by a guess: {explain_guess(guessed)}"
+        warnings.warn(text, PartitionWarning, stacklevel=2)
+    return plan
+
+
+def _lenient(request: Request) -> Request:
+    """The request with spills in place of errors."""
+    oversize = "stream" if request.oversize == "error" else request.oversize
+    on_shortage = "balance" if request.on_shortage == "error" else request.on_shortage
+    return replace(request, oversize=oversize, on_shortage=on_shortage)
+
+
+def _plan_for(
+    captured: CapturedGraph, facts: GraphMemory, request: Request, numbers: Mapping[sympy.Symbol, int]
+) -> Plan:
+    problem = pose(captured, facts, request, numbers)
+    if request.budget is not None and request.oversize == "error":
+        writer = PlanBuilder(problem.model, problem.atoms, problem.chain)
+        for atom in oversize_atoms(problem.chain, request.budget):
+            raise OversizeError(_explain(writer.oversize(atom), request.budget))
+    found = _search(problem, request)
+    if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
+        found = _for_too_few_devices(problem, found, request.count)
+    traced = problem.model.steps
+    if problem.atoms.order != tuple(range(len(traced))):  # steps have left an atom: no bound by the trace holds
+        found = found._replace(tried=found.tried._replace(bound=None))
+    if found.order:
+        problem = problem.in_order(found.order)
+    placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
+    settled = settle(problem, placement, request)
+    return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, traced, request)
+
+
+def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
+    """The plan of a graph of which nothing is known.
+
+    Args:
+        graph: its fingerprint.
+        note: why nothing is known, as a sentence.
+    """
+    return Plan(
+        graph=graph,
+        algorithm=request.algorithm,
+        objective=request.objective,
+        max_slack=request.max_slack,
+        footprint=request.footprint,
+        budget_bytes=request.budget or NO_BUDGET,
+        budget_is_smallest=False,
+        device_budgets=(),
+        num_devices=request.count,
+        symbols=Symbols(),
+        bindings={},
+        partitions=(),
+        certificate=Proof(0, (), 0, ()),
+        note=note,
+    )
+
+
+def _search(problem: Problem, request: Request) -> OrderedPlan:
+    """Another order and its boundaries, where the search is for one size of devices and enough of them."""
+    budget = request.budget
+    if request.exactly or request.order == "trace" or request.algorithm != "dp" or request.budgets:
+        return _NOTHING
+    if request.footprint != "peak":
+        return _NOTHING
+    if budget is None or budget >= NO_BUDGET or request.speed:
+        return _NOTHING
+    nodes = {node.name: node for node in problem.captured.gm.graph.nodes}
+    predecessors = atom_predecessors(problem.model, nodes, problem.atoms.starts)
+    traffic = request.slack > 0
+    return search_order(problem.chain, predecessors, budget, lambda c: solve(c, budget, request), traffic=traffic)
+
+
+def _for_too_few_devices(problem: Problem, found: OrderedPlan, count: int) -> OrderedPlan:
+    """The order found, unless the devices are less overfilled in the order of the trace; boundaries to be placed."""
+    if smallest_budget(permuted(problem.chain, found.order), count) > smallest_budget(problem.chain, count):
+        return _NOTHING
+    return found._replace(boundaries=[], tried=SearchStats(found.tried.searched, False))
+
+
+def _described(
+    graph: str,
+    problem: Problem,
+    settled: RefinedPlacement,
+    tried: SearchStats,
+    traced: Sequence[NodeMemory],
+    request: Request,
+) -> Plan:
+    """The plan in the names of the graph."""
+    placement, facts, chain = settled
+    writer = PlanBuilder(facts, problem.atoms, chain)
+    parts = zip(pairwise(placement.boundaries), placement.slots, strict=True)
+    budgets = request.budgets or (placement.budget,)
+    plan = Plan(
+        graph=graph,
+        algorithm=request.algorithm,
+        objective=request.objective,
+        max_slack=request.max_slack,
+        footprint=request.footprint,
+        budget_bytes=placement.budget,
+        budget_is_smallest=request.budget is None,
+        device_budgets=request.budgets,
+        num_devices=request.count,
+        symbols=facts.symbols,
+        bindings={symbol.name: number for symbol, number in facts.symbols.told(request.bind).items()},
+        partitions=tuple(
+            writer.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
+        ),
+        certificate=writer.proof(placement.certificate, tried, traced),
+        tradeoffs=placement.tradeoffs,
+        oversize=_with_reasons([writer.oversize(a) for a in oversize_atoms(chain, placement.budget)], problem, request),
+        slicings=problem.slicings,
+        keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
+        note=placement.note,
+        unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
+        estimated_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.estimated)),
+    ).with_devices(request.devices)
+    return _replicated(plan, budgets) if request.replicate else plan
+
+
+def _with_reasons(atoms: list[Oversize], problem: Problem, request: Request) -> tuple[Oversize, ...]:
+    """The atoms, each with why it was not sliced if that was asked for."""
+    if request.oversize != "slice" or not atoms:
+        return tuple(atoms)
+    slicer = Slicer(problem.captured, problem.eager)
+    found = [next(filter(None, map(slicer.why_not, a.nodes)), "what its slices share does not fit") for a in atoms]
+    return tuple(replace(atom, why_whole=reason) for atom, reason in zip(atoms, found, strict=True))
+
+
+def _replicated(plan: Plan, budgets: tuple[int, ...]) -> Plan:
+    """The plan with copies of its largest partitions on the devices that have none."""
+    taken = {p.slot % plan.num_devices for p in plan.partitions}
+    spare = [device for device in range(plan.num_devices) if device not in taken]
+    copies = share_out([p.total_bytes for p in plan.partitions], [budgets[d % len(budgets)] for d in spare])
+    return plan.with_replicas(tuple(tuple(spare[d] for d in found) for found in copies))
+
+
+def _explain(atom: Oversize, budget: int) -> str:
+    return (
+        f"{atom.nodes[0]} needs {format_bytes(atom.total_bytes)} by itself and the budget is {format_bytes(budget)}: "
+        f"weights {format_bytes(atom.weight_bytes)}, inputs {format_bytes(atom.input_bytes)}, outputs "
+        f"{format_bytes(atom.output_bytes)}, workspace {format_bytes(atom.workspace_bytes)}; raise cache_bytes, or set "
+        f'oversize="slice" to compute it in parts or "stream" to give it a partition that spills'
+    )

@@ -1,0 +1,126 @@
+"""The modules that a cut graph becomes: the one that is called, and one for each partition.
+
+The split module has the model's own parameters, buffers and submodules, under the names that they have in the model. A
+partition has no state in it: the leaf modules that it calls are the split module's, which saves and loads them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.fx
+
+from fx_partition.common.errors import PartitionError
+
+from ..capture.module_members import constants, hand_over, members, set_constants
+
+if TYPE_CHECKING:
+    from ..plan.plan import Plan
+
+PREFIX = "partition_"
+
+
+class PartitionModule(torch.fx.GraphModule):
+    """One partition. Its leaf modules belong to the split module, which is the one to save and to load them."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("destination") is not None:  # a part of the split module's own state_dict()
+            return kwargs["destination"]
+        return super().state_dict(*args, **kwargs)
+
+
+class SplitModule(torch.fx.GraphModule):
+    """A graph cut into ``partition_0 .. partition_{k-1}``; called like the original, and equal to it bit by bit.
+
+    It shares parameters, buffers and submodules with the original.
+
+    Attributes:
+        plan: the `Plan` that it was cut by.
+    """
+
+    plan: Plan
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SplitModule:
+        result = super().__deepcopy__(memo)
+        assert isinstance(result, SplitModule)
+        _adopt(result, self, memo)
+        result.plan = self.plan
+        return result
+
+
+def refuse_taken_names(gm: torch.fx.GraphModule, count: int) -> None:
+    """Raise an error if the model has a member of a name that its split module needs.
+
+    Args:
+        gm: the model.
+        count: how many partitions it is cut into.
+
+    Raises:
+        PartitionError: it names the member.
+    """
+    used = {"plan": "keeps its plan", **{f"{PREFIX}{index}": "keeps a partition" for index in range(count)}}
+    reads = (str(node.target).partition(".")[0] for node in gm.graph.nodes if node.op in ("get_attr", "call_module"))
+    for name in (*(name for name, _ in members(gm)), *reads):
+        if name in used:
+            raise PartitionError(
+                f"the model has a member {name!r}, and a split module {used[name]} under this name; rename the "
+                "parameter, buffer or submodule, or split the original if the model is one that was split before"
+            )
+
+
+def assemble(
+    gm: torch.fx.GraphModule, graph: torch.fx.Graph, partitions: list[PartitionModule], plan: Plan
+) -> SplitModule:
+    """Return the split module of a model.
+
+    Args:
+        gm: the model, which has none of the `refuse_taken_names`.
+        graph: calls the partitions, and reads the model's members.
+        partitions: in order.
+    """
+    root = torch.nn.Module()
+    for index, partition in enumerate(partitions):
+        root.add_module(f"{PREFIX}{index}", partition)
+        partition.register_load_state_dict_pre_hook(_load_nothing)  # type: ignore[no-untyped-call]
+        partition.register_load_state_dict_post_hook(_miss_nothing)  # type: ignore[no-untyped-call]
+    hand_over(gm, root)
+    result = SplitModule(root, graph, class_name="SplitModule")
+    _adopt(result, root, {id(member): member for _, member in members(root)})
+    set_constants(result, constants(gm))
+    result.meta = dict(gm.meta)
+    result.plan = plan
+    # Not train(): it would set the mode of the model's own submodules, which may be in one of their own.
+    result.training = gm.training
+    for partition in partitions:
+        partition.training = gm.training
+    return result
+
+
+def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -> None:
+    """Give a split module what its graph does not read: GraphModule leaves it out, and state_dict() must not.
+
+    The partitions come last, so that parameters go by the names that they have in the model.
+    """
+    hand_over(source, result, lambda member: copy.deepcopy(member, memo))
+    for name, child in list(result.named_children()):
+        if isinstance(child, PartitionModule):
+            delattr(result, name)
+            result.add_module(name, child)
+
+
+def _load_nothing(module: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Report each key below a partition, and load none: it would be loaded twice. ``prefix`` is "" for itself alone."""
+    module.__dict__["_loaded_as"] = prefix
+    if prefix:
+        unexpected = rest[-2]
+        unexpected += state
+        state.clear()
+
+
+def _miss_nothing(module: torch.nn.Module, incompatible: Any) -> None:
+    """What a partition's leaf modules miss was loaded, or missed, under the names that they have in the model."""
+    prefix = module.__dict__.pop("_loaded_as")
+    if prefix:
+        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.startswith(prefix)]

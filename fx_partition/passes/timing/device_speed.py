@@ -1,0 +1,36 @@
+"""A device's record as the speed that the planner reckons with."""
+
+from __future__ import annotations
+
+from fx_partition.hardware.device_names import find_device
+from fx_partition.hardware.records import Device
+from fx_partition.simulator.run_time import OVERHEADS
+
+from .roofline import Roofline
+
+
+def speed_of(device: Device | str) -> Roofline:
+    """The speed of a record, or of the device that a name stands for, with the overheads of its kind.
+
+    Raises:
+        ValueError: no device has this name; it lists close matches.
+
+    Example::
+
+        >>> round(1e6 * speed_of("H100-SXM").hop(0), 2)
+        2.5
+    """
+    record = find_device(device) if isinstance(device, str) else device
+    overheads = OVERHEADS[record.kind]
+    return Roofline(
+        name=record.name,
+        peak=record.peak_flops,
+        onchip=record.onchip_bandwidth,
+        offchip=record.memory_bandwidth,
+        hit_rate=record.hit_rate,
+        call=overheads.call,
+        kernel=overheads.kernel,
+        latency=record.link_latency,
+        bandwidth=record.link_bandwidth,
+        overlap=overheads.overlap,
+    )

@@ -1,0 +1,112 @@
+"""What an operator allocates beside its outputs where that depends on the processor: measured at given sizes.
+
+Before (`gather`, no sizes yet; a bfloat16 linear layer over s0 rows)::
+
+    fixed: (0,);  kernels: (0 bytes beside aten.mm([s0, 512], [512, 512]))
+
+After `Scratch.at` with the number 4 for s0, on a machine where that product takes 9,216 bytes::
+
+    workspace: FloorDiv(9216 * formula, 67840), where ``formula`` is the rule's own, 67,840 bytes at 4 rows
+
+The expression is what was measured at these sizes and follows the rule at others. Where nothing was measured (the call
+is too large to run, or is for a device that is not here) the rule alone stands, and the operator is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy
+
+from ..capture.fake_tensors import torch_functions
+from ..capture.symbolic_sizes import Size, to_expr, undominated
+from .kernel_call import KernelCall
+from .kernel_memory import peak_bytes
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The moments of an operator that can be its highest.
+
+    Attributes:
+        fixed: bytes at the moments where rules say all.
+        kernels: (bytes, call) of the moments where a kernel runs whose memory is to be measured; its own is left out.
+        unmeasurable: names of operators whose memory depends on the processor, and that cannot be run as data.
+    """
+
+    fixed: tuple[Size, ...]
+    kernels: tuple[tuple[Size, KernelCall], ...]
+    unmeasurable: tuple[str, ...] = ()
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything depends on the processor."""
+        return bool(self.kernels or self.unmeasurable)
+
+    def less(self, own: Size) -> Scratch:
+        """The same moments without ``own`` bytes."""
+        return Scratch(
+            undominated(_less(size, own) for size in self.fixed),
+            tuple((_less(beside, own), call) for beside, call in self.kernels),
+            self.unmeasurable,
+        )
+
+    def by_rules(self) -> tuple[Size, ...]:
+        """The bytes of all moments as rules estimate them."""
+        return undominated([*self.fixed, *(beside + call.scratch for beside, call in self.kernels)])
+
+    def at(self, numbers: Mapping[sympy.Symbol, int]) -> tuple[tuple[Size, ...], tuple[str, ...]]:
+        """The bytes of all moments, measured at these sizes, and the names of operators that were not measured."""
+        moments: list[Size] = list(self.fixed)
+        estimated = dict.fromkeys(self.unmeasurable)
+        for beside, call in self.kernels:
+            found = measured(call, numbers)
+            if found is None:
+                estimated[call.func.name()] = None
+            moments.append(beside + (call.scratch if found is None else found))
+        return undominated(moments), tuple(estimated)
+
+
+def measured(call: KernelCall, numbers: Mapping[sympy.Symbol, int]) -> Size | None:
+    """What a call allocates beside its results: as measured at ``numbers``, in proportion to the rule elsewhere."""
+    bound = call.at(numbers)
+    peak = peak_bytes(bound)
+    if peak is None:
+        return None
+    found = max(0, peak - bound.results)
+    if isinstance(call.scratch, int):
+        return found
+    if bound.scratch <= 0:
+        return to_expr(call.scratch + found)
+    return to_expr(torch_functions.FloorDiv(call.scratch * found, bound.scratch))
+
+
+def _less(size: Size, own: Size) -> Size:
+    return to_expr(sympy.expand(size - own))
+
+
+class Moments:
+    """Collects the moments of an operator while it runs on fake tensors."""
+
+    def __init__(self) -> None:
+        self._fixed: dict[Size, None] = {}
+        self._beside: dict[str, dict[Size, None]] = {}
+        self._calls: dict[str, KernelCall] = {}
+        self._unmeasurable: dict[str, None] = {}
+
+    def add(self, beside: Size, scratch: Size, kernel: KernelCall | None, unmeasurable: str = "") -> None:
+        """A moment with ``beside`` bytes allocated before, and what its kernel takes: by a rule, or to be measured."""
+        if unmeasurable:
+            self._unmeasurable[unmeasurable] = None
+        if kernel is None:
+            self._fixed[beside + scratch] = None
+            return
+        self._calls[kernel.text] = kernel
+        self._beside.setdefault(kernel.text, {})[beside] = None
+
+    def scratch(self) -> Scratch:
+        kernels = [(size, self._calls[text]) for text, sizes in self._beside.items() for size in undominated(sizes)]
+        return Scratch(undominated(self._fixed), tuple(kernels), tuple(self._unmeasurable))
+
+

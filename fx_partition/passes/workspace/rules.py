@@ -1,0 +1,75 @@
+"""What a leaf ATen kernel allocates while it runs and frees before it returns, beyond its outputs.
+
+A rule covers the CPU kernel of PyTorch 2.13 and what it takes through torch's CPU allocator: that is what a profiler
+sees. oneDNN's scratchpad goes through it too; MKL's does not, and is not counted. The rules are data, by operator:
+`RULES` joins one table a family, each in a module of its own.
+
+A known operator without a rule allocates nothing but its outputs.
+
+What a kernel of oneDNN or LAPACK takes depends on the processor too (``WorkspaceRule.varies``). There the rule is an
+estimate, and `leaf_workspace` returns the call as well, so that it can be measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from ..capture.symbolic_sizes import Size, to_expr
+from .attention import ATTENTION_RULES
+from .convolution import CONV_RULES
+from .kernel_call import KernelCall, kernel_call
+from .layout_copies import Bytes, LeafCall, WorkspaceRule
+from .matmul import MATMUL_RULES
+from .normalization import NORM_RULES
+from .pointwise import REDUCE_RULES, pointwise
+from .sort_and_index import ORDER_RULES
+
+__all__ = ["POINTWISE_RULE", "RULES", "Bytes", "LeafCall", "Workspace", "WorkspaceRule", "is_known", "leaf_workspace"]
+
+RULES: dict[str, WorkspaceRule] = {
+    **CONV_RULES,
+    **MATMUL_RULES,
+    **ATTENTION_RULES,
+    **NORM_RULES,
+    **ORDER_RULES,
+    **REDUCE_RULES,
+}
+
+# Operators that torch tags as pointwise and that have no rule of their own.
+POINTWISE_RULE = WorkspaceRule(
+    pointwise, "ATen/TensorIterator.cpp, compute_types: operands in the common dtype; Python numbers as tensors"
+)
+
+_KNOWN_NAMESPACES = frozenset({"aten", "prims", "prim"})
+
+
+class Workspace(NamedTuple):
+    """What a leaf operator allocates beyond its outputs at its peak.
+
+    Attributes:
+        bytes: as its rule has it; 0 without a rule.
+        varies: whether that is an estimate, as it depends on the processor.
+        kernel: the call to measure; None where there is no need, or no way (another device's tensors, for one).
+    """
+
+    bytes: Size
+    varies: bool
+    kernel: KernelCall | None
+
+
+def leaf_workspace(call: LeafCall, results: Size) -> Workspace:
+    """The workspace of a call that returns ``results`` bytes in new memory."""
+    rule = RULES.get(call.func._schema.name)
+    if rule is None and torch.Tag.pointwise in call.func.tags:
+        rule = POINTWISE_RULE
+    if rule is None:
+        return Workspace(0, False, None)
+    size, varies = to_expr(rule.bytes(call)), rule.varies(call)
+    return Workspace(size, varies, kernel_call(call, rule, size, results) if varies else None)
+
+
+def is_known(func: Any) -> bool:
+    """Whether the workspace of ``func`` is known: it has a rule, or it is ATen's own and needs none."""
+    return func.namespace in _KNOWN_NAMESPACES or func._schema.name in RULES

@@ -1,0 +1,54 @@
+"""The plans of graphs that are compiled and alive, so that a report can be asked of the model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from fx_partition.passes.plan.plan import Plan
+
+
+class PlannedGraph:
+    """A compiled graph: its plan, and the weights that tell whose graph it is."""
+
+    def __init__(self, plan: Plan, weights: Iterable[torch.Tensor]) -> None:
+        self.plan = plan
+        self._weights = [weakref.ref(weight) for weight in weights]
+
+    def reads_any(self, weights: set[int]) -> bool:
+        return any(id(weight()) in weights for weight in self._weights)
+
+
+_LIVE: weakref.WeakKeyDictionary[Callable[..., Any], PlannedGraph] = weakref.WeakKeyDictionary()
+
+
+def register(function: Callable[..., Any], graph: PlannedGraph) -> None:
+    """Remember a graph as long as its compiled function lives."""
+    _LIVE[function] = graph
+
+
+def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[PlannedGraph]:
+    """Return the graphs of a model that ``backend="l2partition"`` has compiled and that are alive, oldest first.
+
+    Args:
+        model: the model, or what torch.compile returned for it. A compiled function has no parameters to know its
+            graphs by, and stands for all graphs that are alive.
+
+    Returns:
+        One object a graph with ``.plan``, ``.stages`` (empty where it runs as one partition) and ``.rows`` (of the
+        largest microbatch; None where the batch runs whole).
+
+    Example::
+
+        >>> model = torch.nn.Linear(8, 8)
+        >>> compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "1MiB"})
+        >>> compiled(torch.randn(2, 8)); fx_partition.compiled_graphs(model)[0].plan.num_partitions   # doctest: +SKIP
+        1
+    """
+    if not isinstance(model, torch.nn.Module):
+        return list(_LIVE.values())
+    weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return [graph for graph in _LIVE.values() if graph.reads_any(weights)]

@@ -1,0 +1,232 @@
+"""What stays on chip from one run to the next: two kinds of memory, each followed access by access.
+
+Terms
+-----
+distance
+    Of a touch: the bytes of distinct tensors touched since the same tensor was touched last, itself included. Swept
+    again and again, a working set of W bytes has distance W everywhere, which is what a device's hit curve was
+    measured by: so the curve at the distance is the hit rate of the touch.
+cache
+    Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
+    again was written back before. What the caller passes in is fetched, what it takes is written; over a shared link
+    both travel without off-chip memory.
+scratchpad
+    Memory that a compiler fills (of an accelerator). Weights are taken whole, in the order of use, as long as they fit
+    beside the activations; they are loaded once and stay. The others are fetched in every run. What the caller passes
+    in and takes travels over the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fx_partition.common.errors import PartitionError
+from fx_partition.common.units import format_bytes
+from fx_partition.hardware.records import Device
+from fx_partition.passes.timing.partition_work import Access, AccessKind, Key, PartitionWork
+
+
+class Moved(NamedTuple):
+    """Bytes that one run moves off chip.
+
+    Attributes:
+        missed: of what it touches, those that on-chip memory does not serve.
+        written_back: beside these, of what was made on chip and given up.
+    """
+
+    missed: float
+    written_back: float = 0.0
+
+    @property
+    def bytes(self) -> float:
+        """All of them."""
+        return self.missed + self.written_back
+
+
+class Residency(Protocol):
+    """On-chip memory of one device over time."""
+
+    def run(self, work: PartitionWork, hopped: frozenset[Key]) -> Moved:
+        """What one run moves off chip.
+
+        Args:
+            work: the partition that runs.
+            hopped: received values that a link has just written into this memory.
+        """
+
+    def state(self) -> Hashable:
+        """All that later runs depend on."""
+
+    def restore(self, state: Any) -> None:
+        """Be again as when `state` said this."""
+
+
+class Cache:
+    """The memory of a GPU or a CPU; see the module's terms.
+
+    Args:
+        device: whose memory it is.
+        shared: whether the caller's inputs and results travel over a shared link.
+    """
+
+    def __init__(self, device: Device, shared: bool = False) -> None:
+        self._device, self._shared = device, shared
+        self._stack = _Stack()
+        self._dirty: set[Key] = set()
+
+    def run(self, work: PartitionWork, hopped: frozenset[Key]) -> Moved:
+        for key, size in _sizes(work.accesses, hopped):
+            self._write(key, size)
+        missed, written_back = zip((0.0, 0.0), *map(self._touch, work.accesses), strict=True)
+        return Moved(sum(missed), sum(written_back))
+
+    def _touch(self, access: Access) -> Moved:
+        key, size, how = access
+        match how:
+            case AccessKind.ARRIVE if self._shared:
+                self._write(key, size)
+                return Moved(0.0)
+            case AccessKind.WRITE:
+                self._write(key, size)
+                return Moved(0.0)
+            case AccessKind.LEAVE:
+                self._dirty.discard(key)
+                return Moved(0.0 if self._shared else float(size))
+        distance = self._stack.touch(key, size)
+        if how is AccessKind.ARRIVE or distance is None:
+            return Moved(float(size))
+        missed = size * (1 - self._device.hit_rate(distance))
+        if missed and key in self._dirty:
+            self._dirty.discard(key)
+            return Moved(missed, missed)
+        return Moved(missed)
+
+    def state(self) -> Hashable:
+        return self._stack.order(), frozenset(self._dirty)
+
+    def restore(self, state: Any) -> None:
+        order, dirty = state
+        self._stack.fill(order)
+        self._dirty = set(dirty)
+
+    def _write(self, key: Key, size: int) -> None:
+        self._stack.touch(key, size)
+        self._dirty.add(key)
+
+
+class Scratchpad:
+    """The memory of an accelerator; see the module's terms.
+
+    Args:
+        device: whose memory it is.
+        works: of the partitions that this device runs, in their order.
+        activations: the most bytes of activations and scratch memory that one of them holds.
+
+    Raises:
+        PartitionError: something does not fit, and the device has no memory behind it.
+    """
+
+    def __init__(self, device: Device, works: Sequence[PartitionWork], activations: int) -> None:
+        self._room = max(0, device.usable_bytes - activations)
+        self._overflow = max(0, activations - device.usable_bytes) / activations if activations else 0.0
+        self._loaded: set[Key] = set()
+        self._held: set[Key] = set()
+        weights = [access for work in works for access in work.accesses if access.how is AccessKind.WEIGHT]
+        room = self._room
+        for key, size in _sizes(weights, {access.key for access in weights}):
+            if size <= room:
+                self._held.add(key)
+                room -= size
+            elif not device.memory_bandwidth:
+                self._refuse(device, size)
+        if self._overflow and not device.memory_bandwidth:
+            self._refuse(device, activations)
+
+    def run(self, work: PartitionWork, hopped: frozenset[Key]) -> Moved:
+        return Moved(sum(map(self._missed, work.accesses)))
+
+    def state(self) -> Hashable:
+        return frozenset(self._loaded)
+
+    def restore(self, state: Any) -> None:
+        self._loaded = set(state)
+
+    def _missed(self, access: Access) -> float:
+        if access.how is not AccessKind.WEIGHT:
+            return access.bytes * self._overflow if access.how in (AccessKind.READ, AccessKind.WRITE) else 0.0
+        if access.key in self._loaded:
+            return 0.0
+        if access.key in self._held:
+            self._loaded.add(access.key)
+        return float(access.bytes)
+
+    def _refuse(self, device: Device, size: int) -> None:
+        raise PartitionError(
+            f"{device.name} has no memory behind its {format_bytes(device.usable_bytes)} on chip, and "
+            f"{format_bytes(size)} of this plan do not fit: plan for its size, cache_bytes={device.usable_bytes}, with "
+            f"as many devices as that needs"
+        )
+
+
+def residency(device: Device, works: Sequence[PartitionWork], activations: int, shared: bool = False) -> Residency:
+    """The memory of a device before its first run; for the arguments see its two kinds."""
+    return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device, shared)
+
+
+def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, int]]:
+    """Each of ``keys`` once with the most bytes touched of it, in the order of the first touch."""
+    wanted = set(keys)
+    sizes: dict[Key, int] = {}
+    for access in accesses:
+        if access.key in wanted:
+            sizes[access.key] = max(access.bytes, sizes.get(access.key, 0))
+    return list(sizes.items())
+
+
+class _Stack:
+    """Tensors by recency; the bytes above one are found in the logarithm of the number of touches (a Fenwick tree)."""
+
+    def __init__(self) -> None:
+        self._tree = [0] * 1025
+        self._now = 0
+        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes; ascending
+
+    def touch(self, key: Key, size: int) -> int | None:
+        """Bring a tensor to the top; its distance before, None if it was never touched."""
+        if self._now + 1 == len(self._tree):
+            self.fill(self.order())
+        found = self._at.pop(key, None)
+        distance = None
+        if found is not None:
+            place, before = found
+            distance = self._upto(self._now) - self._upto(place) + size
+            self._add(place, -before)
+        self._now += 1
+        self._add(self._now, size)
+        self._at[key] = (self._now, size)
+        return distance
+
+    def order(self) -> tuple[tuple[Key, int], ...]:
+        """All tensors and their bytes, the last touched last."""
+        return tuple((key, size) for key, (_, size) in self._at.items())
+
+    def fill(self, order: Sequence[tuple[Key, int]]) -> None:
+        """Have these tensors and no others."""
+        self._tree = [0] * max(1025, 4 * len(order) + 1)
+        self._now = len(order)
+        self._at = {key: (place, size) for place, (key, size) in enumerate(order, 1)}
+        for place, size in self._at.values():
+            self._add(place, size)
+
+    def _add(self, place: int, size: int) -> None:
+        while place < len(self._tree):
+            self._tree[place] += size
+            place += place & -place
+
+    def _upto(self, place: int) -> int:
+        total = 0
+        while place:
+            total += self._tree[place]
+            place -= place & -place
+        return total

@@ -1,0 +1,371 @@
+"""The CUDA runtime's logic on CPU tensors: what is ordered before what, what is captured, what is reset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from cuda_fakes import HOST, FakeCalls, FakeDriver
+from torch import Tensor
+
+from fx_partition.backends.cuda import stream_pipeline
+from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep, Ticket
+from fx_partition.common.errors import PartitionWarning
+
+PLACES = {"two": (0, 1), "one": (0,), "same": (0, 0), "wrapped": (0, 1, 0, 1), "skips": (0, 1, 2)}
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[torch.device, FakeCalls]]:
+    """L2 persistence that notes what it is asked, by device."""
+    found: dict[torch.device, FakeCalls] = {}
+    monkeypatch.setattr(stream_pipeline, "bindings", lambda device: found.setdefault(device, FakeCalls()))
+    yield found
+
+
+def weights_of(count: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(4, 4) for _ in range(count)]
+
+
+def reference(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Each layer adds the input of the request, so that it crosses to every stage; the first layer is a result too."""
+    first = y = torch.relu(x @ weights[0]) + x
+    for weight in weights[1:]:
+        y = torch.relu(y @ weight) + x
+    return [y, first]
+
+
+def build(
+    driver: FakeDriver, places: Sequence[int], weights: Sequence[Tensor], inflight: int = 3, **options: Any
+) -> CudaPipeline:
+    """One layer a stage. Value 0 is the request's input, value i + 1 what stage i makes."""
+
+    def layer(y: Tensor, x: Tensor, weight: Tensor) -> list[Tensor]:
+        return [torch.relu(y @ weight) + x]
+
+    last = len(places)
+    steps = [
+        CudaStep(
+            device=torch.device(f"cpu:{place}"),
+            function=driver.kernel(f"stage {i}", layer),
+            inputs=(i, 0, weights[i]),
+            outputs=(i + 1,),
+            last_uses=(i,) if i > 1 else (0,) if i == last - 1 and last > 1 else (),
+            static=True,
+        )
+        for i, place in enumerate(places)
+    ]
+    options = {"graphs": False, "persist": False, **options}
+    return CudaPipeline(steps, last + 1, (last, 1), inflight, driver=driver, **options)
+
+
+def stream_requests(pipeline: CudaPipeline, driver: FakeDriver, home: torch.device, count: int) -> list[list[Tensor]]:
+    """Submit all requests, inputs and tickets dropped as soon as a caller would."""
+    tickets: list[Ticket] = []
+    results = []
+    for i in range(count):
+        x = torch.full((2, 4), float(i))
+        if home != HOST:
+            driver.put(x, home)
+        tickets.append(pipeline.submit([(0, x)]))
+        del x
+        if len(tickets) == 3:
+            results.append(tickets.pop(0).wait())
+    results += [ticket.wait() for ticket in tickets]
+    for result in results:
+        for tensor in result:
+            driver.read_by_caller(tensor)
+    return results
+
+
+def run(driver: FakeDriver, places: Sequence[int], home: torch.device, count: int = 7, **options: Any) -> FakeDriver:
+    weights = weights_of(len(places))
+    pipeline = build(driver, places, weights, **options)
+    results = stream_requests(pipeline, driver, home, count)
+    for i, result in enumerate(results):
+        for given, right in zip(result, reference(torch.full((2, 4), float(i)), weights), strict=True):
+            torch.testing.assert_close(given, right)
+            assert driver.device_of(given) == home
+    pipeline.close()
+    del result, results, given
+    driver.sweep()
+    return driver
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("home", [HOST, torch.device("cpu:0"), torch.device("cpu:1")], ids=["host", "first", "second"])
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+def test_results_and_order(places: Sequence[int], home: torch.device, graphs: bool) -> None:
+    driver = run(FakeDriver(), places, home, graphs=graphs)
+    assert driver.violations == []
+    assert driver.replays == (5 * len(places) if graphs else 0)  # two of the seven requests warm up
+    assert driver.resets == (len(places) if graphs else 0)
+
+
+def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, graphs: bool) -> tuple[int, int]:
+    """Stages without weights, each of which takes what the one before it makes, and nothing else.
+
+    The caller reads a result once and drops it. Returns how many waits and uses there were when it did so first.
+    """
+    steps = [
+        CudaStep(torch.device(f"cpu:{place}"), driver.kernel("", lambda x: [x + 1]), (i,), (i + 1,), (i,), True)
+        for i, place in enumerate(places)
+    ]
+    pipeline = CudaPipeline(steps, len(places) + 1, (len(places),), 3, graphs=graphs, persist=False, driver=driver)
+    tickets: list[Ticket] = []
+    counts = None
+    for i in range(8):
+        x = torch.full((2,), float(i))
+        tickets.append(pipeline.submit([(0, x if home == HOST else driver.put(x, home))]))
+        del x
+        if len(tickets) == 3:
+            driver.read_by_caller(tickets.pop(0).wait()[0])
+            counts = counts or (driver.waits, driver.uses)
+    pipeline.close()
+    driver.sweep()
+    assert counts is not None
+    return counts
+
+
+@pytest.mark.parametrize("forgotten", [0, 1], ids=["wait", "use"])
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("home", [HOST, torch.device("cpu:0"), torch.device("cpu:1")], ids=["host", "first", "second"])
+@pytest.mark.parametrize("places", [(0, 1), (0, 0), (0, 1, 0, 1)])
+def test_what_is_left_out_is_found(places: Sequence[int], home: torch.device, graphs: bool, forgotten: int) -> None:
+    """No wait and no ``used_on`` is there for nothing: without any one of them, something is not ordered."""
+    right = FakeDriver()
+    count = run_chain(right, places, home, graphs)[forgotten]
+    assert right.violations == [] and count >= len(places)
+    silent = []
+    for n in range(1, count + 1):
+        driver = FakeDriver(**{("forgotten_wait", "forgotten_use")[forgotten]: n})
+        run_chain(driver, places, home, graphs)
+        if not driver.violations:
+            silent.append(n)
+    assert silent == []
+
+
+@pytest.mark.parametrize("places", [(0, 1), (0, 0), (0, 1, 0, 1)])
+def test_requests_overlap(places: Sequence[int]) -> None:
+    """A stage takes the second request while later stages have the first, wrapped around as well."""
+    driver = run(FakeDriver(), places, HOST, count=2, inflight=2)
+    first, second = driver.runs[: len(places)], driver.runs[len(places) :]
+    for i, late in enumerate(second):
+        for j, early in enumerate(first):
+            assert late.is_after(early) == (j <= i), (late.name, early.name)
+
+
+def test_no_more_in_flight_than_asked() -> None:
+    driver = FakeDriver()
+    pipeline = build(driver, (0, 1), weights_of(2), inflight=2)
+    tickets = [pipeline.submit([(0, torch.ones(2, 4))]) for _ in range(3)]
+    assert [ticket.done() for ticket in tickets] == [True, False, False]
+    tickets[1].wait()
+    assert tickets[1].done() and not tickets[2].done()
+    pipeline.close()
+    assert tickets[2].done()
+
+
+def test_what_a_stage_raises_comes_with_its_ticket() -> None:
+    driver = FakeDriver()
+
+    def fail_for_negative(x: Tensor) -> list[Tensor]:
+        if bool((x < 0).any()):
+            raise ArithmeticError("negative")
+        return [x.sqrt()]
+
+    first = CudaStep(torch.device("cpu:0"), driver.kernel("first", lambda x: [x + 0]), (0,), (1,), (0,), False)
+    second = CudaStep(torch.device("cpu:1"), driver.kernel("second", fail_for_negative), (1,), (2,), (1,), True)
+    pipeline = CudaPipeline([first, second], 3, (2,), 4, graphs=True, persist=False, driver=driver)
+    with warnings.catch_warnings(record=True):
+        tickets = [pipeline.submit([(0, torch.full((1,), v))]) for v in (4.0, -1.0, 9.0, -4.0, 16.0)]
+    for ticket, root in zip(tickets, (2, None, 3, None, 4), strict=True):
+        if root is None:
+            with pytest.raises(ArithmeticError, match="negative"):
+                ticket.wait()
+        else:
+            assert ticket.wait()[0].item() == root
+    pipeline.close()
+    assert driver.violations == []
+
+
+def test_a_capture_that_fails_warns_and_runs_without() -> None:
+    driver = FakeDriver()
+    driver.capture_error = "a kernel synchronises"
+    with pytest.warns(PartitionWarning, match="cpu:0 runs without a CUDA graph: RuntimeError: a kernel synchronises"):
+        run(driver, (0,), HOST, graphs=True)
+    assert driver.replays == 0 and driver.violations == []
+
+
+def test_an_input_with_gaps_is_not_captured() -> None:
+    driver = FakeDriver()
+    step = CudaStep(torch.device("cpu:0"), driver.kernel("sum", lambda x: [x.sum(0)]), (0,), (1,), (0,), True)
+    pipeline = CudaPipeline([step], 2, (1,), 2, graphs=True, persist=False, driver=driver)
+    x = driver.put(torch.ones(1, 4), torch.device("cpu:0")).expand(3, 4)
+    with pytest.warns(PartitionWarning, match="argument 0 has gaps or overlaps itself"):
+        results = [pipeline.submit([(0, x)]).wait()[0] for _ in range(4)]
+    assert all(torch.equal(result, torch.full((4,), 3.0)) for result in results)
+
+
+def test_each_signature_has_its_graph_and_dynamic_stages_have_none() -> None:
+    driver = FakeDriver()
+    function = driver.kernel("double", lambda x, n: [x * n])
+    for static, replays in ((True, 4), (False, 0)):
+        step = CudaStep(torch.device("cpu:0"), function, (0, 1), (2,), (0, 1), static)
+        pipeline = CudaPipeline([step], 3, (2,), 8, graphs=True, persist=False, driver=driver)
+        driver.replays = 0
+        for size in (2, 3, 2, 3, 2, 3, 2, 3):
+            (result,) = pipeline.submit([(0, torch.arange(float(size))), (1, 2)]).wait()
+            assert torch.equal(result, 2 * torch.arange(float(size)))
+        assert driver.replays == replays
+        pipeline.close()
+
+
+def test_numbers_pass_through_the_table() -> None:
+    driver = FakeDriver()
+    step = CudaStep(torch.device("cpu:0"), driver.kernel("rows", lambda x: [x.shape[0], x + 1]), (0,), (1, 2), (), True)
+    pipeline = CudaPipeline([step], 3, (1, 2, 0), 2, graphs=False, persist=False, driver=driver)
+    rows, result, given = pipeline.submit([(0, torch.zeros(5))]).wait()
+    assert rows == 5 and torch.equal(result, torch.ones(5)) and torch.equal(given, torch.zeros(5))
+
+
+def test_weights_that_change_are_copied_again() -> None:
+    driver = FakeDriver()
+    weights = weights_of(2)
+    pipeline = build(driver, (0, 1), weights)
+    x = torch.ones(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(pipeline.submit([(0, x)]).wait(), reference(x, weights))
+        weights[1].mul_(2)
+
+
+def test_weights_are_copied_again_between_two_writes_of_the_caller() -> None:
+    """The stage waits for the write that it has seen, and the caller's next one for the copy."""
+    driver = FakeDriver()
+    home = torch.device("cpu:1")
+    weights = [driver.put(weight, home) for weight in weights_of(1)]
+    pipeline = build(driver, (0,), weights)
+    before = driver.waits
+    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    usual = driver.waits - before
+    weights[0].mul_(2)
+    driver.access(driver.current(home), [], weights)
+    written = driver.current(home).clock.copy()
+    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    assert driver.waits - before == 2 * usual + 2
+    assert all(driver.runs[1].before.get(name, 0) >= tick for name, tick in written.items())
+    assert driver.current(home).clock[driver.runs[0].stream] >= driver.runs[0].tick
+    pipeline.close()
+
+
+def test_weights_that_are_used_where_they_are_are_read_after_the_caller_wrote_them() -> None:
+    """The request's input is on the host, so that nothing of it orders the stage after the caller's stream."""
+    driver = FakeDriver()
+    home = torch.device("cpu:0")
+    weights = [driver.put(weight, home) for weight in weights_of(1)]
+    pipeline = build(driver, (0,), weights)
+    x = torch.ones(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(pipeline.submit([(0, x)]).wait(), reference(x, weights))
+        weights[0].mul_(2)
+        driver.access(driver.current(home), [], weights)
+    waits = [driver.waits]
+    for _ in range(2):
+        pipeline.submit([(0, x)]).wait()
+        waits.append(driver.waits)
+    assert waits[1] - waits[0] == waits[2] - waits[1] + 1  # once for each write
+    assert driver.violations == []
+    pipeline.close()
+
+
+def test_what_is_on_the_host_on_purpose_stays_there() -> None:
+    """A weight, and a value that crosses; results go to their homes, wherever the first input is."""
+    driver = FakeDriver()
+    scale, seen = torch.tensor(3.0), []
+
+    def first(x: Tensor) -> list[Tensor]:
+        return [driver.kernel("", lambda x: [x + 1])(x)[0], torch.tensor(2.0)]
+
+    def second(y: Tensor, factor: Tensor, scale: Tensor) -> list[Tensor]:
+        seen.append((driver.device_of(y), driver.device_of(factor), scale))
+        return driver.kernel("", lambda y: [y * float(factor * scale)])(y)
+
+    on_two = [torch.device("cpu:0"), torch.device("cpu:1")]
+    pipeline = CudaPipeline(
+        [
+            CudaStep(on_two[0], first, (0,), (1, 2), (0,), False, makes_on_host=frozenset({1})),
+            CudaStep(on_two[1], second, (1, 2, scale), (3,), (), False, takes_on_host=frozenset({1, 2})),
+        ],
+        4,
+        (3, 2, 1),
+        2,
+        graphs=True,
+        persist=False,
+        homes={3: on_two[1], 2: HOST, 1: on_two[1]},
+        driver=driver,
+    )
+    for _ in range(3):
+        results = pipeline.submit([(0, torch.ones(2))]).wait()
+        assert [driver.device_of(result) for result in results] == [on_two[1], HOST, on_two[1]]
+        assert [result.flatten()[0].item() for result in results] == [12, 2, 2]
+        for result in results:
+            driver.read_by_caller(result)
+    pipeline.close()
+    assert driver.violations == [] and all((y, f) == (on_two[1], HOST) and s is scale for y, f, s in seen)
+
+
+@pytest.mark.parametrize("persist", [False, True])
+def test_weights_are_packed_where_they_must_be(persist: bool) -> None:
+    driver = FakeDriver()
+    weights = weights_of(2)
+    driver.put(weights[0], torch.device("cpu:0"))
+    seen: list[Tensor] = []
+
+    def layer(x: Tensor, weight: Tensor) -> list[Tensor]:
+        seen.append(weight)
+        return [x @ weight]
+
+    steps = [CudaStep(torch.device("cpu:0"), layer, (i, weights[i]), (i + 1,), (), False) for i in range(2)]
+    pipeline = CudaPipeline(steps, 3, (2,), 2, graphs=False, persist=persist, driver=driver)
+    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    assert [a is b for a, b in zip(seen, weights, strict=True)] == [not persist, False]
+    pipeline.close()
+
+
+def test_l2_windows_are_set_first_and_taken_back_after_a_failure(calls: dict[torch.device, FakeCalls]) -> None:
+    driver = FakeDriver()
+    pipeline = build(driver, (0, 0, 1), weights_of(3), graphs=True, persist=True)  # 64 bytes of weights a stage
+    one, two = calls[torch.device("cpu:0")], calls[torch.device("cpu:1")]
+    assert one.log == [("change_set_aside", 40), ("set_window", 64), ("set_window", 64)]
+    assert [window.hit_ratio for window in one.windows.values()] == [40 / 128] * 2
+    assert [window.hit_ratio for window in two.windows.values()] == [40 / 64]
+    ticket = pipeline.submit([(0, torch.ones(7, 7))])
+    with pytest.raises(RuntimeError):
+        ticket.wait()
+    pipeline.close()
+    pipeline.close()
+    assert one.log[3:] == [("set_window", 0), ("set_window", 0), ("reset_lines",), ("change_set_aside", 7)]
+    assert two.log[2:] == [("set_window", 0), ("reset_lines",), ("change_set_aside", 7)]
+    with pytest.raises(RuntimeError, match="the pipeline is closed"):
+        pipeline.submit([(0, torch.ones(2, 4))])
+
+
+def test_close_resets_although_a_device_failed(calls: dict[torch.device, FakeCalls]) -> None:
+    class Broken(FakeDriver):
+        broken = False
+
+        def synchronize(self, device: torch.device) -> None:
+            super().synchronize(device)
+            if self.broken:
+                raise RuntimeError("device-side assert")
+
+    driver = Broken()
+    pipeline = build(driver, (0, 1), weights_of(2), persist=True)
+    driver.broken = True
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        pipeline.close()
+    assert all(found.log[-1] == ("change_set_aside", 7) for found in calls.values()) and len(calls) == 2
