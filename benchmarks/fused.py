@@ -30,10 +30,10 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from zoo import FAMILIES
 
-from fx_partition.backends.inline.runtime import stage_inputs
 from fx_partition.backends.lowering.boundary_strides import Crossings
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.backends.lowering.stage import Boundaries, Stage
+from fx_partition.backends.lowering.stage_inputs import stage_inputs
 from fx_partition.backends.lowering.torch_internals import compile_part
 from fx_partition.backends.measure.peak_allocation import allocated_bytes
 from fx_partition.common.units import format_bytes

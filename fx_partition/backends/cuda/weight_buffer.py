@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.footprint.weight_storage import span
+from fx_partition.passes.capture.tensor_storage import span
 
 from ..weights.device_copies import version_of
 

@@ -18,12 +18,12 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
-from ..inline.runtime import stage_inputs
 from .boundary_strides import Crossings
 from .dedup_compile import compile_each_once, first_alike
 from .graph_edits import retarget
 from .layout_guard import LayoutGuard
 from .stage import Stage
+from .stage_inputs import stage_inputs
 from .stage_key import stage_key
 
 #: Compiles one stage: its graph (which it owns), what to compile it with, and the fake values that it returns.

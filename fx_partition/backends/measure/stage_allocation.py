@@ -17,8 +17,8 @@ import torch.fx
 from fx_partition.common.errors import PartitionWarning
 from fx_partition.passes.capture.capture_model import CapturedGraph
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
+from fx_partition.passes.capture.tensor_storage import span
 from fx_partition.passes.footprint.graph_memory import GraphMemory
-from fx_partition.passes.footprint.weight_storage import span
 
 from .peak_allocation import allocated_bytes
 

@@ -8,7 +8,7 @@ Example: under ``vmap`` over four rows of eight floats, a tensor of shape ``[8]`
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,3 +76,16 @@ def named(node: torch.fx.Node) -> str:
     """A node by its name, with its operator where it has one."""
     operator = getattr(node.target, "__name__", str(node.target))
     return f"{node.name} ({operator})" if node.op.startswith("call_") else node.name
+
+
+def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie from the first to the last of a strided tensor, both included; 0 where it is empty.
+
+    Example: the second column of a matrix of three rows and four columns::
+
+        >>> span((3,), (4,))
+        9
+    """
+    if 0 in sizes:
+        return 0
+    return 1 + sum((int(size) - 1) * int(stride) for size, stride in zip(sizes, strides, strict=True))

@@ -6,14 +6,14 @@ After: two weights, ``a`` (shared by a and c) and ``b``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.fx
 
 from ..capture.symbolic_sizes import Size
-from ..capture.tensor_storage import bytes_of, is_strided, storage_key
+from ..capture.tensor_storage import bytes_of, is_strided, span, storage_key
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,3 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
         return 0, 0
     first = int(tensor.storage_offset())
     return first * tensor.element_size(), (first + elements) * tensor.element_size()
-
-
-def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
-    """How many elements lie from the first to the last of a strided tensor, both included; 0 where it is empty.
-
-    Example: the second column of a matrix of three rows and four columns::
-
-        >>> span((3,), (4,))
-        9
-    """
-    if 0 in sizes:
-        return 0
-    return 1 + sum((int(size) - 1) * int(stride) for size, stride in zip(sizes, strides, strict=True))

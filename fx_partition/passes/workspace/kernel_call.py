@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ..capture.fake_tensors import FakeTensor
 from ..capture.symbolic_sizes import Evaluator, Size, to_expr
-from ..footprint.weight_storage import span
+from ..capture.tensor_storage import span
 from .layout_copies import LeafCall, WorkspaceRule
 
 # Arguments beside tensors and sizes whose text says all of them.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.symbolic_sizes import evaluate
+from fx_partition.passes.capture.tensor_storage import span
 from fx_partition.passes.footprint.analyze import gather_facts
-from fx_partition.passes.footprint.weight_storage import find_weights, span
+from fx_partition.passes.footprint.weight_storage import find_weights
 
 
 def sizes(**tensors: Tensor) -> tuple[dict[str, int], list[int]]:
