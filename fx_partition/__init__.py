@@ -10,6 +10,7 @@ from .common.errors import OversizeError, PartitionError, PartitionWarning, Plan
 from .common.units import let_names_be_sizes
 from .hardware.detect import detect
 from .hardware.device_names import usable_bytes
+from .hardware.overheads import Link, Overheads
 from .hardware.probe import Probe, probe
 from .hardware.records import Device, device, devices
 from .passes.api import plan, split, verify
@@ -20,7 +21,6 @@ from .report import report
 from .report.compiled_plans import compiled_graphs
 from .report.probe_plot import plot_probe
 from .simulator.result import Simulation
-from .simulator.run_time import Link, Overheads
 from .simulator.simulate import simulate
 
 if TYPE_CHECKING:

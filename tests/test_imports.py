@@ -44,10 +44,6 @@ FLOORS = (
 EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("passes/capture/capture_model", "passes/constraints/handed_on_writes"): "lets uses refer to the newest write",
     ("passes/capture/capture_model", "passes/split/split_module"): "refuses a module that was split",
-    ("passes/timing/device_speed", "simulator/run_time"): "the overheads of a kind of device",
-    ("passes/timing/partition_work", "passes/plan/plan"): "the work of a plan's partitions",
-    ("passes/timing/partition_work", "passes/split/extract"): "the work of a plan's partitions",
-    ("passes/timing/partition_work", "passes/verify/verdict"): "the work of a plan's partitions",
     ("passes/plan/serialization", "passes/plan/plan"): "for types only",
 }
 

@@ -23,8 +23,8 @@ from fx_partition.hardware.bandwidth_sweep import sweep, working_sets
 from fx_partition.hardware.cpu_info import CpuFacts
 from fx_partition.hardware.detect import cpu_facts
 from fx_partition.hardware.fit_hit_curve import fit
+from fx_partition.hardware.overheads import OVERHEADS
 from fx_partition.hardware.records import Figure, from_figures
-from fx_partition.simulator.run_time import OVERHEADS
 
 _TURN_S = 0.05
 _PRODUCT = (256, 512, 512)  # rows, columns, sum: 2 MiB in all

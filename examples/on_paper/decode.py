@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from fx_partition import Device, Link
+from fx_partition.hardware.overheads import OVERHEADS
 from fx_partition.passes.timing.partition_work import Access, AccessKind, PartitionWork
-from fx_partition.simulator.run_time import OVERHEADS, Price
+from fx_partition.simulator.run_time import Price
 from fx_partition.simulator.run_time import price as price_of
 
 from .shapes import Precision, Shape

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from fx_partition import Device, device
-from fx_partition.simulator.run_time import OVERHEADS
+from fx_partition.hardware.overheads import OVERHEADS
 
 from .decode import Model, Step, step
 from .layouts import best, on_chip

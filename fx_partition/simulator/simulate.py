@@ -11,18 +11,20 @@ from typing import Any, TypeAlias
 from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import shown
 from fx_partition.hardware.device_names import find_device
+from fx_partition.hardware.overheads import OVERHEADS, Link, Overheads
 from fx_partition.hardware.records import Device
 from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.request import CacheBytes, Request
-from fx_partition.passes.timing.partition_work import PartitionWork, work_of
+from fx_partition.passes.timing.partition_work import PartitionWork
 
 from .cache_model import Moved, residency
 from .event_loop import Span, Stage, play
+from .plan_work import work_of
 from .result import Simulation, StageUse
-from .run_time import OVERHEADS, Link, Overheads, Price, largest, price
+from .run_time import Price, largest, price
 from .steady_state import Recurrent
 
 #: Runs of stages of one simulation, which take a minute or so.

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.hardware.overheads import Overheads
 from fx_partition.hardware.records import Device, device
 from fx_partition.passes.timing.partition_work import Access, AccessKind, PartitionWork
 from fx_partition.simulator.cache_model import Cache, Moved, Residency, Scratchpad, residency
-from fx_partition.simulator.run_time import Overheads, price
+from fx_partition.simulator.run_time import price
 
 KIB = 1024
 

@@ -16,8 +16,9 @@ from fx_partition import Link, Overheads, Plan, simulate
 from fx_partition.cli import main
 from fx_partition.common.errors import PartitionError, PlanMismatchError
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.timing.partition_work import AccessKind, Key, PartitionWork, work_of
+from fx_partition.passes.timing.partition_work import AccessKind, Key, PartitionWork
 from fx_partition.simulator.cache_model import Cache, Moved
+from fx_partition.simulator.plan_work import work_of
 from fx_partition.simulator.run_time import Price
 
 H100 = "H100-SXM"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fx_partition.hardware.device_names import find_device
+from fx_partition.hardware.overheads import OVERHEADS
 from fx_partition.hardware.records import Device
-from fx_partition.simulator.run_time import OVERHEADS
 
 from .roofline import Roofline
 

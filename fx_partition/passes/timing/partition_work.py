@@ -28,20 +28,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import sympy
 
 from ..capture.capture_model import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
-from ..footprint.analyze import gather_facts
 from ..footprint.flops import flops_by_node
 from ..footprint.graph_memory import GraphMemory, Role
 from ..inductor.fused_footprint import fuse
-from ..plan.plan import Plan
-from ..split.extract import planned_graph
-from ..verify.verdict import check_order
 
 Key = tuple[str, int]
 
@@ -106,29 +102,6 @@ class PartitionWork:
 
     def _of(self, how: AccessKind) -> int:
         return sum(access.bytes for access in self.accesses if access.how is how)
-
-
-def work_of(captured: CapturedGraph, plan: Plan, bind: Mapping[str, int] | None = None) -> list[PartitionWork]:
-    """The work of each partition of a plan.
-
-    Args:
-        captured: the graph that the plan was made for.
-        bind: numbers for symbols; the plan's own stand for the rest.
-
-    Raises:
-        PlanMismatchError: the plan was made for another graph, or cannot run this one.
-        PartitionError: ``bind`` names no symbol of the graph.
-    """
-    planned = planned_graph(captured, plan)
-    eager = gather_facts(planned)
-    check_order(planned, plan)
-    place = {step.node: t for t, step in enumerate(eager.steps)}
-    starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]
-    own = {name: number for name, number in plan.bindings.items() if number}
-    numbers = eager.symbols.bind({**own, **(bind or {})})
-    order = [place[name] for partition in plan.partitions for name in partition.nodes]
-    ordered = eager.measured_at(numbers).reordered(order)
-    return work_of_runs(planned, ordered, starts[:-1], starts, numbers)
 
 
 def work_of_runs(
