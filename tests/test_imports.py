@@ -41,11 +41,7 @@ FLOORS = (
     ("",),  # the package and its command line
 )
 #: Arrows that go up, or around in a circle, all the same: (from, to) and why.
-EXCEPTIONS: Mapping[tuple[str, str], str] = {
-    ("passes/capture/capture_model", "passes/constraints/handed_on_writes"): "lets uses refer to the newest write",
-    ("passes/capture/capture_model", "passes/split/split_module"): "refuses a module that was split",
-    ("passes/plan/serialization", "passes/plan/plan"): "for types only",
-}
+EXCEPTIONS: Mapping[tuple[str, str], str] = {}
 
 #: The modules that may use private names of torch and sympy, and which; None: any.
 PRIVATE: Mapping[str, set[str] | None] = {

@@ -12,7 +12,7 @@ import torch.fx
 from fx_partition.passes.capture.capture_model import CapturedGraph, from_graph, user_name
 from fx_partition.passes.capture.graph_symbols import told_by
 from fx_partition.passes.capture.metadata_changes import settle_metadata
-from fx_partition.passes.constraints.handed_on_writes import use_newest
+from fx_partition.passes.capture.newest_writes import use_newest
 
 from .torch_internals import is_static_input, source_name
 

@@ -25,11 +25,10 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import shown
 
-from ..constraints.handed_on_writes import with_newest
-from ..split.split_module import SplitModule
 from .captured_graph import CapturedGraph, annotated, value_of, with_values
 from .fake_tensors import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
 from .metadata_changes import may_change_metadata, settle_metadata
+from .newest_writes import with_newest
 
 __all__ = ["CapturedGraph", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
 
@@ -41,6 +40,10 @@ _REPLAYING = threading.Lock()
 
 Model: TypeAlias = "torch.fx.GraphModule | ExportedProgram | torch.nn.Module"
 ExampleInputs: TypeAlias = "Sequence[Any] | Mapping[str, Any] | torch.Tensor"
+
+
+class AlreadySplit(torch.fx.GraphModule):
+    """The base of modules that were split by a plan: they are not captured again."""
 
 
 def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None) -> CapturedGraph:
@@ -62,7 +65,7 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
 
 
 def _read(model: Model, example_inputs: ExampleInputs | None, dynamic_shapes: Any) -> CapturedGraph:
-    if isinstance(model, SplitModule):
+    if isinstance(model, AlreadySplit):
         raise PartitionError(
             "this module is cut already, by the plan in .plan; plan or split the model that it was made from"
         )

@@ -1,21 +1,8 @@
 """Values that are written in place and may cross a boundary all the same: each partition hands them on.
 
 A value that is accumulated (``out.index_add_(...)`` for each expert) would otherwise hold its partitions together, from
-where it is made to its last write. Where every use of it is of the newest result, the graph reads as if each write made
-a new tensor, and a partition may write what it has received::
-
-    before                                        after `use_newest`
-    out = zeros(8)                                out = zeros(8)
-    add_ = out.index_add_(0, i, a)                add_ = out.index_add_(0, i, a)
-    add__1 = out.index_add_(0, j, b)              add__1 = add_.index_add_(0, j, b)
-    return out                                    return add__1
-
-A write to a part of a tensor gives no such result, so the graph is given one, a view of the whole::
-
-    out = empty(3, 8)                             out = empty(3, 8)
-    out[0] = a                                    out[0] = a;    alias = aten.alias(out)
-    out[1] = b                                    alias[1] = b;  alias_1 = aten.alias(alias)
-    return out                                    return alias_1
+where it is made to its last write. Where every use of it is of the newest result (see `newest_writes`), the graph reads
+as if each write made a new tensor, and a partition may write what it has received.
 
 Run one after another in one memory, as `split` runs them, the partitions write the one tensor. A stage that is compiled
 writes a copy of what it received, and the next one takes that.
@@ -23,7 +10,6 @@ writes a copy of what it received, and the next one takes that.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -32,56 +18,9 @@ import torch
 import torch.fx
 
 from ..capture.captured_graph import CapturedGraph
-from ..capture.module_members import hand_over
-from ..capture.partial_writes import is_made, is_view_behind, partial_writes, returns_self, view_behind
+from ..capture.partial_writes import is_view_behind, returns_self
 from ..capture.symbolic_sizes import to_expr
 from ..footprint.graph_memory import GraphMemory
-
-
-def with_newest(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Return a graph as `use_newest` makes it: the given one, or a copy that shares its tensors."""
-    if not _outdated(gm.graph) and not partial_writes(gm.graph):
-        return gm
-    graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
-    use_newest(graph)
-    result = torch.fx.GraphModule(gm, graph)
-    hand_over(gm, result)  # what the graph does not read, too
-    result.meta = dict(gm.meta)
-    result.training = gm.training
-    return result
-
-
-def use_newest(graph: torch.fx.Graph) -> bool:
-    """Let each use of a tensor that is written in place refer to the last result of a write before it.
-
-    They are one tensor, so the graph computes the same. See the module's docstring.
-
-    Returns:
-        Whether this changed the graph.
-    """
-    for write, whole in partial_writes(graph):
-        view_behind(write, whole)
-    outdated = _outdated(graph)
-    for user, source, newest in outdated:
-        user.replace_input_with(source, newest)
-    return bool(outdated)
-
-
-def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node, torch.fx.Node]]:
-    """Each (user, what it takes, the newest result of a write to that)."""
-    found = []
-    root: dict[torch.fx.Node, torch.fx.Node] = {}
-    newest: dict[torch.fx.Node, torch.fx.Node] = {}
-    for node in graph.nodes:
-        for source in node.all_input_nodes:
-            last = newest.get(root.get(source, source), source)
-            if last is not source:
-                found.append((node, source, last))
-        if (returns_self(node) or is_view_behind(node)) and is_made(node.args[0]):
-            first = root.setdefault(node.args[0], node.args[0])
-            root[node] = first
-            newest[first] = node
-    return found
 
 
 def handed_on(captured: CapturedGraph, facts: GraphMemory) -> dict[int, list[list[int]]]:

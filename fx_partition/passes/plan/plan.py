@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sympy
@@ -152,7 +152,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """What `to_json` writes."""
-        return plan_to_dict(self)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plan_to_dict(
+            own, num_partitions=self.num_partitions, max_bytes=self.max_bytes, cut_bytes=self.cut_bytes
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

@@ -8,58 +8,61 @@ refused, and nothing else reads it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..capture.size_text import to_text
 from ..capture.symbolic_sizes import Symbols
 from .records import Partition
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 VERSION = 1
 # JSON has no number for infinity.
 ANY_SLACK = "any"
 
 
-def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """What JSON can hold of a plan, which is all of it."""
+def plan_to_dict(plan: Mapping[str, Any], *, num_partitions: int, max_bytes: int, cut_bytes: int) -> dict[str, Any]:
+    """What JSON can hold of a plan, which is all of it.
+
+    Args:
+        plan: its fields by name.
+        num_partitions, max_bytes, cut_bytes: what follows from them, for readers.
+    """
     return {
         "version": VERSION,
-        "graph": plan.graph,
-        "algorithm": plan.algorithm,
-        "objective": plan.objective,
-        "max_slack": ANY_SLACK if plan.max_slack == math.inf else plan.max_slack,
-        "footprint": plan.footprint,
-        "budget_bytes": plan.budget_bytes,
-        "budget_is_smallest": plan.budget_is_smallest,
-        "device_budgets": list(plan.device_budgets),
-        "num_devices": plan.num_devices,
-        "symbols": _symbols_to_dict(plan.symbols),
-        "bindings": dict(plan.bindings),
-        "num_partitions": plan.num_partitions,
-        "max_bytes": plan.max_bytes,
-        "cut_bytes": plan.cut_bytes,
+        "graph": plan["graph"],
+        "algorithm": plan["algorithm"],
+        "objective": plan["objective"],
+        "max_slack": ANY_SLACK if plan["max_slack"] == math.inf else plan["max_slack"],
+        "footprint": plan["footprint"],
+        "budget_bytes": plan["budget_bytes"],
+        "budget_is_smallest": plan["budget_is_smallest"],
+        "device_budgets": list(plan["device_budgets"]),
+        "num_devices": plan["num_devices"],
+        "symbols": _symbols_to_dict(plan["symbols"]),
+        "bindings": dict(plan["bindings"]),
+        "num_partitions": num_partitions,
+        "max_bytes": max_bytes,
+        "cut_bytes": cut_bytes,
         "certificate": {
-            "min_partitions": plan.certificate.min_partitions,
-            "witnesses": [[w.first, w.rejected, w.bytes] for w in plan.certificate.witnesses],
-            "max_bytes_lower_bound": plan.certificate.max_bytes_lower_bound,
-            "max_witnesses": [[w.first, w.rejected, w.bytes] for w in plan.certificate.max_witnesses],
-            "orders_tried": plan.certificate.orders_tried,
-            "exhaustive": plan.certificate.exhaustive,
-            "fewest_over_all_orders": plan.certificate.fewest_over_all_orders,
-            "moment": plan.certificate.moment,
+            "min_partitions": plan["certificate"].min_partitions,
+            "witnesses": [[w.first, w.rejected, w.bytes] for w in plan["certificate"].witnesses],
+            "max_bytes_lower_bound": plan["certificate"].max_bytes_lower_bound,
+            "max_witnesses": [[w.first, w.rejected, w.bytes] for w in plan["certificate"].max_witnesses],
+            "orders_tried": plan["certificate"].orders_tried,
+            "exhaustive": plan["certificate"].exhaustive,
+            "fewest_over_all_orders": plan["certificate"].fewest_over_all_orders,
+            "moment": plan["certificate"].moment,
         },
-        "partitions": [_partition_to_dict(p) for p in plan.partitions],
-        "pareto": [row._asdict() for row in plan.tradeoffs],
-        "oversize": [_shallow(o) for o in plan.oversize],
-        "slicings": [_shallow(s) for s in plan.slicings],
-        "keep_together": [group if isinstance(group, str) else list(group) for group in plan.keep_together],
-        "unknown_workspace": list(plan.unknown_workspace),
-        "estimated_workspace": list(plan.estimated_workspace),
-        "devices": list(plan.devices),
-        "note": plan.note,
+        "partitions": [_partition_to_dict(p) for p in plan["partitions"]],
+        "pareto": [row._asdict() for row in plan["tradeoffs"]],
+        "oversize": [_shallow(o) for o in plan["oversize"]],
+        "slicings": [_shallow(s) for s in plan["slicings"]],
+        "keep_together": [group if isinstance(group, str) else list(group) for group in plan["keep_together"]],
+        "unknown_workspace": list(plan["unknown_workspace"]),
+        "estimated_workspace": list(plan["estimated_workspace"]),
+        "devices": list(plan["devices"]),
+        "note": plan["note"],
     }
 
 

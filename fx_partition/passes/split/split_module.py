@@ -14,6 +14,7 @@ import torch.fx
 
 from fx_partition.common.errors import PartitionError
 
+from ..capture.capture_model import AlreadySplit
 from ..capture.module_members import constants, hand_over, members, set_constants
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class PartitionModule(torch.fx.GraphModule):
         return super().state_dict(*args, **kwargs)
 
 
-class SplitModule(torch.fx.GraphModule):
+class SplitModule(AlreadySplit):
     """A graph cut into ``partition_0 .. partition_{k-1}``; called like the original, and equal to it bit by bit.
 
     It shares parameters, buffers and submodules with the original.
