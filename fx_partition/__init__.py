@@ -7,16 +7,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .common.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
-from .common.units import let_names_be_sizes
 from .hardware.detect import detect
-from .hardware.device_names import usable_bytes
 from .hardware.overheads import Link, Overheads
 from .hardware.probe import Probe, probe
 from .hardware.records import Device, device, devices
 from .passes.api import plan, split, verify
 from .passes.plan.plan import Plan
-from .passes.timing.device_speed import speed_of
-from .passes.timing.roofline import let_names_have_speeds
 from .report import report
 from .report.compiled_plans import compiled_graphs
 from .report.probe_plot import plot_probe
@@ -46,10 +42,6 @@ def __getattr__(name: str) -> Any:
     if name not in _RUNTIMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".backends.{_RUNTIMES[name]}", __name__), name)
-
-
-let_names_be_sizes(usable_bytes)
-let_names_have_speeds(speed_of)
 
 __all__ = [
     "Device",

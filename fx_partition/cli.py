@@ -16,9 +16,9 @@ from typing import NoReturn
 
 from . import cli_simulate as simulation
 from .cli_files import TRUST, load_program, read_plan
-from .common.units import LARGEST, parse_bytes, parse_count, shown
+from .common.units import LARGEST, parse_count, shown
 from .hardware.detect import detect
-from .hardware.device_names import find_device
+from .hardware.device_names import find_device, parse_budget
 from .hardware.probe import probe
 from .hardware.records import devices
 from .passes.api import plan as make_plan
@@ -244,7 +244,7 @@ def _cache(text: str | None) -> str | list[str] | None:
         return None
     sizes = text.split(",")
     for size in sizes:
-        parse_bytes(size, "--cache")
+        parse_budget(size, "--cache")
     return sizes[0] if len(sizes) == 1 else sizes
 
 

@@ -19,8 +19,9 @@ from fx_partition import PartitionError, PartitionWarning, cli_files
 from fx_partition.backends import l2partition as backend
 from fx_partition.backends.options.backend_options import Options
 from fx_partition.cli import main
-from fx_partition.common.units import LARGEST, parse_bytes, parse_count, shown
+from fx_partition.common.units import LARGEST, parse_count, shown
 from fx_partition.hardware import probe as probing
+from fx_partition.hardware.device_names import parse_budget
 from fx_partition.passes.plan.request import MOST_DEVICES
 from fx_partition.simulator import simulate as simulation
 
@@ -301,14 +302,14 @@ def test_the_first_cause_is_told_in_a_sentence() -> None:
 @pytest.mark.parametrize("size", [10**400, "9" * 400, 2**63, "1" + "0" * 30 + "KiB", 0, -1, True, None, 1.5, "1e3"])
 def test_sizes_have_bounds(size: Any) -> None:
     with pytest.raises(ValueError, match="cache_bytes=") as found:
-        parse_bytes(size)
+        parse_budget(size)
     assert len(str(found.value)) < 300
 
 
 def test_sizes_are_exact() -> None:
-    assert parse_bytes("9007199254740993") == 2**53 + 1
-    assert parse_bytes("1.5 KiB") == 1536 and parse_bytes("0.1MB") == 100_000
-    assert parse_bytes(LARGEST) == parse_bytes(str(LARGEST)) == LARGEST
+    assert parse_budget("9007199254740993") == 2**53 + 1
+    assert parse_budget("1.5 KiB") == 1536 and parse_budget("0.1MB") == 100_000
+    assert parse_budget(LARGEST) == parse_budget(str(LARGEST)) == LARGEST
     assert parse_count("0009", "n", 10**6) == 9
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people write them: bytes ("6MiB", "6 MB", 6291456, or the name of a device) and counts; for readers too.
+"""Numbers as people write them: bytes ("6MiB", "6 MB", 6291456) and counts; for readers too.
 
 Every number has bounds: what is beyond them would take all memory, or overflow, long after it was typed.
 """
@@ -6,7 +6,6 @@ Every number has bounds: what is beyond them would take all memory, or overflow,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
 #: Bytes, or a size of a dimension: what torch, and a plan's arrays, can count.
@@ -21,29 +20,16 @@ _UNITS = {
 
 _SIZE = r"\s*([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*([a-zA-Z]*)\s*"
 
-# What names stand for; the passes know no device, so whoever does says so here.
-_named: list[Callable[[str], int]] = []
-
-
-def let_names_be_sizes(bytes_of: Callable[[str], int]) -> None:
-    """From now on a name is a size where `parse_bytes` reads one.
-
-    Args:
-        bytes_of: the bytes that a name stands for; a ValueError, with the way out, for one that stands for none.
-    """
-    _named[:] = [bytes_of]
-
 
 def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
-    """A positive number of bytes from an int, a text with a unit, or the name of a device.
+    """A positive number of bytes from an int or a text with a unit; `device_names.parse_budget` knows names too.
 
     Args:
-        size: bytes; or text such as ``"6MiB"``, in binary (KiB, MiB, GiB) or decimal units (KB, MB, GB); or a name,
-            which starts with a letter as no size does, for the usable on-chip bytes of that device (``"H100-SXM"``).
+        size: bytes; or text such as ``"6MiB"``, in binary (KiB, MiB, GiB) or decimal units (KB, MB, GB).
         name: what to call it in an error.
 
     Raises:
-        ValueError: neither a size nor a name, not positive, or more than `LARGEST`.
+        ValueError: no size, not positive, or more than `LARGEST`.
 
     Example::
 
@@ -52,8 +38,6 @@ def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
     """
     if isinstance(size, int) and not isinstance(size, bool):
         number = size
-    elif isinstance(size, str) and size.strip()[:1].isalpha():
-        number = _bytes_of_name(size.strip(), name)
     else:
         match = re.fullmatch(_SIZE, size) if isinstance(size, str) else None
         if match is None or match[2].lower() not in _UNITS:
@@ -98,15 +82,6 @@ def shown(value: object) -> str:
         return f"a number of {value.bit_length()} bits"
     text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _bytes_of_name(text: str, name: str) -> int:
-    try:
-        return _named[0](text)
-    except ValueError as error:
-        raise ValueError(
-            f'{name}={shown(text)} is not a size such as "6MiB", nor the name of a device such as "H100-SXM": {error}'
-        ) from error
 
 
 def format_bytes(number: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fx_partition.common.units import parse_bytes, shown
+
 from .detect import detect
 from .records import Device, find, normalise, suggest
 
@@ -34,3 +36,30 @@ def usable_bytes(name: str) -> int:
         8178892
     """
     return find_device(name).usable_bytes
+
+
+def parse_budget(size: int | str, name: str = "cache_bytes") -> int:
+    """A positive number of bytes from a size, as `parse_bytes` reads it, or from the name of a device.
+
+    Args:
+        size: a size; or a name, which starts with a letter as no size does, for the usable on-chip bytes of that device
+            (``"H100-SXM"``).
+        name: what to call it in an error.
+
+    Raises:
+        ValueError: neither a size nor a name, not positive, or more than a plan can count.
+
+    Example::
+
+        >>> parse_budget("6MiB"), parse_budget("EdgeTPU")
+        (6291456, 8178892)
+    """
+    if not isinstance(size, str) or not size.strip()[:1].isalpha():
+        return parse_bytes(size, name)
+    text = size.strip()
+    try:
+        return parse_bytes(usable_bytes(text), name)
+    except ValueError as error:
+        raise ValueError(
+            f'{name}={shown(text)} is not a size such as "6MiB", nor the name of a device such as "H100-SXM": {error}'
+        ) from error

@@ -12,8 +12,7 @@ from torch import nn
 
 import fx_partition
 from fx_partition.cli import main
-from fx_partition.common.units import parse_bytes
-from fx_partition.hardware.device_names import find_device
+from fx_partition.hardware.device_names import find_device, parse_budget
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ X = torch.zeros(2, 256)
 
 def test_a_name_is_its_usable_bytes(model: nn.Module) -> None:
     plan = fx_partition.plan(model, X, cache_bytes="V100")
-    assert plan.budget_bytes == fx_partition.device("V100").usable_bytes == parse_bytes(" v100 ")
+    assert plan.budget_bytes == fx_partition.device("V100").usable_bytes == parse_budget(" v100 ")
     assert fx_partition.split(model, X, cache_bytes="V100").plan.budget_bytes == plan.budget_bytes
 
 
@@ -38,14 +37,14 @@ def test_a_list_mixes_names_and_sizes(model: nn.Module) -> None:
 
 def test_auto_is_the_first_device_of_this_machine() -> None:
     first = fx_partition.detect()[0]
-    assert parse_bytes("auto") == parse_bytes(first.name) == first.usable_bytes
+    assert parse_budget("auto") == parse_budget(first.name) == first.usable_bytes
     assert find_device("auto") == first
 
 
 def test_close_matches_are_sought_only_for_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(difflib, "get_close_matches", lambda *_, **__: pytest.fail("sought"))
     for name in ("auto", fx_partition.detect()[-1].name, "V100"):
-        assert parse_bytes(name) > 0
+        assert parse_budget(name) > 0
 
 
 def test_the_backend_takes_names(model: nn.Module) -> None:
@@ -57,12 +56,12 @@ def test_the_backend_takes_names(model: nn.Module) -> None:
 @pytest.mark.parametrize("name", ["H100-SMX", "MiB", "auto2", "K80"])
 def test_what_is_neither_says_both_ways(name: str) -> None:
     with pytest.raises(ValueError, match=r'is not a size .*"6MiB", nor the name of a device .*"H100-SXM".*auto'):
-        parse_bytes(name)
+        parse_budget(name)
 
 
 def test_a_size_that_is_none_says_both_ways() -> None:
     with pytest.raises(ValueError, match=r'"6MiB".*"H100-SXM"'):
-        parse_bytes("6XB")
+        parse_budget("6XB")
 
 
 def test_the_command_line_takes_names(tmp_path: Path, model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.common.units import parse_bytes, shown
+from fx_partition.common.units import shown
+from fx_partition.hardware.device_names import parse_budget
 
 from ..constraints.atoms import KeepTogether
-from ..timing.roofline import Roofline, speed_of_name
+from ..timing.device_speed import speed_of
+from ..timing.roofline import Roofline
 
 CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
 Devices: TypeAlias = "int | Sequence[str]"
@@ -163,10 +165,10 @@ def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tu
             )
         return None, ()
     if isinstance(cache_bytes, str) or not isinstance(cache_bytes, Sequence):
-        return parse_bytes(cache_bytes), ()
+        return parse_budget(cache_bytes), ()
     if len(cache_bytes) > MOST_DEVICES:
         raise PartitionError(f"cache_bytes has {len(cache_bytes)} sizes, and a plan has at most {MOST_DEVICES} devices")
-    budgets = tuple(map(parse_bytes, cache_bytes))
+    budgets = tuple(map(parse_budget, cache_bytes))
     if not budgets:
         raise PartitionError("cache_bytes is an empty list; name the bytes of each device in their order")
     if count not in (0, len(budgets)):
@@ -191,7 +193,7 @@ def _speed(request: Request, cache_bytes: CacheBytes | None) -> Roofline:
             f'cache_bytes="H100-SXM"; {given} was given. `fx-partition devices` lists the names, "auto" is this '
             "machine's"
         )
-    return speed_of_name(cache_bytes.strip())
+    return speed_of(cache_bytes.strip())
 
 
 def _check_choices(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""How fast a device is, in the terms of the planner; the names of devices that stand for it.
+"""How fast a device is, in the terms of the planner; `device_speed` has it for a record or a name.
 
 A run of a partition takes::
 
@@ -14,9 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-# What names stand for; the passes know no device, so whoever does says so here.
-_named: list[Callable[[str], Roofline]] = []
 
 
 @dataclass(frozen=True)
@@ -64,21 +61,3 @@ class Roofline:
     def hop(self, size: int) -> float:
         """Seconds of a hop of ``size`` bytes."""
         return self.latency + (size / self.bandwidth if self.bandwidth else 0.0)
-
-
-def let_names_have_speeds(speed_of: Callable[[str], Roofline]) -> None:
-    """From now on `speed_of_name` knows the speeds of names.
-
-    Args:
-        speed_of: of a name; a ValueError, with the way out, for one that is no device's.
-    """
-    _named[:] = [speed_of]
-
-
-def speed_of_name(name: str) -> Roofline:
-    """The speed of a device by its name.
-
-    Raises:
-        ValueError: no device has it.
-    """
-    return _named[0](name)
