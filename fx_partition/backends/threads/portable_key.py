@@ -18,6 +18,8 @@ from typing import Any
 import sympy
 import torch
 
+from fx_partition.passes.capture.operators import HigherOrderOperator, OpOverload, schema_of
+
 from ..lowering.boundary_strides import in_memory_of_its_own, in_order
 from ..lowering.stage_key import PLAIN, IdentityKey
 
@@ -74,9 +76,9 @@ def _joined(kind: type, texts: Iterable[str]) -> str:
 def _name(thing: Any) -> str:
     if thing in (in_order, in_memory_of_its_own):
         return f"function {thing.__name__}"  # this project's; `code_cache` has its version
-    if isinstance(thing, torch._ops.OpOverload):
+    if isinstance(thing, OpOverload):
         return f"operator {_operator(thing)}"
-    if isinstance(thing, torch._ops.HigherOrderOperator):
+    if isinstance(thing, HigherOrderOperator):
         name = str(thing)
         if name in _HIGHER_ORDER and getattr(torch.ops.higher_order, name) is thing:
             return f"higher-order operator {name}"
@@ -91,16 +93,16 @@ def _name(thing: Any) -> str:
         return f"function {_imported(thing, str(torch.overrides.resolve_name(thing)))}"
 
 
-def _operator(op: torch._ops.OpOverload) -> str:
-    library, name = op._schema.name.split("::")
+def _operator(op: OpOverload) -> str:
+    library, name = schema_of(op).name.split("::")
     packet = getattr(getattr(torch.ops, library), name)
-    if getattr(packet, op._schema.overload_name or "default", None) is not op:
+    if getattr(packet, schema_of(op).overload_name or "default", None) is not op:
         raise NotPortableError(f"{op} is not the operator that torch.ops has under this name")
     if library not in _OWN_LIBRARIES and op.has_kernel_for_dispatch_key(
         torch._C.DispatchKey.CompositeImplicitAutograd
     ):
         raise NotPortableError(f"{op} is compiled from what it calls, and its registration may change")
-    return str(op._schema)
+    return str(schema_of(op))
 
 
 def _imported(thing: Any, name: str) -> str:

@@ -30,6 +30,7 @@ import sympy
 import torch
 
 from ..capture.fake_tensors import symbols_in
+from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..workspace.layout_copies import LeafCall
 
@@ -81,7 +82,7 @@ class RowCall(LeafCall):
 
     def only(self, *names: str) -> None:
         """No tensor argument but these may have the batch."""
-        for argument in self.func._schema.arguments:
+        for argument in schema_of(self.func).arguments:
             if argument.name not in names and any(self.place(t) for t in tensors(self[argument.name])):
                 raise NotSeparable(f"has the batch in its argument {argument.name!r}, which all rows share")
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..capture.fake_tensors import FakeTensor
+from ..capture.operators import schema_of, storage_number
 from ..capture.symbolic_sizes import to_expr
 from .batch_dim import Batched, NotSeparable, Place, RowCall, fits, has
 from .op_rules import NUMBERED, RULES, SIZES, pointwise
@@ -49,7 +50,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
     def take(self, tensor: torch.Tensor, place: Place, name: str) -> None:
         """An input or a weight."""
         self._places[id(tensor)] = (tensor, place)
-        self._inputs[tensor.untyped_storage()._cdata] = name
+        self._inputs[storage_number(tensor)] = name
 
     def place(self, tensor: torch.Tensor) -> Place:
         """Where a tensor has the batch; a constant that no operator made, such as a number in the code, is shared."""
@@ -61,7 +62,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     def input_of(self, tensor: torch.Tensor) -> str | None:
         """The input or weight whose memory a tensor shows."""
-        return self._inputs.get(tensor.untyped_storage()._cdata)
+        return self._inputs.get(storage_number(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._follows:
@@ -77,7 +78,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         results = [leaf for leaf in pytree.tree_leaves([call.out]) if isinstance(leaf, torch.Tensor)]
         name = _base_name(call.func)
         leaves = pytree.tree_leaves((call.args, call.kwargs))
-        if not results and not call.func._schema.is_mutable and name in _METADATA:
+        if not results and not schema_of(call.func).is_mutable and name in _METADATA:
             return
         mixed = any(self.place(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
         if not mixed and not any(has(leaf, self._batch) for leaf in leaves):
@@ -102,7 +103,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in call.func.tags else None)
         if rule is None:
             raise NotSeparable("is not known to keep rows of the batch apart")
-        for argument in call.func._schema.arguments:
+        for argument in schema_of(call.func).arguments:
             value = call[argument.name]
             counts = any(has(leaf, self._batch) for leaf in pytree.tree_leaves([value]))
             if counts and argument.name not in SIZES.get(name, ()):
@@ -115,9 +116,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     def _check_writes(self, call: RowCall, results: list[torch.Tensor], places: list[Place]) -> None:
         """What is written stays where it has the batch, and what the caller holds is written row by row."""
-        if not call.func._schema.is_mutable:
+        if not schema_of(call.func).is_mutable:
             return
-        for argument in call.func._schema.arguments:
+        for argument in schema_of(call.func).arguments:
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             value = call[argument.name]

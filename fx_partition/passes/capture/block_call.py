@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .export_tracer import Tracing
 from .fake_tensors import FakeTensor
+from .operators import storage_number
 from .symbolic_sizes import to_expr
 
 # Arguments that cannot be changed.
@@ -122,7 +123,7 @@ def _layout(tensor: torch.Tensor) -> list[Any]:
 
 def memory_of(tensor: torch.Tensor) -> int:
     """A number that two tensors share if they share memory."""
-    number: int = tensor.untyped_storage()._cdata
+    number: int = storage_number(tensor)
     return number
 
 

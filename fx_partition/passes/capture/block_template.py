@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from .block_call import SIMPLE, BlockCall, known, looks_alike, memory_of
 from .export_tracer import fresh_like, new_storage, snapshot
 from .fake_tensors import FakeTensor
+from .operators import OpOverload, schema_of
 
 _SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat, int, float)
 
@@ -211,8 +212,8 @@ def _may_repeat(node: torch.fx.Node) -> bool:
     if node.meta.keys() & {"unbacked_bindings", "seq_nr", "custom"}:
         return False
     target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        if target._schema.is_mutable or _DATA & {*target.tags} or _draws(node, target):
+    if isinstance(target, OpOverload):
+        if schema_of(target).is_mutable or _DATA & {*target.tags} or _draws(node, target):
             return False
     elif not _is_size(node) and target is not operator.getitem:
         return False
@@ -224,11 +225,11 @@ def _may_repeat(node: torch.fx.Node) -> bool:
 _DATA = {torch.Tag.data_dependent_output}  # of a shape that depends on data the node tells by unbacked_bindings
 
 
-def _draws(node: torch.fx.Node, target: torch._ops.OpOverload) -> bool:
+def _draws(node: torch.fx.Node, target: OpOverload) -> bool:
     """Whether an operator takes random numbers: one of a dropout that is off does not."""
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
-    given = {a.name: a.default_value for a in target._schema.arguments}
+    given = {a.name: a.default_value for a in schema_of(target).arguments}
     given |= dict(zip(given, node.args, strict=False)) | node.kwargs
     return given.get("dropout_p") != 0.0 and given.get("train") is not False
 
@@ -245,7 +246,7 @@ def _candidate(node: torch.fx.Node) -> str | None:
     """The name that the tracer asked for; None where that cannot be told."""
     base = re.sub(r"_\d+$", "", node.name)
     asked = [getattr(node.target, "__name__", "")]
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         asked.append(node.target.overloadpacket.__name__)
     names = (re.sub(r"\W+", "_", node.graph._target_to_str(name)) for name in asked)
     return base if base in names else None

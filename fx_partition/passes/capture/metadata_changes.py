@@ -32,6 +32,7 @@ from fx_partition.common.errors import UnreadableError
 from .autocast_regions import Regions
 from .captured_graph import CapturedGraph, with_values
 from .fake_tensors import FakeTensor, fake_mode_of, run_fake
+from .operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 from .symbolic_sizes import to_expr
 
 # Tensors that are there before a call and after it.
@@ -46,13 +47,13 @@ def may_change_metadata(node: torch.fx.Node) -> bool:
         return False
     if node.kwargs.get("out") is not None:
         return True
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return torch.Tag.inplace_view in node.target.tags
     name = _name(node)
     if name in _UNTAGGED:
         return True
     packet = getattr(torch.ops.aten, name, None) if name.endswith("_") and not name.startswith("_") else None
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
+    if not isinstance(packet, OpOverloadPacket):
         return False
     overloads: list[str] = packet.overloads()  # type: ignore[no-untyped-call]
     return any(torch.Tag.inplace_view in getattr(packet, name).tags for name in overloads)
@@ -166,7 +167,7 @@ class _Settler:
             return False
         if node.target is operator.getitem or self._is_stale(traced):
             return True
-        if not isinstance(traced, torch.Tensor) or isinstance(node.target, torch._ops.HigherOrderOperator):
+        if not isinstance(traced, torch.Tensor) or isinstance(node.target, HigherOrderOperator):
             return False
         given = (leaf for source in node.all_input_nodes for leaf in _tensors(self._objects.get(source)))
         return any(list(map(to_expr, leaf.shape)) == list(map(to_expr, traced.shape)) for leaf in given)
@@ -231,7 +232,7 @@ def _is_tagged(node: torch.fx.Node) -> bool:
 
 def _name(node: torch.fx.Node) -> str:
     """The operator without its overload."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return str(node.target.overloadpacket.__name__)
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 

@@ -16,6 +16,7 @@ from .captured_graph import value_of
 from .fake_tensors import fake_mode_of, is_wrapped, run_fake
 from .in_place_ops import is_in_place
 from .metadata_changes import may_change_metadata
+from .operators import OpOverload, schema_of
 from .symbolic_sizes import to_expr
 from .tensor_storage import storage_key
 
@@ -24,8 +25,8 @@ def returns_self(node: torch.fx.Node) -> bool:
     """Whether a node writes its first argument, a tensor, and returns that very tensor."""
     if not node.args or not isinstance(node.args[0], torch.fx.Node):
         return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        schema = node.target._schema
+    if isinstance(node.target, OpOverload):
+        schema = schema_of(node.target)
         first, results = schema.arguments[0].alias_info, schema.returns
         if first is None or not first.is_write or len(results) != 1 or results[0].alias_info is None:
             return False
@@ -109,8 +110,8 @@ def _has_memory(value: Any) -> bool:
 
 def _is_view(node: torch.fx.Node, source: torch.fx.Node) -> bool:
     """Whether a node shows memory of a tensor, by the operator's schema or by what the tracer saw."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        schema = node.target._schema
+    if isinstance(node.target, OpOverload):
+        schema = schema_of(node.target)
         first = schema.arguments[0].alias_info if schema.arguments else None
         return first is not None and not first.is_write and any(r.alias_info is not None for r in schema.returns)
     value, shown = value_of(node), value_of(source)

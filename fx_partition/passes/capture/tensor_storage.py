@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import UnreadableError
 
 from .fake_tensors import has_expression, unwrapped
+from .operators import storage_number
 from .symbolic_sizes import Size, to_expr
 
 _COMPRESSED = {
@@ -43,7 +44,7 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 def storage_key(tensor: torch.Tensor) -> Hashable:
     """Equal for tensors that share memory, as long as these live."""
     part = parts(tensor)[-1]
-    return int(part.untyped_storage()._cdata) if is_strided(part) else id(part)
+    return storage_number(part) if is_strided(part) else id(part)
 
 
 def bytes_of(tensor: torch.Tensor) -> Size:

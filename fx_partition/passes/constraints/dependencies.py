@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 import torch.fx
 
+from ..capture.operators import HigherOrderOperator, OpOverload
 from ..capture.whole_regions import is_region
 from ..footprint.graph_memory import GraphMemory
 
@@ -110,12 +111,12 @@ def has_effect(node: torch.fx.Node) -> bool:
 
     Where an operator runs on fake tensors, ``Step.draws`` says that it takes random numbers; names are for the others.
     """
-    if node.op == "call_module" or isinstance(node.target, torch._ops.HigherOrderOperator):
+    if node.op == "call_module" or isinstance(node.target, HigherOrderOperator):
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if "dropout" in name or name == "scaled_dot_product_attention":
         return _drops(node, name)
-    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+    if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         return True
     return node.is_impure() or any(word in name for word in (*_RANDOM, *_MAY_DROP))
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import is_wrapped
 from ..capture.in_place_ops import called, is_in_place
+from ..capture.operators import OpOverload, schema_of
 from ..capture.tensor_storage import storage_key
 from .storage_refs import Place, leaf_places
 
@@ -42,8 +43,8 @@ def given_storages(
 
 def works_in_place(node: torch.fx.Node) -> bool:
     """Whether an operator writes its first argument, as ``relu_``, ``setitem`` and schemas with ``Tensor(a!)`` say."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
+    if isinstance(node.target, OpOverload):
+        return bool(schema_of(node.target).is_mutable)
     return called(node) == "setitem" or is_in_place(node)
 
 

@@ -11,6 +11,7 @@ import torch.fx
 from torch.utils import _pytree as pytree
 
 from ..capture.fake_tensors import FakeTensorMode, is_learned, is_wrapped
+from ..capture.operators import HigherOrderOperator
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
 
 
@@ -57,7 +58,7 @@ class Effects(Generic[SeenT]):
         self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
     ) -> SeenT | None:
         """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             return None
         if not all(_has_stand_in(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
             return None

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ..capture.captured_graph import value_of
 from ..capture.fake_tensors import FakeTensorMode
 from ..capture.in_place_ops import called, is_in_place
+from ..capture.operators import HigherOrderOperator, OpOverload, schema_of
 from .op_effects import distinct_tensors, observe
 
 
@@ -32,7 +33,7 @@ def written_operands(node: torch.fx.Node, gm: torch.fx.GraphModule, mode: FakeTe
         gm: holds the bodies.
         mode: the fake mode to run bodies under.
     """
-    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+    if not isinstance(node.target, HigherOrderOperator):
         return
     operands = pytree.tree_leaves(node.args)
     for source in node.all_input_nodes:
@@ -70,8 +71,8 @@ def _may_write(body: torch.fx.GraphModule) -> bool:
 def _writes(node: torch.fx.Node) -> bool:
     if not node.op.startswith("call_"):
         return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable) or "batch_norm" in str(node.target)
+    if isinstance(node.target, OpOverload):
+        return bool(schema_of(node.target).is_mutable) or "batch_norm" in str(node.target)
     if is_in_place(node) or called(node) in ("setitem", "batch_norm", "instance_norm"):
         return True
     flags = (*node.args, *node.kwargs.values())  # one of them may be ``inplace``

@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..capture.fake_tensors import FakeTensorMode, is_learned, no_new_guards, stand_in_for
+from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..workspace.measured_scratch import Moments, Scratch
 from ..workspace.rules import LeafCall, is_known, leaf_workspace
@@ -142,8 +143,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             self.unknown[func.name()] = None
         self._record_access(func, args, kwargs, result)
         self.draws |= _draws(func, args, kwargs)
-        if func._schema.name in _SILENT_WRITES:
-            written, flag = _SILENT_WRITES[func._schema.name]
+        if schema_of(func).name in _SILENT_WRITES:
+            written, flag = _SILENT_WRITES[schema_of(func).name]
             if args[flag]:
                 numbers = (self._argument.get(id(t.untyped_storage())) for i in written for t in _tensors(args[i]))
                 self.writes.update(number for number in numbers if number is not None)
@@ -164,10 +165,10 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._total = self._total + size
 
     def _record_access(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        gathered = args[0] if func._schema.name in _GATHERS and isinstance(args[0], torch.Tensor) else None
-        for schema_argument, value in zip(func._schema.arguments, args, strict=False):
+        gathered = args[0] if schema_of(func).name in _GATHERS and isinstance(args[0], torch.Tensor) else None
+        for schema_argument, value in zip(schema_of(func).arguments, args, strict=False):
             self._access(func, schema_argument, value, gathered, result)
-        for schema_argument in func._schema.arguments:
+        for schema_argument in schema_of(func).arguments:
             if schema_argument.name in kwargs:
                 self._access(func, schema_argument, kwargs[schema_argument.name], gathered, result)
 
@@ -201,7 +202,7 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operator takes random numbers; an attention is tagged so although it may drop nothing."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    names = [argument.name for argument in func._schema.arguments]
+    names = [argument.name for argument in schema_of(func).arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
 

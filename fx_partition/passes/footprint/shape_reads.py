@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..capture.operators import overload_of, schema_of
+
 # {operator: arguments}; an operator is named with its overload where other overloads read the argument.
 SHAPE_ONLY: dict[str, frozenset[str]] = {
     name: frozenset(arguments)
@@ -42,6 +44,6 @@ def reads_elements(func: Any, argument: str) -> bool:
         >>> reads_elements(torch.ops.aten.zeros_like.default, "self")
         False
     """
-    overload = f"{func._schema.name}.{func._overloadname}"
-    shape_only = SHAPE_ONLY.get(func._schema.name) or SHAPE_ONLY.get(overload) or frozenset()
+    overload = f"{schema_of(func).name}.{overload_of(func)}"
+    shape_only = SHAPE_ONLY.get(schema_of(func).name) or SHAPE_ONLY.get(overload) or frozenset()
     return not func.is_view and argument not in shape_only

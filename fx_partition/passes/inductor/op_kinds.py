@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..capture.fake_tensors import FakeTensorMode, no_new_guards, stand_in_for
+from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..footprint.op_effects import distinct_tensors
 from ..workspace.layout_copies import Bytes, LeafCall, likely, nbytes
@@ -112,7 +113,7 @@ _KIND_OF = {f"aten::{name}": kind for kind, names in _NAMES.items() for name in 
 
 def kind_of(func: Any) -> Kind:
     """How inductor lowers an ATen operator on a CPU."""
-    named = _KIND_OF.get(func._schema.name.rstrip("_"))
+    named = _KIND_OF.get(schema_of(func).name.rstrip("_"))
     if named is not None:
         return named
     return Kind.POINTWISE if torch.Tag.pointwise in func.tags else Kind.EXTERNAL
@@ -144,7 +145,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             number, fresh = self.storage(tensor)
             if fresh:
                 makes[number] = to_expr(tensor.untyped_storage().nbytes())
-        writes = self._written(func, args, kwargs) if func._schema.is_mutable else ()
+        writes = self._written(func, args, kwargs) if schema_of(func).is_mutable else ()
         if makes or writes:
             self.calls.append(self._call(func, args, kwargs, result, operands, reads, makes, writes))
         return result
@@ -154,7 +155,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         operands: list[torch.Tensor], reads: tuple[int, ...], makes: dict[int, Size], writes: tuple[int, ...],
     ) -> Call:  # fmt: skip
         kind = kind_of(func)
-        if func._schema.name == "aten::bmm" and (_is_one(args[0].size(1)) or _is_one(args[1].size(2))):
+        if schema_of(func).name == "aten::bmm" and (_is_one(args[0].size(1)) or _is_one(args[1].size(2))):
             kind = Kind.REDUCTION  # torch/_inductor/kernel/bmm.py: a sum of products on a CPU
         if writes and kind is not Kind.POINTWISE:
             kind = Kind.EXTERNAL  # an out= variant
@@ -162,10 +163,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         copies: Size = 0
         relayouts = None
         if kind is Kind.EXTERNAL:
-            if func._schema.name == "aten::convolution" and args[0].dim() in _LAST:
+            if schema_of(func).name == "aten::convolution" and args[0].dim() in _LAST:
                 args, result, copies = _channels_last(args, result)
                 relayouts = (reads[0], to_expr(operands[0].numel() * operands[0].element_size()))
-            elif func._schema.name == "aten::bmm":
+            elif schema_of(func).name == "aten::bmm":
                 copies = to_expr(_copied_for_bmm(*args))
             workspace = self._workspace(LeafCall(func, args, kwargs, result, torch.get_num_threads()), makes)
         extents = [to_expr(tensor.numel()) for tensor in operands + distinct_tensors(result)]
@@ -173,7 +174,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             extents = [to_expr(tensor.numel()) for tensor in distinct_tensors(result)[:1]]
         spatial = all(tensor.dim() in _LAST for tensor in distinct_tensors(result)[:1])
         return Call(
-            name=func._schema.name,
+            name=schema_of(func).name,
             kind=kind,
             reads=reads,
             makes=tuple(makes.items()),
@@ -209,7 +210,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
         found: dict[int, None] = {}
-        for position, argument in enumerate(func._schema.arguments):
+        for position, argument in enumerate(schema_of(func).arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             value = args[position] if position < len(args) else kwargs.get(argument.name)

@@ -30,6 +30,7 @@ import torch
 import torch.fx
 
 from ..capture.fake_tensors import FakeTensorMode, run_fake
+from ..capture.operators import OpOverload
 from ..capture.symbolic_sizes import to_expr
 from .rules import Call, Recipe, Unsliceable
 
@@ -57,7 +58,7 @@ class SliceWriter:
         self._graph, self._values, self._mode, self._autocast = graph, values, mode, autocast
         self._call, self._recipe = call, recipe
         self._node = call.node
-        aten = isinstance(call.node.target, torch._ops.OpOverload)
+        aten = isinstance(call.node.target, OpOverload)
         self._narrow = torch.ops.aten.slice.Tensor if aten else torch.narrow
         self._cat = torch.ops.aten.cat.default if aten else torch.cat
         self._add = torch.ops.aten.add.Tensor if aten else torch.add

@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..capture.operators import schema_of
 from ..capture.tensor_storage import storage_key
 
 # Batch norms update the running mean and variance in training, and their schemas do not say so.
@@ -34,7 +35,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        schema = func._schema
+        schema = schema_of(func)
         names = [argument.name for argument in schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         into = self.reshaped if torch.Tag.inplace_view in func.tags else self.written

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from ..capture.operators import schema_of
+
 # An int, or a SymInt where the graph is symbolic. Arithmetic only: a comparison would be a guard.
 Bytes: TypeAlias = "int | torch.SymInt"
 
@@ -26,7 +28,7 @@ class LeafCall:
 
     def __getitem__(self, name: str) -> Any:
         """The argument that the schema calls ``name``, its default if the call does not give it."""
-        for position, argument in enumerate(self.func._schema.arguments):
+        for position, argument in enumerate(schema_of(self.func).arguments):
             if argument.name == name:
                 if not argument.kwarg_only and position < len(self.args):
                     return self.args[position]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..capture.operators import overload_of, schema_of
 from .layout_copies import Bytes, LeafCall, WorkspaceRule, densified, likely, merges, nbytes
 
 _SCALARS = 32  # Python numbers become tensors, once as they are and once in the common dtype
@@ -19,7 +20,7 @@ def pointwise(call: LeafCall) -> Bytes:
     """The operands that are not of the common dtype, in the common dtype; and the result, if it is written in place."""
     operands: list[torch.Tensor] = []
     promoted: list[Any] = []
-    for argument, value in zip(call.func._schema.arguments, call.args, strict=False):
+    for argument, value in zip(schema_of(call.func).arguments, call.args, strict=False):
         if argument.name in _MASKS:
             continue
         for leaf in pytree.tree_leaves(value):
@@ -32,7 +33,7 @@ def pointwise(call: LeafCall) -> Bytes:
         return 0
     result = next((leaf for leaf in pytree.tree_leaves(call.out) if isinstance(leaf, torch.Tensor)), None)
     common = _common_dtype(promoted)
-    if result is not None and result.dtype != torch.bool and not call.func._schema.is_mutable:
+    if result is not None and result.dtype != torch.bool and not schema_of(call.func).is_mutable:
         common = result.dtype
     size: Bytes = _SCALARS
     for operand in operands:
@@ -108,7 +109,7 @@ def _any(call: LeafCall) -> Bytes:
 
 
 def _of_everything(call: LeafCall) -> Bytes:
-    return densified(call.first) if call.func._overloadname == "default" and call["dim"] is None else 0
+    return densified(call.first) if overload_of(call.func) == "default" and call["dim"] is None else 0
 
 
 def _flattened(call: LeafCall) -> Bytes:

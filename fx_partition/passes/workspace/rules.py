@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from .attention import ATTENTION_RULES
 from .convolution import CONV_RULES
@@ -61,7 +62,7 @@ class Workspace(NamedTuple):
 
 def leaf_workspace(call: LeafCall, results: Size) -> Workspace:
     """The workspace of a call that returns ``results`` bytes in new memory."""
-    rule = RULES.get(call.func._schema.name)
+    rule = RULES.get(schema_of(call.func).name)
     if rule is None and torch.Tag.pointwise in call.func.tags:
         rule = POINTWISE_RULE
     if rule is None:
@@ -72,4 +73,4 @@ def leaf_workspace(call: LeafCall, results: Size) -> Workspace:
 
 def is_known(func: Any) -> bool:
     """Whether the workspace of ``func`` is known: it has a rule, or it is ATen's own and needs none."""
-    return func.namespace in _KNOWN_NAMESPACES or func._schema.name in RULES
+    return func.namespace in _KNOWN_NAMESPACES or schema_of(func).name in RULES

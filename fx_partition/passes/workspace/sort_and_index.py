@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..capture.operators import overload_of, schema_of
 from .layout_copies import Bytes, LeafCall, WorkspaceRule, densified, dim_of, largest, likely, nbytes
 
 _INDEX = 8
@@ -70,7 +71,7 @@ def _unique(call: LeafCall) -> Bytes:
 
 def _reduced_scatter(call: LeafCall) -> Bytes:
     """bfloat16 and float16 are accumulated in a float32 copy of the result."""
-    y = call.first if call.func._schema.name != "aten::gather" else call.result
+    y = call.first if schema_of(call.func).name != "aten::gather" else call.result
     return y.numel() * 4 if y.element_size() == 2 and y.dtype.is_floating_point else 0
 
 
@@ -93,11 +94,11 @@ ORDER_RULES: dict[str, WorkspaceRule] = {
     "aten::sort": WorkspaceRule(_sort, "ATen/native/cpu/SortingKernel.cpp, sort_stable_kernel: an arange"),
     "aten::kthvalue": WorkspaceRule(_kthvalue, "ATen/native/Sorting.cpp, kthvalue_out_impl_cpu: values and indices"),
     "aten::median": WorkspaceRule(
-        lambda call: nbytes(call.first) if call.func._overloadname == "default" else _median_dim(call),
+        lambda call: nbytes(call.first) if overload_of(call.func) == "default" else _median_dim(call),
         "ATen/native/Sorting.cpp, median_impl: a clone; median_with_indices_impl: a copy with the dimension dense",
     ),
     "aten::nanmedian": WorkspaceRule(
-        lambda call: nbytes(call.first) if call.func._overloadname == "default" else _median_dim(call),
+        lambda call: nbytes(call.first) if overload_of(call.func) == "default" else _median_dim(call),
         "ATen/native/Sorting.cpp, median_impl: a clone; median_with_indices_impl: a copy with the dimension dense",
     ),
     "aten::multinomial": WorkspaceRule(
