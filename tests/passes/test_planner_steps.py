@@ -80,7 +80,12 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
         assert isinstance(tree, SegmentTree)
         return tree._leaves.bit_length()
 
+    def all_atoms(sweeper: object, _: object) -> int:
+        assert isinstance(sweeper, FarthestReachSolver)
+        return sweeper.contraction.num_atoms
+
     count_calls(FarthestReachSolver, "run", "sweep atoms", reached)
+    count_calls(FarthestReachSolver, "reach_back", "sweep atoms", all_atoms)
     count_calls(Window, "extend", "window moves", lambda *_: 1)
     count_calls(Window, "shrink", "window moves", lambda *_: 1)
     count_calls(SegmentTree, "add_from", "tree levels", levels)
@@ -90,7 +95,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     count_calls(Beam, "_options", "options", lambda *_: 1)
     count_calls(Graph, "piece", "pieces", lambda _, piece: piece.n)
     count_calls(list_schedules.heapq, "heappush", "heap", lambda *_: 1)
-    count_links(FarthestReachSolver, "_link_from")
+    count_links(FarthestReachSolver, "_link_from", "_out_to")
     count_links(Window, "_in_from", "_out_to")
     return counter
 

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .chain import IntArray
-from .contraction import Contraction
-from .sliding_window import Window
+from .greedy import FarthestReachSolver
 
 
 @dataclass(frozen=True)
@@ -69,35 +68,19 @@ def layers(reach: IntArray, num_partitions: int) -> Layers | None:
     return Layers(low, high, [reach] * num_partitions)
 
 
-def uneven_layers(contraction: Contraction, farthest: list[int], limits: Sequence[int], largest: int) -> Layers:
+def uneven_layers(sweeper: FarthestReachSolver, farthest: list[int], limits: Sequence[int], largest: int) -> Layers:
     """The layers of plans with one partition a limit, in order, each of which may be empty.
 
     Args:
+        sweeper: of the chain.
         farthest: the boundaries of farthest reach under the limits, ``len(limits) + 1`` of them, the last at the end.
         limits: bytes for each partition.
         largest: an atom above it fits no device, and may be a partition of its own on any.
     """
-    starts = {limit: reach_back(contraction, limit, largest) for limit in set(limits)}
+    starts = {limit: sweeper.reach_back(limit, largest) for limit in set(limits)}
     reach = [starts[limit] for limit in limits]
     low = [farthest[-1]]
     for starts_of in reversed(reach):
         low.append(min(low[-1], int(starts_of[low[-1]])))
     low.reverse()
     return Layers(low, farthest, reach, empty=True)
-
-
-def reach_back(contraction: Contraction, limit: int, largest: int | None = None) -> IntArray:
-    """For each position the least start of a partition under ``limit`` that ends there (0 for position 0).
-
-    A single atom is always admitted, unless its bytes are above ``limit`` and not above ``largest``: then the position
-    itself stands for "none".
-    """
-    window = Window(contraction)
-    starts = [0]
-    for _ in range(contraction.num_atoms):
-        window.extend()
-        while window.footprint > limit and window.last - window.first > 1:
-            window.shrink()
-        barred = largest is not None and limit < window.footprint <= largest
-        starts.append(window.last if barred else window.first)
-    return np.array(starts, dtype=np.int64)

@@ -39,6 +39,7 @@ which are not negative, and of which at most two per touch are not zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,15 +101,30 @@ def contract(chain: Chain) -> Contraction:
 
 def whole_footprint(contraction: Contraction) -> int:
     """The bytes of the window that holds every atom, in O(n + e) whole-array work; 0 without atoms."""
-    if contraction.num_atoms == 0:
-        return 0
+    return int(footprints(contraction, [0, contraction.num_atoms]).max(initial=0)) if contraction.num_atoms else 0
+
+
+def footprints(contraction: Contraction, boundaries: Sequence[int]) -> IntArray:
+    """The bytes of each partition of a plan, none empty, in O(n + e) whole-array work.
+
+    Args:
+        contraction: the chain.
+        boundaries: atom indices from 0 to the number of atoms, strictly ascending.
+    """
+    starts, ends = np.array(boundaries[:-1], dtype=np.int64), np.array(boundaries[1:], dtype=np.int64)
+    lengths = ends - starts
     inner_end = contraction.num_inner_links
+    source, target = contraction.link_from[:inner_end], contraction.link_to[:inner_end]
+    together = source >= np.repeat(starts, lengths)[target]
     inner = np.zeros(contraction.num_atoms, dtype=np.int64)
-    np.add.at(inner, contraction.link_to[:inner_end], contraction.link_bytes[:inner_end])
-    held_after = np.cumsum(contraction.stays - inner)
+    np.add.at(inner, target[together], contraction.link_bytes[:inner_end][together])
+    kept = contraction.stays - inner
+    held_after = np.cumsum(kept)
+    held_after -= np.repeat(held_after[starts] - kept[starts], lengths)
     at_own_step = held_after - contraction.stays + contraction.alone
     gained = np.cumsum(contraction.enters - inner)
-    return int((at_own_step + gained[-1] - gained).max())
+    at_end = np.repeat(gained[ends - 1], lengths)
+    return np.asarray(np.maximum.reduceat(at_own_step + at_end - gained, starts))
 
 
 def _contract_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, IntArray, Links]:

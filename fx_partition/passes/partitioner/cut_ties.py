@@ -13,8 +13,8 @@ from .min_cut import CutTable
 from .repeated_partitions import choose
 from .sliding_window import Window
 
-# Moves of the window for each atom, before there are too many pairs.
-_PATIENCE = 32
+# Moves of the window for each atom, before there are too many pairs: more where which plan is taken matters.
+_PATIENCE, _PATIENCE_FOR_KEYS = 8, 32
 
 
 def smallest_of_ties(
@@ -26,7 +26,7 @@ def smallest_of_ties(
     ``keys`` of the atoms say (`repeated_partitions.choose`). O(n + e) but for one row of the table for each p.
     """
     window = Window(contraction)
-    moves = _PATIENCE * contraction.num_atoms
+    moves = (_PATIENCE if keys is None else _PATIENCE_FOR_KEYS) * contraction.num_atoms
     steps: list[dict[int, list[tuple[int, int]]]] = []  # for each layer from the last: p -> (q, bytes of [q, p))
     ends = {contraction.num_atoms}
     for layer in range(table.num_partitions, 0, -1):

@@ -24,15 +24,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 
-from .boundary_ranges import Layers, layers, reach_back
+import numpy as np
+
+from .boundary_ranges import Layers, layers
 from .chain import Chain, IntArray
-from .contraction import Contraction, contract, whole_footprint
+from .contraction import Contraction, contract, footprints, whole_footprint
 from .cut_ties import smallest_of_ties
 from .greedy import FarthestReach, FarthestReachSolver, check_budget
 from .min_cut import CutTable
-from .sliding_window import Window
 
 
 def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
@@ -55,10 +55,10 @@ def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
     """
     check_budget(budget)
     check_slack(max_slack)
-    contraction = contract(chain)
-    k, maximum = fewest_and_smallest(contraction, budget)
+    sweeper = FarthestReachSolver(contract(chain))
+    k, maximum = fewest_and_smallest(sweeper, budget)
     limit = slack_limit(maximum, budget, max_slack)
-    return cheapest(contraction, even(contraction, k), maximum, limit, budget, chain.atom_key)[2]
+    return cheapest(sweeper.contraction, even(sweeper, k), maximum, limit, budget, chain.atom_key)[2]
 
 
 def balance(chain: Chain, num_partitions: int) -> list[int]:
@@ -71,8 +71,8 @@ def balance(chain: Chain, num_partitions: int) -> list[int]:
     Raises:
         ValueError: if ``num_partitions`` is less than 1.
     """
-    contraction, fewest, maximum = _balanced(chain, num_partitions)
-    return cheapest(contraction, even(contraction, fewest), maximum, maximum, maximum, chain.atom_key)[2]
+    sweeper, fewest, maximum = _balanced(chain, num_partitions)
+    return cheapest(sweeper.contraction, even(sweeper, fewest), maximum, maximum, maximum, chain.atom_key)[2]
 
 
 def exactly(chain: Chain, num_partitions: int) -> list[int]:
@@ -87,8 +87,8 @@ def exactly(chain: Chain, num_partitions: int) -> list[int]:
     """
     if num_partitions > chain.num_atoms:
         raise ValueError(f"{chain.num_atoms} atoms do not make {num_partitions} partitions")
-    contraction, _, maximum = _balanced(chain, num_partitions)
-    return cheapest(contraction, even(contraction, num_partitions), maximum, maximum, maximum, chain.atom_key)[2]
+    sweeper, _, maximum = _balanced(chain, num_partitions)
+    return cheapest(sweeper.contraction, even(sweeper, num_partitions), maximum, maximum, maximum, chain.atom_key)[2]
 
 
 def smallest_budget(chain: Chain, num_partitions: int) -> int:
@@ -113,12 +113,11 @@ def slack_limit(maximum: int, budget: int, max_slack: float) -> int:
     return min(budget, math.floor(maximum * (1 + Fraction(max_slack))))
 
 
-def fewest_and_smallest(contraction: Contraction, budget: int) -> tuple[int, int]:
+def fewest_and_smallest(sweeper: FarthestReachSolver, budget: int) -> tuple[int, int]:
     """The fewest partitions within ``budget``, and the smallest maximum of plans with so many."""
-    sweeper = FarthestReachSolver(contraction)
     first = sweeper.run(budget)
     k = len(first.footprints)
-    low = least_maximum(contraction, k, budget)
+    low = least_maximum(sweeper.contraction, k, budget)
     return k, smallest_maximum(sweeper, k, low, first, first.largest(budget))[1]
 
 
@@ -147,9 +146,21 @@ def cheapest(
     table = CutTable(contraction, layers_under)
     if low >= limit:
         return table.cut, limit, table.boundaries(keys)
+    return table.cut, *smallest_of_cheapest(contraction, under, table, low, oversize, keys)
+
+
+def smallest_of_cheapest(
+    contraction: Contraction,
+    under: Callable[[int], Layers | None],
+    table: CutTable,
+    low: int,
+    oversize: int,
+    keys: IntArray | None = None,
+) -> tuple[int, list[int]]:
+    """As `cheapest`, of the plans of a table that is solved: the maximum and the boundaries."""
     tied = smallest_of_ties(contraction, table, oversize, keys)
     if tied is not None:
-        return table.cut, *tied
+        return tied
     best = table.boundaries()
     high = largest_partition(contraction, best, oversize)
     while low < high:
@@ -161,28 +172,24 @@ def cheapest(
             high = largest_partition(contraction, best, oversize)
         else:
             low = middle + 1
-    return table.cut, high, best
+    return high, best
 
 
-def even(contraction: Contraction, num_partitions: int) -> Callable[[int], Layers | None]:
+def even(sweeper: FarthestReachSolver, num_partitions: int) -> Callable[[int], Layers | None]:
     """For `cheapest`: the layers of plans of exactly ``num_partitions`` partitions, none empty."""
-    return lambda limit: layers(reach_back(contraction, limit), num_partitions)
+    return lambda limit: layers(sweeper.reach_back(limit), num_partitions)
 
 
 def largest_partition(contraction: Contraction, boundaries: list[int], oversize: int) -> int:
     """The largest partition of a plan in bytes, atoms above ``oversize`` on their own left out."""
-    window = Window(contraction)
-    largest = 0
-    for start, end in pairwise(boundaries):
-        window.reset(start)
-        for _ in range(start, end):
-            window.extend()
-        if window.footprint <= oversize or end - start > 1:
-            largest = max(largest, window.footprint)
-    return largest
+    distinct = np.unique(boundaries)  # partitions may be empty
+    if len(distinct) < 2:
+        return 0
+    sizes = footprints(contraction, distinct.tolist())
+    return int(sizes[(sizes <= oversize) | (np.diff(distinct) > 1)].max(initial=0))
 
 
-def _balanced(chain: Chain, num_partitions: int) -> tuple[Contraction, int, int]:
+def _balanced(chain: Chain, num_partitions: int) -> tuple[FarthestReachSolver, int, int]:
     if num_partitions < 1:
         raise ValueError(f"num_partitions must be at least 1, not {num_partitions}")
     contraction = contract(chain)
@@ -190,7 +197,7 @@ def _balanced(chain: Chain, num_partitions: int) -> tuple[Contraction, int, int]
     whole = whole_footprint(contraction)
     low = least_maximum(contraction, num_partitions, whole)
     best, maximum = smallest_maximum(sweeper, num_partitions, low, sweeper.run(whole), whole)
-    return contraction, len(best.footprints), maximum
+    return sweeper, len(best.footprints), maximum
 
 
 def least_maximum(contraction: Contraction, num_partitions: int, budget: int) -> int:

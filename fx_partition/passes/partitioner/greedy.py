@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 
-from .chain import Chain
+from .chain import Chain, IntArray
 from .contraction import Contraction, contract
 
 
@@ -73,7 +73,7 @@ class FarthestReach:
 
 
 class FarthestReachSolver:
-    """Runs sweeps over one contraction; all arrays become lists once."""
+    """Runs sweeps over one contraction, forwards and backwards; all arrays become lists once."""
 
     def __init__(self, contraction: Contraction) -> None:
         n = contraction.num_atoms
@@ -84,6 +84,7 @@ class FarthestReachSolver:
         np.add.at(inner, target, size)
         rows = np.searchsorted(target, np.arange(n + 1))
 
+        self.contraction = contraction
         self._num_atoms = n
         self._alone: list[int] = contraction.alone.tolist()
         self._stays: list[int] = contraction.stays.tolist()
@@ -99,6 +100,20 @@ class FarthestReachSolver:
         self._row: list[int] = rows.tolist()
         self._link_from: list[int] = source.tolist()
         self._link_bytes: list[int] = size.tolist()
+        # What leaves with an atom that no later one shares; its links by the atom that they come from, farthest first,
+        # and how far the first of them reaches.
+        order = np.lexsort((-target, source))
+        out = np.searchsorted(source[order], np.arange(n + 1))
+        leaves = contraction.stays.copy()
+        np.subtract.at(leaves, source, size)
+        farthest = np.full(n, -1, dtype=np.int64)
+        linked = out[:-1] < out[1:]
+        farthest[linked] = target[order][out[:-1][linked]]
+        self._leaves: list[int] = leaves.tolist()
+        self._farthest: list[int] = farthest.tolist()
+        self._out: list[int] = out.tolist()
+        self._out_to: list[int] = target[order].tolist()
+        self._out_bytes: list[int] = size[order].tolist()
 
     def run(self, limit: int, most: int | None = None) -> FarthestReach:
         """Sweep under ``limit`` bytes; stop at rejection number ``most``: then ``most`` partitions fail."""
@@ -138,3 +153,47 @@ class FarthestReachSolver:
         boundaries.append(n)
         footprints.append(peak)
         return FarthestReach(boundaries, footprints, rejected)
+
+    def reach_back(self, limit: int, largest: int | None = None) -> IntArray:
+        """For each position the least start of a partition under ``limit`` that ends there (0 for position 0).
+
+        A single atom is always admitted, unless its bytes are above ``limit`` and not above ``largest``: then the
+        position itself stands for "none". This is `Window` written out in one loop: plans ask for it again and again.
+        """
+        leaves, farthest = self._leaves, self._farthest
+        out, out_to, out_bytes = self._out, self._out_to, self._out_bytes
+        row, link_from, link_bytes = self._row, self._link_from, self._link_bytes
+        start = held = offset = front = 0
+        atoms, peaks = list[int](), list[int]()  # from ``front`` on: atoms, and footprints at them, strictly falling
+        starts = [0]
+        columns = zip(self._gain, self._own, self._hold, self._origin, strict=True)
+        for atom, (gain, own, hold, origin) in enumerate(columns):
+            outer = 0
+            if origin < start:
+                for link in range(row[atom], row[atom + 1]):
+                    if link_from[link] >= start:
+                        break
+                    outer += link_bytes[link]
+            offset += gain + outer
+            peak = held + own + outer - offset
+            while len(peaks) > front and peaks[-1] <= peak:
+                peaks.pop()
+                atoms.pop()
+            peaks.append(peak)
+            atoms.append(atom)
+            held += hold + outer
+            while peaks[front] + offset > limit and start < atom:
+                gone = leaves[start]
+                if farthest[start] > atom:
+                    for link in range(out[start], out[start + 1]):
+                        if out_to[link] <= atom:
+                            break
+                        gone += out_bytes[link]
+                held -= gone
+                offset -= gone
+                if atoms[front] == start:
+                    front += 1
+                start += 1
+            barred = largest is not None and limit < peaks[front] + offset <= largest
+            starts.append(atom + 1 if barred else start)
+        return np.array(starts, dtype=np.int64)

@@ -19,7 +19,7 @@ from .certificate import Witness
 from .chain import Chain
 from .contraction import Contraction, contract, whole_footprint
 from .dp import cheapest, check_slack, largest_partition, slack_limit
-from .greedy import check_budget
+from .greedy import FarthestReachSolver, check_budget
 from .min_cut import CutTable
 from .sliding_window import Window
 
@@ -43,10 +43,11 @@ def spread(chain: Chain, budgets: Sequence[int], max_slack: float = 0.0) -> list
     if first[-1] < chain.num_atoms:
         return None
     used = budgets[: len(first) - 1]
+    sweeper = FarthestReachSolver(contraction)
     smallest = smallest_spread(contraction, used, widest, largest_partition(contraction, first, widest))
 
     def under(limit: int) -> Layers | None:
-        return _layers(contraction, [min(limit, budget) for budget in used], widest)
+        return _layers(sweeper, [min(limit, budget) for budget in used], widest)
 
     return cheapest(contraction, under, smallest, slack_limit(smallest, widest, max_slack), widest)[2]
 
@@ -75,7 +76,7 @@ def overfill(chain: Chain, budgets: Sequence[int]) -> list[int]:
         middle = (low + high) // 2
         found, _ = farthest(contraction, [budget + middle for budget in budgets], sys.maxsize)
         low, high = (low, middle) if found[-1] == chain.num_atoms else (middle + 1, high)
-    found_layers = _layers(contraction, [budget + high for budget in budgets], sys.maxsize)
+    found_layers = _layers(FarthestReachSolver(contraction), [budget + high for budget in budgets], sys.maxsize)
     assert found_layers is not None
     return CutTable(contraction, found_layers).boundaries()
 
@@ -112,9 +113,9 @@ def farthest(contraction: Contraction, budgets: Sequence[int], widest: int) -> t
     return boundaries, witnesses
 
 
-def _layers(contraction: Contraction, limits: Sequence[int], widest: int) -> Layers | None:
-    boundaries, _ = farthest(contraction, limits, widest)
-    if boundaries[-1] < contraction.num_atoms:
+def _layers(sweeper: FarthestReachSolver, limits: Sequence[int], widest: int) -> Layers | None:
+    boundaries, _ = farthest(sweeper.contraction, limits, widest)
+    if boundaries[-1] < sweeper.contraction.num_atoms:
         return None
     boundaries += boundaries[-1:] * (len(limits) + 1 - len(boundaries))
-    return uneven_layers(contraction, boundaries, limits, widest)
+    return uneven_layers(sweeper, boundaries, limits, widest)

@@ -8,12 +8,14 @@ ways to avoid an expensive boundary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .chain import Chain
 from .contraction import contract
-from .dp import cheapest, even, least_maximum, smallest_maximum
+from .dp import even, least_maximum, smallest_maximum, smallest_of_cheapest
 from .greedy import FarthestReachSolver, check_budget
+from .min_cut import CutTable
 
 
 class Tradeoff(NamedTuple):
@@ -38,17 +40,50 @@ def pareto(chain: Chain, budget: int, more: int = 2) -> list[Tradeoff]:
         ValueError: if ``budget`` is negative.
     """
     check_budget(budget)
-    contraction = contract(chain)
-    sweeper = FarthestReachSolver(contraction)
+    sweeper = FarthestReachSolver(contract(chain))
     first = sweeper.run(budget)
     fewest = len(first.footprints)
     rows: list[Tradeoff] = []
     for count in range(fewest, min(fewest + more, chain.num_atoms) + 1):
-        low = least_maximum(contraction, count, budget)
+        low = least_maximum(sweeper.contraction, count, budget)
         _, smallest = smallest_maximum(sweeper, count, low, first, first.largest(budget))
-        for limit in (smallest, budget):
-            cut, largest, _ = cheapest(contraction, even(contraction, count), smallest, limit, budget)
-            row = Tradeoff(count, largest, cut)
+        for row in _ends(sweeper, count, smallest, budget, rows):
             if not any(other.is_as_good_as(row) for other in rows):
                 rows.append(row)
     return rows
+
+
+def _ends(
+    sweeper: FarthestReachSolver, count: int, smallest: int, budget: int, rows: list[Tradeoff]
+) -> Iterator[Tradeoff]:
+    """Yield both ends of one front; not the second where one of ``rows`` or the first end is as good.
+
+    To find the maximum of the second takes a programme for each halving of it, so that is last, and only below what
+    other rows have that receive as few bytes.
+
+    Args:
+        sweeper: of the chain.
+        count: the number of partitions.
+        smallest: the smallest maximum of so many.
+        budget: bytes of one device.
+        rows: of fewer partitions.
+    """
+    contraction, under = sweeper.contraction, even(sweeper, count)
+
+    def solve(limit: int) -> CutTable:
+        layers = under(limit)
+        assert layers is not None
+        return CutTable(contraction, layers)
+
+    first = Tradeoff(count, smallest, solve(smallest).cut)
+    yield first
+    table = solve(budget)
+    beaten = min((row.max_bytes for row in (first, *rows) if row.cut_bytes <= table.cut), default=budget + 1)
+    if beaten <= smallest:
+        return
+    if beaten <= budget:
+        below = solve(beaten - 1)
+        if below.cut > table.cut:
+            return
+        table = below
+    yield Tradeoff(count, smallest_of_cheapest(contraction, under, table, smallest + 1, budget)[0], table.cut)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fx_partition.passes.partitioner.chain import Chain
-from fx_partition.passes.partitioner.contraction import contract, whole_footprint
+from fx_partition.passes.partitioner.contraction import contract, footprints, whole_footprint
+from fx_partition.passes.partitioner.greedy import FarthestReachSolver
 from fx_partition.passes.partitioner.sliding_window import Window, interval
 
 
@@ -37,6 +38,30 @@ def test_contraction_knows_each_atom_and_the_whole(chain: Chain) -> None:
     alone = [brute_footprint(chain, a, b) for a, b in pairwise(start)]
     assert contraction.alone.tolist() == alone
     assert whole_footprint(contraction) == brute_footprint(chain, 0, chain.num_steps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(chains(), st.data())
+def test_sizes_of_a_plan_follow_the_definition(chain: Chain, data: st.DataObject) -> None:
+    start, n = chain.atom_start.tolist(), chain.num_atoms
+    plan = [0, *(a for a in range(1, n) if data.draw(st.booleans())), n]
+    sizes = [brute_footprint(chain, start[a], start[b]) for a, b in pairwise(plan)]
+    assert footprints(contract(chain), plan).tolist() == sizes
+
+
+@settings(max_examples=250, deadline=None)
+@given(chains(), st.data())
+def test_reach_back_follows_the_definition(chain: Chain, data: st.DataObject) -> None:
+    start, n = chain.atom_start.tolist(), chain.num_atoms
+    size = {(a, b): brute_footprint(chain, start[a], start[b]) for b in range(n + 1) for a in range(b)}
+    limit = data.draw(st.sampled_from(sorted({0, *size.values()})))
+    largest = data.draw(st.sampled_from([None, limit, max(size.values())]))
+    expected = [0]
+    for end in range(1, n + 1):
+        barred = largest is not None and limit < size[end - 1, end] <= largest
+        fits = [a for a in range(end) if size[a, end] <= limit]
+        expected.append(end if barred else min([*fits, end - 1]))
+    assert FarthestReachSolver(contract(chain)).reach_back(limit, largest).tolist() == expected
 
 
 @settings(max_examples=250, deadline=None)
