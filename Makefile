@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all fuzz lint bench figures clean
+.PHONY: demo test test-all fuzz lint bench figures docs clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/embed_sentences.py
@@ -51,6 +51,11 @@ figures: $(STAMP)
 	$(BIN)/python examples/paper_h100.py --figure docs/figures
 	$(BIN)/python examples/scale_on_paper.py --figure docs/figures
 	$(BIN)/python benchmarks/edgetpu.py --figure docs/figures/edge_tpu.svg
+
+# The pages and the API reference as a site in build/docs; a broken link is an error.
+docs: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt

@@ -50,7 +50,7 @@ def plan(
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
         devices: how many devices there are, or their names in order.
         algorithm, objective, max_slack, order, footprint, oversize, keep_together, on_shortage, replicate: see
-            `request.Request`.
+            docs/options.md.
 
     Raises:
         PartitionError (a ValueError): what cannot be planned, with the way out.

@@ -80,6 +80,7 @@ class Plan:
 
     @property
     def num_partitions(self) -> int:
+        """Return the number of partitions."""
         return len(self.partitions)
 
     @property
@@ -90,6 +91,7 @@ class Plan:
 
     @property
     def max_bytes(self) -> int:
+        """Return the footprint of the largest partition."""
         return max((p.total_bytes for p in self.partitions), default=0)
 
     @property
@@ -105,6 +107,7 @@ class Plan:
 
     @property
     def spill_bytes(self) -> int:
+        """Return the bytes by which partitions exceed the budgets of their devices, added up."""
         return sum(p.spill_bytes for p in self.partitions)
 
     @property
