@@ -22,7 +22,6 @@ ELSEWHERE = {"distributed", "edge_tpu", "paper"}
 SLOW = {"pipelines", "tutorial"}
 #: Blocks that no test runs, by page, with the reasons that the pages give.
 NOT_RUN = {
-    "README": ["the package under test is installed already"],
     "devices": ['it would change what "auto" is for the tests that follow'],
     "pipelines": ["needs two CUDA devices"],
 }
