@@ -1,11 +1,9 @@
 """What stays on chip from one run to the next: two kinds of memory, each followed access by access.
 
+For the distance of a touch see `reuse_distance`: a device's hit curve at the distance is the hit rate of the touch.
+
 Terms
 -----
-distance
-    Of a touch: the bytes of distinct tensors touched since the same tensor was touched last, itself included. Swept
-    again and again, a working set of W bytes has distance W everywhere, which is what a device's hit curve was
-    measured by: so the curve at the distance is the hit rate of the touch.
 cache
     Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
     again was written back before. What the caller passes in is fetched, what it takes is written; over a shared link
@@ -25,6 +23,7 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import format_bytes
 from fx_partition.hardware.records import Device
 from fx_partition.passes.timing.partition_work import Access, AccessKind, Key, PartitionWork
+from fx_partition.passes.timing.reuse_distance import ReuseStack
 
 
 class Moved(NamedTuple):
@@ -72,7 +71,7 @@ class Cache:
 
     def __init__(self, device: Device, shared: bool = False) -> None:
         self._device, self._shared = device, shared
-        self._stack = _Stack()
+        self._stack = ReuseStack()
         self._dirty: set[Key] = set()
 
     def run(self, work: PartitionWork, hopped: frozenset[Key]) -> Moved:
@@ -182,51 +181,3 @@ def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, i
         if access.key in wanted:
             sizes[access.key] = max(access.bytes, sizes.get(access.key, 0))
     return list(sizes.items())
-
-
-class _Stack:
-    """Tensors by recency; the bytes above one are found in the logarithm of the number of touches (a Fenwick tree)."""
-
-    def __init__(self) -> None:
-        self._tree = [0] * 1025
-        self._now = 0
-        self._at: dict[Key, tuple[int, int]] = {}  # place of the last touch and bytes; ascending
-
-    def touch(self, key: Key, size: int) -> int | None:
-        """Bring a tensor to the top; its distance before, None if it was never touched."""
-        if self._now + 1 == len(self._tree):
-            self.fill(self.order())
-        found = self._at.pop(key, None)
-        distance = None
-        if found is not None:
-            place, before = found
-            distance = self._upto(self._now) - self._upto(place) + size
-            self._add(place, -before)
-        self._now += 1
-        self._add(self._now, size)
-        self._at[key] = (self._now, size)
-        return distance
-
-    def order(self) -> tuple[tuple[Key, int], ...]:
-        """All tensors and their bytes, the last touched last."""
-        return tuple((key, size) for key, (_, size) in self._at.items())
-
-    def fill(self, order: Sequence[tuple[Key, int]]) -> None:
-        """Have these tensors and no others."""
-        self._tree = [0] * max(1025, 4 * len(order) + 1)
-        self._now = len(order)
-        self._at = {key: (place, size) for place, (key, size) in enumerate(order, 1)}
-        for place, size in self._at.values():
-            self._add(place, size)
-
-    def _add(self, place: int, size: int) -> None:
-        while place < len(self._tree):
-            self._tree[place] += size
-            place += place & -place
-
-    def _upto(self, place: int) -> int:
-        total = 0
-        while place:
-            total += self._tree[place]
-            place -= place & -place
-        return total

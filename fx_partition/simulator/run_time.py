@@ -1,8 +1,4 @@
-"""The time that one run of a partition takes on a device.
-
-    max(operations / peak, hits / on-chip bandwidth + misses / off-chip bandwidth) + overheads
-
-On a CPU the two add up, see `overheads.OVERHEADS`.
+"""The time that one run of a partition takes on a device, by cause; `timing.roofline` has the formula.
 
 Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one kernel 1.26 us.
 """
@@ -15,11 +11,12 @@ from dataclasses import dataclass
 from fx_partition.hardware.overheads import Overheads
 from fx_partition.hardware.records import Device
 from fx_partition.passes.timing.partition_work import PartitionWork
+from fx_partition.passes.timing.roofline import busy
 
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds of one run by cause; see the module's formula.
+    """Seconds of one run by cause; see `timing.roofline`.
 
     Attributes:
         arithmetic, onchip, offchip, overhead: of each cause; ``offchip`` has the overhead of fetching in it.
@@ -36,9 +33,7 @@ class Price:
 
     @property
     def seconds(self) -> float:
-        moving = self.onchip + self.offchip
-        busy = max(self.arithmetic, moving) if self.overlap else self.arithmetic + moving
-        return busy + self.overhead
+        return busy(self.arithmetic, self.onchip + self.offchip, self.overlap) + self.overhead
 
     @property
     def causes(self) -> dict[str, float]:

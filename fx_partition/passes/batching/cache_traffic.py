@@ -5,9 +5,9 @@ Terms
 schedule
     In which parts a graph runs, and how often each part runs before the next: once a microbatch, or once for a batch
     that runs whole.
-distance
-    The bytes touched since a value or a weight was touched last. What is farther back than the cache is large is
-    fetched again, and was written back if it was made here: a cache that gives up what was used longest ago.
+
+A tensor whose distance (`timing.reuse_distance`) exceeds the cache is fetched again; if it was made here, it was
+written back before.
 
 Example, 16 rows of 2 MiB a value, a cache of 16 MiB, ``a = f(x); b = g(a); c = h(b)``: at once ``x`` is fetched, ``a``
 and ``b`` are written and fetched, ``c`` is written: 192 MiB. In 8 times 2 rows ``a`` and ``b`` stay in the cache, and
@@ -22,6 +22,7 @@ import sympy
 
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.graph_memory import GraphMemory, Role
+from ..timing.reuse_distance import ReuseStack
 
 
 class Traffic:
@@ -65,34 +66,48 @@ class Traffic:
     def _part(
         self, steps: Sequence[int], values: Sequence[int], read: Sequence[Mapping[int, int]], repeats: int, cache: int
     ) -> int:
-        position = moved = 0  # of one run: bytes touched, bytes of values moved
-        since: dict[int, int] = {}  # where in the run a value was touched last
-        first: dict[int, int] = {}  # and a weight first, before it
-        last: dict[int, int] = {}  # and a weight last, behind it
-        size_of: dict[int, int] = {}
+        stack = ReuseStack()
+        first = self._run(steps, values, read, stack, 0, cache)
+        if repeats == 1:
+            return first
+        again = self._run(steps, values, read, stack, 1, cache)  # all later runs are like the second
         inside = set(steps)
+        about = self._facts.values
+        touched = {value for t in steps for value in self._facts.steps[t].values}
+        joined = sum(values[value] for value in touched if about[value].returned and about[value].made_at in inside)
+        return first + (repeats - 1) * again + 2 * repeats * joined
+
+    def _run(
+        self,
+        steps: Sequence[int],
+        values: Sequence[int],
+        read: Sequence[Mapping[int, int]],
+        stack: ReuseStack,
+        run: int,
+        cache: int,
+    ) -> int:
+        """Return the bytes that one run of a part moves; its values are new in each run, its weights are not."""
+        moved = 0
+        inside = set(steps)
+        seen: set[int] = set()
         written: set[int] = set()
         for t in steps:
             for value in self._facts.steps[t].values:
                 size, made = values[value], self._facts.values[value].made_at
-                if value not in since:
+                distance = stack.touch((run, value), size)
+                if value not in seen:
+                    seen.add(value)
                     moved += 0 if made == t else size
-                elif position - since[value] + size > cache:
+                elif distance is None or distance > cache:
                     moved += size
                     if made in inside and value not in written:
                         moved += size
                         written.add(value)
-                position += size
-                since[value] = position
             for weight, size in read[t].items():
-                first.setdefault(weight, position)
-                position += size
-                last[weight], size_of[weight] = position, size
-        for value in since.keys() - written:
+                distance = stack.touch(weight, size)
+                moved += size if distance is None or distance > cache else 0
+        for value in seen - written:
             about = self._facts.values[value]
             leaves = about.made_at in inside and (about.returned or self._last[value] not in inside)
             moved += values[value] if leaves else 0
-        made_here = [v for v in since if self._facts.values[v].made_at in inside and self._facts.values[v].returned]
-        joined = sum(values[v] for v in made_here) if repeats > 1 else 0
-        again = sum(size for w, size in size_of.items() if position - last[w] + first[w] + size > cache)
-        return repeats * (moved + 2 * joined) + sum(size_of.values()) + (repeats - 1) * again
+        return moved

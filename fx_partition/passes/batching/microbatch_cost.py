@@ -1,16 +1,18 @@
-"""What a call costs in microbatches, and whole, in bytes: those that it moves, and others that take as long to move.
+"""The estimated seconds of a call in microbatches, and of the batch whole, on one core of a server.
 
-Moving and computing overlap, so the longer of the two counts (a roofline). To that are added what calls take, and fresh
-memory: a large result is mapped anew by every call, and each of its pages is a fault, which costs more than a cache
-saves. The constants are round numbers for one core of a server; where they come from measurements these are of an AMD
-EPYC VM of 2 cores, 512 KiB of L2 a core and 32 MiB of L3.
+`timing.roofline` has the formula. The bytes that move come from `cache_traffic`. Fresh memory is added: a large result
+is mapped again by every call, and each of its pages is a fault, which costs more than a cache saves. The constants are
+round numbers; those that were measured are of an AMD EPYC VM of 2 cores, 512 KiB of L2 for each core and 32 MiB of L3.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import sympy
+
+from fx_partition.hardware.overheads import OVERHEADS
 
 from ..capture.capture_model import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator
@@ -20,21 +22,20 @@ from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
 from ..plan.plan import Plan
 from ..split.extract import planned_graph
+from ..timing.roofline import Roofline
 from .cache_traffic import Traffic
 
-# What one core reads from memory in a microsecond, ahead of its use: 25 GB/s.
-_BYTES_PER_US = 25_000
-# A call of a stage from Python, with its checks and the slicing of its inputs (measured: 6 to 10 us).
-CALL_BYTES = 10 * _BYTES_PER_US
-# An operator of a stage: a kernel's call from inductor's wrapper, its result's allocation.
-STEP_BYTES = 2 * _BYTES_PER_US
-# Operations that one core does while it reads a byte: 30 GFLOP/s over 25 GB/s.
-FLOPS_PER_BYTE = 1.2
+_OVERHEADS = OVERHEADS["cpu"]
+#: One core: 30 GFLOP/s, and 25 GB/s from memory. What the cache serves takes no time of its own. Moving and computing
+#: overlap here, though not in `OVERHEADS`: a batch worth cutting is large, and the processor then fetches ahead of its
+#: use, while in small batches the packing of operands shows. (With the sum, a MobileNetV2 of 32 rows would be cut,
+#: which was measured to gain nothing.)
+CORE = Roofline("one core", 30e9, math.inf, 25e9, lambda _: 0.0, _OVERHEADS.call, _OVERHEADS.kernel, overlap=True)
 # glibc's malloc maps a block of this size or more anew, if it has no free one as large, and unmaps it when it is freed;
 # no setting makes it keep larger ones (half of HEAP_MAX_SIZE on 64 bits).
 LARGE_BYTES = 32 << 20
 # A fault for a page of 4 KiB takes 2.5 us (measured), and inductor reuses some half of the large buffers in a call.
-FRESH_FACTOR = 8
+FRESH_SECONDS_PER_BYTE = 2.5e-6 / 4096 / 2
 # What has to be gained for each partition, as a part of the whole batch's time: this is an estimate, kernels are slower
 # for few rows, and a boundary keeps inductor from fusing across it. (Attention that is cut between its two products
 # took 1.67 times as long as whole, where inductor makes one kernel of it.)
@@ -45,7 +46,7 @@ OTHER_KERNELS = 0.25
 
 
 class Cost:
-    """Costs of one graph, in bytes.
+    """Costs of one graph, in seconds.
 
     Args:
         symbols: names of the batch's symbols.
@@ -68,10 +69,10 @@ class Cost:
         self._bound = facts.symbols.bind(bind)
         self._traffic = Traffic(fuse(captured, facts.measured_at(self._bound))[0])
         flops = Evaluator(list(flops_by_node(captured, facts.symbols).values()))(self._numbers(batch))
-        self._computing = int(sum(flops) / FLOPS_PER_BYTE)
+        self._flops = sum(flops)
 
-    def of(self, plan: Plan, rows: int) -> int:
-        """In microbatches of so many rows, with what they have to gain: less than ``whole`` where they are worth it."""
+    def of(self, plan: Plan, rows: int) -> float:
+        """Return the cost in microbatches of ``rows``, margin included; below `whole`, microbatches pay."""
         traffic = self._traffic
         if plan.slicings:
             planned = planned_graph(self._captured, plan)
@@ -79,19 +80,21 @@ class Cost:
         parts = [partition.nodes for partition in plan.partitions]
         share = LEAST_GAIN * len(parts) + (OTHER_KERNELS if rows < self._fewest else 0)
         own = self._schedule(traffic, parts, rows, -(-self._batch // rows), plan.budget_bytes)
-        return own + int(share * self.whole(plan.budget_bytes))
+        return own + share * self.whole(plan.budget_bytes)
 
-    def whole(self, cache: int) -> int:
-        """With the batch whole, as one part."""
+    def whole(self, cache: int) -> float:
+        """Return the cost of the batch whole, as one part, with ``cache`` bytes of cache."""
         nodes = tuple(step.node for step in self._facts.steps)
         return self._schedule(self._traffic, [nodes], self._batch, 1, cache)
 
     def _numbers(self, rows: int) -> dict[sympy.Symbol, int]:
         return {symbol: rows if symbol.name in self._symbols else size for symbol, size in self._bound.items()}
 
-    def _schedule(self, traffic: Traffic, parts: list[tuple[str, ...]], rows: int, repeats: int, cache: int) -> int:
+    def _schedule(
+        self, traffic: Traffic, parts: list[tuple[str, ...]], rows: int, repeats: int, cache: int
+    ) -> float:
         numbers = self._numbers(rows)
-        moved = max(traffic.of(parts, numbers, repeats, cache), self._computing)
-        fresh = FRESH_FACTOR * traffic.large(numbers, LARGE_BYTES)
-        calls = CALL_BYTES * len(parts) + STEP_BYTES * sum(map(len, parts))
-        return moved + repeats * (fresh + calls)
+        moved = traffic.of(parts, numbers, repeats, cache)
+        fresh = repeats * FRESH_SECONDS_PER_BYTE * traffic.large(numbers, LARGE_BYTES)
+        calls, kernels = repeats * len(parts), repeats * sum(map(len, parts))
+        return CORE.seconds(self._flops, 0, moved, kernels) + (calls - 1) * CORE.call + fresh

@@ -85,7 +85,7 @@ def _plan(captured: CapturedGraph, facts: GraphMemory, request: Request, symbols
 
 
 def cheapest(
-    planners: Sequence[Callable[[int], Plan]], cost: Callable[[Plan, int], int], symbol: str, batch: int
+    planners: Sequence[Callable[[int], Plan]], cost: Callable[[Plan, int], float], symbol: str, batch: int
 ) -> tuple[Plan, int] | None:
     """The plan and the rows of the least cost, the first of those tried; None for a batch too small.
 

@@ -2,11 +2,15 @@
 
 A run of a partition takes::
 
-    max(operations / peak, hits x bytes / on-chip bandwidth + misses x bytes / off-chip bandwidth) + call + kernels
+    max(operations / peak, hits / on-chip bandwidth + misses / off-chip bandwidth) + call + kernels
 
-where hits are the hit rate of the device's memory at the partition's footprint: each run of a stream touches all of it
-once, so its bytes come back after as many others. Where arithmetic does not hide reads, the sum of the two stands for
-the longer. What a partition receives takes a hop.
+where hits and misses are bytes. Where arithmetic does not hide reads, the sum of the two replaces the longer. What a
+partition receives takes a hop. Time objectives, simulations and microbatches all use this formula; they differ in how
+they count hits and misses:
+
+- time objectives take the hit rate of the device's memory at the partition's footprint: each run of a stream touches
+  all of it once, so that is the distance of every touch (`reuse_distance`);
+- simulations and microbatches follow each tensor, and know the distance of each touch.
 """
 
 from __future__ import annotations
@@ -14,6 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+
+def busy(arithmetic: float, moving: float, overlap: bool) -> float:
+    """Return the seconds of arithmetic and of moving bytes: the longer where they overlap, else their sum."""
+    return max(arithmetic, moving) if overlap else arithmetic + moving
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,19 @@ class Roofline:
             footprint: bytes that it holds. The time never falls when this or any of the others grows.
         """
         hits = self.hit_rate(footprint)
-        slow = (1 - hits) / self.offchip if self.offchip else (0.0 if hits == 1 else math.inf)
-        moving = touched * (hits / self.onchip + slow) if touched else 0.0
-        computing = operations / self.peak
-        busy = max(computing, moving) if self.overlap else computing + moving
-        return busy + self.call + kernels * self.kernel
+        return self.seconds(operations, touched * hits, touched * (1 - hits), kernels)
+
+    def seconds(self, operations: float, hits: float, misses: float, kernels: int) -> float:
+        """Return the seconds of a run.
+
+        Args:
+            operations: floating-point operations.
+            hits: bytes that on-chip memory serves.
+            misses: bytes from and to off-chip memory.
+            kernels: the number of kernels.
+        """
+        slow = misses / self.offchip if self.offchip else (math.inf if misses else 0.0)
+        return busy(operations / self.peak, hits / self.onchip + slow, self.overlap) + self.call + kernels * self.kernel
 
     def hop(self, size: int) -> float:
         """Seconds of a hop of ``size`` bytes."""

@@ -12,15 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fx_partition.passes.batching.cache_traffic import Traffic
-from fx_partition.passes.batching.microbatch_cost import (
-    CALL_BYTES,
-    FLOPS_PER_BYTE,
-    FRESH_FACTOR,
-    LEAST_GAIN,
-    OTHER_KERNELS,
-    STEP_BYTES,
-    Cost,
-)
+from fx_partition.passes.batching.microbatch_cost import CORE, Cost
 from fx_partition.passes.batching.microbatch_size import plan_microbatches
 from fx_partition.passes.capture.capture_model import CapturedGraph, capture
 from fx_partition.passes.capture.symbolic_sizes import Evaluator, Symbols
@@ -149,22 +141,46 @@ def test_operations_are_those_of_products_and_no_guard_is_added() -> None:
     assert operations(convolution) == 2 * 4 * 5 * 8 * 8 * 3 * 9
 
 
-def test_a_cost_counts_calls_fresh_memory_and_what_is_to_be_gained() -> None:
-    batch, rows = 1 << 18, 1 << 16  # values of 32 and 8 MiB
+def cost_of(batch: int, *, fewest: int = 2) -> tuple[Cost, CapturedGraph, GraphMemory, str]:
     captured = exported(Narrow(), torch.randn(batch, 32))
     facts = gather_facts(captured)
     (symbol,) = facts.symbols.hints
-    plan = make_plan(captured, facts, replace(Request.check("64MiB", 1), bind={symbol.name: rows}))
-    computing = int(operations(captured) / FLOPS_PER_BYTE)
-    cost = Cost(captured, facts, (symbol.name,), batch, 2)
-    calls = CALL_BYTES + 8 * STEP_BYTES
-    # A value is fetched once and written once, for either the cache is large enough; inductor writes gelu in place.
-    assert cost.whole(1 << 40) == max(64 * MIB + 4 * 4 * 32 * 33, computing) + FRESH_FACTOR * 4 * 32 * MIB + calls
-    moved = 3 * 32 * MIB + 32 * MIB + 4 * 4 * 32 * 33
-    assert computing > moved
-    assert cost.of(plan, rows) == computing + 4 * calls + int(LEAST_GAIN * cost.whole(64 * MIB))
-    other = Cost(captured, facts, (symbol.name,), batch, rows + 1)
-    assert other.of(plan, rows) - cost.of(plan, rows) == pytest.approx(OTHER_KERNELS * cost.whole(64 * MIB), abs=2)
+    return Cost(captured, facts, (symbol.name,), batch, fewest), captured, facts, symbol.name
+
+
+def test_a_call_costs_more_than_its_parts_alone() -> None:
+    cost, captured, _, _ = cost_of(1 << 12)
+    whole = cost.whole(1 << 40)
+    assert whole > operations(captured) / CORE.peak
+    assert whole > 2 * (1 << 12) * 32 * 4 / CORE.offchip  # an input is fetched, and a result is written
+    assert cost.whole(1 << 10) >= whole  # a smaller cache never helps
+
+
+def test_large_results_cost_fresh_memory() -> None:
+    small, large = (cost_of(batch)[0].whole(1 << 40) for batch in (1 << 17, 1 << 18))  # values of 16 and of 32 MiB
+    assert large > 2.5 * small
+
+
+def test_microbatches_pay_for_their_calls_and_for_kernels_that_the_trace_does_not_have() -> None:
+    batch = 1 << 18
+    cost, captured, facts, symbol = cost_of(batch)
+    request = Request.check("64MiB", 1)
+    few, many = (
+        cost.of(make_plan(captured, facts, replace(request, bind={symbol: rows})), rows) for rows in (1 << 6, 1 << 16)
+    )
+    assert few > many + ((batch >> 6) - (batch >> 16)) * CORE.call * 0.99
+    assert many < cost.whole(64 * MIB)
+    plan = make_plan(captured, facts, replace(request, bind={symbol: 1 << 16}))
+    assert cost_of(batch, fewest=(1 << 16) + 1)[0].of(plan, 1 << 16) > cost.of(plan, 1 << 16)
+
+
+def test_a_partition_more_has_to_gain_more() -> None:
+    cost, captured, facts, symbol = cost_of(1 << 18)
+    one, four = (
+        make_plan(captured, facts, replace(Request.check(None, count), bind={symbol: 1 << 16})) for count in (1, 4)
+    )
+    assert (one.num_partitions, four.num_partitions) == (1, 4)
+    assert cost.of(four, 1 << 16) > cost.of(one, 1 << 16)
 
 
 def test_microbatches_are_chosen_for_large_results_and_not_for_small_ones() -> None:
