@@ -12,7 +12,7 @@ import torch
 from page_blocks import ROOT
 
 import fx_partition
-from fx_partition.backends.options import Options
+from fx_partition.backends.options.backend_options import Options
 
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
