@@ -1,10 +1,10 @@
-"""Errors that a user can act on. All are ValueErrors; the message names the thing and the way out."""
+"""Errors that a user can act on. All are ValueErrors; each message names what is wrong and the way out."""
 
 from __future__ import annotations
 
 
 class PartitionError(ValueError):
-    """A model, a budget or an option that no plan can be made of."""
+    """A model, a budget or an option from which no plan can be made."""
 
 
 class OversizeError(PartitionError):
@@ -16,8 +16,8 @@ class PlanMismatchError(PartitionError):
 
 
 class UnreadableError(PartitionError):
-    """A graph with something that analysis cannot read; it names the operator. The backend runs it as one partition."""
+    """A graph that the analysis cannot read; the message names the operator. The backend runs it as one partition."""
 
 
 class PartitionWarning(UserWarning):
-    """The result is right but has fewer partitions, or less certain figures, than was asked for."""
+    """The result is right, but it has fewer partitions or less certain figures than the user asked for."""

@@ -1,7 +1,7 @@
-"""The process that made something: a forked child has its memory, and none of the threads that work on it.
+"""Refuse work in a forked child, which has its parent's memory but none of its parent's threads.
 
-A child that waits for such a thread waits for ever, and one that closes connections which it inherited closes those of
-its parent. So whatever has threads or connections remembers where it was made, and refuses all others.
+A child that waits for such a thread waits for ever, and a child that closes an inherited connection closes it for its
+parent. So an object that owns threads or connections remembers the process that made it, and refuses all others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 
 class OwnProcess:
-    """The process in which this was made.
+    """The process that made this object.
 
     Example::
 
@@ -25,14 +25,14 @@ class OwnProcess:
 
     @property
     def is_this(self) -> bool:
-        """Whether the calling process is that one, and not a child that was forked from it."""
+        """Whether the calling process made this object, and is not a child that was forked from the maker."""
         return os.getpid() == self._pid
 
     def check(self, what: str) -> None:
-        """Refuse ``what`` in another process.
+        """Raise an error in any process but the maker; ``what`` names the object in the message.
 
         Raises:
-            RuntimeError: it was made in another one.
+            RuntimeError: another process made this object.
         """
         if os.getpid() != self._pid:
             raise RuntimeError(

@@ -1,14 +1,14 @@
-"""A segment tree over a row of numbers: set one, add to a whole suffix, ask for the minimum of a suffix."""
+"""A segment tree over a list of numbers: set one, add to a suffix, return the minimum of a suffix."""
 
 from __future__ import annotations
 
 
 class SegmentTree:
-    """Each operation takes O(log n) for n numbers, which it is built from in O(n).
+    """A list of n numbers, built in O(n), with set, add and minimum in O(log n) each.
 
-    ``_least[node]`` is the minimum below the node, with what was added to the node as a whole (``_added``)
-    and without what was added above it. A suffix [i, n) consists of leaf i and the right siblings on its way
-    to the root.
+    ``_least[node]`` is the minimum below the node. It includes what was added to the node as a whole (``_added``), but
+    not what was added to the nodes above it. A suffix [i, n) consists of leaf i and the right siblings on its way to
+    the root.
 
     Example::
 
@@ -30,11 +30,11 @@ class SegmentTree:
         self._added = [0] * len(least)
 
     def set(self, i: int, number: int) -> None:
-        """Make ``number`` the number at index ``i``, whatever was added to it."""
+        """Set the number at index ``i``; earlier additions no longer count for it."""
         least, added = self._least, self._added
         node = self._leaves + i
         parent = node >> 1
-        while parent:
+        while parent:  # the nodes above still add to this leaf, so take off what they add
             number -= added[parent]
             parent >>= 1
         least[node] = number
@@ -49,7 +49,7 @@ class SegmentTree:
         node = self._leaves + i
         least[node] += amount
         while node > 1:
-            if not node & 1:
+            if not node & 1:  # a left child: its right sibling is a part of the suffix
                 least[node + 1] += amount
                 added[node + 1] += amount
             node >>= 1
@@ -57,7 +57,7 @@ class SegmentTree:
             least[node] = (left if left < right else right) + added[node]
 
     def min_from(self, i: int) -> int:
-        """The minimum of the numbers from index ``i`` on."""
+        """Return the minimum of the numbers from index ``i`` on."""
         least, added = self._least, self._added
         node = self._leaves + i
         result = least[node]

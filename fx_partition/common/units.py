@@ -1,6 +1,6 @@
-"""Numbers as people write them: bytes ("6MiB", "6 MB", 6291456) and counts; for readers too.
+"""Read bytes ("6MiB", "6 MB", 6291456) and counts as people write them, and write them for readers.
 
-Every number has bounds: what is beyond them would take all memory, or overflow, long after it was typed.
+Every number has bounds: one beyond them would take all memory, or overflow, long after the user typed it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-#: Bytes, or a size of a dimension: what torch, and a plan's arrays, can count.
+#: The largest number of bytes, or size of a dimension, that torch and a plan's arrays can count.
 LARGEST = 2**63 - 1
 
 _UNITS = {
@@ -22,14 +22,14 @@ _SIZE = r"\s*([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*([a-zA-Z]*)\s*"
 
 
 def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
-    """A positive number of bytes from an int or a text with a unit; `device_names.parse_budget` knows names too.
+    """Return a positive number of bytes; `device_names.parse_budget` also accepts the name of a device.
 
     Args:
         size: bytes; or text such as ``"6MiB"``, in binary (KiB, MiB, GiB) or decimal units (KB, MB, GB).
-        name: what to call it in an error.
+        name: the option's name, for the error message.
 
     Raises:
-        ValueError: no size, not positive, or more than `LARGEST`.
+        ValueError: ``size`` is not a size, is not positive, or is more than `LARGEST`.
 
     Example::
 
@@ -54,10 +54,10 @@ def parse_bytes(size: int | str, name: str = "cache_bytes") -> int:
 
 
 def parse_count(text: str, name: str, most: int) -> int:
-    """A whole number from 1 to ``most`` of a text.
+    """Read a whole number from 1 to ``most``; ``name`` is the option's name, for the error message.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is something else.
 
     Example::
 
@@ -71,21 +71,21 @@ def parse_count(text: str, name: str, most: int) -> int:
 
 
 def shown(value: object) -> str:
-    """A value for an error, at most some 80 characters: what a user gives may be of any length.
+    """Return a value as text of at most 80 characters for an error message; what a user gives may have any length.
 
     Example::
 
         >>> shown("much"), shown(10**9999)
         ("'much'", 'a number of 33216 bits')
     """
-    if isinstance(value, int) and value.bit_length() > 128:  # Python writes no number of thousands of digits
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to print thousands of digits
         return f"a number of {value.bit_length()} bits"
     text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def format_bytes(number: int) -> str:
-    """Bytes for a reader: binary units, at most two decimals. ``format_bytes(6291456) == "6 MiB"``."""
+    """Write bytes in binary units with at most two decimals: ``format_bytes(6291456) == "6 MiB"``."""
     sign, number = ("-", -number) if number < 0 else ("", number)
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if number >= scale:
@@ -94,7 +94,7 @@ def format_bytes(number: int) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """``format_seconds(0.00125) == "1.25 ms"``."""
+    """Write seconds with three digits: ``format_seconds(0.00125) == "1.25 ms"``."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"

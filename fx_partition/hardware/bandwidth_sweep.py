@@ -1,14 +1,14 @@
-"""Read bandwidth of one core against working set, measured with torch and kept for later processes.
+"""Measure the read bandwidth of one core against working set with torch, and keep it for later processes.
 
-A reduction over ``x.expand(times, n)`` along ``n`` reads the same n numbers ``times`` times in one call, so neither
-Python nor the dispatcher is part of what is timed. Rounds are interleaved over all sizes, so that a busy moment of the
-machine costs one round and not one size. A working set is another part of one buffer in each round, as it depends on
-the pages that it lies on how many of them a physically indexed cache holds.
+A reduction over ``x.expand(times, n)`` along ``n`` reads the same n numbers ``times`` times in one call, so the time
+includes neither Python nor the dispatcher. Rounds are interleaved over all sizes, so that a busy moment of the machine
+spoils one round and not one size. Each round places the working set elsewhere in one buffer, because a physically
+indexed cache holds more of some pages than of others.
 
-Time is that of the thread, which stands still while another process has its core. Of a size the upper quartile of its
-rounds is taken. Other work only ever slows a sweep, so a median is that of a busy machine; STREAM (McCalpin) takes the
-best of its runs for that reason. But the best of a hundred rounds is a lucky moment of a cache that is shared, and
-scatters more than the quartile.
+The clock is the thread's own, which stands still while another process has its core. The result for a size is the
+upper quartile of its rounds. Other work only ever slows a sweep, so a median describes a busy machine; STREAM
+(McCalpin) takes the best of its runs for that reason. But the best of a hundred rounds is a lucky moment of a shared
+cache, and scatters more than the quartile.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Points: TypeAlias = "Sequence[tuple[float, float]]"
 
 _STEPS_AN_OCTAVE = 8
 _PAGE = 4096
-_READ_BYTES = 2**25  # of one measurement, at least
+_READ_BYTES = 2**25  # one measurement reads at least this
 _LEAST_ROUNDS = 3
-_GOLDEN = 0.618034  # its multiples, less their whole parts, spread evenly over 0 to 1 however many there are
+_GOLDEN = 0.618034  # the fractional parts of its multiples spread evenly over 0 to 1, however many there are
 _MOST_BYTES = 2**31
-# The thread's own time goes on only while it runs, and not while another process has its core; Windows counts it in
-# ticks of 16 ms, which are too long.
+# The thread's own clock stands still while another process has its core. Windows counts it in ticks of 16 ms, which
+# are too long.
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
 def working_sets(facts: CpuFacts) -> list[int]:
-    """Bytes from an eighth of the innermost cache to four times the outermost, in eighths of an octave.
+    """Return sizes in bytes from an eighth of the innermost cache to four times the outermost, 8 an octave.
 
-    At most a quarter of the memory, and 2 GiB.
+    The largest is at most a quarter of the memory, and at most 2 GiB.
     """
     sizes = [cache.bytes for cache in facts.caches]
     smallest, largest = min(sizes) // 8, min(4 * max(sizes), (facts.memory_bytes or _MOST_BYTES) // 4, _MOST_BYTES)
@@ -62,7 +62,7 @@ def sweep(sizes: list[int], seconds: float) -> Points:
 
     Args:
         sizes: bytes, multiples of 4.
-        seconds: no further round begins after so many, but three are run at least.
+        seconds: no round begins that would end later than this, but at least three rounds run.
     """
     numbers = torch.ones(max(sizes) // 4)
     rates: dict[int, list[float]] = {size: [] for size in sizes}
@@ -80,42 +80,45 @@ def sweep(sizes: list[int], seconds: float) -> Points:
 
 
 def _part(numbers: torch.Tensor, size: int, at: float) -> torch.Tensor:
-    """``size`` bytes of the buffer that begin at a page, from its start (``at=0``) to its end (1)."""
+    """Return ``size`` bytes of the buffer, page aligned; ``at`` places them, from its start (0) to its end (1)."""
     start = int(at * (numbers.nbytes - size)) // _PAGE * _PAGE
     return numbers[start // 4 : (start + size) // 4]
 
 
 def _rate(numbers: torch.Tensor) -> float:
     times = max(1, _READ_BYTES // (4 * numbers.numel()))
-    torch.sum(numbers)  # what the sweep before has evicted
+    torch.sum(numbers)  # load what the measurement before has evicted
     begin = _clock()
     torch.sum(numbers.expand(times, -1), dim=1)
     return 4 * numbers.numel() * times / (_clock() - begin)
 
 
 def save(facts: CpuFacts, points: Points) -> Path:
-    """Keep a sweep for later processes on this machine."""
+    """Keep a sweep for later processes on this machine; return the path of its file."""
     path = _path(facts)
     put_whole(path, json.dumps({"cpu": facts.name, "host": platform.node(), "points": points}).encode())
     return path
 
 
 def saved(facts: CpuFacts) -> Points:
-    """The sweep kept of this machine; empty if there is none, or none that can be read.
+    """Return the sweep that `save` kept on this machine; empty if there is none, or none that can be read.
 
-    Warns where others may have written it, which it is not read for.
+    Warn, and do not read it, where other users may have written it.
     """
     try:
         return [(float(size), float(rate)) for size, rate in json.loads(_path(facts).read_text())["points"]]
     except UntrustedCacheError as error:
-        warnings.warn(f"what was measured of this machine is not read: {error}", stacklevel=2)
+        warnings.warn(f"the saved measurement of this machine's caches is not read: {error}", stacklevel=2)
         return []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
 def _path(facts: CpuFacts) -> Path:
-    """The name has caches in it, as a virtual machine may move to another host, but not which cores may be used."""
+    """Return the file of a sweep on this machine.
+
+    Its name depends on the caches, as a virtual machine may move to another host, but not on the allowed cores.
+    """
     caches = [(cache.level, cache.bytes, cache.sharers) for cache in facts.caches]
     machine = f"{platform.node()} {facts.name} {caches}"
     return cache_directory() / f"probe-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"

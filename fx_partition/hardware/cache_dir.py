@@ -1,7 +1,7 @@
-"""The directory in which this machine keeps what later processes can use: measurements, compiled code.
+"""The directory that keeps measurements and compiled code for later processes.
 
-Code is run from there, so it has to be the user's own: a directory that others may write to is refused, as is one that
-belongs to somebody else. Files are put in place whole, and on the disk before they get their names.
+Code is run from there, so it must be the user's own: a directory that others may write to is refused, and so is one
+that belongs to another user. A file is complete and on the disk before it gets its name.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _PAGE = 4096
 
 
 class CacheDirectoryError(OSError, ValueError):
-    """The cache directory cannot be used; the message names it and the way out."""
+    """A cache directory that cannot be used; the message names it and the way out."""
 
 
 class UntrustedCacheError(CacheDirectoryError):
-    """Others may have written what is in the cache directory."""
+    """A cache directory whose files other users may have written."""
 
 
 def cache_directory() -> Path:
-    """``$FX_PARTITION_CACHE_DIR``, else ``fx_partition`` below the user's cache directory; made if it is not there.
+    """Return ``$FX_PARTITION_CACHE_DIR``, else ``fx_partition`` in the user's cache directory; make it if necessary.
 
     Raises:
-        CacheDirectoryError: it cannot be made.
-        UntrustedCacheError: it belongs to another user, or others may write to it.
+        CacheDirectoryError: the directory cannot be made.
+        UntrustedCacheError: the directory belongs to another user, or others may write to it.
     """
     try:
         directory = _named()
@@ -46,10 +46,10 @@ def cache_directory() -> Path:
 
 
 def check_writable(directory: Path) -> None:
-    """Write a page to a directory, and take it away again.
+    """Write a page to a file in a directory, and delete it again.
 
     Raises:
-        CacheDirectoryError: that is refused, or the disk is full.
+        CacheDirectoryError: the directory is read-only, or the disk is full.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=directory, prefix=".try-")
@@ -66,10 +66,10 @@ def check_writable(directory: Path) -> None:
 
 
 def put_whole(path: Path, contents: bytes) -> None:
-    """Write a file at once: whoever looks for it finds all of it or nothing, also after the machine has lost its power.
+    """Write a file atomically: a reader finds all of it or no file, even after the machine has lost its power.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: the file cannot be written; nothing is left behind.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -82,7 +82,7 @@ def put_whole(path: Path, contents: bytes) -> None:
 
 
 def _write(file: BinaryIO, contents: bytes) -> None:
-    """Write to the disk; without fsync a name may outlive a loss of power and its contents not."""
+    """Write to the disk; without fsync a loss of power may leave a name without its contents."""
     file.write(contents)
     file.flush()
     os.fsync(file.fileno())
@@ -91,7 +91,7 @@ def _write(file: BinaryIO, contents: bytes) -> None:
 def _named() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).absolute()  # a library is loaded by this name, also after a change of directory
+        return Path(named).absolute()  # libraries are loaded by this name even after a change of directory
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home).absolute() / "fx_partition"
 
@@ -99,11 +99,11 @@ def _named() -> Path:
 def _refuse_others(directory: Path, status: os.stat_result) -> None:
     if os.name != "posix":
         return
-    if status.st_uid not in (os.geteuid(), 0):  # the administrator may do anything anyway
+    if status.st_uid not in (os.geteuid(), 0):  # root may do anything anyway
         raise UntrustedCacheError(
             f"the cache directory {directory} belongs to user {status.st_uid}, and this process runs as user "
-            f"{os.geteuid()}: it would run code that another user keeps there; name a directory of your own with "
-            f"${VARIABLE}"
+            f"{os.geteuid()}: it would run the code that user {status.st_uid} keeps there; name a directory of your "
+            f"own with ${VARIABLE}"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UntrustedCacheError(
@@ -114,5 +114,5 @@ def _refuse_others(directory: Path, status: os.stat_result) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, FileExistsError):
-        return "something that is not a directory has its name"
+        return "its name belongs to something that is not a directory"
     return (error.strerror if isinstance(error, OSError) else "") or str(error)

@@ -1,4 +1,4 @@
-"""Groups of CPU cores that share a cache, from Linux's sysfs; affinity and cgroup limits are respected.
+"""Group CPU cores by the cache that they share, from Linux's sysfs; affinity and cgroup limits are respected.
 
 A group is written ``"cores:0-3,8"``, as taskset writes lists of cores.
 """
@@ -15,20 +15,20 @@ _GROUP = re.compile(r"cores:(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)")
 
 
 def allowed_cores() -> tuple[int, ...]:
-    """The cores that this process may run on, ascending."""
+    """Return the cores on which this process may run, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def core_groups(root: Path = SYSFS) -> list[tuple[int, ...]]:
-    """The allowed cores, grouped by the outermost cache that not all of them share.
+    """Return the allowed cores, grouped by the outermost cache that not all of them share.
 
-    On a CPU of several L3 domains these are the domains; on one whose L3 is common, the cores of one L2 each. Where
-    nothing is known of the caches, or one holds for all cores, there is one group.
+    On a CPU of several L3 domains the groups are these domains; on one whose L3 is common, the cores of each L2. There
+    is one group where nothing is known of the caches, or where all cores share every cache.
 
     Args:
-        root: the directory that describes the cores; another for tests.
+        root: the directory that describes the cores; tests give another one.
     """
     allowed = allowed_cores()
     for level in sorted(_levels(root, allowed), reverse=True):
@@ -43,7 +43,7 @@ def _levels(root: Path, cores: Iterable[int]) -> set[int]:
 
 
 def data_caches(root: Path, core: int) -> list[Path]:
-    """The data caches of a core."""
+    """Return the sysfs directories of a core's data caches."""
     found = sorted((root / f"cpu{core}" / "cache").glob("index*"))
     return [index for index in found if read_text(index / "type") != "Instruction"]
 
@@ -56,7 +56,7 @@ def _sharers(root: Path, core: int, level: int, allowed: tuple[int, ...]) -> tup
 
 
 def read_text(path: Path) -> str:
-    """What a file says, without blanks at its ends; "" where it cannot be read."""
+    """Return a file's text without blanks at its ends; "" where it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -64,7 +64,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_list(text: str) -> list[int]:
-    """``"0-2,8"`` as numbers."""
+    """Return the numbers of a list such as ``"0-2,8"``."""
     cores: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -73,19 +73,19 @@ def parse_list(text: str) -> list[int]:
 
 
 def is_group(name: str) -> bool:
-    """Whether a device's name is meant as a group of cores."""
+    """Whether a device's name begins as a group of cores does; `parse_group` may still refuse it."""
     return name.startswith("cores:")
 
 
 def parse_group(name: str) -> tuple[int, ...]:
-    """The cores of ``"cores:0-3,8"``.
+    """Return the cores of a group such as ``"cores:0-3,8"``.
 
     Raises:
-        ValueError: it is not written so, or names a core that this process may not use.
+        ValueError: the name is not a group, or names a core that this process may not use.
     """
     match = _GROUP.fullmatch(name)
     if not match:
-        raise ValueError(f'{name!r} is no group of cores; for example "cores:0-3" or "cores:0,2"')
+        raise ValueError(f'{name!r} is not a group of cores; write "cores:0-3" or "cores:0,2"')
     cores = tuple(sorted(set(parse_list(match[1]))))
     missing = [core for core in cores if core not in allowed_cores()]
     if missing or not cores:
@@ -96,7 +96,7 @@ def parse_group(name: str) -> tuple[int, ...]:
 
 
 def format_group(cores: Iterable[int]) -> str:
-    """``"cores:0-3,8"`` for the cores 0 to 3 and 8."""
+    """Write a group: ``"cores:0-3,8"`` for the cores 0 to 3 and 8."""
     runs: list[list[int]] = []
     for core in sorted(cores):
         if runs and core == runs[-1][-1] + 1:

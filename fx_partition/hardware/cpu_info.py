@@ -1,4 +1,4 @@
-"""What an operating system says of its CPU: caches, cores that this process may use, clock, memory."""
+"""A CPU as its operating system describes it: caches, cores that this process may use, clock, memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Cache:
 
     Attributes:
         level: 2 or 3.
-        bytes: of one such cache, all of it.
+        bytes: the size of one such cache.
         sharers: how many cores share it, whether or not this process may use them.
-        cores: how many of these this process may use.
+        cores: how many of the sharers this process may use.
         common: whether all cores that this process may use share it.
     """
 
@@ -29,13 +29,13 @@ class CpuFacts:
     """A CPU as this process may use it.
 
     Attributes:
-        name: the model, as the system names it; "" if it does not.
-        caches: levels 2 and 3, as far as they are there; of caches that differ, the smallest.
-        cores: how many cores' time this process may use.
+        name: the system's name of the model; "" if it has none.
+        caches: levels 2 and 3 where the CPU has them; where cores have different caches, the smallest of each level.
+        cores: how many cores' time this process may use; a quota may allow a fraction.
         hertz: the clock; 0.0 if the system does not say.
         memory_bytes: None if the system does not say.
-        source: who says so.
-        clock: what kind of clock ``hertz`` is.
+        source: where these facts come from.
+        clock: which clock ``hertz`` is: the highest, or that of the moment.
     """
 
     name: str
@@ -47,10 +47,10 @@ class CpuFacts:
     clock: str = "as the system says"
 
     def by_preference(self) -> list[Cache]:
-        """The caches, first the outermost that not all cores share: a stage's own (see `cores.core_groups`).
+        """Return the caches, first the outermost that not all cores share: a stage's own (see `cores.core_groups`).
 
-        Where this process may use one core, or several around one cache, all caches are common. Then those come first
-        that it has to itself: of the L3 around one core of sixteen others may take fifteen parts.
+        If this process may use one core only, or several around one cache, all caches are common. Then the caches that
+        it shares least with other processes come first: fifteen sixteenths of an L3 may be theirs.
         """
 
         def rank(cache: Cache) -> tuple[bool, float, int]:

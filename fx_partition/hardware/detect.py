@@ -1,12 +1,12 @@
-"""What this machine has, as device records: its GPUs, then its CPU's caches.
+"""Find this machine's devices: its GPUs, then its CPU's caches, each as a device record.
 
     torch (CUDA, ROCm)  -> gpus          \\
     Linux               -> linux          > detect -> [Device, ...]
-    macOS, Windows      -> other_systems /
+    macOS, Windows      -> macos_windows /
 
-A CPU is seen as a device twice: "cpu:L2", the cache of one core (or of the few that share it), and "cpu:L3", that of
-all cores around it. What lies beyond the L2 is the L3, and ``memory_bandwidth`` of "cpu:L2" is the L3's. The first of
-the two is the one that stages of a pipeline run on: the outermost that not all cores share.
+A CPU is two devices: "cpu:L2", the cache of one core (or of the few that share it), and "cpu:L3", the cache of all
+cores around it. A miss in the L2 goes to the L3, so ``memory_bandwidth`` of "cpu:L2" is the L3's. The first device in
+the list is the one that stages of a pipeline use: the outermost cache that not all cores share.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .linux import linux_cpu
 from .macos_windows import macos_cpu, unknown_cpu, windows_cpu
 from .records import Device, Figure, from_figures
 
-# Where a system does not say: a clock of servers, and an L2 that every CPU of the last ten years has.
+# Assumed where a system does not say: a server's clock, and the L2 that every CPU of the last ten years has at least.
 _HERTZ, _L2 = 2.5e9, 256 * 2**10
-# Float32 operations a cycle and core: two vector units that multiply and add; Arm's are of 128 bits.
+# Float32 operations a cycle and core: two vector units that multiply and add; those of Arm have 128 bits.
 _FLOPS_A_CYCLE, _FLOPS_OTHERWISE = {"AVX512": 64, "AVX2": 32}, 16
-# Bytes a cycle and core that current servers read at least from L2, L3 and memory, all cores at once.
+# The fewest bytes a cycle and core that current servers read from L2, L3 and memory, with all cores at work.
 _L2_BYTES, _L3_BYTES, _MEMORY_BYTES = 32, 10, 2
 
 
 def detect() -> list[Device]:
-    """The devices of this machine, as this process may use them; never empty.
+    """Return the devices of this machine, as this process may use them; at least one.
 
-    A GPU whose name is that of a record has its figures. Otherwise sizes are those that the driver or the operating
-    system reports, and bandwidths are estimates. Of a cache that other processes' cores share, the usable bytes are the
-    share of the cores that this process may use. What `probe` has measured on this machine stands for all of these.
+    A GPU whose name matches a record has the record's figures. Otherwise the driver or the operating system reports
+    the sizes, and the bandwidths are estimates. If this process may use only some of the cores that share a cache, its
+    usable bytes are their share. A measurement by `probe` on this machine replaces all of these.
 
     Example::
 
@@ -50,21 +50,21 @@ def detect() -> list[Device]:
 
 
 def cpu_facts() -> CpuFacts:
-    """What the operating system says of the CPU."""
+    """Ask the operating system about the CPU."""
     readers = {"linux": linux_cpu, "darwin": macos_cpu, "win32": windows_cpu}
     return readers.get(sys.platform, unknown_cpu)()
 
 
 def _apple_gpu(facts: CpuFacts) -> list[Device]:
-    """The GPU in an Apple chip that has a record; torch says nothing of its caches."""
+    """Return the GPU of an Apple chip that has a record, if any; torch does not report its caches."""
     record = match_record(facts.name) if torch.backends.mps.is_available() else None
     return [] if record is None else [replace(record, name="mps", aliases=(facts.name, record.name))]
 
 
 def cpu_devices(facts: CpuFacts, points: Points = ()) -> list[Device]:
-    """A CPU's caches as devices, first the one that a stage has for itself; ``points`` are what a sweep measured."""
+    """Return a CPU's caches as devices, first the one that a stage has for itself; ``points`` come from a sweep."""
     if not facts.caches:
-        unknown = Figure(_L2, "nothing is known of the caches: what CPUs of the last ten years have", "estimate")
+        unknown = Figure(_L2, "caches unknown: assumed, the smallest L2 of CPUs of the last ten years", "estimate")
         return [_cpu_device(facts, Cache(2, _L2, 1, 1, False), unknown, points)]
     caches = facts.by_preference()
     return [_cpu_device(facts, cache, Figure(cache.bytes, facts.source, "datasheet"), points) for cache in caches]

@@ -1,4 +1,4 @@
-"""Names of devices, and the number of bytes that each stands for wherever a size is asked for."""
+"""Look up devices by name, and let a name stand for its usable bytes wherever an option takes a size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .records import Device, find, normalise, suggest
 
 
 def find_device(name: str) -> Device:
-    """The record of a name, a device of this machine ("cuda:0", "cpu:L2"; see `detect`), or, for "auto", its first one.
+    """Return the device of a name: a record, or one of this machine ("cuda:0", "cpu:L2", "auto" for the first).
 
     Raises:
-        ValueError: there is none of this name; it lists close matches.
+        ValueError: no device has this name; the message lists close matches.
     """
     record = find(name)
     if record is not None:
@@ -28,7 +28,7 @@ def find_device(name: str) -> Device:
 
 
 def usable_bytes(name: str) -> int:
-    """The usable on-chip bytes of the device that `find_device` finds.
+    """Return the usable on-chip bytes of the device that `find_device` finds.
 
     Example::
 
@@ -39,15 +39,15 @@ def usable_bytes(name: str) -> int:
 
 
 def parse_budget(size: int | str, name: str = "cache_bytes") -> int:
-    """A positive number of bytes from a size, as `parse_bytes` reads it, or from the name of a device.
+    """Return a positive number of bytes from a size (see `parse_bytes`) or from the name of a device.
 
     Args:
-        size: a size; or a name, which starts with a letter as no size does, for the usable on-chip bytes of that device
-            (``"H100-SXM"``).
-        name: what to call it in an error.
+        size: a size; or a name (``"H100-SXM"``), for the usable on-chip bytes of that device. A name starts with a
+            letter, and a size never does.
+        name: the option's name, for the error message.
 
     Raises:
-        ValueError: neither a size nor a name, not positive, or more than a plan can count.
+        ValueError: ``size`` is neither a size nor a name, is not positive, or is more than a plan can count.
 
     Example::
 

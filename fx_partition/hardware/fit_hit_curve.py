@@ -1,4 +1,4 @@
-"""What a sweep says of a cache: its bandwidths, its usable bytes, its hit curve."""
+"""Derive a cache's bandwidths, usable bytes and hit curve from a sweep."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from statistics import harmonic_mean
 from .hit_curves import USABLE_HIT_RATE, Curve, curve_from_bandwidth, levels, share_at
 from .records import Figure
 
-#: How much faster a cache must be than what lies beyond it for its knee to be told from noise.
+#: A knee can be told from noise only if the cache is this much faster than the memory behind it.
 _CLEAR = 1.7
-#: Sizes that differ by less than this factor are smoothed together: of a sweep in eighths of an octave, three each way.
+#: Sizes within this factor of each other are smoothed together: three each way in a sweep of eighths of an octave.
 _NEAR = 2**0.4
 _SOURCE = "fx_partition.probe on this machine"
 
 
 def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tuple[dict[str, Figure], Curve | None]:
-    """Figures by field and a hit curve of one cache; nothing where the sweep does not reach beyond it.
+    """Return figures by field, and the hit curve, of one cache; nothing if the sweep does not reach beyond it.
 
-    If what lies beyond is nearly as fast, there is no knee to be seen: then bandwidths alone.
+    If the memory behind the cache is nearly as fast, the sweep shows no knee, and the result has bandwidths alone.
 
     Args:
         points: (bytes, bytes/s) of one core.
-        nominal: bytes of the cache.
-        cores: how many cores read it at once; their bandwidths are taken to add up.
+        nominal: the cache's size in bytes.
+        cores: how many cores read the cache at once; their bandwidths are assumed to add up.
 
-    Example: all reads of six tenths of the nominal size hit, half of those at it; 0.93 do in between::
+    Example: every read hits at six tenths of the nominal size, and half of them at all of it; 0.93 do in between::
 
         >>> half = 1 / (0.5 / 1000 + 0.5 / 100)
         >>> figures, _ = fit([(10, 1000), (30, 1000), (60, 1000), (100, half), (400, 100)], 100, cores=1)
@@ -55,10 +55,9 @@ def fit(points: Sequence[tuple[float, float]], nominal: int, cores: float) -> tu
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Each bandwidth as the harmonic mean of those of sizes near it, since times add up.
+    """Replace each bandwidth by the harmonic mean of those of near sizes; harmonic, since times add up.
 
-    A curve that is flat where the hit rate falls below what counts as held would turn a little noise into a knee that
-    is elsewhere in each run::
+    Without this a little noise would move the knee from run to run, where the curve is flat near `USABLE_HIT_RATE`::
 
         >>> smoothed([(100, 10.0), (110, 30.0), (200, 5.0)])
         [(100, 15.0), (110, 15.0), (200, 5.0)]
@@ -68,9 +67,10 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The closest points, by least squares, whose bandwidth never rises with the working set (isotonic regression).
+    """Return the closest points, by least squares, whose bandwidth never rises with size (isotonic regression).
 
-    Noise makes single sizes look faster than smaller ones; neighbours that are out of order become their mean::
+    Noise makes single sizes look faster than smaller ones; neighbours that are out of order are replaced by their
+    mean::
 
         >>> falling([(1, 10.0), (2, 6.0), (3, 8.0), (4, 1.0)])
         [(1, 10.0), (2, 7.0), (3, 7.0), (4, 1.0)]

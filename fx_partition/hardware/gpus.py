@@ -1,4 +1,4 @@
-"""The GPUs that torch sees, CUDA's and ROCm's, as device records."""
+"""Make device records of the GPUs that torch sees, CUDA's and ROCm's."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import torch
 
 from .records import Device, Figure, devices, from_figures, normalise
 
-#: By the architecture of AMD's GPUs, where their name matches no record.
+#: The record of each architecture of AMD's GPUs, for names that match no record.
 _ROCM_RECORDS = {"gfx90a": "MI250X-perGCD", "gfx942": "MI300X", "gfx950": "MI355X"}
 
 _NO_SIZE = "the driver does not say: assumed, the L2 of a P100"
-_SLICE = "the record's figure, by the share of the L2 that the driver reports"
+_SLICE = "the record's figure, times the share of the L2 that the driver reports"
 _SCALED = (
     "onchip_bytes", "usable_bytes", "half_bytes", "persist_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops"
 )  # fmt: skip
 
 
 def find_gpus() -> list[Device]:
-    """One record a GPU: named as torch names it ("cuda:0"), the driver's name and that of its record its aliases."""
+    """Return one record a GPU, named as torch names it ("cuda:0"); its aliases are the driver's and the record's name.
+    """
     if not torch.cuda.is_available():
         return []
     return [gpu_device(i, torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count())]
 
 
 def gpu_device(index: int, properties: Any) -> Device:
-    """The record of one GPU.
+    """Return the record of one GPU.
 
     Args:
-        index: in torch's count.
-        properties: what ``torch.cuda.get_device_properties`` gives: ``name``, ``total_memory``, ``L2_cache_size``,
-            ``multi_processor_count`` and, on ROCm, ``gcnArchName``.
+        index: torch's index of the GPU.
+        properties: the result of ``torch.cuda.get_device_properties``, with ``name``, ``total_memory``,
+            ``L2_cache_size``, ``multi_processor_count`` and, on ROCm, ``gcnArchName``.
     """
     architecture = str(getattr(properties, "gcnArchName", "")).partition(":")[0]
     on_rocm = architecture in _ROCM_RECORDS or architecture.startswith("gfx")
@@ -45,7 +46,7 @@ def gpu_device(index: int, properties: Any) -> Device:
     if record is None:
         found = _unknown(properties, l2)
     elif on_rocm or not l2 or abs(l2 / record.onchip_bytes - 1) < 0.02:
-        # ROCm reports the L2 of one die; the records of AMD's GPUs are of the cache that all dies share.
+        # ROCm reports the L2 of one die, but the records of AMD's GPUs describe the cache that all dies share.
         found = record
     else:
         found = _slice(record, l2 / record.onchip_bytes)
@@ -56,13 +57,14 @@ def gpu_device(index: int, properties: Any) -> Device:
 
 
 def match_record(name: str) -> Device | None:
-    """The record whose name or alias a driver's name is, be it a slice of it ("NVIDIA H100 80GB HBM3 MIG 1g.10gb")."""
+    """Return the record whose name or alias is a driver's name; the suffix of a MIG instance (" MIG 1g.10gb") is
+    ignored."""
     whole = normalise(re.sub(r" MIG \S+$", "", name))
     return next((d for d in devices() if whole in map(normalise, (d.name, *d.aliases))), None)
 
 
 def _slice(record: Device, share: float) -> Device:
-    """A record of which the driver grants a share: a MIG instance, or a card with parts switched off."""
+    """Scale a record to the share that the driver grants: a MIG instance, or a card with parts switched off."""
     values = {name: getattr(record, name) for name in _SCALED if getattr(record, name) is not None}
     scaled = {name: type(value)(value * share) for name, value in values.items()}
     figures = {name: Figure(value, _SLICE, "inferred") for name, value in scaled.items()}
@@ -70,7 +72,7 @@ def _slice(record: Device, share: float) -> Device:
 
 
 def _unknown(properties: Any, l2: int) -> Device:
-    """A GPU that no record describes: sizes from the driver, bandwidths and peak from its clocks (in kHz there)."""
+    """Estimate a GPU without a record: sizes come from the driver, bandwidths and peak from its clocks (in kHz)."""
     clock = _positive(properties, "clock_rate", 1_400_000) * 1e3
     bus = _positive(properties, "memory_bus_width", 256) / 8
     memory = 2 * _positive(properties, "memory_clock_rate", 7_000_000) * 1e3 * bus
@@ -89,5 +91,5 @@ def _unknown(properties: Any, l2: int) -> Device:
 
 
 def _positive(properties: Any, name: str, otherwise: float) -> float:
-    """A property that not every release of torch and not every driver has."""
+    """Return a property; or ``otherwise``, as some releases of torch and some drivers do not have it."""
     return float(getattr(properties, name, 0) or otherwise)

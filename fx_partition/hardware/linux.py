@@ -1,4 +1,4 @@
-"""A CPU as Linux describes it: sysfs for caches, affinity and cgroups for what this process may use of it."""
+"""Read a CPU's caches from Linux's sysfs, and what this process may use of it from its affinity and cgroups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "": 1}
 
 
 def linux_cpu(sysfs: Path = SYSFS, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> CpuFacts:
-    """The CPU of this machine; the directories are others for tests."""
+    """Return the facts of this machine's CPU; tests give other directories."""
     allowed = allowed_cores()
     info = read_text(proc / "cpuinfo")
     found = (_cache(sysfs, level, allowed) for level in (2, 3))
@@ -30,7 +30,7 @@ def linux_cpu(sysfs: Path = SYSFS, proc: Path = Path("/proc"), cgroups: Path = P
 
 
 def _cache(sysfs: Path, level: int, allowed: Sequence[int]) -> Cache | None:
-    """The smallest cache of a level that an allowed core has; cores of two kinds have different ones."""
+    """Return the smallest cache of a level, as shared out to one core; cores of two kinds have different caches."""
     found = []
     for core in allowed:
         for index in data_caches(sysfs, core):
@@ -44,10 +44,10 @@ def _cache(sysfs: Path, level: int, allowed: Sequence[int]) -> Cache | None:
 
 
 def cpu_quota(proc: Path, cgroups: Path) -> float:
-    """How many cores' time the cgroups of this process allow; infinite without a limit.
+    """Return how many cores' time the cgroups of this process allow; infinite without a limit.
 
-    A group's limit holds for the groups in it, so the tightest on the way to the root counts. Both versions are read:
-    ``cpu.max`` ("150000 100000": one and a half cores), and ``cpu.cfs_quota_us`` of version 1.
+    A group's limit holds for the groups in it, so the tightest limit on the way to the root counts. Both versions of
+    cgroups are read: ``cpu.max`` ("150000 100000" is one and a half cores), and ``cpu.cfs_quota_us`` of version 1.
     """
     limits = [float("inf")]
     for line in read_text(proc / "self" / "cgroup").splitlines():
@@ -61,7 +61,7 @@ def cpu_quota(proc: Path, cgroups: Path) -> float:
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
-    """A group's directory and those around it; in a container only the root may be there."""
+    """Return a group's directory and those of its parents; in a container only the root may exist."""
     inner = PurePosixPath(path.lstrip("/"))
     return [root / part for part in (inner, *inner.parents)]
 
@@ -78,7 +78,8 @@ def _field(info: str, name: str) -> str:
 
 
 def _clock(sysfs: Path, core: int, info: str) -> tuple[float, str]:
-    """Hertz, and what they are. What /proc/cpuinfo says changes with load; virtual machines have nothing else."""
+    """Return the clock in hertz and its kind. /proc/cpuinfo changes with load, but is all that virtual machines have.
+    """
     kilohertz = read_text(sysfs / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq")
     if kilohertz.isdecimal():
         return float(kilohertz) * 1e3, "the core's highest"

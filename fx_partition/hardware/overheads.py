@@ -1,4 +1,4 @@
-"""What a device takes beside arithmetic and memory: for a run, for each kernel, and for a hop to another device."""
+"""Fixed times of a device in addition to arithmetic and memory: of a call, of each kernel, and of a hop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .records import Device
 
 @dataclass(frozen=True)
 class Overheads:
-    """What a run takes beside arithmetic and memory, in seconds, and whether these hide one another.
+    """Seconds that a run takes in addition to arithmetic and memory, and whether those two overlap.
 
     Attributes:
-        call: of a run.
-        kernel: of each kernel.
-        fetch: of a run that fetches anything from off-chip memory.
-        overlap: whether bytes move while operations go on, so that the longer of the two counts; else both do.
+        call: seconds of a run.
+        kernel: seconds of each kernel.
+        fetch: seconds of a run that fetches anything from off-chip memory.
+        overlap: whether bytes move while operations run, so that the longer of the two times counts; else their sum.
     """
 
     call: float = 0.0
@@ -25,11 +25,11 @@ class Overheads:
     overlap: bool = True
 
 
-#: By the kind of a device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream). CPU: a call of
-#: a compiled stage from Python and a kernel of inductor's, as `batching.microbatch_cost` weighs them; one core packs or
-#: reorders operands before it computes with them, and `benchmarks/cost_model.py` finds times closer to the sum than to
-#: the longer. Accelerator: its compiler makes one program of a partition; what the call of one takes is not known in
-#: general.
+#: Overheads by kind of device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream). CPU: the
+#: times of a call of a compiled stage from Python and of a kernel of inductor's; `batching.microbatch_cost` uses them
+#: too. A core packs or reorders operands before it computes with them, and `benchmarks/cost_model.py` finds times that
+#: are closer to the sum than to the longer of the two. Accelerator: its compiler makes one program of a partition; the
+#: time of a call is not known in general.
 OVERHEADS: Mapping[str, Overheads] = {
     "gpu": Overheads(kernel=1.26e-6),
     "cpu": Overheads(call=10e-6, kernel=2e-6, overlap=False),
@@ -39,14 +39,14 @@ OVERHEADS: Mapping[str, Overheads] = {
 
 @dataclass(frozen=True)
 class Link:
-    """What carries values between devices.
+    """A connection that carries values between devices.
 
     Attributes:
-        latency: seconds of a hop, whatever its bytes.
-        bandwidth: bytes/s; None: as fast as can be.
-        shared: whether all devices hang on one host, whose bus carries every hop, the caller's inputs and results and
-            what devices fetch from off-chip memory, one after another (USB, one PCIe lane); else each device has a link
-            of its own to the next, and hops overlap.
+        latency: seconds of a hop, however few its bytes.
+        bandwidth: bytes/s; None if bytes take no time.
+        shared: whether one bus of the host carries everything, one after another: every hop, the caller's inputs and
+            results, and the bytes that devices fetch from off-chip memory (USB, one PCIe lane). Else each device has
+            its own link to the next, and hops overlap.
     """
 
     latency: float
@@ -55,9 +55,9 @@ class Link:
 
     @classmethod
     def of(cls, device: Device) -> Link:
-        """The link of a device's record."""
+        """Return the link of a device's record."""
         return cls(device.link_latency, device.link_bandwidth)
 
     def seconds(self, size: int) -> float:
-        """Of a hop of ``size`` bytes."""
+        """Return the seconds that a hop of ``size`` bytes takes."""
         return self.latency + (size / self.bandwidth if self.bandwidth else 0.0)

@@ -1,4 +1,4 @@
-"""Measure this machine's caches: bandwidth against working set, its knees, and what they say of usable bytes."""
+"""Measure this machine's caches: bandwidth against working set, the knees of that curve, and usable bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
         points: (working set in bytes, bytes/s read by one core), ascending.
-        devices: the CPU's caches with what was measured, as `detect` gives them from now on.
-        path: where the points are kept for later processes.
+        devices: the CPU's caches with the measured figures, as `detect` returns them from now on.
+        path: the file that keeps the points for later processes.
     """
 
     points: Points
@@ -30,16 +30,16 @@ class Probe:
 
 
 def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
-    """Measure the caches of this machine's CPU from one core, and keep what was found for `detect` and ``"auto"``.
+    """Measure the caches of this machine's CPU from one core, and keep the result for `detect` and ``"auto"``.
 
     Args:
         device: "cpu"; the figures of GPUs come from their records.
-        seconds: about how long it may take, an hour at most; a machine that is busy needs them, to find rounds that it
-            does not disturb.
+        seconds: about how long the measurement may take, at most an hour; a busy machine needs more time for enough
+            undisturbed rounds.
 
     Raises:
-        ValueError: another device, seconds out of bounds, nothing is known of the CPU's caches, or the cache directory
-            cannot be used.
+        ValueError: ``device`` is not "cpu", ``seconds`` is out of bounds, the system does not report the CPU's caches,
+            or the cache directory cannot be used.
 
     Example::
 
@@ -50,11 +50,14 @@ def probe(device: str = "cpu", *, seconds: float = 10.0) -> Probe:
     """
     if device != "cpu":
         raise ValueError(f'probe measures device="cpu", not {device!r}; `fx-partition devices` lists records of others')
-    if not 0 <= seconds <= MOST_SECONDS:  # which "not a number" is not either
+    if not 0 <= seconds <= MOST_SECONDS:  # refuses NaN too
         raise ValueError(f"seconds={seconds!r} must be a number from 0 to {MOST_SECONDS}; ten are enough")
     facts = cpu_facts()
     if not facts.caches:
-        raise ValueError("this system says nothing of its CPU's caches, so there is no size around which to measure")
+        raise ValueError(
+            "this system does not report its CPU's caches, so there is no size around which to measure; give a budget "
+            "in bytes instead"
+        )
     check_writable(cache_directory())
     points = sweep(working_sets(facts), seconds)
     path = save(facts, points)

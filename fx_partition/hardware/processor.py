@@ -1,4 +1,4 @@
-"""What decides which kernels run on this machine's processor: its instructions, and what limits their use."""
+"""Facts that decide which kernels run on this machine's processor: its instructions, and settings that limit them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-# Lines of /proc/cpuinfo that say what code a processor runs, on x86 and on ARM; the others vary with the load.
+# Lines of /proc/cpuinfo that decide which code a processor can run, on x86 and on ARM; others vary with the load.
 _CPU_LINES = frozenset(
     {
         "CPU architecture",
@@ -26,13 +26,13 @@ _CPU_LINES = frozenset(
     }
 )
 
-# Variables by which the libraries that torch calls are held to some kernels, or to a number of threads.
+# Variables that limit the libraries which torch calls to some kernels, or to a number of threads.
 _VARIABLES = ("ATEN_", "DNNL_", "GOMP_", "KMP_", "LRU_CACHE_", "MKL_", "OMP_", "ONEDNN_", "TORCH_MKLDNN_")
 
 
 @functools.lru_cache(maxsize=1)
 def processor_lines() -> tuple[str, ...]:
-    """Return what Linux says of the first core's instructions; other systems have no such file, and give nothing."""
+    """Return the lines of /proc/cpuinfo on the first core's instructions; none on systems other than Linux."""
     try:
         first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
     except OSError:
@@ -42,12 +42,12 @@ def processor_lines() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1)
 def cpu_capabilities() -> dict[str, object]:
-    """Return what torch knows of the processor: names of instruction sets with whether it has them, sizes of caches."""
+    """Return torch's facts of the processor: whether it has each instruction set, and the sizes of its caches."""
     return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def kernel_choice() -> tuple[object, ...]:
-    """Return all that kernels of torch on a CPU are chosen by, beside the operands: equal values choose equal kernels.
+    """Return all that decides, with the operands, which kernels torch runs on a CPU: equal values, equal kernels.
 
     Example::
 

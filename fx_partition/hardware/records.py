@@ -1,8 +1,8 @@
-"""What devices can do: records by name, every figure with its source and how far it may be trusted.
+"""Records of devices by name; each figure has its source and a grade of confidence.
 
-The figures are in ``data/devices.json`` and measured curves in ``data/l2_curves.json``. Nominal on-chip bytes are not
-usable ones: an A100 keeps near-full hits to 0.69 of its L2 only. Where a record has no measured usable bytes they come
-from the curve of a relative or from a rule, and are marked "inferred" (see `hit_curves`).
+The figures are in ``data/devices.json`` and measured curves in ``data/l2_curves.json``. Not all nominal on-chip bytes
+are usable: an A100 keeps near-full hits to 0.69 of its L2 only. Where a record has no measured usable bytes, they come
+from the curve of a related device or from a rule, and are marked "inferred" (see `hit_curves`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .hit_curves import (
 
 CONFIDENCES = ("measured", "datasheet", "inferred", "estimate")
 
-# Endings of names in the data file: what they become, and the factor to bytes, bytes/s, FLOP/s or seconds.
+# For each ending of a name in the data file: the field's ending, and the factor to bytes, bytes/s, FLOP/s or seconds.
 _UNITS = {
     "_MiB": ("_bytes", 2**20), "_GB": ("_bytes", 10**9), "_GBs": ("_bandwidth", 10**9),
     "_TFLOPs": ("_flops", 10**12), "_us": ("_latency", 1e-6),
@@ -43,10 +43,10 @@ class Figure:
     """One figure of a device.
 
     Attributes:
-        value: in the unit of the field that it stands for: bytes, bytes/s, FLOP/s or seconds.
-        source: who says so.
-        confidence: "measured" (on such a device), "datasheet" (the vendor's word), "inferred" (from a relative or a
-            rule that held elsewhere) or "estimate".
+        value: the number in the unit of its field: bytes, bytes/s, FLOP/s or seconds.
+        source: where the number comes from.
+        confidence: "measured" (on such a device), "datasheet" (the vendor's word), "inferred" (from a related device,
+            or a rule that held elsewhere) or "estimate".
     """
 
     value: float
@@ -60,25 +60,25 @@ class Figure:
 
 @dataclass(frozen=True)
 class Device:
-    """What one device can do.
+    """The figures of one device.
 
     Attributes:
-        name: of the record: "H100-SXM".
+        name: the record's name: "H100-SXM".
         kind: "gpu", "cpu" or "accelerator".
         onchip_bytes: nominal bytes of the on-chip memory: a GPU's L2, a CPU's L3, an accelerator's SRAM.
-        usable_bytes: how many of them a working set can have and still be held; the budget of a plan.
-        half_bytes: the working set at which the hit rate falls to one half.
+        usable_bytes: the largest working set that on-chip memory still holds; the budget of a plan.
+        half_bytes: the working set at which the hit rate falls to one half; None if it stays above.
         onchip_bandwidth: bytes/s from on-chip memory.
-        memory_bytes: of the off-chip memory; None: none or unknown.
+        memory_bytes: bytes of the off-chip memory; None if there is none or its size is unknown.
         memory_bandwidth: bytes/s from off-chip memory; 0.0 if there is none.
-        peak_flops: FLOP/s, dense, of ``peak_dtype``.
-        link_bandwidth: bytes/s to a neighbour, in one direction; None: unknown.
-        link_latency: seconds that a hop takes whatever its bytes.
-        persist_bytes: how much of the L2 may be set aside for persisting accesses; None where there is no such thing.
+        peak_flops: dense FLOP/s in ``peak_dtype``.
+        link_bandwidth: bytes/s to a neighbour, in one direction; None if unknown.
+        link_latency: seconds that a hop takes, however few its bytes.
+        persist_bytes: bytes of the L2 that may be set aside for persisting accesses; None where the device cannot.
         hit_curve: (working set as a share of ``onchip_bytes``, hit rate), ascending in the first.
-        figures: by name of the field, and others that have none ("memory_bandwidth.datasheet").
+        figures: the figure of each field, and further ones without a field ("memory_bandwidth.datasheet").
         aliases: other names, such as those that a driver reports.
-        peak_dtype: of ``peak_flops``, as torch spells it: "bfloat16".
+        peak_dtype: the dtype of ``peak_flops``, as torch spells it: "bfloat16".
     """
 
     name: str
@@ -99,7 +99,7 @@ class Device:
     peak_dtype: str = "bfloat16"
 
     def hit_rate(self, working_set: float) -> float:
-        """The share of reads that on-chip memory serves when ``working_set`` bytes are swept again and again.
+        """Return the share of reads that on-chip memory serves when ``working_set`` bytes are swept again and again.
 
         Example::
 
@@ -110,10 +110,10 @@ class Device:
 
 
 def device(name: str) -> Device:
-    """The record of a name or an alias; case, blanks, dashes and underscores do not matter.
+    """Return the record of a name or an alias; case, blanks, dashes and underscores do not matter.
 
     Raises:
-        ValueError: there is none of this name; it lists close matches.
+        ValueError: no record has this name; the message lists close matches.
 
     Example::
 
@@ -127,12 +127,12 @@ def device(name: str) -> Device:
 
 
 def find(name: str) -> Device | None:
-    """As `device`, but None where there is none of this name: no close matches are looked for."""
+    """Return the record of a name or an alias; None, and no list of close matches, if there is none."""
     return _by_name().get(normalise(name))
 
 
 def devices() -> list[Device]:
-    """All records, in the order of the data file.
+    """Return all records, in the order of the data file.
 
     Example::
 
@@ -143,7 +143,7 @@ def devices() -> list[Device]:
 
 
 def suggest(name: str) -> str:
-    """Close matches of a name that is not known, or where the names are listed."""
+    """Return close matches of an unknown name as text, or the command that lists all names."""
     spelled = {key: record.name for key, record in _by_name().items()}
     close = difflib.get_close_matches(normalise(name), spelled, n=5, cutoff=0.5)
     names = list(dict.fromkeys(spelled[key] for key in close))
@@ -151,7 +151,7 @@ def suggest(name: str) -> str:
 
 
 def normalise(name: str) -> str:
-    """A name without what people spell differently: ``normalise("RTX 4090") == normalise("rtx-4090")``."""
+    """Remove from a name what people spell differently: ``normalise("RTX 4090") == normalise("rtx-4090")``."""
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
@@ -199,12 +199,13 @@ def from_figures(
     aliases: tuple[str, ...] = (),
     peak_dtype: str = "float32",
 ) -> Device:
-    """A device from its figures by field; without usable bytes or a curve these come from the rules of `hit_curves`.
+    """Make a device from its figures; the rules of `hit_curves` supply usable bytes and a curve where they are missing.
 
     Args:
-        name, kind, aliases, peak_dtype: of the device.
-        figures: at least "onchip_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops" and "link_latency".
-        curve: of the device or a relative; it is stretched to the usable bytes.
+        name, kind, aliases, peak_dtype: fields of the device.
+        figures: by field, at least "onchip_bytes", "onchip_bandwidth", "memory_bandwidth", "peak_flops" and
+            "link_latency".
+        curve: the hit curve of the device or of a related one; it is stretched to the usable bytes.
     """
     onchip = figures["onchip_bytes"].value
     if "usable_bytes" not in figures:
@@ -234,7 +235,7 @@ def from_figures(
 
 
 def _figure(key: str, entry: tuple[float, str, str], sources: Mapping[str, str]) -> tuple[str, Figure]:
-    """A figure of the data file in the unit of its field: ``"onchip_MiB": 50`` is ``"onchip_bytes": 52428800``."""
+    """Convert a figure of the data file to its field's unit: ``"onchip_MiB": 50`` is ``"onchip_bytes": 52428800``."""
     number, source, confidence = entry
     stem, dot, which = key.partition(".")
     for ending, (becomes, factor) in _UNITS.items():
