@@ -12,6 +12,7 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
 from fx_partition.passes.capture.capture_model import ExampleInputs, Model, annotated, capture
 from fx_partition.passes.capture.metadata_changes import changed_inputs
+from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.records import Partition
@@ -96,7 +97,7 @@ def pipeline(
     plan, captured, stubs = plan_states_together(
         traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
     )
-    fill((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
+    fill((*captured.weights.values(), *all_tensors(captured.gm).values()))
     program = make_program(captured, stubs, facts.written)
     signature = Signature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.plan.plan import Plan
 
 
@@ -50,5 +51,5 @@ def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[Planned
     """
     if not isinstance(model, torch.nn.Module):
         return list(_LIVE.values())
-    weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    weights = {id(tensor) for tensor in all_tensors(model).values()}
     return [graph for graph in _LIVE.values() if graph.reads_any(weights)]

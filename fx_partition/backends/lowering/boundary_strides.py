@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.autocast_regions import is_region_handle, left_regions
 from fx_partition.passes.capture.capture_model import ShapeInterpreter, value_of
 from fx_partition.passes.capture.fake_tensors import (
     FakeTensor,
@@ -35,6 +34,7 @@ from fx_partition.passes.capture.fake_tensors import (
 )
 from fx_partition.passes.capture.graph_symbols import unbacked_in
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
+from fx_partition.passes.capture.whole_regions import left_modes, opens_whole_region
 from fx_partition.passes.split.extract import PartitionGraph
 
 from .layout_guard import Layout
@@ -219,14 +219,14 @@ def _run(
     """
     in_trace = [(t, isinstance(t, torch.Tensor) and _is_in_memory_of(t, arguments)) for t in traced]
     mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
-    if mode is None or any(map(_opens_a_mode, module.graph.nodes)):
+    if mode is None or any(map(opens_whole_region, module.graph.nodes)):
         return in_trace
     interpreter = _StageInterpreter(module, mode)
     grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another than it found
     try:
         with grad_mode, no_new_guards(mode.shape_env), enable_python_dispatcher(), mode:
             stand_ins = [_stand_in(value) for value in takes]
-            with left_regions(interpreter.values), InductorDecompositions():
+            with left_modes(module.graph, interpreter.values), InductorDecompositions():
                 made = list(interpreter.run(*stand_ins, enable_io_processing=False))
     except Exception as error:  # an operator may refuse these fakes; the promise is kept whatever it is
         _log.debug("the strides of a stage's results are those of the trace: %s: %s", type(error).__name__, error)
@@ -247,11 +247,6 @@ class _StageInterpreter(ShapeInterpreter):
         self.values[n] = traced
         return traced
 
-
-def _opens_a_mode(node: torch.fx.Node) -> bool:
-    """Whether a node enters a mode that would stay if a run failed in it: inference mode, vmap; autocast is left."""
-    name = getattr(node.target, "__name__", "")
-    return ("enter" in name or "nesting" in name) and not is_region_handle(node)
 
 
 def _is_like(made: Any, traced: Any) -> bool:

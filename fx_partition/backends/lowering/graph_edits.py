@@ -12,6 +12,7 @@ import torch.fx
 from torch.fx.operator_schemas import get_signature_for_torch_op
 from torch.utils import _pytree as pytree
 
+from fx_partition.passes.capture.autocast_regions import names_autocast_device
 from fx_partition.passes.capture.capture_model import value_of
 
 from ..devices.home_device import place
@@ -55,7 +56,7 @@ def retarget_graph(graph: torch.fx.Graph, home: torch.device, device: torch.devi
 
 # Operators that return their input where it is already as it is to be.
 _MOVES = {"to", "cuda", "cpu", "type", torch.as_tensor, torch.asarray, torch.ops.aten.to}
-_AUTOCASTS = {"_enter_autocast", "wrap_with_autocast"}
+
 
 
 class _Retargeting:
@@ -95,7 +96,7 @@ class _Retargeting:
                 self._write_to(node, torch.device(str(node.target)))
         elif node.target is torch.as_tensor and len(node.args) > 2:
             node.args, node.kwargs = node.args[:2], {**node.kwargs, "device": self._named(node.args[2])}
-        elif getattr(node.target, "__name__", "") in _AUTOCASTS and node.args and node.args[0] == self._home.type:
+        elif names_autocast_device(node) and node.args and node.args[0] == self._home.type:
             node.args = (self._device.type, *node.args[1:])
 
     def _named(self, argument: Any) -> Any:

@@ -21,6 +21,7 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
+from fx_partition.passes.capture.autocast_regions import sets_grad_mode
 from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import is_wrapped
 from fx_partition.passes.capture.tensor_storage import storage_key
@@ -50,7 +51,7 @@ def _repeat(stub: PartitionGraph, made: Collection[torch.fx.Node]) -> PartitionG
     shared = Counter(storage for node in stub.inputs for storage in _storages(node))
     operands = (source for node in graph.nodes if _may_write(node) for source in node.all_input_nodes)
     written = {storage for source in operands for storage in _storages(source) if shared[storage] > 1}
-    if not written or any(_sets_grad_mode(node) for node in graph.nodes):
+    if not written or any(map(sets_grad_mode, graph.nodes)):  # a view made at the start would have another grad mode
         return stub
     placeholders = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
     _add_bases(graph, placeholders, written, made)
@@ -126,10 +127,6 @@ def _may_write(node: torch.fx.Node) -> bool:
     in_place = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
     return node.op.startswith("call_") and (in_place or works_in_place(node))
 
-
-def _sets_grad_mode(node: torch.fx.Node) -> bool:
-    """Whether a view that is made at the beginning of the graph is made in another grad mode."""
-    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
 
 
 def _return_only(stub: PartitionGraph, needed: Collection[torch.fx.Node]) -> PartitionGraph:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.common.units import format_bytes
 from fx_partition.passes.capture.capture_model import CapturedGraph, ExampleInputs, Model, capture
+from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
@@ -118,10 +119,10 @@ class Prepared:
 
     def _keep(self, mine: Sequence[int], device: torch.device | None) -> list[StageModule]:
         """The modules of some stages, with tensors of their own."""
-        read = {id(tensor) for module in self.modules for tensor in (*module.parameters(), *module.buffers())}
+        read = {id(tensor) for module in self.modules for tensor in all_tensors(module).values()}
         unread = {name: tensor for name, tensor in self.members.by_name.items() if id(tensor) not in read}
         # Before copies of a weight are made over its memory, which is the checkpoint's until it has been read.
-        fill(tensor for index in mine for tensor in (*self.modules[index].parameters(), *self.modules[index].buffers()))
+        fill(tensor for index in mine for tensor in all_tensors(self.modules[index]).values())
         if 0 in mine:
             fill(unread.values())
         owner = Owner(self.home, device)

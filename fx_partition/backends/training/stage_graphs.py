@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.capture.symbolic_sizes import Size, evaluate, numbers_of, to_expr
 from fx_partition.passes.split.extract import PartitionGraph
 
@@ -70,7 +71,7 @@ class StageGraph:
         modules = dict(self.modules)
         for name, module in modules.items():
             if isinstance(module, torch.fx.GraphModule):
-                memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+                memo = {id(tensor): tensor for tensor in all_tensors(module).values()}
                 modules[name] = body = copy.deepcopy(module, memo)
                 retarget(body, home, device)
         return replace(self, graph=graph, modules=modules)

@@ -10,6 +10,7 @@ import torch
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.fake_tensors import FakeTensorMode, ShapeEnv, new_fake_mode
+from fx_partition.passes.capture.module_members import all_tensors
 
 from .stage_module import StageModule
 
@@ -67,8 +68,8 @@ def interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tensor]) ->
 
 def _fakes(mode: FakeTensorMode, stage: StageModule) -> dict[str, torch.Tensor]:
     """A fake for each parameter and buffer, the same for the same one: fakes of a mode are kept by tensor."""
-    tensors = (*stage.named_parameters(remove_duplicate=False), *stage.named_buffers(remove_duplicate=False))
-    return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in tensors}
+    tensors = all_tensors(stage, every_name=True)
+    return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in tensors.items()}
 
 
 def _buffer(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch.fx
 from torch import nn
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.passes.capture.module_members import all_tensors
 
 from .stage_arguments import Entry
 from .stage_graphs import Slot, StageGraph
@@ -131,8 +132,7 @@ class Members:
     """The parameters and buffers of a whole model: their names, and which of them a ``state_dict()`` has."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.by_name: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        self.by_name |= model.named_buffers(remove_duplicate=False)
+        self.by_name = all_tensors(model, every_name=True)
         self.names: dict[int, list[str]] = {}
         for name, tensor in self.by_name.items():
             self.names.setdefault(id(tensor), []).append(name)
@@ -166,7 +166,7 @@ def build(
     result = StageModule()
     memo: dict[int, Any] = {}
     for module in source.modules.values():
-        memo |= {id(tensor): own(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        memo |= {id(tensor): own(tensor) for tensor in all_tensors(module).values()}
     for name, module in source.modules.items():
         holder, attribute = _holder(result, name)
         holder.add_module(attribute, copy.deepcopy(module, memo))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.passes.capture.fake_tensors import FakeTensor
+from fx_partition.passes.capture.module_members import all_tensors, members
 
 from .checkpoint import Checkpoint, Opened, open_checkpoint
 from .lazy_weights import any_hollow, equal_samples, is_hollow, lies_in_file, make_hollow, make_read
@@ -99,12 +100,8 @@ def _load(model: nn.Module, opened: Opened, device: torch.device, given: dict[st
 def _slots(model: nn.Module) -> list[_Slot]:
     slots: dict[int, _Slot] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        own = (
-            *module.named_parameters(recurse=False, remove_duplicate=False),
-            *module.named_buffers(recurse=False, remove_duplicate=False),
-        )
-        for key, tensor in own:
-            if isinstance(tensor, FakeTensor) or tensor.is_meta:
+        for key, tensor in members(module):
+            if isinstance(tensor, torch.Tensor) and (isinstance(tensor, FakeTensor) or tensor.is_meta):
                 slot = slots.setdefault(id(tensor), _Slot(tensor))
                 slot.names.append(f"{path}.{key}" if path else key)
                 slot.holders.append((module, key))
@@ -137,9 +134,7 @@ def _check(
             + 'what the checkpoint lacks (buffers that are not saved) comes from others={"name": tensor}, or is built '
             'outside of torch.device("meta"); where sizes or dtypes differ, build the model as the checkpoint has it'
         )
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    extra = sorted(opened.tensors.keys() - names)
+    extra = sorted(opened.tensors.keys() - all_tensors(model, every_name=True).keys())
     if extra:
         warnings.warn(
             f"{opened.name} holds what {type(model).__name__} has not, which is left out: {', '.join(extra)}",
@@ -185,7 +180,7 @@ def _before_saving(model: nn.Module, prefix: str, keep_vars: bool) -> None:
 def _refuse(model: nn.Module, what: str) -> None:
     if not any_hollow():
         return
-    unread = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_hollow(tensor)]
+    unread = [name for name, tensor in all_tensors(model).items() if is_hollow(tensor)]
     if unread:
         raise RuntimeError(
             f"{what} needs all weights of {type(model).__name__}, and {len(unread)} of them, {unread[0]} for one, were "

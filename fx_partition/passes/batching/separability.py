@@ -40,7 +40,9 @@ from ..capture.fake_tensors import (
     no_new_guards,
     shape_env_of,
 )
+from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import to_expr
+from ..capture.whole_regions import left_modes
 from .batch_dim import Batched, NotSeparable, batch_dims, fits, has
 from .batch_tracker import Tracker
 
@@ -146,7 +148,8 @@ class _Proof:
         interpreter = _Interpreter(self._captured.gm, self._mode, self._tracker)
         with no_new_guards(self._mode.shape_env), torch.no_grad():
             try:
-                with enable_python_dispatcher(), self._mode, self._tracker:
+                left = left_modes(self._captured.gm.graph, interpreter.results)
+                with left, enable_python_dispatcher(), self._mode, self._tracker:
                     interpreter.run(*arguments, enable_io_processing=False)
             except NotSeparable as mixing:
                 raise PartitionError(self._refusal(interpreter.node, mixing)) from None
@@ -155,8 +158,6 @@ class _Proof:
                     f"does not run on fake tensors ({type(error).__name__}: {str(error).splitlines()[0]})"
                 )
                 raise PartitionError(self._refusal(interpreter.node, reason)) from error
-            finally:
-                interpreter.leave_modes()
         return Separation(
             str(self._batch),
             self._inputs,
@@ -247,16 +248,6 @@ def _leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(list(tree))
 
 
-_LEAVE = {
-    "_enter_autocast": "_exit_autocast",
-    "_enter_inference_mode": "_exit_inference_mode",
-    "_vmap_increment_nesting": "_vmap_decrement_nesting",
-}
-
-
-def _name(node: torch.fx.Node) -> str:
-    return str(getattr(node.target, "__name__", ""))
-
 
 class _Interpreter(torch.fx.Interpreter):
     """Runs a graph on fakes; ``node`` is the one that is running, ``results`` what each gave."""
@@ -274,16 +265,6 @@ class _Interpreter(torch.fx.Interpreter):
         self.results[n] = super().run_node(n)
         return self.results[n]
 
-    def leave_modes(self) -> None:
-        """Leave what the graph has entered (autocast, vmap) and, as it was refused, not left."""
-        entered = sum(_name(node) in _LEAVE for node in self.results)
-        left = sum(_name(node) in _LEAVE.values() for node in self.results)
-        assert isinstance(self.module, torch.fx.GraphModule)
-        for node in self.module.graph.nodes:
-            due = entered > left and _name(node) in _LEAVE.values() and node not in self.results
-            if due and all(source in self.results for source in node.all_input_nodes):
-                node.target(*torch.fx.map_arg(node.args, self.results.__getitem__))
-                left += 1
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = self.fetch_attr(target)
@@ -292,8 +273,7 @@ class _Interpreter(torch.fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """On fakes of its parameters and buffers."""
         module = self.fetch_attr(target)
-        named = (*module.named_parameters(), *module.named_buffers())
-        own = {name: self._weight(tensor, f"{target}.{name}") for name, tensor in named}
+        own = {name: self._weight(tensor, f"{target}.{name}") for name, tensor in all_tensors(module).items()}
         return torch.func.functional_call(module, own, args, kwargs)
 
     def _weight(self, tensor: torch.Tensor, name: str) -> torch.Tensor:

@@ -11,41 +11,72 @@ A partition that begins inside a region must enter it again, and leave it when i
                                                        _exit_autocast(enter)
 
 Grad mode is set again where a partition begins in a mode that the graph has set; it needs no restoring, as the next
-partition sets its own.
+partition sets its own. No other module names the functions that tracers write for these regions, but for
+`whole_regions`, which has the modes that no partition can enter again.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 import torch.fx
 
 
 def is_region_handle(node: torch.fx.Node) -> bool:
-    """Whether a node's value is what leaves an autocast region again; it never crosses a boundary."""
+    """Whether a node enters an autocast region; its value is the handle to leave it, and never crosses a boundary."""
     return getattr(node.target, "__name__", "") == "_enter_autocast"
 
 
+def leaves_autocast(node: torch.fx.Node) -> bool:
+    """Whether a node leaves an autocast region."""
+    return getattr(node.target, "__name__", "") == "_exit_autocast"
+
+
+def sets_grad_mode(node: torch.fx.Node) -> bool:
+    """Whether a node sets grad mode for the nodes after it."""
+    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
+
+
+def names_autocast_device(node: torch.fx.Node) -> bool:
+    """Whether a node's first argument is the device type of an autocast region, which it enters or runs a body in."""
+    return is_region_handle(node) or getattr(node.target, "__name__", "") == "wrap_with_autocast"
+
+
+@contextlib.contextmanager
+def under_autocast(entered: Iterable[torch.fx.Node]) -> Iterator[None]:
+    """Run under the autocast regions that nodes of a graph enter, outermost first.
+
+    Example: with ``enter = _enter_autocast("cpu", torch.bfloat16, True, False)`` it is
+    ``torch.amp.autocast("cpu", torch.bfloat16, True, False)``.
+    """
+    with contextlib.ExitStack() as stack:
+        for enter in entered:
+            arguments: tuple[Any, ...] = enter.args
+            stack.enter_context(torch.amp.autocast(*arguments))
+        yield
+
+
 class Regions:
-    """The modes that are in force while a graph's nodes pass by in order."""
+    """The modes in force at a place of a graph, while its nodes pass by in order."""
 
     def __init__(self) -> None:
         self.open: list[torch.fx.Node] = []  # _enter_autocast nodes, outermost first
         self.grad: torch.fx.Node | None = None  # the last _set_grad_enabled
 
     def pass_node(self, node: torch.fx.Node) -> None:
-        name = getattr(node.target, "__name__", "")
-        if name == "_enter_autocast":
+        """Go on behind ``node``."""
+        if is_region_handle(node):
             self.open.append(node)
-        elif name == "_exit_autocast":
+        elif leaves_autocast(node):
             self.open = [enter for enter in self.open if enter is not node.args[0]]
-        elif name == "_set_grad_enabled":
+        elif sets_grad_mode(node):
             self.grad = node
 
     def enter(self, graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
-        """Write the nodes that enter the modes in force; returns {original: copy}."""
+        """Write the nodes that enter the modes in force; return {original: copy} of the autocast ones."""
         reopened = {enter: graph.node_copy(enter) for enter in self.open}
         if self.grad is not None:
             graph.node_copy(self.grad)
@@ -58,25 +89,9 @@ class Regions:
             graph.create_node("call_function", exit_node.target, (copies[enter],))
 
 
-@contextlib.contextmanager
-def left_regions(values: Mapping[torch.fx.Node, Any]) -> Iterator[None]:
-    """Leave the autocast regions that a run of a graph has entered, should it fail in one.
-
-    Args:
-        values: what each node that ran returned, in order; filled while the context is open.
-    """
-    try:
-        yield
-    except BaseException:
-        for node, value in reversed(list(values.items())):
-            if is_region_handle(node) and (exit_node := _exit_of(node)) not in values:
-                exit_node.target(value)  # type: ignore[operator]  # a call_function
-        raise
-
-
 def _exit_of(enter: torch.fx.Node) -> torch.fx.Node:
-    """The graph's own exit node, whose function the copies call: it has no public name."""
+    """Return the graph's own exit node: the copies call its function, which has no public name."""
     for user in enter.users:
-        if getattr(user.target, "__name__", "") == "_exit_autocast":
+        if leaves_autocast(user):
             return user
     raise AssertionError(f"{enter.name} is never left")

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .export_tracer import Tracing
 from .fake_tensors import FakeTensor
+from .module_members import all_tensors
 from .operators import storage_number
 from .symbolic_sizes import to_expr
 
@@ -51,8 +52,7 @@ class BlockCall:
         others = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         if not all(type(other) in SIMPLE for other in others):
             return None
-        tensors += [t for _, t in block.named_parameters(remove_duplicate=False)]
-        tensors += [t for _, t in block.named_buffers(remove_duplicate=False)]
+        tensors += all_tensors(block, every_name=True).values()
         if not all(_fake(t) is not None and tracing.node_of(t) is not None for t in tensors):
             return None
         places = [isinstance(leaf, torch.Tensor) for leaf in leaves]

@@ -28,6 +28,7 @@ from fx_partition.common.units import shown
 from .captured_graph import CapturedGraph, annotated, value_of, with_values
 from .fake_tensors import FakeTensor, FakeTensorMode, ShapeEnv, is_view, new_fake_mode
 from .metadata_changes import may_change_metadata, settle_metadata
+from .module_members import all_tensors
 from .newest_writes import with_newest
 
 __all__ = ["CapturedGraph", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
@@ -209,8 +210,7 @@ class ShapeInterpreter(torch.fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """On fakes of its parameters and buffers: in training mode a module writes its buffers."""
         module = self.fetch_attr(target)
-        tensors = (*module.named_parameters(), *module.named_buffers())
-        own: dict[str, torch.Tensor] = {name: _fakify(self._mode, tensor, ()) for name, tensor in tensors}
+        own: dict[str, torch.Tensor] = {n: _fakify(self._mode, t, ()) for n, t in all_tensors(module).items()}
         return torch.func.functional_call(module, own, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

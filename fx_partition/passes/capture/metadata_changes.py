@@ -18,7 +18,6 @@ until it has run (see `atoms`), and a view of a weight that one touches is not f
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +28,10 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import UnreadableError
 
-from .autocast_regions import Regions
+from .autocast_regions import Regions, under_autocast
 from .captured_graph import CapturedGraph, with_values
 from .fake_tensors import FakeTensor, fake_mode_of, run_fake
+from .module_members import all_tensors
 from .operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 from .symbolic_sizes import to_expr
 
@@ -181,16 +181,14 @@ class _Settler:
                 return getattr(own, str(node.target))(*given, **named)
         elif node.op == "call_module":
             module = self._captured.gm.get_submodule(str(node.target))
-            args = ({**dict(module.named_parameters()), **dict(module.named_buffers())}, *args)
+            args = (all_tensors(module), *args)
 
             def function(tensors: dict[str, torch.Tensor], *given: Any, **named: Any) -> Any:
                 return torch.func.functional_call(module, tensors, given, named)
 
         if _name(node) == "detach_":  # refuses views, which stand-ins are; it changes no size
             return args[0]
-        with torch.no_grad(), contextlib.ExitStack() as stack:
-            for enter in self._regions.open:  # in another dtype `to` might return its argument
-                stack.enter_context(torch.amp.autocast(*enter.args))  # type: ignore[arg-type]
+        with torch.no_grad(), under_autocast(self._regions.open):  # in another dtype `to` might return its argument
             return run_fake(self._mode, function, args, kwargs)
 
     def _stand_in(self, leaf: Any) -> Any:

@@ -19,6 +19,7 @@ from .metadata_changes import may_change_metadata
 from .operators import OpOverload, schema_of
 from .symbolic_sizes import to_expr
 from .tensor_storage import storage_key
+from .whole_regions import switches_gradients
 
 ALIAS: Callable[..., Any] = torch.ops.aten.alias.default
 def returns_self(node: torch.fx.Node) -> bool:
@@ -73,7 +74,7 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
         in place: what shows the whole, such as ``contiguous``, may be the very object. Some tensors are not written by
         what is found, as ``reshape`` makes a view or a copy; then the two are alike.
     """
-    if any(_switches_gradients(node) for node in graph.nodes):
+    if any(map(switches_gradients, graph.nodes)):
         return []
     whole_of: dict[torch.fx.Node, torch.fx.Node] = {}  # of each view, and of each other name of the whole
     last_use: dict[torch.fx.Node, int] = {}
@@ -99,9 +100,6 @@ def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.
                 parts.add(node)
     return [(node, whole) for place, node, whole in writes if last_use[whole] > place and whole not in reshaped]
 
-
-def _switches_gradients(node: torch.fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") in ("_set_grad_enabled", "_enter_inference_mode")
 
 
 def _has_memory(value: Any) -> bool:

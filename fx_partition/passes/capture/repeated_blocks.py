@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .fake_tensors import has_hooks
+from .module_members import all_tensors
 
 # Fewer are not worth it: of a run the first two blocks and the last are traced all the same (see `block_replay`).
 FEWEST = 4
@@ -109,8 +110,7 @@ def _differences_of_one(a: nn.Module, b: nn.Module) -> set[str] | None:
 
 def _ties(block: nn.Module) -> list[int]:
     """For each tensor the place of the first that is the same one."""
-    tensors: list[torch.Tensor] = [t for _, t in block.named_parameters(remove_duplicate=False)]
-    tensors += [t for _, t in block.named_buffers(remove_duplicate=False)]
+    tensors = [*all_tensors(block, every_name=True).values()]
     first = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
     return [first[id(t)] for t in tensors]
 

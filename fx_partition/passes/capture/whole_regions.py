@@ -1,5 +1,4 @@
-"""Regions that no partition can enter again, so that they stay whole; `autocast_regions` has those that are entered
-again.
+"""Regions that no partition can enter again, so that they stay whole; `autocast_regions` has the others.
 
 They are inference mode, records of a profiler, and the regions of `torch.func` (vmap, grad, jvp), whose tensors mean
 nothing outside of them::
@@ -10,44 +9,85 @@ nothing outside of them::
     _remove_batch_dim = _remove_batch_dim(tanh, 1, 4, 0)
     _vmap_decrement_nesting()                    closes
 
-A view that is made where gradients are switched off stays with what takes it, for another reason: see
+A view that is made where gradients are switched off stays with its readers, for another reason: see
 `views_without_gradient`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+import contextlib
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.fx
 
+from .autocast_regions import is_region_handle, leaves_autocast, sets_grad_mode
 from .captured_graph import CapturedGraph
 from .fake_tensors import is_view
 from .tensor_storage import storage_key
 
-_REPLAYED = ("_enter_autocast", "_set_grad_enabled")
 _NESTING = ("_increment_nesting", "_decrement_nesting")
+# {function that opens a region of torch.func: the one that closes it, "" if it opens and closes in one call}
 _FUNC_MODES = {
     "_saved_tensors_hooks_disable": "_saved_tensors_hooks_enable",
     "_saved_tensors_hooks_enable": "",
     "_set_fwd_grad_enabled": "",
     "set_inplace_requires_grad_allowed": "",
 }
+_ENTER, _LEAVE = (("_enter_inference_mode", "_vmap_increment_nesting"),
+                  ("_exit_inference_mode", "_vmap_decrement_nesting"))  # fmt: skip
 
 
 def is_replayed(node: torch.fx.Node) -> bool:
     """Whether a node opens a region that every partition in it enters again."""
-    return getattr(node.target, "__name__", "") in _REPLAYED
+    return is_region_handle(node) or sets_grad_mode(node)
 
 
 def is_region(node: torch.fx.Node) -> bool:
     """Whether a node enters or leaves a mode."""
-    name = getattr(node.target, "__name__", "")
-    return "enter" in name or "exit" in name or name in _REPLAYED or name in _FUNC_MODES or name.endswith(_NESTING)
+    name = _name(node)
+    return "enter" in name or "exit" in name or is_replayed(node) or name in _FUNC_MODES or name.endswith(_NESTING)
+
+
+def opens_whole_region(node: torch.fx.Node) -> bool:
+    """Whether a node opens a region that stays whole."""
+    return bool(_closer(node, _name(node))) or ("enter" in _name(node) and not is_replayed(node))
+
+
+def switches_gradients(node: torch.fx.Node) -> bool:
+    """Whether a node sets grad mode or enters inference mode."""
+    return sets_grad_mode(node) or _name(node) == "_enter_inference_mode"
+
+
+@contextlib.contextmanager
+def left_modes(graph: torch.fx.Graph, values: Mapping[torch.fx.Node, Any]) -> Iterator[None]:
+    """Leave the modes (autocast, inference mode, vmap) that a run of a graph has entered, if it fails in one.
+
+    Args:
+        graph: the graph that runs.
+        values: the value of each node that has run; filled while the context is open.
+    """
+    try:
+        yield
+    except BaseException:
+        entered = sum(is_region_handle(node) or _name(node) in _ENTER for node in values)
+        left = sum(_leaves(node) for node in values)
+        for node in graph.nodes:  # inner regions first, as their exits come first
+            due = entered > left and _leaves(node) and node not in values
+            if due and all(source in values for source in node.all_input_nodes):
+                function: Any = node.target
+                function(*torch.fx.map_arg(node.args, values.__getitem__))
+                left += 1
+        raise
+
+
+def _leaves(node: torch.fx.Node) -> bool:
+    return leaves_autocast(node) or _name(node) in _LEAVE
 
 
 def whole_regions(nodes: Iterable[torch.fx.Node]) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
-    """(first, last) of each region that stays whole, inner ones too; one that is never left lasts to the last node."""
+    """Return (first, last) of each region that stays whole, inner ones too; one never left lasts to the last node."""
     found: list[tuple[torch.fx.Node, torch.fx.Node]] = []
     open_by_name: dict[str, list[torch.fx.Node]] = {}
     last = None
@@ -55,7 +95,7 @@ def whole_regions(nodes: Iterable[torch.fx.Node]) -> list[tuple[torch.fx.Node, t
         if node.op == "output":
             continue
         last = node
-        name = getattr(node.target, "__name__", "")
+        name = _name(node)
         if open_by_name.get(name):
             found.append((open_by_name[name].pop(), node))
         elif closer := _closer(node, name):
@@ -67,7 +107,7 @@ def whole_regions(nodes: Iterable[torch.fx.Node]) -> list[tuple[torch.fx.Node, t
 
 
 def inside_whole_regions(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
-    """{node: the first node of the outermost region that stays whole}, for all nodes of such regions."""
+    """Return {node: the first node of the outermost region that stays whole}, for all nodes of such regions."""
     last_of = dict(whole_regions(graph.nodes))
     found: dict[torch.fx.Node, torch.fx.Node] = {}
     first = None
@@ -85,12 +125,12 @@ def inside_whole_regions(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.
 
 
 def in_other_grad_mode(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
-    """{node: the node that set its grad mode}, for all nodes in another mode than that in which the graph begins."""
+    """Return {node: the node that set its grad mode}, for all nodes in another mode than the graph begins in."""
     found: dict[torch.fx.Node, torch.fx.Node] = {}
     setter: torch.fx.Node | None = None
-    other: object = None  # what the first sets, as none is there to set the mode that is in force
+    other: object = None  # the mode that the first setter sets: tracers write none that sets the mode in force
     for node in graph.nodes:
-        if getattr(node.target, "__name__", "") == "_set_grad_enabled":
+        if sets_grad_mode(node):
             other = node.args[0] if setter is None else other
             setter = node
         elif setter is not None and setter.args[0] == other:
@@ -99,10 +139,10 @@ def in_other_grad_mode(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.No
 
 
 def views_without_gradient(captured: CapturedGraph) -> Iterator[torch.fx.Node]:
-    """The views made where the graph has switched gradients off, and views of them.
+    """Yield the views made where the graph has switched gradients off, and views of them.
 
-    Such a tensor says that it requires a gradient, and hands none on. What a compiled function returns of that kind is
-    made again from its base, and does hand it on.
+    Such a tensor requires a gradient but passes none on to its base. If a compiled function returned it, AOTAutograd
+    would make it again from its base, and then it would pass the gradient on.
     """
     switched_off = {n for n, setter in in_other_grad_mode(captured.gm.graph).items() if setter.args[0] is False}
     found: dict[torch.fx.Node, Hashable] = {}
@@ -116,8 +156,12 @@ def views_without_gradient(captured: CapturedGraph) -> Iterator[torch.fx.Node]:
     yield from found
 
 
+def _name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "__name__", ""))
+
+
 def _closer(node: torch.fx.Node, name: str) -> str:
-    """The name of the function that leaves a region, where no edge leads to it; "" elsewhere."""
+    """Return the name of the function that leaves the region which ``node`` enters; "" where an edge leads to it."""
     if name.endswith("_increment_nesting"):
         return name.replace("increment", "decrement")
     if "enter" in name and not is_replayed(node) and not node.users:

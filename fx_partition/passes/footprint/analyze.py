@@ -16,6 +16,7 @@ from ..capture.capture_model import CapturedGraph, module_path
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
+from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest
 from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
 from ..capture.whole_regions import in_other_grad_mode, inside_whole_regions
@@ -62,9 +63,8 @@ class _Reader:
         self._kept_in_regions = {**inside_whole_regions(self._graph), **in_other_grad_mode(self._graph)}
 
     def _module_tensors(self, node: torch.fx.Node) -> dict[str, torch.Tensor]:
-        module = self._modules[str(node.target)]
-        named = [*module.named_parameters(), *module.named_buffers()]
-        return {f"{node.target}.{name}": tensor for name, tensor in named}
+        tensors = all_tensors(self._modules[str(node.target)])
+        return {f"{node.target}.{name}": tensor for name, tensor in tensors.items()}
 
     def read(self) -> GraphMemory:
         for node in self._graph.nodes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
+from ..capture.autocast_regions import Regions, is_region_handle, leaves_autocast, under_autocast
 from ..capture.fake_tensors import FakeTensorMode, is_learned, is_wrapped
 from ..capture.operators import HigherOrderOperator
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
@@ -41,18 +41,12 @@ class Effects(Generic[SeenT]):
     ) -> None:
         self._modules, self._mode, self._symbols, self._look = modules, mode, symbols, observe
         self._memo: dict[Any, SeenT | None] = {}
-        self._autocast: list[tuple[torch.fx.Node, tuple[Any, ...]]] = []
+        self._regions = Regions()
 
     def enter_or_exit(self, node: torch.fx.Node) -> bool:
-        """Autocast regions are entered and left by nodes; what lies inside runs in other dtypes."""
-        name = getattr(node.target, "__name__", "")
-        if name == "_enter_autocast":
-            self._autocast.append((node, tuple(node.args)))
-            return True
-        if name == "_exit_autocast":
-            self._autocast = [entry for entry in self._autocast if entry[0] is not node.args[0]]
-            return True
-        return False
+        """Go on behind ``node``; return whether it enters or leaves an autocast region."""
+        self._regions.pass_node(node)
+        return is_region_handle(node) or leaves_autocast(node)
 
     def of(
         self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
@@ -64,7 +58,7 @@ class Effects(Generic[SeenT]):
             return None
         if node.op == "call_module":
             return self._observe(node, (module_tensors, *args), kwargs)
-        key = (node.op, node.target, tuple(a for _, a in self._autocast), _key((args, kwargs)))
+        key = (node.op, node.target, tuple(enter.args for enter in self._regions.open), _key((args, kwargs)))
         try:
             known = key in self._memo
         except TypeError:  # an argument that does not hash
@@ -74,9 +68,7 @@ class Effects(Generic[SeenT]):
         return self._memo[key]
 
     def _observe(self, node: torch.fx.Node, args: Any, kwargs: Any) -> SeenT | None:
-        with contextlib.ExitStack() as stack:
-            for _, arguments in self._autocast:
-                stack.enter_context(torch.amp.autocast(*arguments))
+        with under_autocast(self._regions.open):
             try:
                 effect = self._look(self._callable(node), args, kwargs, self._mode)
             except Exception:  # any operator may refuse fake tensors, in a way of its own

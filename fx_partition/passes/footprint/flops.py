@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..capture.capture_model import CapturedGraph
 from ..capture.fake_tensors import FakeTensorMode, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
+from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
 from .effect_cache import Effects
 from .op_effects import distinct_tensors
@@ -42,9 +43,8 @@ def flops_by_node(captured: CapturedGraph, symbols: Symbols) -> dict[str, Size]:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), captured.values.get)
         tensors: dict[str, torch.Tensor] = {}
         if node.op == "call_module":
-            module = modules[str(node.target)]
-            named = [*module.named_parameters(), *module.named_buffers()]
-            tensors = {f"{node.target}.{name}": tensor for name, tensor in named}
+            named = all_tensors(modules[str(node.target)])
+            tensors = {f"{node.target}.{name}": tensor for name, tensor in named.items()}
         if distinct_tensors((tensors, args, kwargs)):
             counted = effects.of(node, args, kwargs, tensors)
             if counted is not None and counted.flops != 0:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..capture.capture_model import CapturedGraph
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
+from ..capture.module_members import all_tensors
 from ..footprint.effect_cache import Effects
 from ..footprint.graph_memory import GraphMemory
 from ..footprint.op_effects import distinct_tensors
@@ -112,9 +113,8 @@ class _Tracer:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
         module_tensors: dict[str, torch.Tensor] = {}
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            named = [*module.named_parameters(), *module.named_buffers()]
-            module_tensors = {f"{node.target}.{name}": tensor for name, tensor in named}
+            named = all_tensors(self._modules[str(node.target)])
+            module_tensors = {f"{node.target}.{name}": tensor for name, tensor in named.items()}
         value = self._captured.values.get(node)
         seen = None
         if distinct_tensors((module_tensors, args, kwargs)) or _tensors(value):

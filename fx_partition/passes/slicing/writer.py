@@ -23,12 +23,12 @@ After ``Slicing("linear", "inputs", 2)``::
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 import torch.fx
 
+from ..capture.autocast_regions import under_autocast
 from ..capture.fake_tensors import FakeTensorMode, run_fake
 from ..capture.operators import OpOverload
 from ..capture.symbolic_sizes import to_expr
@@ -145,11 +145,7 @@ class SliceWriter:
         return made
 
     def _value(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(self._grad))
-            for enter in self._autocast:
-                region: tuple[Any, ...] = enter.args
-                stack.enter_context(torch.amp.autocast(*region))
+        with torch.set_grad_enabled(self._grad), under_autocast(self._autocast):
             args, kwargs = torch.fx.map_arg((args, kwargs), self._values.get)
             function = getattr(torch.Tensor, target) if op == "call_method" else target
             return run_fake(self._mode, function, args, kwargs)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,10 +23,12 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError, UnreadableError
 
+from ..capture.autocast_regions import Regions, under_autocast
 from ..capture.capture_model import CapturedGraph, module_path
 from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
+from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest, to_expr
 from ..capture.tensor_storage import bytes_of, check_readable, is_strided, named, storage_key
 from ..footprint.assumed_effects import assumed_name, works_in_place
@@ -70,13 +72,12 @@ class _Reader:
         self._stand_ins: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
         self._env: dict[torch.fx.Node, Any] = {}
         self._runs: dict[torch.fx.Node, Run] = {}
-        self._autocast: dict[torch.fx.Node, tuple[Any, ...]] = {}
+        self._regions = Regions()
         for held in self._modules_hold.values():
             self._keep(held)
 
-    def _own_tensors(self, node: torch.fx.Node) -> Iterator[tuple[str, torch.Tensor]]:
-        module = self._modules[str(node.target)]
-        yield from (*module.named_parameters(), *module.named_buffers())
+    def _own_tensors(self, node: torch.fx.Node) -> Iterable[tuple[str, torch.Tensor]]:
+        return all_tensors(self._modules[str(node.target)]).items()
 
     def _stand_in(self, leaf: torch.Tensor) -> torch.Tensor | None:
         """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
@@ -157,8 +158,9 @@ class _Reader:
             else:
                 run.touches[held.memory] = self._memories[held.memory].bytes
         self._env[node] = value
+        self._regions.pass_node(node)
         if self._operators.enter_or_exit(node):
-            self._open_or_close(node)
+            pass  # a mode for later nodes, which touches no memory
         elif given or _tensors(value) or node.op == "call_module":
             self._apply(node, value, run)
             for held in _leaves(self._env[node]):
@@ -189,12 +191,6 @@ class _Reader:
         run.picks = True
         return True
 
-    def _open_or_close(self, node: torch.fx.Node) -> None:
-        opened = next((source for source in node.all_input_nodes if source in self._autocast), None)
-        if opened is not None:
-            del self._autocast[opened]
-        elif not node.all_input_nodes:
-            self._autocast[node] = tuple(node.args)
 
     def _apply(self, node: torch.fx.Node, value: Any, run: Run) -> None:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
@@ -222,8 +218,7 @@ class _Reader:
             stack.enter_context(no_new_guards(self._shape_env))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self._mode)
-            for arguments in self._autocast.values():
-                stack.enter_context(torch.amp.autocast(*arguments))
+            stack.enter_context(under_autocast(self._regions.open))
             recorder = stack.enter_context(Recorder())
             result = self._callable(node)(*args, **kwargs)
         run.draws = recorder.draws
