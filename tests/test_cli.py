@@ -47,7 +47,7 @@ def test_json_is_the_plan_under_the_binding(exported: str, tmp_path: Path, capsy
     ("arguments", "words"),
     [
         (["--cache", "much"], "'much' is not a size"),
-        (["--cache", "40KiB", "--bind", "x.0=8"], "'x.0' is no symbol of this graph"),
+        (["--cache", "40KiB", "--bind", "x.0=8"], "'x.0' is not a symbol of this graph"),
         (["--cache", "40KiB", "--bind", "input.0"], "input.0"),
     ],
 )

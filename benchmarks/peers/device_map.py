@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import module_path
+from fx_partition.passes.capture.user_names import module_path
 
 from .case import Case, NoPlan, Planned, timed
 from .scorer import Score

@@ -56,7 +56,7 @@ def test_an_atom_larger_than_the_budget_is_explained() -> None:
         ({"footprint": "magic"}, "footprint='magic'.*peak"),
         ({"oversize": "magic"}, "oversize='magic'.*stream, slice, error"),
         ({"on_shortage": "magic"}, "on_shortage='magic'.*balance, wrap, error"),
-        ({"bind": {"batch": 3}}, "'batch' is no symbol of this graph.*none: the graph is static"),
+        ({"bind": {"batch": 3}}, "'batch' is not a symbol of this graph.*none, as the graph is static"),
         ({"keep_together": ["nowhere"]}, "keep_together names 'nowhere'"),
         ({"keep_together": [["linear", "nowhere"]]}, "keep_together names nowhere"),
         ({"devices": ["cpu"], "on_shortage": "error"}, "2 partitions of 40 KiB are needed and there are 1 devices"),
@@ -69,7 +69,7 @@ def test_choices_that_do_not_exist(options: dict[str, Any], words: str) -> None:
 
 def test_bind_names_the_symbols_there_are() -> None:
     batch = {"input": {0: torch.export.Dim("batch")}}
-    with pytest.raises(ValueError, match=r"'x\.0' is no symbol of this graph; its symbols are: input\.0, s\d+"):
+    with pytest.raises(ValueError, match=r"'x\.0' is not a symbol of this graph; its symbols are: input\.0, s\d+"):
         plan(dynamic_shapes=batch, bind={"x.0": 3})
     with pytest.raises(ValueError, match=r"'input\.0' must be a positive whole number, not 0"):
         plan(dynamic_shapes=batch, bind={"input.0": 0})

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import ShapeInterpreter, value_of
+from fx_partition.passes.capture.capture_model import value_of
 from fx_partition.passes.capture.fake_tensors import (
     FakeTensor,
     enable_python_dispatcher,
@@ -33,6 +33,7 @@ from fx_partition.passes.capture.fake_tensors import (
     shape_env_of,
 )
 from fx_partition.passes.capture.graph_symbols import unbacked_in
+from fx_partition.passes.capture.shape_propagation import ShapeInterpreter
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
 from fx_partition.passes.capture.whole_regions import left_modes, opens_whole_region
 from fx_partition.passes.split.extract import PartitionGraph

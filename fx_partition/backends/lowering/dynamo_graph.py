@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, from_graph, user_name
+from fx_partition.passes.capture.capture_model import CapturedGraph, from_graph
 from fx_partition.passes.capture.graph_symbols import told_by
 from fx_partition.passes.capture.metadata_changes import settle_metadata
 from fx_partition.passes.capture.newest_writes import use_newest
+from fx_partition.passes.capture.user_names import user_name
 
 from .torch_internals import is_static_input, source_name
 

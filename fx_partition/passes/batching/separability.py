@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
 
-from ..capture.capture_model import CapturedGraph, module_path
+from ..capture.capture_model import CapturedGraph
 from ..capture.fake_tensors import (
     FakeTensor,
     FakeTensorMode,
@@ -42,6 +42,7 @@ from ..capture.fake_tensors import (
 )
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import to_expr
+from ..capture.user_names import module_path
 from ..capture.whole_regions import left_modes
 from .batch_dim import Batched, NotSeparable, batch_dims, fits, has
 from .batch_tracker import Tracker

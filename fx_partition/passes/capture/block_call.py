@@ -1,4 +1,4 @@
-"""A call of a block while a model is traced: what the block can go by."""
+"""Record a call of a block while a model is traced: everything on which the nodes that it writes can depend."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from .module_members import all_tensors
 from .operators import storage_number
 from .symbolic_sizes import to_expr
 
-# Arguments that cannot be changed.
+# Types of arguments whose values cannot change during a call.
 SIMPLE = (int, float, str, bool, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 @dataclass
 class BlockCall:
-    """A call of a block, as it begins.
+    """The state of a trace at the start of a call of a block.
 
     Attributes:
-        tensors, nodes: arguments and weights, each place of them, and what stands for them as yet.
-        others: the other arguments, and in what all of them are laid out.
-        settings: what else a tracer goes by: modes, and where the model's code is.
-        after: the newest node before it.
-        functions, calls: how often each function and each module had been called.
+        tensors, nodes: the tensor arguments and the weights, and the node that stands for each at this time.
+        others: the other arguments, and the pytree structure of all arguments.
+        settings: what else the trace depends on: modes, and the line of the model's code.
+        scopes: the modules that are running, outermost first; the last is the block.
+        after: the newest node before the call.
+        functions, calls: how often each function, and the module at each path, had been called.
     """
 
     tracing: Tracing
@@ -46,7 +47,8 @@ class BlockCall:
 
     @classmethod
     def of(cls, tracing: Tracing, block: nn.Module, args: Any, kwargs: Any) -> BlockCall | None:
-        """None where an argument is something else than a tensor or a simple value, or a weight is no plain tensor."""
+        """Return the state at a call; None if an argument is neither a tensor nor a simple value, or a weight is not a
+        plain tensor."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         others = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
@@ -71,6 +73,7 @@ class BlockCall:
         return self.scopes[-1][1][0]
 
     def is_like(self, other: BlockCall) -> bool:
+        """Whether the two calls differ in nothing that a trace can see but the identity of blocks and tensors."""
         return (
             self.others == other.others
             and self.settings == other.settings
@@ -78,6 +81,7 @@ class BlockCall:
             and self.scopes[-1][1][1] is other.scopes[-1][1][1]
             and len(self.tensors) == len(other.tensors)
             and all(map(looks_alike, self.tensors, other.tensors))
+            # The same tensors, nodes and memories must be shared at the same places.
             and _first_places(self.tensors) == _first_places(other.tensors)
             and _first_places(self.nodes) == _first_places(other.nodes)
             and _first_places([*map(memory_of, self.tensors)]) == _first_places([*map(memory_of, other.tensors)])
@@ -85,13 +89,13 @@ class BlockCall:
 
 
 def known(node: torch.fx.Node | None) -> torch.fx.Node:
-    """A node that there must be."""
+    """Return a node that cannot be None here."""
     assert node is not None
     return node
 
 
 def _fake(tensor: torch.Tensor) -> Any:
-    """The fake tensor that an argument or a weight is while a trace is under way, None for any other."""
+    """Return a tensor if it is fake, as arguments and weights are during a trace; else None."""
     return tensor if isinstance(tensor, FakeTensor) else None
 
 
@@ -101,7 +105,7 @@ def _settings() -> tuple[Any, ...]:
     frames = []
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "forward":  # those that stack traces show
+        if frame.f_code.co_name == "forward":  # the frames that a node's stack_trace shows
             frames.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back  # type: ignore[assignment]
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), autocast, frames
@@ -122,12 +126,13 @@ def _layout(tensor: torch.Tensor) -> list[Any]:
 
 
 def memory_of(tensor: torch.Tensor) -> int:
-    """A number that two tensors share if they share memory."""
+    """Return a number that is equal for tensors that share memory."""
     number: int = storage_number(tensor)
     return number
 
 
 def _first_places(items: Sequence[Any]) -> list[int]:
+    """Return, for each item, the place of the first item that is the same."""
     keys = [item if isinstance(item, int) else id(item) for item in items]
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     return [first[key] for key in keys]

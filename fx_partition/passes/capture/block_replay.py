@@ -1,9 +1,8 @@
-"""Traces a block that repeats once, and writes its nodes again for each block like it.
+"""Trace a repeated block once, and write its nodes again for each block like it.
 
-Most of the time of torch.export goes by in the blocks of a deep model, each of which gives the same nodes over other
-weights. Blocks of a run that are alike (`repeated_blocks`) are traced until two in a row have written the same. What
-the second of them wrote into the tracer's graph is written again for those that follow, whose ``forward`` does not
-run::
+torch.export spends most of its time in the blocks of a deep model, each of which gives the same nodes over other
+weights. The blocks of a run (`repeated_blocks`) are traced until two in a row have written the same nodes. The nodes
+of the second are the template: they are written again for the blocks that follow, whose ``forward`` does not run::
 
     layers.0  traced
     layers.1  traced: the same nodes, so it is the template
@@ -11,8 +10,9 @@ run::
     ...
     layers.9  traced, and compared with the template
 
-The graph is to the node, its name and its metadata what torch.export alone gives. Where that cannot be shown, a block
-is traced; where the last block writes something else than the template, the whole model is traced again without any.
+Every node of the graph, its name and its metadata are what torch.export alone gives. A block for which that cannot be
+shown is traced. If the last block of a run writes other nodes than the template, the whole model is traced again
+without templates.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from .repeated_blocks import Run, find_runs, plain_state, unchanged
 
 
 class NotAlikeError(Exception):
-    """A run of blocks is not what it seemed: nothing that was written from a template may be used."""
+    """A run of blocks is not what it seemed, so nothing that was written from a template may be used."""
 
 
 @dataclass
 class Replays:
-    """What has come of it.
+    """Counts of what a trace has done with repeated blocks.
 
     Attributes:
-        runs: how many runs of blocks that are alike there are.
-        written: how often a block was written from a template.
-        unconfirmed: how many templates the last block of their run has not confirmed.
+        runs: how many runs of like blocks the model has.
+        written: how many blocks were written from a template.
+        unconfirmed: how many templates were used but not confirmed by the last block of their run.
     """
 
     runs: int = 0
@@ -52,9 +52,9 @@ class Replays:
 
 @contextlib.contextmanager
 def repeated_blocks_once(model: nn.Module) -> Iterator[Replays]:
-    """Trace blocks that repeat once while this lasts; the model and its classes are in the end as they were.
+    """Trace repeated blocks once inside this context; at its end the model and its classes are as they were.
 
-    What is traced holds only if nothing is `unconfirmed` and no error was raised.
+    The trace is valid only if nothing is `unconfirmed` and no error was raised.
     """
     replays = Replays()
     runs = [_Run(run, replays) for run in find_runs(model)]
@@ -70,43 +70,43 @@ def repeated_blocks_once(model: nn.Module) -> Iterator[Replays]:
             setattr(kind, name, _watching(name, on_read))
             stack.callback(delattr, kind, name)
         for run in runs:
-            stack.enter_context(run.standing_in())
+            stack.enter_context(run.replaced())
         yield replays
 
 
 class _Run:
-    """One run, while a model is traced."""
+    """One run of like blocks during a trace."""
 
     def __init__(self, run: Run, replays: Replays) -> None:
         self.watched, self._blocks, self._replays = run.watched, run.blocks, replays
         self._called: list[nn.Module] = []
         self._template: Template | None = None
         self._is_established = False  # two blocks in a row have written the same
-        self._is_told_apart = False
+        self._is_told_apart = False  # the code read an attribute in which the blocks differ
         self._own_dicts: set[int] = set()
 
     @contextlib.contextmanager
-    def standing_in(self) -> Iterator[None]:
-        """Be what is called in place of each block's ``forward``."""
+    def replaced(self) -> Iterator[None]:
+        """Replace each block's ``forward`` inside this context."""
         with contextlib.ExitStack() as stack:
             for block in self._blocks:
-                vars(block)["forward"] = self._standing_in(block, block.forward)
+                vars(block)["forward"] = self._replacement(block, block.forward)
                 stack.callback(vars(block).pop, "forward", None)
             yield
 
     def on_read(self, holder: int) -> None:
-        """A watched attribute was read or written."""
+        """Note that a watched attribute was read or written, in the module whose ``__dict__`` has the id ``holder``."""
         if holder in self._own_dicts:
             self._is_told_apart = True
 
-    def _standing_in(self, block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """What is called in place of ``forward``; its name keeps it out of stack traces."""
+    def _replacement(self, block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the replacement of ``forward``; as it has another name, stack traces of nodes leave it out."""
 
         @functools.wraps(forward)
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
+        def replacement(*args: Any, **kwargs: Any) -> Any:
             return self._call(block, forward, args, kwargs)
 
-        return stand_in
+        return replacement
 
     def _call(self, block: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if any(block is called for called in self._called):
@@ -141,7 +141,7 @@ class _Run:
 
 
 def _watching(name: str, on_read: Callable[[int], None]) -> property:
-    """A property in place of an attribute of instances, that says whose was read or written."""
+    """Return a property in place of an instance attribute; it reports whose attribute was read or written."""
 
     def read(self: Any) -> Any:
         held = vars(self)

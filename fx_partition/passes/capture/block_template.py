@@ -1,6 +1,7 @@
-"""What a block has written into a tracer's graph, as a recipe to write it again for a block that is like it.
+"""Keep the nodes that a block wrote into a tracer's graph, and write them again for a block that is like it.
 
-The names of nodes come from the tracer's own counters, dead nodes included, so they are what a trace would have given.
+The names of nodes come from the tracer's own counters, which count dead nodes too, so they are the names that a trace
+would have given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat, int, float)
 
 
 class Template:
-    """What a block has written, as a recipe."""
+    """The nodes that a block wrote, with all that is necessary to write them again."""
 
     def __init__(
         self, call: BlockCall, nodes: list[torch.fx.Node], result: Any, functions: Mapping[torch.fx.Node, Any]
@@ -37,7 +38,7 @@ class Template:
         self._inside = set(nodes)
         tensors = [leaf for leaf in self._leaves if isinstance(leaf, torch.Tensor)]
         sizes = [size for t in tensors for size in (*t.shape, *t.stride()) if isinstance(size, torch.SymInt)]
-        # As of now: later blocks may give a tensor another node, and ask for a size that has none yet.
+        # Look these up now: later blocks may give a tensor another node, and ask for a size that has none yet.
         self._node_of_leaf = {id(tensor): call.tracing.node_of(tensor) for tensor in tensors}
         self._node_of_size = {size.node: call.tracing.node_of(size) for size in sizes}
         newest = zip(call.tensors, call.nodes, map(call.tracing.node_of, call.tensors), strict=True)
@@ -46,14 +47,15 @@ class Template:
 
     @classmethod
     def of(cls, call: BlockCall, result: Any, functions: Mapping[torch.fx.Node, Any]) -> Template | None:
-        """The recipe; None where a node is more than a function of arguments, weights and sizes."""
+        """Return the template of a call; None if a node is more than a function of arguments, weights and sizes."""
         nodes = _nodes_after(call)
         made = cls(call, nodes, result, functions)
         return made if made._is_complete() else None
 
-    # ---- what may be written again
+    # ---- which blocks may be written again
 
     def _is_complete(self) -> bool:
+        """Whether all that the block wrote and returned can be written again for another one."""
         call = self.call
         given = set(call.nodes)
         if not all(_may_repeat(node) and _candidate(node) for node in self._nodes):
@@ -63,6 +65,7 @@ class Template:
                 if source not in self._inside and source not in given and not _is_size(source):
                     return False
             for key, (path, _) in node.meta["nn_module_stack"].items():
+                # A module elsewhere in the model, called by the block, would be the same one for every block.
                 outer = any(key == scope for scope, _ in call.scopes)
                 if not outer and not (key.startswith(f"{call.scope}.") and path.startswith(f"{call.path}.")):
                     return False
@@ -121,7 +124,7 @@ class Template:
         return found
 
     def _function(self, node: torch.fx.Node, call: BlockCall) -> tuple[str, str] | None:
-        """The function with its count, which goes on."""
+        """Return a node's ``torch_fn`` for another call: the function's counter goes on from that call's start."""
         if "torch_fn" not in node.meta:
             return None
         text, kind = node.meta["torch_fn"]
@@ -152,7 +155,7 @@ class Template:
         tracing = call.tracing
 
         def own(size: Any) -> Any:
-            """The size of the other call in place of one of the template's: a new one, where that is of its own."""
+            """Return the other call's size for one of the template's; a new one where the block made the size."""
             if not isinstance(size, torch.SymInt) or size.node in sizes:
                 return sizes[size.node] if isinstance(size, torch.SymInt) else size
             node = self._node_of_size[size.node]
@@ -174,7 +177,7 @@ class Template:
     # ---- the last block
 
     def is_confirmed_by(self, call: BlockCall, result: Any) -> bool:
-        """Whether a call that was traced has written what the template says."""
+        """Whether a traced call wrote the nodes that the template would have written."""
         nodes = _nodes_after(call)
         if not call.is_like(self.call) or len(nodes) != len(self._nodes):
             return False
@@ -185,8 +188,8 @@ class Template:
             expected = torch.fx.map_arg((mine.args, mine.kwargs), lambda n: twin.get(n, n))
             if mine.target != its.target or expected != (its.args, its.kwargs):
                 return False
-            told = {"nn_module_stack": self._scopes(mine, call), "torch_fn": self._function(mine, call)}
-            if mine.meta.keys() != its.meta.keys() or any(its.meta.get(key) != value for key, value in told.items()):
+            expects = {"nn_module_stack": self._scopes(mine, call), "torch_fn": self._function(mine, call)}
+            if mine.meta.keys() != its.meta.keys() or any(its.meta.get(key) != value for key, value in expects.items()):
                 return False
             if mine.meta.get("stack_trace") != its.meta.get("stack_trace"):
                 return False
@@ -197,6 +200,7 @@ class Template:
 
 
 def _nodes_after(call: BlockCall) -> list[torch.fx.Node]:
+    """Return the nodes that were written since the start of a call, in order."""
     found = []
     for node in reversed(call.tracing.graph.nodes):
         if node is call.after:
@@ -206,7 +210,7 @@ def _nodes_after(call: BlockCall) -> list[torch.fx.Node]:
 
 
 def _may_repeat(node: torch.fx.Node) -> bool:
-    """Whether a node computes the same whenever it is written."""
+    """Whether a copy of a node computes what a trace of it would: it neither writes, nor draws, nor depends on data."""
     if node.op != "call_function" or not {"nn_module_stack", "val"} <= node.meta.keys():
         return False
     if node.meta.keys() & {"unbacked_bindings", "seq_nr", "custom"}:
@@ -222,11 +226,12 @@ def _may_repeat(node: torch.fx.Node) -> bool:
     )
 
 
-_DATA = {torch.Tag.data_dependent_output}  # of a shape that depends on data the node tells by unbacked_bindings
+# Operators that return numbers of the data; one whose shape depends on the data has unbacked_bindings instead.
+_DATA = {torch.Tag.data_dependent_output}
 
 
 def _draws(node: torch.fx.Node, target: OpOverload) -> bool:
-    """Whether an operator takes random numbers: one of a dropout that is off does not."""
+    """Whether an operator draws random numbers; a dropout that is off does not."""
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     given = {a.name: a.default_value for a in schema_of(target).arguments}
@@ -243,7 +248,7 @@ def _tensors(value: Any) -> list[Any]:
 
 
 def _candidate(node: torch.fx.Node) -> str | None:
-    """The name that the tracer asked for; None where that cannot be told."""
+    """Return the name that the tracer asked for, before the graph made it unique; None if it is not the operator's."""
     base = re.sub(r"_\d+$", "", node.name)
     asked = [getattr(node.target, "__name__", "")]
     if isinstance(node.target, OpOverload):
@@ -253,7 +258,7 @@ def _candidate(node: torch.fx.Node) -> str | None:
 
 
 def _again(value: Any, memory: dict[int, torch.Tensor]) -> Any:
-    """A value of a node for its copy, in the memory of the other block."""
+    """Return the value of a node's copy: the same metadata, in the memory of the other block."""
     if not isinstance(value, torch.Tensor):
         return value
     key = memory_of(value)

@@ -1,6 +1,6 @@
-"""The only door to the tracer behind torch.export, which writes a graph while a model runs on fake tensors.
+"""Access to the tracer behind torch.export, which writes a graph while a model runs on fake tensors.
 
-Tried on torch 2.13.0.
+No other module imports it. Tried on torch 2.13.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Tracing", "fresh_like", "new_storage", "snapshot", "undisturbed"]
 
 
 class Tracing:
-    """The tracer of the module that is running now."""
+    """The tracer that is under way in this thread."""
 
     def __init__(self) -> None:
         mode = proxy_tensor.get_proxy_mode()
@@ -31,21 +31,22 @@ class Tracing:
 
     @property
     def scopes(self) -> list[tuple[str, tuple[str, Any]]]:
-        """The modules that are running, outermost first: key, path and class, as ``nn_module_stack`` has them."""
+        """Return the modules that are running, outermost first: key, path and class, as in ``nn_module_stack``."""
         return list(self._tracer.module_stack.items())
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often the module at each path was called."""
+        """Return how often the module at each path was called."""
         return self._tracer.num_calls  # type: ignore[no-any-return]
 
     @property
     def functions(self) -> dict[Any, int]:
-        """How often each torch function was called."""
+        """Return how often each torch function was called."""
         return self._tracer.torch_fn_counts  # type: ignore[no-any-return]
 
     @property
     def last_function(self) -> Any:
+        """Return the torch function that was called last."""
         return self._tracer.torch_fn_metadata
 
     @last_function.setter
@@ -54,12 +55,12 @@ class Tracing:
 
     @property
     def last(self) -> torch.fx.Node | None:
-        """The newest node."""
+        """Return the newest node; None in an empty graph."""
         return next(iter(reversed(self.graph.nodes)), None)
 
     @contextlib.contextmanager
     def functions_of_nodes(self) -> Iterator[dict[torch.fx.Node, Any]]:
-        """For each node written meanwhile the torch function that was called last, which ``torch_fn`` tells of."""
+        """Collect, for each node written inside this context, the function that its ``torch_fn`` names."""
         plain = self._tracer.create_node
         found: dict[torch.fx.Node, Any] = {}
 
@@ -75,7 +76,10 @@ class Tracing:
             del self._tracer.create_node
 
     def node_of(self, value: torch.Tensor | torch.SymInt) -> torch.fx.Node | None:
-        """The node that stands for a tensor or a size; None for one of no node, or a constant, or not asked for yet."""
+        """Return the node that stands for a tensor or a size.
+
+        None for a constant, for a value without a node, and for a size whose node is made when it is first needed.
+        """
         if isinstance(value, torch.Tensor):
             slot = self._tracer.tensor_tracker.get(value)
             return None if slot is None or slot.constant is not None else slot.proxy.node
@@ -84,17 +88,18 @@ class Tracing:
         return None if proxy is None else proxy.node
 
     def is_known(self, size: torch.SymInt) -> bool:
-        """Whether a size has a node, or will get one when it is asked for."""
+        """Whether a size has a node, or will get one when it is first needed."""
         return size in self._tracer.symnode_tracker
 
     def add(self, like: torch.fx.Node, args: Any, kwargs: Any, name: str) -> torch.fx.Node:
-        """A node as the tracer would write it, but for what it knows of its value."""
+        """Write a node as the tracer would, but without its metadata and value."""
         node = self.graph.create_node(like.op, like.target, args, kwargs, name, like.type)
         scope = self._tracer.scope
         self._tracer.node_name_to_scope[node.name] = (scope.module_path, scope.module_type)
         return node
 
     def track_size(self, size: torch.SymInt, node: torch.fx.Node) -> None:
+        """Let a node stand for a size."""
         proxy = torch.fx.Proxy(node, self._tracer)
         proxy_tensor.set_proxy_slot(size, self._tracer, Thunk(lambda: proxy))
 
@@ -105,25 +110,25 @@ class Tracing:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run torch without any tracer that looks on."""
+    """Run torch functions inside this context that no tracer records."""
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         yield
 
 
 def snapshot(value: FakeTensor, storage: torch.Tensor) -> FakeTensor:
-    """A tensor with the metadata of ``value`` in the memory of ``storage``."""
+    """Return a tensor with the metadata of ``value`` in the memory of ``storage``."""
     result: Any = proxy_tensor.snapshot_fake(value)
     torch._functionalize_unsafe_set(result, storage)
     return result  # type: ignore[no-any-return]
 
 
 def new_storage(value: FakeTensor) -> FakeTensor:
-    """Another memory of the same size as that of ``value``."""
+    """Return a tensor with new memory of the same size as that of ``value``."""
     return _empty(value, (value.untyped_storage().nbytes(),), (1,), torch.uint8)
 
 
 def fresh_like(value: FakeTensor, sizes: Sequence[Any], strides: Sequence[Any], storage: torch.Tensor) -> FakeTensor:
-    """A tensor of its own, of other sizes, in a memory that is given."""
+    """Return a tensor like ``value``, but of other sizes and strides and in the memory of ``storage``."""
     result = _empty(value, sizes, strides, value.dtype)
     torch._functionalize_unsafe_set(result, storage)
     return result.requires_grad_(value.requires_grad)  # type: ignore[return-value]

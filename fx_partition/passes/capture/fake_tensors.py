@@ -1,7 +1,7 @@
-"""The only door to torch's fake tensors and to what else torch keeps under private names.
+"""Access to torch's fake tensors and shape environments, and to other private names of torch that the passes need.
 
 Tried on torch 2.11.0, 2.13.0 and 2.14.1. A fake tensor has a shape, strides, a dtype and a device, but no memory:
-running an operator on fakes answers "what would it allocate" without allocating it.
+running an operator on fakes shows what it would allocate without allocating it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def shape_env_of(values: Iterable[Any]) -> ShapeEnv | None:
-    """The shape environment of the first symbolic size among fake tensors and SymInts, None if all is static."""
+    """Return the shape environment of the first fake tensor or SymInt that has one; None if all is static."""
     for value in values:
         if isinstance(value, torch.SymInt):
             return _env(value)
@@ -71,8 +71,8 @@ def _env(value: torch.SymInt) -> ShapeEnv | None:
 class _FakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """A fake mode that runs ``squeeze_(dim)`` in Python, as tracers do.
 
-    Torch's C++ code for it, where that dimension stays, writes a tensor's sizes from these sizes themselves. It reads
-    memory that it has freed where one of them is symbolic, and the process ends.
+    Where the dimension stays, torch's C++ code sets a tensor's sizes from a reference to these very sizes. If one of
+    them is symbolic it then reads memory that it has freed, and the process crashes.
     """
 
     def __torch_dispatch__(
@@ -84,13 +84,13 @@ class _FakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch
 
 
 def new_fake_mode(shape_env: ShapeEnv | None) -> FakeTensorMode:
-    """A fake mode of our own over the graph's symbols: running nodes in it never touches the graph's own mode."""
+    """Return a new fake mode over the graph's symbols: running nodes in it never touches the graph's own mode."""
     return _FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True)
 
 
 def new_symbol(env: ShapeEnv, name: str, hint: int) -> sympy.Symbol:
-    """A fresh symbol for a size of two or more, which is ``hint`` where a tracer has to decide something."""
-    from torch._dynamo.source import ConstantSource  # Dynamo takes long to import, and no plan needs it before this
+    """Return a new symbol for a size, with a hint; a tracer may assume that it is 2 or more if the hint is."""
+    from torch._dynamo.source import ConstantSource  # Dynamo takes long to import, and few plans need it
 
     symbol = env.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, do_not_specialize_zero_one=hint < 2)
     assert isinstance(symbol, sympy.Symbol)
@@ -98,32 +98,32 @@ def new_symbol(env: ShapeEnv, name: str, hint: int) -> sympy.Symbol:
 
 
 def sym_int(env: ShapeEnv, size: sympy.Expr, hint: int) -> torch.SymInt:
-    """A size over symbols of ``env`` as tracers use it."""
+    """Return an expression over symbols of ``env`` as a SymInt."""
     result = env.create_symintnode(size, hint=hint)
     assert isinstance(result, torch.SymInt)
     return result
 
 
 def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | torch.SymInt]) -> torch.Tensor:
-    """A fake tensor of ``mode`` like ``value``, of the sizes ``shape``; ``value`` may be one of another mode."""
+    """Return a fake tensor of ``mode`` like ``value`` but of the sizes ``shape``; ``value`` may be of another mode."""
     with mode:
         return torch.empty_strided(tuple(shape), value.stride(), dtype=value.dtype, device=value.device)
 
 
 def is_learned(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a parameter that needs a gradient, as a fake tensor of it says too.
+    """Whether a tensor, or the tensor of which it is a fake, is a parameter that requires a gradient.
 
-    ATen asks for it without gradients as well: a matrix product copies a permuted operand rather than repeat a learned
-    one for the whole batch.
+    ATen's kernel choice depends on it even without gradients: a matrix product copies a permuted operand rather than
+    repeat a learned one for the whole batch.
     """
     try:
         return tensor.requires_grad and tensor.is_leaf
-    except RuntimeError:  # a view that was written in another grad mode than it was made in: no leaf
+    except RuntimeError:  # a view that was written in another grad mode than it was made in; it is not a leaf
         return False
 
 
 def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the current fake mode with the metadata of another, in a storage that shows what it shows."""
+    """Return a tensor of the current fake mode with the metadata of another, in a storage just as large."""
     return torch.empty_strided(
         tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device, requires_grad=is_learned(tensor)
     )
@@ -131,7 +131,7 @@ def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def no_new_guards(shape_env: ShapeEnv | None) -> Iterator[None]:
-    """While planning, no comparison of sizes may become a guard: each would recompile the model for a new shape."""
+    """Keep comparisons of sizes from becoming guards: each guard would recompile the model for a new shape."""
     if shape_env is None:
         yield
         return
@@ -140,7 +140,7 @@ def no_new_guards(shape_env: ShapeEnv | None) -> Iterator[None]:
 
 
 def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
-    """The value that a backed symbol had when the graph was traced."""
+    """Return the value that a backed symbol had when the graph was traced."""
     read = getattr(shape_env, "guarding_hint_or_throw", None) or shape_env.size_hint  # the second until torch 2.12
     hint = read(symbol)
     assert hint is not None, f"{symbol} has no hint"
@@ -148,14 +148,14 @@ def hint_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
 
 
 def guards_of(shape_env: ShapeEnv) -> list[sympy.Basic]:
-    """What has been assumed of sizes so far: comparisons that were decided, and ranges of symbols."""
+    """Return what has been assumed of sizes so far: comparisons that were decided, and ranges of symbols."""
     ranges = shape_env.var_to_range.items()
     bounds = [bound for symbol, r in ranges for bound in (sympy.Ge(symbol, r.lower), sympy.Le(symbol, r.upper))]
     return [*(guard.expr for guard in shape_env.guards), *bounds]
 
 
 def facts_of(shape_env: ShapeEnv) -> tuple[Any, ...] | None:
-    """All that is known of sizes: comparisons that were decided, each symbol's range and hint, and what replaces it.
+    """Return all facts of sizes: comparisons that were decided, each symbol's range and hint, and replaced symbols.
 
     None if a size is known only when the graph runs.
     """
@@ -172,32 +172,32 @@ def assume(shape_env: ShapeEnv, guard: sympy.Basic) -> None:
 
 
 def bounds_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> tuple[int | None, int | None]:
-    """The smallest and the largest value that a symbol may have; None where there is no bound."""
+    """Return the smallest and the largest value that a symbol may have; None where there is no bound."""
     known = shape_env.bound_sympy(symbol)
     lower, upper = (int(bound) if bound.is_Integer else None for bound in (known.lower, known.upper))
     return lower, upper
 
 
 def run_time_checks(shape_env: ShapeEnv, symbol: sympy.Symbol) -> list[sympy.Basic]:
-    """The comparisons that a graph checks when it runs and that are of this symbol and those made before it."""
+    """Return the comparisons that a graph checks when it runs, over this symbol and those made before it."""
     return [check.expr for check in shape_env.deferred_runtime_asserts.get(symbol, [])]
 
 
 def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
-    """The smallest value that a symbol may have: 2 where 1 is compiled apart, more where the trace assumed so."""
+    """Return the smallest value of a symbol: 2 where size 1 is compiled apart, more where the trace assumed so."""
     lower = shape_env.var_to_range[symbol].lower
     return int(lower) if lower.is_Integer else 0
 
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:
-    """The mode of the first fake tensor among values, a mode of our own if there is none."""
+    """Return the mode of the first fake tensor among values; a new mode if there is none."""
     return next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None) or new_fake_mode(None)
 
 
 def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of a call on fake tensors of ``mode``; real tensors among them are weights, whose sizes are static.
+    """Call a function on fake tensors of ``mode``; real tensors among its arguments are weights, of static sizes.
 
-    Operators are dispatched in Python, as tracers do it: see `_FakeTensorMode`.
+    Operators are dispatched in Python, as tracers do: see `_FakeTensorMode`.
     """
 
     def fake(leaf: Any) -> Any:
@@ -211,28 +211,28 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
 
 
 def is_view(tensor: torch.Tensor) -> bool:
-    """Whether autograd knows a tensor as a view of another; such a one cannot be detached in place."""
+    """Whether autograd knows a tensor as a view of another; a view cannot be detached in place."""
     return tensor._is_view()
 
 
 def has_expression(size: torch.SymInt) -> bool:
-    """Whether a size is an expression of symbols; the ragged one of a nested tensor is not."""
+    """Whether a size is an expression of symbols; the ragged size of a nested tensor is not."""
     return isinstance(getattr(size.node, "expr", None), sympy.Expr)
 
 
 def symbols_in(size: Any) -> set[sympy.Symbol]:
-    """The symbols of a SymInt, SymFloat or SymBool; none for one that is a constant or no expression."""
+    """Return the symbols of a SymInt, SymFloat or SymBool; none if it is a constant, or not an expression."""
     expression = getattr(size.node, "expr", None)
     return set(expression.free_symbols) if isinstance(expression, sympy.Basic) else set()
 
 
 def is_wrapped(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is one of `torch.func` (under vmap, grad, jvp), which shows another and has no storage."""
+    """Whether a tensor belongs to `torch.func` (vmap, grad, jvp): it shows another tensor and has no storage."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with the memory of one that may be of `torch.func`, whatever the depth."""
+    """Return the tensor behind any number of `torch.func` wrappers: the one with the memory."""
     while is_wrapped(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
@@ -246,18 +246,18 @@ def has_hooks(module: torch.nn.Module) -> bool:
 
 
 def allocation_sizes(call: Callable[[], Any]) -> list[int]:
-    """Run ``call`` and return the bytes of each block that torch's CPU allocator handed out to this thread meanwhile.
+    """Run ``call`` and return, in order, the bytes of each block that torch's CPU allocator gave to this thread.
 
-    A block that is taken back has its bytes with a minus; blocks are in the order of events. These come from the older
-    of torch's profilers (``torch.autograd.profiler_legacy``), which keeps them for one thread alone: the public
-    ``torch.profiler`` has one session for the whole process, and a second one ends the first, which may be a user's.
+    A freed block has its bytes with a minus. The events come from the older of torch's profilers
+    (``torch.autograd.profiler_legacy``), which keeps them for one thread alone: the public ``torch.profiler`` has one
+    session for the whole process, and a second session would end the first, which may be a user's.
 
     Raises:
-        RuntimeError: what ``call`` raises, or: this thread is being profiled, or this torch has no such profiler.
+        RuntimeError: from ``call``; or this thread is being profiled; or this torch has no such profiler.
     """
     profiler: Any = torch.autograd
     if not hasattr(profiler, "_enable_profiler_legacy"):
-        raise RuntimeError("this torch does not say what its CPU allocator hands out")
+        raise RuntimeError("this release of torch cannot record what its CPU allocator hands out")
     options = torch._C._profiler._ExperimentalConfig()
     memory_alone = profiler.ProfilerConfig(profiler.ProfilerState.CPU, False, True, False, False, False, options)
     profiler._enable_profiler_legacy(memory_alone)

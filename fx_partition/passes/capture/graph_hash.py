@@ -1,4 +1,4 @@
-"""A short text that is equal for equal graphs, so that a plan is never applied to another graph."""
+"""Hash a graph, so that a plan is never applied to another graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.fx
 
 
 def fingerprint(graph: torch.fx.Graph) -> str:
-    """SHA-256 over every node's name, kind, target and inputs, in order; the first 16 hexadecimal digits."""
+    """Return the first 16 hexadecimal digits of SHA-256 over each node's name, kind, target and inputs, in order."""
     digest = hashlib.sha256()
     for node in graph.nodes:
         inputs = ",".join(source.name for source in node.all_input_nodes)

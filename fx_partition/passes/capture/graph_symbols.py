@@ -1,9 +1,9 @@
-"""The shape symbols of a graph, and the numbers of those that tracers give none.
+"""Find the shape symbols of a graph, and numbers or bounds for those to which the tracer gave no number.
 
-Without a number are sizes of inputs that a user marked so (``torch._dynamo.decorators.mark_unbacked``): they are known
-before the first step runs, so they are sizes like others, and the example inputs tell their numbers. And sizes that
-only a run can tell (``nonzero``, ``item``): they come out of a step in the middle, and what bounds them is what the
-graph says: ``torch._check(n <= 64)``, or the largest size of a dynamic dimension.
+Two kinds of symbols have no number. Sizes of inputs that a user marked (``torch._dynamo.decorators.mark_unbacked``)
+are known before the first step runs, so the example inputs give their numbers. Sizes that only a run can tell
+(``nonzero``, ``item``) are results of a step in the middle; the graph may bound them, by ``torch._check(n <= 64)`` or
+by the largest size of a dynamic dimension.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .captured_graph import CapturedGraph
 from .fake_tensors import ShapeEnv, bounds_of, hint_of, run_time_checks, shape_env_of, symbols_in, torch_functions
 from .symbolic_sizes import Size, Symbols, numbers_of, smallest, to_expr
 
-# What counts as no bound: the largest index of 32 bits, and all beyond it.
+# Bounds from the largest index of 32 bits on count as none.
 NO_BOUND = 2**31 - 1
 
 
 def symbols_of(captured: CapturedGraph) -> Symbols:
-    """The symbols that occur in the sizes of a graph's tensors and numbers, with what is known of them."""
+    """Return the symbols in the sizes of a graph's tensors and numbers, with their numbers or bounds."""
     shape_env = shape_env_of(pytree.tree_leaves(list(captured.values.values())))
     if shape_env is None:
         return Symbols()
@@ -57,7 +57,7 @@ def sizes_in(value: Any) -> Iterable[torch.SymInt]:
 
 
 def unbacked_in(value: Any) -> set[sympy.Symbol]:
-    """The symbols without a number in the sizes and numbers of a value, those of inputs included."""
+    """Return the symbols without a number in the sizes and numbers of a value; it may be an input's."""
     found: set[sympy.Symbol] = set()
     for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, torch.Tensor):
@@ -77,21 +77,21 @@ def unbacked_in(value: Any) -> set[sympy.Symbol]:
 
 @lru_cache(maxsize=4096)
 def _unbacked_in_expr(expr: sympy.Basic) -> frozenset[sympy.Symbol]:
-    """Kept, as the tensors of a graph share a few sizes."""
+    """Return the unbacked symbols of an expression; cached, as the tensors of a graph share a few sizes."""
     return frozenset(free_unbacked_symbols(expr))
 
 
 def known_at_start(captured: CapturedGraph) -> set[sympy.Symbol]:
-    """The symbols that the inputs of a graph tell, whether a tracer gave them a number or not."""
+    """Return the symbols in the sizes of a graph's inputs, with or without a number from the tracer."""
     inputs = (value for node, value in captured.values.items() if node.op == "placeholder")
     return {symbol for value in inputs for size in sizes_in(value) for symbol in symbols_in(size)}
 
 
 def told_by(fakes: Iterable[Any], inputs: Iterable[Any]) -> dict[sympy.Symbol, int]:
-    """The numbers of symbols without one, as the example inputs of a graph tell them.
+    """Return numbers, from the example inputs, for the symbols to which the tracer gave none.
 
     Args:
-        fakes: what the tracer made of each input.
+        fakes: the tracer's fake of each input.
         inputs: the inputs themselves.
     """
     pairs = [(fake, real) for fake, real in zip(fakes, inputs, strict=True) if isinstance(real, torch.Tensor)]
@@ -106,10 +106,10 @@ def told_by(fakes: Iterable[Any], inputs: Iterable[Any]) -> dict[sympy.Symbol, i
 
 
 def bound_of(shape_env: ShapeEnv, symbol: sympy.Symbol, known: Iterable[sympy.Symbol]) -> Size | None:
-    """The largest number that a graph allows for a symbol, None where it says none.
+    """Return the largest number that a graph allows for a symbol; None if the graph does not bound it.
 
     Args:
-        known: the symbols that the bound may be an expression of.
+        known: the symbols over which the bound may be an expression.
     """
     known = set(known)
     found: Size | None = None
@@ -122,7 +122,7 @@ def bound_of(shape_env: ShapeEnv, symbol: sympy.Symbol, known: Iterable[sympy.Sy
 
 
 def _bound_by(check: sympy.Basic, symbol: sympy.Symbol, known: set[sympy.Symbol]) -> Size | None:
-    """The bound that a comparison gives, where it is linear in the symbol with a whole factor.
+    """Return the bound that a comparison gives, if it is linear in the symbol with a whole factor; else None.
 
     Example: ``2*u0 <= s0 + 5`` bounds u0 by the whole part of ``(s0 + 5)/2``.
     """

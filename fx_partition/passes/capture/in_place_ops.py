@@ -1,8 +1,8 @@
-"""Which calls write their first argument and return it, told by name; `op_effects` sees it in those that run on fakes.
+"""Recognise by name the calls that write their first argument and return it; `op_effects` sees it by running them.
 
-In place are ``relu_``, ``iadd`` (what ``x += y`` is traced as), ``__iadd__`` and ``setitem``, which returns nothing.
-Some functions of the module operator only end like that, as their names are words of Python: ``a & b`` is traced as
-``and_``, and makes a new tensor.
+Such calls are ``relu_``, ``iadd`` (the trace of ``x += y``) and ``__iadd__``; not ``setitem``, which returns nothing.
+Some functions of the module operator end in an underscore only because their names are words of Python: ``a & b`` is
+traced as ``and_``, and makes a new tensor.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import operator
 
 import torch.fx
 
-# Without imatmul: tensors have none, and Python takes ``x @ y`` for it.
+# imatmul is absent: tensors have none, so Python computes ``x @= y`` as ``x = x @ y``.
 _NAMES = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "ilshift", "irshift")
 _OPERATORS = frozenset(getattr(operator, name) for name in _NAMES)
 _METHODS = frozenset(f"__{name}__" for name in _NAMES)
 
 
 def is_in_place(node: torch.fx.Node) -> bool:
-    """Whether a call writes its first argument, whatever else it is given, and returns it.
+    """Whether a call always writes its first argument and returns it.
 
     Example::
 
@@ -35,5 +35,5 @@ def is_in_place(node: torch.fx.Node) -> bool:
 
 
 def called(node: torch.fx.Node) -> str:
-    """The name of a function or a method, as Python spells it."""
+    """Return the name of the function or method that a node calls, as Python spells it."""
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))

@@ -1,8 +1,9 @@
-"""Operators that change what a tensor shows of its memory: ``t_``, ``unsqueeze_``, ``as_strided_``, ``set_``, ``out=``.
+"""Give each node one layout where an operator changes metadata.
 
-They leave the tensor object in place and give it other sizes, strides or memory, so one node stands for two layouts:
-before the operator and after it. A value that crosses a boundary has one layout, so every reader after the operator is
-made to read the operator's own result, which is the same object, and every node has the fake value of its own moment.
+The operators are ``t_``, ``unsqueeze_``, ``as_strided_``, ``set_`` and their like, and calls with ``out=``. They keep
+the tensor object but give it other sizes, strides or memory. So one node stands for two layouts, before the operator
+and after it, but a value that crosses a boundary must have one. Therefore every reader after the operator is made to
+read the operator's own result, which is the same object, and every node gets the fake value of the time when it runs.
 
 Before (Dynamo; the fake value of ``v`` is what ``t_`` left)::
 
@@ -12,8 +13,8 @@ After::
 
     v = linear.view(4, 6)  [4, 6];  n = v.narrow(0, 0, 2)  [2, 6];  t_ = v.t_()  [6, 4];  mul = t_ * 3
 
-Tracers of the ATen level (torch.export) write the second form themselves. What such an operator touches stays together
-until it has run (see `atoms`), and a view of a weight that one touches is not free (see `gather`).
+Tracers of the ATen level (torch.export) write the second form themselves. The nodes that touch such a tensor before
+the operator stay together with it (see `atoms`), and a view of a weight that it touches is not free (see `analyze`).
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from .module_members import all_tensors
 from .operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 from .symbolic_sizes import to_expr
 
-# Tensors that are there before a call and after it.
+# Nodes whose tensors exist before and after a call.
 _HELD = ("placeholder", "get_attr")
-# Composites of operators that torch tags.
+# Composites of tagged operators, which torch does not tag.
 _UNTAGGED = frozenset({"swapaxes_", "swapdims_"})
 
 
 def may_change_metadata(node: torch.fx.Node) -> bool:
-    """Whether a node may change the metadata of a tensor that it is given, by what is known of its operator."""
+    """Whether a node may change the metadata of one of its arguments, by its operator's tags or an ``out=``."""
     if node.op not in ("call_function", "call_method"):
         return False
     if node.kwargs.get("out") is not None:
@@ -60,23 +61,23 @@ def may_change_metadata(node: torch.fx.Node) -> bool:
 
 
 def changed_inputs(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
-    """(input or attribute, operator) for each tensor that outlives a call and has its metadata changed by it."""
+    """Return (input or attribute, operator) for each tensor that outlives a call and whose metadata it changes."""
     operators = (node for node in graph.nodes if may_change_metadata(node) and _is_tagged(node))
     changed = ((next(iter(node.args), None), node) for node in operators)
     return [(held, node) for held, node in changed if isinstance(held, torch.fx.Node) and held.op in _HELD]
 
 
 def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What a tensor shows of which memory; equal before and after an operator that leaves its metadata alone."""
+    """Return a tensor's sizes, strides, offset and storage: equal before and after an operator that keeps metadata."""
     sizes = (tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride())))
     return (*sizes, to_expr(tensor.storage_offset()), id(tensor.untyped_storage()))
 
 
 def settle_metadata(captured: CapturedGraph) -> CapturedGraph:
-    """A graph in which each node has one layout; the graph itself if no operator changes metadata.
+    """Return a graph in which each node has one layout; the graph itself if no operator changes metadata.
 
     Raises:
-        UnreadableError: what an operator leaves cannot be told; it names the operator.
+        UnreadableError: the metadata that an operator leaves is unknown; the message names the operator.
     """
     if not any(map(may_change_metadata, captured.gm.graph.nodes)):
         return captured
@@ -84,19 +85,20 @@ def settle_metadata(captured: CapturedGraph) -> CapturedGraph:
 
 
 class _Settler:
-    """Runs what matters of a graph on stand-ins, which are changed as the graph's own tensors would be."""
+    """Runs the nodes of a graph that may pass a tensor on, on aliases that change as the graph's own tensors would."""
 
     def __init__(self, captured: CapturedGraph) -> None:
         self._captured = captured
         self._mode = fake_mode_of(leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value))
         self._stale = set(self._found_stale())
-        self._objects: dict[torch.fx.Node, Any] = {}  # like the node's value, with stand-ins for tensors
-        self._weights: dict[int, torch.Tensor] = {}  # by the id of the weight, which many nodes may hold
-        self._newest: dict[int, torch.fx.Node] = {}  # by the id of a stand-in, the node that is to be read
+        self._objects: dict[torch.fx.Node, Any] = {}  # the node's value, with an alias in place of each tensor
+        self._weights: dict[int, torch.Tensor] = {}  # by the id of the weight, as many nodes may hold one
+        self._newest: dict[int, torch.fx.Node] = {}  # by the id of an alias, the node that readers must read
         self._regions = Regions()
 
     def _found_stale(self) -> Iterator[int]:
-        """The fake tensors that a tracer changed in place: they are the value of an operator and of what it takes."""
+        """Yield ids of fake tensors that a tracer changed in place: each is the value of an operator and of its input.
+        """
         for node in filter(may_change_metadata, self._captured.gm.graph.nodes):
             results = {id(leaf) for leaf in _tensors(self._captured.values.get(node)) if isinstance(leaf, FakeTensor)}
             for source in node.all_input_nodes:
@@ -126,16 +128,19 @@ class _Settler:
         return any(id(leaf) in self._stale for leaf in _tensors(traced))
 
     def _name(self, node: torch.fx.Node) -> torch.fx.Node:
-        """What to read instead of a node."""
+        """Return the node to read instead of a node."""
         found = self._objects.get(node)
         return self._newest.get(id(found), node) if isinstance(found, torch.Tensor) else node
 
     def _run(self, node: torch.fx.Node, traced: Any) -> Any:
-        """What stands for a node's value; an argument's stand-in where the node returns that very tensor."""
+        """Return aliases for a node's value; an argument's own alias where the node returns that very tensor."""
         if node in self._captured.weights:
             return self._of_weight(self._captured.weights[node])
         if node.op == "placeholder" and self._is_stale(traced):
-            raise UnreadableError(f"the metadata of the input {node.name} is changed, and its own value tells only how")
+            raise UnreadableError(
+                f"the metadata of the input {node.name} is changed in place, and its fake value is from after the "
+                "change; use an operator that returns a new view, such as t() for t_()"
+            )
         arguments = [leaf for source in node.all_input_nodes for leaf in _tensors(self._objects.get(source))]
         under_func = not all(isinstance(leaf, FakeTensor) for leaf in (*arguments, *_tensors(traced)))
         if under_func or not (may_change_metadata(node) or self._may_be_an_argument(node, traced)):
@@ -147,8 +152,8 @@ class _Settler:
             if not may_change_metadata(node) and not self._is_stale(traced):
                 return pytree.tree_map(self._stand_in, traced)
             raise UnreadableError(
-                f"{node.name} ({_name(node)}) has to do with a tensor whose metadata is changed in place, and does "
-                f"not run on fake tensors ({type(error).__name__}), so what it leaves is unknown"
+                f"{node.name} ({_name(node)}) reads or returns a tensor whose metadata is changed in place, and does "
+                f"not run on fake tensors ({type(error).__name__}), so the metadata after it is unknown"
             ) from error
         for leaf, was in zip(arguments, before, strict=True):
             if layout(leaf) == was and not (found is leaf and _is_tagged(node)):
@@ -156,13 +161,13 @@ class _Settler:
             if found is not leaf:
                 raise UnreadableError(
                     f"{node.name} ({_name(node)}) changes the metadata of a tensor that it does not return, so no "
-                    "node stands for what it leaves"
+                    "node stands for the changed tensor"
                 )
             self._newest[id(leaf)] = node
         return found
 
     def _may_be_an_argument(self, node: torch.fx.Node, traced: Any) -> bool:
-        """Whether a node may return a tensor that it is given, as ``relu_`` does, or its value is out of date."""
+        """Whether a node may return one of its arguments, as ``relu_`` does, or its fake value is out of date."""
         if not node.op.startswith("call_") or traced is None:
             return False
         if node.target is operator.getitem or self._is_stale(traced):
@@ -186,13 +191,13 @@ class _Settler:
             def function(tensors: dict[str, torch.Tensor], *given: Any, **named: Any) -> Any:
                 return torch.func.functional_call(module, tensors, given, named)
 
-        if _name(node) == "detach_":  # refuses views, which stand-ins are; it changes no size
+        if _name(node) == "detach_":  # it refuses views, which aliases are, and changes no size
             return args[0]
         with torch.no_grad(), under_autocast(self._regions.open):  # in another dtype `to` might return its argument
             return run_fake(self._mode, function, args, kwargs)
 
     def _stand_in(self, leaf: Any) -> Any:
-        """An object of ours that shows what a traced value shows, of the same memory."""
+        """Return an alias of a traced tensor: another object with the same metadata and memory."""
         return self._alias(leaf) if isinstance(leaf, FakeTensor) else leaf
 
     def _of_weight(self, weight: torch.Tensor) -> torch.Tensor:
@@ -209,12 +214,12 @@ class _Settler:
         return result
 
     def _snapshot(self, found: Any, traced: Any) -> Any:
-        """What stands for a value, as it is now."""
+        """Return copies of a value's aliases, with their metadata of this time."""
 
         def snapshot(leaf: Any, old: Any) -> Any:
             if not isinstance(leaf, FakeTensor) or not isinstance(old, torch.Tensor):
                 return old
-            if leaf.dtype != old.dtype:  # made under autocast
+            if leaf.dtype != old.dtype:  # the tracer made it under autocast
                 with self._mode:
                     strides = leaf.stride()
                     return torch.empty_strided(leaf.shape, strides, dtype=old.dtype, device=old.device)
@@ -224,12 +229,12 @@ class _Settler:
 
 
 def _is_tagged(node: torch.fx.Node) -> bool:
-    """Whether a node is there to change metadata; ``out=`` may, but seldom does."""
+    """Whether a node always changes metadata; one with ``out=`` seldom does."""
     return node.kwargs.get("out") is None
 
 
 def _name(node: torch.fx.Node) -> str:
-    """The operator without its overload."""
+    """Return the operator's name without its overload."""
     if isinstance(node.target, OpOverload):
         return str(node.target.overloadpacket.__name__)
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

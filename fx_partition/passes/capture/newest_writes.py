@@ -1,6 +1,6 @@
-"""Uses of a tensor that is written in place refer to the newest result of a write.
+"""Make each use of a tensor that is written in place refer to the newest result of a write.
 
-The graph computes the same, and reads as if each write made a new tensor::
+The graph computes the same, but reads as if each write made a new tensor::
 
     before                                        after `use_newest`
     out = zeros(8)                                out = zeros(8)
@@ -8,7 +8,7 @@ The graph computes the same, and reads as if each write made a new tensor::
     add__1 = out.index_add_(0, j, b)              add__1 = add_.index_add_(0, j, b)
     return out                                    return add__1
 
-A write to a part of a tensor gives no such result, so the graph is given one, a view of the whole::
+A write to a part of a tensor has no such result, so a view of the whole tensor is added to the graph::
 
     out = empty(3, 8)                             out = empty(3, 8)
     out[0] = a                                    out[0] = a;    alias = aten.alias(out)
@@ -28,22 +28,22 @@ from .partial_writes import is_made, is_view_behind, partial_writes, returns_sel
 
 
 def with_newest(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Return a graph as `use_newest` makes it: the given one, or a copy that shares its tensors."""
+    """Return a graph changed by `use_newest`: the given one if nothing changes, or a copy that shares its tensors."""
     if not _outdated(gm.graph) and not partial_writes(gm.graph):
         return gm
-    graph = copy.deepcopy(gm.graph)  # with its codegen, which knows the pytrees
+    graph = copy.deepcopy(gm.graph)  # copies its codegen too, which knows the pytrees
     use_newest(graph)
     result = torch.fx.GraphModule(gm, graph)
-    hand_over(gm, result)  # what the graph does not read, too
+    hand_over(gm, result)  # GraphModule leaves out what the graph does not read
     result.meta = dict(gm.meta)
     result.training = gm.training
     return result
 
 
 def use_newest(graph: torch.fx.Graph) -> bool:
-    """Let each use of a tensor that is written in place refer to the last result of a write before it.
+    """Make each use of a tensor that is written in place refer to the result of the last write before it.
 
-    They are one tensor, so the graph computes the same. See the module's docstring.
+    The two are one tensor, so the graph computes the same. See the module's docstring.
 
     Returns:
         Whether this changed the graph.
@@ -57,7 +57,7 @@ def use_newest(graph: torch.fx.Graph) -> bool:
 
 
 def _outdated(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node, torch.fx.Node]]:
-    """Each (user, what it takes, the newest result of a write to that)."""
+    """Return each (user, the input that it reads, the newest result of a write to that input)."""
     found = []
     root: dict[torch.fx.Node, torch.fx.Node] = {}
     newest: dict[torch.fx.Node, torch.fx.Node] = {}

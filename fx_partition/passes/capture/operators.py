@@ -1,4 +1,4 @@
-"""The only door to torch's operators as objects: their classes, their schemas, and the storage that a tensor shows.
+"""Access to private names of torch's operators: their classes, their schemas, and the storage that a tensor shows.
 
 Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 """

@@ -1,4 +1,4 @@
-"""Writes in place: to a tensor that the write returns, and to a part of one, which returns no newer whole.
+"""Find writes in place: writes that return the whole tensor, and writes to a part of one, which do not.
 
 A part is written by ``out[i] = x``, or through a view: ``out.select(0, i).copy_(x)``.
 """
@@ -22,6 +22,8 @@ from .tensor_storage import storage_key
 from .whole_regions import switches_gradients
 
 ALIAS: Callable[..., Any] = torch.ops.aten.alias.default
+
+
 def returns_self(node: torch.fx.Node) -> bool:
     """Whether a node writes its first argument, a tensor, and returns that very tensor."""
     if not node.args or not isinstance(node.args[0], torch.fx.Node):
@@ -46,7 +48,7 @@ def is_made(node: torch.fx.Node) -> bool:
     return node.op.startswith("call_")
 
 
-# Tells the views that are written here from those of a model: the metadata of its own a model may change in place.
+# Marks the views that are added here, as a model may change the metadata of its own in place.
 _MARK = "view_behind_a_write"
 
 
@@ -56,7 +58,7 @@ def is_view_behind(node: torch.fx.Node) -> bool:
 
 
 def view_behind(write: torch.fx.Node, whole: torch.fx.Node) -> None:
-    """Let a view of the whole follow a write to a part of it."""
+    """Add a view of the whole tensor behind a write to a part of it."""
     with write.graph.inserting_after(write):
         view = write.graph.call_function(ALIAS, (whole,))
     key = "val" if "val" in whole.meta else "example_value"
@@ -66,17 +68,17 @@ def view_behind(write: torch.fx.Node, whole: torch.fx.Node) -> None:
 
 
 def partial_writes(graph: torch.fx.Graph) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
-    """Find the writes to a part of a tensor that the graph makes, and uses as a whole behind the write.
+    """Find writes to a part of a tensor that the graph makes and, after the write, uses as a whole.
 
     Returns:
-        (write, whole) in the order of the graph. There is none in a graph that switches gradients: a view that is made
-        where they are off may not be written where they are on. Nor is there one of a tensor whose metadata is changed
-        in place: what shows the whole, such as ``contiguous``, may be the very object. Some tensors are not written by
-        what is found, as ``reshape`` makes a view or a copy; then the two are alike.
+        (write, whole) in the order of the graph. The list is empty for a graph that switches gradients, as a view that
+        is made where they are off may not be written where they are on. It leaves out tensors whose metadata is changed
+        in place, since a view of the whole (``contiguous``) may be the very object. It may hold writes to a copy, as
+        ``reshape`` makes a view or a copy; the added view then changes nothing.
     """
     if any(map(switches_gradients, graph.nodes)):
         return []
-    whole_of: dict[torch.fx.Node, torch.fx.Node] = {}  # of each view, and of each other name of the whole
+    whole_of: dict[torch.fx.Node, torch.fx.Node] = {}  # for each view, and each other node of the whole tensor
     last_use: dict[torch.fx.Node, int] = {}
     parts: set[torch.fx.Node] = set()
     reshaped: set[torch.fx.Node] = set()
@@ -107,7 +109,7 @@ def _has_memory(value: Any) -> bool:
 
 
 def _is_view(node: torch.fx.Node, source: torch.fx.Node) -> bool:
-    """Whether a node shows memory of a tensor, by the operator's schema or by what the tracer saw."""
+    """Whether a node is a view of a tensor, by the operator's schema or by the storages of the fake values."""
     if isinstance(node.target, OpOverload):
         schema = schema_of(node.target)
         first = schema.arguments[0].alias_info if schema.arguments else None

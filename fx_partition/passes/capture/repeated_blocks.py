@@ -1,8 +1,8 @@
-"""Finds the blocks of a model that repeat: neighbours in a container that differ in nothing but the values of weights.
+"""Find the blocks of a model that repeat: neighbours in a container that differ only in the values of their weights.
 
 Two blocks are alike if they and their submodules have the same classes, and parameters, buffers and plain attributes
-that are the same to a tracer: what counts of a tensor is its metadata, and not its numbers. An attribute that differs
-(``layer_idx``) does no harm as long as nobody reads it, so it is told, to be watched while a block is traced.
+that a tracer cannot tell apart: the metadata of a tensor counts, and its numbers do not. An attribute that differs
+(``layer_idx``) does no harm as long as no code reads it; so it is listed, and watched while a block is traced.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import nn
 from .fake_tensors import has_hooks
 from .module_members import all_tensors
 
-# Fewer are not worth it: of a run the first two blocks and the last are traced all the same (see `block_replay`).
+# A shorter run gains nothing, as its first two blocks and its last are traced anyway (see `block_replay`).
 FEWEST = 4
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, torch.layout,
           torch.memory_format)  # fmt: skip
-_OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # compared apart
+_OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # compared in a way of their own
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
         blocks: neighbours in one container, in its order.
-        watched: the classes of modules inside with the names of attributes that differ.
+        watched: for each class of the modules in them, the names of attributes that differ.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -39,9 +39,9 @@ class Run:
 
 
 def find_runs(model: nn.Module) -> list[Run]:
-    """The outermost runs of at least `FEWEST` blocks; none where one module is at two places of the model."""
+    """Return the outermost runs of at least `FEWEST` blocks; none if a module is at two places of the model."""
     places = [module for _, module in model.named_modules(remove_duplicate=False)]
-    if len({*map(id, places)}) < len(places):  # torch then calls them through proxies, by path
+    if len({*map(id, places)}) < len(places):  # torch.export then calls modules through proxies, by path
         return []
     return list(_runs_in(model))
 
@@ -73,14 +73,14 @@ def _neighbours(children: list[nn.Module]) -> Iterator[Run]:
 
 
 def _can_be_watched(watched: Mapping[type[nn.Module], frozenset[str]]) -> bool:
-    """Whether each attribute is one of the instance alone, and no class of it is another's base."""
+    """Whether a property can watch each attribute: no class has it already, and no class is another's base."""
     classes = list(watched)
     related = any(a is not b and issubclass(a, b) for a in classes for b in classes)
     return not related and not any(hasattr(kind, name) for kind, names in watched.items() for name in names)
 
 
 def differences(a: nn.Module, b: nn.Module) -> dict[type[nn.Module], set[str]] | None:
-    """The plain attributes in which two blocks differ, by class; None if a tracer can tell them apart by more."""
+    """Return, by class, the plain attributes in which two blocks differ; None if they differ in more than these."""
     mine, its = list(a.named_modules()), list(b.named_modules())
     if [name for name, _ in mine] != [name for name, _ in its]:
         return None
@@ -109,14 +109,14 @@ def _differences_of_one(a: nn.Module, b: nn.Module) -> set[str] | None:
 
 
 def _ties(block: nn.Module) -> list[int]:
-    """For each tensor the place of the first that is the same one."""
+    """Return, for each tensor, the place of the first that is the same one: equal for blocks tied in the same way."""
     tensors = [*all_tensors(block, every_name=True).values()]
     first = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
     return [first[id(t)] for t in tensors]
 
 
 def _look(tensor: torch.Tensor | None) -> Any:
-    """What a tracer sees of a weight, its place in a larger memory included."""
+    """Return all that a tracer can see of a weight, its place in a larger storage included."""
     if tensor is None:
         return None
     if tensor.layout is not torch.strided:
@@ -128,7 +128,7 @@ def _look(tensor: torch.Tensor | None) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of an attribute are the same for whoever reads them."""
+    """Whether code that reads an attribute cannot tell its two values apart."""
     if a is b:
         return True
     if type(a) is not type(b):
@@ -143,12 +143,12 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def plain_state(block: nn.Module) -> tuple[Any, ...]:
-    """What the modules of a block hold now, so that a change by ``forward`` shows."""
+    """Return a snapshot of the attributes of a block's modules, in which a change by ``forward`` shows."""
     return tuple(_frozen(dict(vars(module))) for module in block.modules())
 
 
 def unchanged(before: Any, after: Any) -> bool:
-    """Whether two results of `plain_state` are of the same objects."""
+    """Whether two results of `plain_state` have the same objects at the same places."""
     if before is after:
         return True
     if type(before) is not tuple or type(after) is not tuple:
@@ -157,7 +157,7 @@ def unchanged(before: Any, after: Any) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """A value with tuples for its containers."""
+    """Return a value with tuples in place of its containers, so that later changes of these do not show."""
     if isinstance(value, dict):
         return tuple((key, _frozen(item)) for key, item in value.items())
     if isinstance(value, list | tuple | set):

@@ -1,8 +1,8 @@
-"""A graph's fake values made anew, for other sizes than those of the trace.
+"""Make a graph's fake values again, for other sizes than those of the trace.
 
-What a tracer decides by a size becomes an assumption about it: traced with 32 rows, a convolution assumes 16 or more.
-Code that is to run for 4 rows must not assume that, so the graph is run again on fake tensors of a mode and symbols of
-its own, with 4 as the hint; whatever is decided then, and by a compiler later, is recorded by the new symbols alone.
+Each decision by a size becomes an assumption about it: a convolution traced with 32 rows assumes 16 or more. Code for
+4 rows must not assume that, so the graph is run again on fake tensors of a new mode with new symbols, whose hint is 4.
+Decisions of this run, and later ones of a compiler, are recorded for the new symbols alone.
 
 Before: ``x: [s77, 3, 32, 32]``, traced with 32 rows; ``s77 >= 16`` was assumed
 After ``refake(captured, {"s77": 4})``: the same nodes with ``x: [s18, 3, 32, 32]``; ``s18 < 16`` is assumed
@@ -18,7 +18,7 @@ import sympy
 import torch
 import torch.fx
 
-from .capture_model import CapturedGraph, ShapeInterpreter, with_values
+from .captured_graph import CapturedGraph, with_values
 from .fake_tensors import (
     ShapeEnv,
     enable_python_dispatcher,
@@ -29,17 +29,18 @@ from .fake_tensors import (
     shape_env_of,
     sym_int,
 )
+from .shape_propagation import ShapeInterpreter
 from .symbolic_sizes import evaluate, to_expr
 
 
 @dataclass(frozen=True)
 class Refaked:
-    """A graph with fake values of a shape environment of their own.
+    """A graph whose fake values have a new shape environment.
 
     Attributes:
         captured: a copy of the graph; it shares the original's weights and submodules.
-        symbols: the new symbol for the name of each old one.
-        hints: the number that each new symbol was traced with.
+        symbols: for the name of each old symbol, the new one.
+        hints: the number with which each new symbol was traced.
     """
 
     captured: CapturedGraph
@@ -48,18 +49,18 @@ class Refaked:
 
     @property
     def guards(self) -> list[sympy.Basic]:
-        """What has been assumed of the new symbols so far."""
+        """Return what has been assumed of the new symbols so far."""
         env = shape_env_of(self.captured.values.values())
         assert env is not None
         return guards_of(env)
 
 
 def refake(captured: CapturedGraph, sizes: Mapping[str, int]) -> Refaked:
-    """A graph's values anew; the original is not changed.
+    """Run a graph again on new symbols; the original is not changed.
 
     Args:
         captured: a graph with at least one symbol.
-        sizes: what the symbols of these names are now; those that are absent are what they were in the trace.
+        sizes: the new number of each symbol, by name; other symbols keep the number of the trace.
 
     Example: see the module's docstring.
     """
@@ -79,7 +80,7 @@ class _Refake:
     def result(self) -> Refaked:
         arguments = [self._argument(node) for node in self._captured.gm.graph.find_nodes(op="placeholder")]
         interpreter = ShapeInterpreter(self._captured.gm, self._mode)
-        # The graph may leave another grad mode than it found; what it asks of sizes is to become a guard of theirs.
+        # Restores the grad mode, which the graph may change; guards are not suppressed, as they are to be recorded.
         grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())
         with grad_mode, self._env.ignore_fresh_unbacked_symbols(), enable_python_dispatcher(), self._mode:
             interpreter.run(*arguments, enable_io_processing=False)
@@ -98,7 +99,7 @@ class _Refake:
         return self._size(value) if isinstance(value, torch.SymInt) else value
 
     def _size(self, size: int | torch.SymInt) -> int | torch.SymInt:
-        """A size of the trace over the new symbols."""
+        """Return a size of the trace over the new symbols."""
         expression = to_expr(size)
         if isinstance(expression, int):
             return expression

@@ -1,15 +1,15 @@
-"""Symbolic sizes as text and back: sums and products of whole numbers, symbols and a few functions.
+"""Write symbolic sizes as text and read them back: sums and products of whole numbers, symbols and a few functions.
 
-A text may come from a file that anyone wrote, so it is read by a grammar and never evaluated::
+A text may come from an untrusted file, so it is read by a grammar and never evaluated::
 
     sum     = ["-"] term {("+" | "-") term}
     term    = factor {("*" | "/") factor}
     factor  = "-" factor | atom ["**" natural number]
     atom    = number | symbol | function "(" sum {"," sum} ")" | "(" sum ")"
 
-What is read is bounded, whatever the text says: its length, its depth, its numbers, and the bits of the value that it
-has where every symbol is as large as a size can be. Functions are not evaluated either: `to_text` writes what sympy
-made of them, and sympy's rules for some (greatest common divisors, comparisons) can take very long.
+Every text is bounded: its length, its depth, its numbers, and the bits of its value where every symbol is as large as
+a size can be. Functions are not evaluated either: sympy has simplified them before `to_text` wrote them, and its rules
+for some (greatest common divisors, comparisons) can take very long.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_ARGUMENTS = 100
 LARGEST = 2**63 - 1
 MOST_SYMBOL_BITS = LARGEST.bit_length()
 
-# How many arguments a function takes, where it is not one; 0 for any number.
+# The number of arguments of each function that does not take one; 0 for any number.
 _ARGUMENTS = {
     **dict.fromkeys(("FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "Mod", "PythonMod"), 2),
     **dict.fromkeys(("PowByNatural", "FloatPow", "RoundDecimal"), 2),
@@ -47,7 +47,7 @@ _ARGUMENTS = {
     "Min": 0,
 }
 _DIVISIONS = {"FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "Mod", "PythonMod", "ModularIndexing"}
-# No graph has these in a size that is written: torch replaces CeilDiv by others, Where takes a comparison, and only
+# No written size has the three that are left out: torch replaces CeilDiv by others, Where takes a comparison, and only
 # inductor makes an Identity.
 _FUNCTIONS: dict[str, Any] = {
     name: getattr(torch_functions, name)
@@ -74,15 +74,16 @@ def to_text(size: Size) -> str:
 
 @lru_cache(maxsize=4096)
 def _printed(size: sympy.Expr) -> str:
-    """Kept, as partitions that are alike have the same sizes, and a report prints them beside the plan's JSON."""
+    """Print a size; cached, as like partitions have the same sizes, and a report prints them as the plan's JSON does.
+    """
     return cast(str, _Printer().doprint(size))
 
 
 def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
-    """Read back what `to_text` wrote; ``symbols`` carry the assumptions (positive, integer) that text loses.
+    """Read a text of `to_text`; ``symbols`` carry the assumptions (positive, integer) that text loses.
 
     Raises:
-        PartitionError: it is not a size over these symbols, or is larger than any size of a graph.
+        PartitionError: the text is not a size over these symbols, or is larger than any size of a graph.
 
     Example::
 
@@ -94,32 +95,32 @@ def from_text(text: str, symbols: Iterable[sympy.Symbol]) -> Size:
 
 
 class ReadSize(NamedTuple):
-    """A size, and its value for the reader's numbers; None if it has none, as what divides by zero."""
+    """A size, and its value for the reader's numbers; None if it has no value, as it divides by zero."""
 
     expr: Size
     value: int | None
 
 
 class SizeReader:
-    """Reads texts over the same symbols.
+    """A reader of texts over the same symbols.
 
     Args:
-        numbers: a number for each symbol, for which the values of sizes are computed.
+        numbers: the number of each symbol, for the values of the sizes.
     """
 
     def __init__(self, numbers: Mapping[sympy.Symbol, int]) -> None:
         self._symbols = {symbol.name: _Part(symbol, number, MOST_SYMBOL_BITS) for symbol, number in numbers.items()}
 
     def read(self, text: str) -> ReadSize:
-        """Return the size that a text says, and its value; errors as for `from_text`."""
-        if text.isascii() and text.isdecimal() and len(text) < 19:  # all sizes of a static graph
+        """Return the size of a text, and its value; errors as for `from_text`."""
+        if text.isascii() and text.isdecimal() and len(text) < 19:  # fast, as all sizes of a static graph are numbers
             return ReadSize(int(text), int(text))
         return _Reader(text, self._symbols).read()
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a size, its value or None, and a bound of the value's bits whatever the symbols stand for."""
+    """A part of a size, its value or None, and a bound on the value's bits for any numbers of the symbols."""
 
     expr: Any
     value: Any
@@ -127,7 +128,7 @@ class _Part:
 
 
 class _Reader:
-    """Reads one text, by recursive descent."""
+    """A recursive descent over one text."""
 
     def __init__(self, text: str, symbols: Mapping[str, _Part]) -> None:
         self._text, self._symbols = text, symbols
@@ -153,11 +154,11 @@ class _Reader:
 
     @property
     def _next(self) -> str:
-        """The next token, "" at the end."""
+        """Return the next token, "" at the end."""
         return self._tokens[self._place][0].strip() if self._place < len(self._tokens) else ""
 
     def _take(self, *wanted: str) -> str:
-        """The next token if it is one of these, else ""."""
+        """Go past the next token and return it, if it is one of these; else return ""."""
         token = self._next
         if token not in wanted:
             return ""
@@ -165,7 +166,7 @@ class _Reader:
         return token
 
     def _refuse(self, why: str) -> NoReturn:
-        symbols = ", ".join([*self._symbols][:5]) or "none: the graph is static"
+        symbols = ", ".join([*self._symbols][:5]) or "none, as the graph is static"
         raise PartitionError(
             f"{_shown(self._text)} is not a size: {why}. A size is a sum of products of whole numbers, the symbols "
             f"({symbols}) and functions such as FloorDiv and Max"
@@ -237,7 +238,7 @@ class _Reader:
 
     def _call(self, name: str) -> _Part:
         if not self._take("("):
-            self._refuse(f"{name} is a function, and no parenthesis follows")
+            self._refuse(f"{name} is a function, so a parenthesis must follow")
         arguments = [self._sum()]
         while self._take(","):
             arguments.append(self._sum())
@@ -284,7 +285,7 @@ def _inverse(value: Any) -> Any:
 
 
 def _value(compute: Callable[..., Any], *parts: _Part) -> Any:
-    """A value from those of parts; None where one has none, or where there is none."""
+    """Compute a value from the values of parts; None if one of them has none, or if the result is undefined."""
     values = [part.value for part in parts]
     if None in values:
         return None

@@ -1,7 +1,7 @@
-"""Symbolic sizes: from SymInts to sympy, and from sympy to numbers (`size_text`: to text and back).
+"""Convert symbolic sizes from SymInts to sympy, and from sympy to numbers (`size_text`: to text and back).
 
-A size is a Python ``int`` where a graph is static and a sympy expression over the graph's shape symbols where it is
-not. Nothing here compares a SymInt: a comparison is a guard, and a guard is a recompile.
+A size is a Python ``int`` where a graph is static, and else a sympy expression over the graph's shape symbols. Nothing
+here compares a SymInt: a comparison adds a guard, and a guard may recompile the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .fake_tensors import torch_functions
 
 Size: TypeAlias = "int | sympy.Expr"
 
-# No value of a size has more bits: 2**63 to the power of 64. A power of that would take for ever.
+# The most bits of a size's value: 2**63 to the power of 64. Without a bound, a power of powers would take for ever.
 MOST_BITS = 64 * 64
 
 
@@ -64,7 +64,7 @@ NUMERIC: dict[str, Any] = {
 
 
 def to_expr(size: int | torch.SymInt | sympy.Expr) -> Size:
-    """The size as an ``int`` if it is a number, else as a sympy expression; adds no guard."""
+    """Return a size as an ``int`` if it is a number, else as a sympy expression; add no guard."""
     if isinstance(size, torch.SymInt):
         size = size.node.expr
     if isinstance(size, sympy.Expr):
@@ -77,10 +77,10 @@ class Symbols:
     """The shape symbols of a graph.
 
     Attributes:
-        hints: the value that each symbol had when the graph was traced; a symbol without one is absent.
-        dims: names that a user knows, ``"input_ids.1"``, to the symbol of that dimension.
-        unbacked: symbols whose value is known only when the graph runs, each with the largest that the graph allows,
-            an expression of the others; None where it says none.
+        hints: the value of each symbol in the trace; a symbol without one is absent.
+        dims: for each dimension by the name that a user knows (``"input_ids.1"``), its symbol.
+        unbacked: for each symbol whose value is known only when the graph runs, the largest value that the graph
+            allows, an expression over the others; None where the graph does not bound it.
     """
 
     hints: Mapping[sympy.Symbol, int] = field(default_factory=dict)
@@ -88,11 +88,11 @@ class Symbols:
     unbacked: Mapping[sympy.Symbol, Size | None] = field(default_factory=dict)
 
     def bind(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """A number for every symbol: from ``bind``, by symbol ("s33") or by input ("input_ids.1"), else the hint, else
-        the largest that the graph allows, else `UNBACKED_FALLBACK`.
+        """Return a number for every symbol: its number in `told`, else the largest that the graph allows, else
+        `UNBACKED_FALLBACK`.
 
         Raises:
-            ValueError: as `told`.
+            ValueError: as for `told`.
         """
         numbers = self.told(bind)
         for symbol, bound in self.unbacked.items():
@@ -101,23 +101,27 @@ class Symbols:
         return numbers
 
     def assumed(self, bind: Mapping[str, int] | None = None) -> list[sympy.Symbol]:
-        """The symbols for which `bind` returns a guess: nothing tells them, and nothing bounds them."""
+        """Return the symbols for which `bind` returns a guess, as they have neither a number nor a bound."""
         told = self.told(bind)
         return [symbol for symbol, bound in self.unbacked.items() if bound is None and symbol not in told]
 
     def told(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """The numbers of the symbols that ``bind`` or the trace tells.
+        """Return the numbers that ``bind``, or else the trace, gives to symbols.
+
+        Args:
+            bind: numbers by symbol ("s33") or by dimension of an input ("input_ids.1").
 
         Raises:
-            ValueError: a name in ``bind`` is no symbol and no dimension of this graph, or its value is not positive.
+            ValueError: a name in ``bind`` is neither a symbol nor a dimension of this graph, or its value is not
+                positive.
         """
         by_name = {symbol.name: symbol for symbol in [*self.hints, *self.unbacked]}
         by_name.update(self.dims)
         numbers = dict(self.hints)
         for name, value in (bind or {}).items():
             if name not in by_name:
-                known = ", ".join(sorted(by_name)) or "none: the graph is static"
-                raise ValueError(f"bind: {name!r} is no symbol of this graph; its symbols are: {known}")
+                known = ", ".join(sorted(by_name)) or "none, as the graph is static"
+                raise ValueError(f"bind: {name!r} is not a symbol of this graph; its symbols are: {known}")
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
                 raise ValueError(
                     f"bind: {name!r} must be a positive whole number, not {shown(value)}; at most {LARGEST}"
@@ -131,7 +135,7 @@ UNBACKED_FALLBACK = 8192
 
 
 def explain_guess(names: Iterable[str]) -> str:
-    """Which sizes are guessed, and what a user can do about it."""
+    """Return a message on sizes that are guessed: which ones, and the way out."""
     names = " and ".join(names)
     return (
         f"{names}, known only when the graph runs, is taken to be {UNBACKED_FALLBACK}, as nothing bounds it: let the "
@@ -140,7 +144,8 @@ def explain_guess(names: Iterable[str]) -> str:
 
 
 class _CodePrinter(PythonCodePrinter):  # type: ignore[misc]  # sympy is untyped
-    """Prints torch's Mod as a call: sympy prints ``Mod(s0 + 3, 8)`` as ``s0 + 3 % 8``, which is another number."""
+    """A printer that writes torch's Mod as a call: sympy writes ``Mod(s0 + 3, 8)`` as ``s0 + 3 % 8``, another number.
+    """
 
     def __init__(self) -> None:
         names = {name: name for name in NUMERIC}
@@ -153,7 +158,7 @@ class _CodePrinter(PythonCodePrinter):  # type: ignore[misc]  # sympy is untyped
 
 
 class Evaluator:
-    """Numbers for many sizes at once: every distinct expression is lambdified once.
+    """A function from the numbers of symbols to the numbers of many sizes; each distinct expression is compiled once.
 
     Example::
 
@@ -174,7 +179,7 @@ class Evaluator:
         )
 
     def __call__(self, numbers: Mapping[sympy.Symbol, int]) -> list[int]:
-        """The numbers, in the order of the sizes.
+        """Return the numbers, in the order of the sizes.
 
         Raises:
             PartitionError: a size has no value for these numbers: it divides by zero, or is out of bounds.
@@ -192,20 +197,20 @@ class Evaluator:
 
 
 def evaluate(size: Size, numbers: Mapping[sympy.Symbol, int]) -> int:
-    """One size as a number; for many, build one `Evaluator`."""
+    """Return one size as a number; for many sizes, build one `Evaluator`."""
     return size if isinstance(size, int) else _evaluator(size)(numbers)[0]
 
 
 @lru_cache(maxsize=4096)
 def _evaluator(size: sympy.Expr) -> Evaluator:
-    """Kept, as a plan asks for the bytes of its partitions under one binding after another."""
+    """Return the evaluator of a size; cached, as a plan evaluates its partitions under one binding after another."""
     return Evaluator([size])
 
 
 def numbers_of(sizes: Iterable[tuple[Size, int]]) -> dict[sympy.Symbol, int]:
-    """The numbers of symbols, from sizes and what they are; a size tells of a symbol that is its only one and linear.
+    """Solve for symbols from (size expression, number) pairs that are linear in one symbol; ignore other pairs.
 
-    Example: a derived dimension of torch.export, ``2*Dim("rows")``, tells of rows.
+    Example: a derived dimension of torch.export, ``2*Dim("rows")``, gives the number of rows.
 
         >>> s = sympy.Symbol("s0", positive=True, integer=True)
         >>> numbers_of([(4, 4), (2 * s + 1, 7)]), numbers_of([(2 * s, 7)])
@@ -222,12 +227,15 @@ def numbers_of(sizes: Iterable[tuple[Size, int]]) -> dict[sympy.Symbol, int]:
 
 
 def smallest(a: Size, b: Size) -> Size:
-    """The smaller of two sizes, in torch's own ``Min``, which is the one that reads back from text."""
+    """Return the smaller of two sizes as torch's own ``Min``; `size_text` does not read sympy's."""
     return to_expr(torch_functions.Min(a, b))  # type: ignore[no-untyped-call]
 
 
 def largest(sizes: Iterable[Size]) -> Size:
-    """The largest of a few sizes and 0, in torch's own ``Max``; for the steps of a graph keep the list instead."""
+    """Return the largest of a few sizes and 0 as torch's own ``Max``; for a graph's steps keep the list instead.
+
+    A ``Max`` of 80 terms took sympy 9.9 s.
+    """
     return to_expr(torch_functions.Max(0, *sizes))  # type: ignore[no-untyped-call]
 
 
@@ -235,19 +243,20 @@ Terms: TypeAlias = "dict[sympy.Expr, int]"
 
 
 def terms(size: Size) -> Terms:
-    """The size as a polynomial: {monomial: integer coefficient}; what is no monomial is a generator of its own."""
+    """Return a size as a polynomial: {monomial: integer coefficient}; any other term counts as a monomial."""
     if isinstance(size, int):
         return {sympy.S.One: size} if size else {}
     result: Terms = {}
     for term in sympy.Add.make_args(sympy.expand(size)):
         coefficient, monomial = term.as_coeff_Mul()
-        if not coefficient.is_Integer:  # FloorDiv-free fractions do not occur in byte counts; keep the term whole
+        if not coefficient.is_Integer:  # byte counts have fractions only inside FloorDiv; keep the term whole
             coefficient, monomial = sympy.S.One, term
         result[monomial] = result.get(monomial, 0) + int(coefficient)
     return result
 
 
 def from_terms(parts: Terms) -> Size:
+    """Return the size of a polynomial, the inverse of `terms`."""
     return to_expr(sympy.Add(*(coefficient * monomial for monomial, coefficient in parts.items())))
 
 
@@ -257,7 +266,7 @@ def dominates(a: Terms, b: Terms) -> bool:
 
 
 def undominated(sizes: Iterable[Size]) -> tuple[Size, ...]:
-    """The sizes that can be the largest for some values of the symbols, without building a `sympy.Max`."""
+    """Return the sizes that can be the largest for some values of the symbols, without building a `sympy.Max`."""
     kept: list[tuple[Size, Terms]] = []
     largest_int = 0
     for size in dict.fromkeys(sizes):

@@ -1,6 +1,6 @@
-"""The memory behind a tensor, also where a tensor is no plain one.
+"""Find the memory behind a tensor, even one that is not a plain strided tensor.
 
-- A tensor of `torch.func` (under vmap, grad or jvp) shows a part of another, whose memory it is.
+- A tensor of `torch.func` (under vmap, grad or jvp) shows a part of another tensor, and uses its memory.
 - A sparse tensor has the memory of its indices and values; an opaque one (of oneDNN) counts by its size.
 
 Example: under ``vmap`` over four rows of eight floats, a tensor of shape ``[8]`` has the 128 bytes of all rows.
@@ -31,24 +31,24 @@ _COMPRESSED = {
 
 
 def is_strided(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has strides and a storage: it is neither sparse, nor opaque, nor of tensors of many sizes."""
+    """Whether a tensor has strides and one storage: it is neither sparse, nor opaque, nor nested."""
     return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The plain tensors that a tensor is made of, itself for most."""
+    """Return the plain tensors of which a tensor consists; for most that is the tensor itself."""
     tensor = unwrapped(tensor)
     return [getattr(tensor, name)() for name in _COMPRESSED.get(tensor.layout, ())] or [tensor]
 
 
 def storage_key(tensor: torch.Tensor) -> Hashable:
-    """Equal for tensors that share memory, as long as these live."""
+    """Return a key that is equal for tensors that share memory, as long as these live."""
     part = parts(tensor)[-1]
     return storage_number(part) if is_strided(part) else id(part)
 
 
 def bytes_of(tensor: torch.Tensor) -> Size:
-    """The bytes that a tensor shows."""
+    """Return the bytes of a tensor's elements."""
     total: Size = 0
     for part in parts(tensor):
         total = total + to_expr(part.numel() * part.element_size())
@@ -56,15 +56,15 @@ def bytes_of(tensor: torch.Tensor) -> Size:
 
 
 def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.fx.Node, torch.Tensor]) -> None:
-    """Raise an error if a value has no bytes that can be counted; weights are real, and have.
+    """Raise an error if the bytes of a value cannot be counted; those of weights, which are real, always can.
 
     Raises:
-        UnreadableError: it names the node and its operator.
+        UnreadableError: a value is a nested, sparse or opaque tensor; the message names its node and operator.
     """
     for node, value in values.items():
         for leaf in pytree.tree_leaves(value):
             if isinstance(leaf, torch.SymInt) and not has_expression(leaf):
-                raise UnreadableError(f"{named(node)} is a size of a nested tensor, which is no expression of symbols")
+                raise UnreadableError(f"{named(node)} is a ragged size of a nested tensor, which has no expression")
             if node in weights or not isinstance(leaf, torch.Tensor) or is_strided(tensor := unwrapped(leaf)):
                 continue
             kind = "nested" if tensor.is_nested else "sparse or opaque"
@@ -74,13 +74,13 @@ def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.f
 
 
 def named(node: torch.fx.Node) -> str:
-    """A node by its name, with its operator where it has one."""
+    """Return a node's name for an error message, with its operator if it has one."""
     operator = getattr(node.target, "__name__", str(node.target))
     return f"{node.name} ({operator})" if node.op.startswith("call_") else node.name
 
 
 def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
-    """How many elements lie from the first to the last of a strided tensor, both included; 0 where it is empty.
+    """Return how many elements of memory a strided tensor spans, from its first to its last; 0 where it is empty.
 
     Example: the second column of a matrix of three rows and four columns::
 

@@ -12,13 +12,14 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError, UnreadableError
 
-from ..capture.capture_model import CapturedGraph, module_path
+from ..capture.capture_model import CapturedGraph
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest
 from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
+from ..capture.user_names import module_path
 from ..capture.whole_regions import in_other_grad_mode, inside_whole_regions
 from .assumed_effects import assumed_name, given_storages, works_in_place
 from .effect_cache import Effects

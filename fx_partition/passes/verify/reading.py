@@ -24,13 +24,14 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError, UnreadableError
 
 from ..capture.autocast_regions import Regions, under_autocast
-from ..capture.capture_model import CapturedGraph, module_path
+from ..capture.capture_model import CapturedGraph
 from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest, to_expr
 from ..capture.tensor_storage import bytes_of, check_readable, is_strided, named, storage_key
+from ..capture.user_names import module_path
 from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
 from ..footprint.higher_order_writes import written_operands

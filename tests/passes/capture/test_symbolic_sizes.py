@@ -48,7 +48,7 @@ def test_bindings_by_symbol_and_by_input() -> None:
     symbols = Symbols({S: 2, T: 16}, {"input_ids.1": T})
     assert symbols.bind() == {S: 2, T: 16}
     assert symbols.bind({"input_ids.1": 64, "s0": 3}) == {S: 3, T: 64}
-    with pytest.raises(ValueError, match=r"'batch' is no symbol.*input_ids\.1, s0, s33"):
+    with pytest.raises(ValueError, match=r"'batch' is not a symbol.*input_ids\.1, s0, s33"):
         symbols.bind({"batch": 1})
 
 

@@ -142,7 +142,7 @@ def test_a_module_that_is_cut_is_not_cut_again() -> None:
         lambda: fx_partition.pipeline(cut, X, cache_bytes=400),
     ]
     for verb in verbs:
-        with pytest.raises(PartitionError, match=r"is cut already.*the model that it was made from"):
+        with pytest.raises(PartitionError, match=r"is split already.*the model that it was made from"):
             verb()
     assert fx_partition.report(cut) == fx_partition.report(cut.plan)
     program = torch.export.export(cut, (X,))  # a new graph, which has the operators themselves
