@@ -30,9 +30,9 @@ import sympy
 import torch
 
 from ..capture.fake_tensors import symbols_in
+from ..capture.op_call import LeafCall
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
-from ..workspace.layout_copies import LeafCall
 
 
 @dataclass(frozen=True)

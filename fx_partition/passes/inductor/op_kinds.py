@@ -28,10 +28,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..capture.fake_tensors import FakeTensorMode, no_new_guards, stand_in_for
+from ..capture.op_call import Bytes, LeafCall, likely, nbytes
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..footprint.op_effects import distinct_tensors
-from ..workspace.layout_copies import Bytes, LeafCall, likely, nbytes
 from ..workspace.measured_scratch import measured
 from ..workspace.rules import leaf_workspace
 

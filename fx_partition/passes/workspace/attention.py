@@ -1,11 +1,12 @@
-"""Workspace of attention, of the transformer fast path and of oneDNN's LSTM."""
+"""Workspace rules of attention, of the transformer fast path and of oneDNN's LSTM."""
 
 from __future__ import annotations
 
 import torch
 
-from .layout_copies import Bytes, LeafCall, WorkspaceRule, always, largest, likely, nbytes, round_up, smallest
+from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes, round_up, smallest
 from .matmul import has_amx, narrow, slowness
+from .workspace_rule import WorkspaceRule, always
 
 _FLOAT = 4
 
@@ -16,7 +17,7 @@ def _flash_attention(call: LeafCall) -> Bytes:
     kv_len = key.size(2)
     q_block = smallest(256 if likely(q_len >= 768) else 64 if likely(q_len >= 192) else 32, q_len)
     kv_block = smallest(512, kv_len)
-    # One row of scores a query, its running maximum and sum, and its part of the output; a buffer for each thread.
+    # Each thread has a buffer: for each query a row of scores, its running maximum and sum, and its part of the output.
     itemsize = query.element_size()
     size = call.threads * (q_block * kv_block + 2 * q_block + q_block * head_size) * max(itemsize, _FLOAT)
     if itemsize >= _FLOAT:
@@ -30,7 +31,7 @@ def _flash_attention(call: LeafCall) -> Bytes:
 
 
 def _attention(x: torch.Tensor, heads: int, *, weights: bool, mask: torch.Tensor | None) -> Bytes:
-    """The peak of the fast path's self-attention from q, k and v to its projected result, which it includes."""
+    """Return the peak of the fast path's self-attention from q, k and v to its projected result, result included."""
     rows, batch = nbytes(x), x.size(0)
     scores = batch * heads * x.size(1) * x.size(1) * x.element_size()
     masked = 0 if mask is None else scores + nbytes(mask)
@@ -52,7 +53,7 @@ def _encoder_layer(call: LeafCall) -> Bytes:
     hidden = rows // x.size(-1) * call["ffn_weight_1"].size(0)
     statistics = 2 * (rows // x.size(-1))
     attention = _attention(x, call["num_heads"], weights=False, mask=call["mask"]) + (rows if norm_first else 0)
-    # Around the first linear layer: its input, its result, the second layer's, and what the residual still needs.
+    # At the first linear layer: its input, its result, the second layer's result, and the operand of the residual.
     feed_forward = (3 if norm_first else 2) * rows + hidden
     return largest(attention, feed_forward, 3 * rows + statistics) - rows
 
@@ -61,7 +62,7 @@ def _lstm(call: LeafCall) -> Bytes:
     x, hidden = call["input"], call["hidden_size"]
     steps, batch, inputs = x.shape
     weights = (nbytes(call["weight0"]) + nbytes(call["weight1"])) // hidden * round_up(hidden, 32)
-    # The hidden states of this layer and the one before, and the cell states, for every step; at batch 1 both twice.
+    # For every step, the hidden states of this layer and the one before and the cell states; twice at batch 1.
     wide, narrow = _leading_dim(largest(inputs, hidden)), _leading_dim(hidden)
     states = 2 * (steps + 1) * batch * (wide + hidden) * _FLOAT
     if likely(batch == 1):
@@ -71,7 +72,7 @@ def _lstm(call: LeafCall) -> Bytes:
 
 
 def _leading_dim(size: Bytes) -> Bytes:
-    """oneDNN's get_good_ld: whole cache lines, and no multiple of 1 KiB."""
+    """Return oneDNN's get_good_ld: whole cache lines, but not a multiple of 1 KiB."""
     padded = round_up(size, 16)
     return padded + 16 if likely(padded % 256 == 0) else padded
 
@@ -82,7 +83,7 @@ def _lstm_flops(call: LeafCall) -> Bytes:
 
 
 def _attention_flops(x: torch.Tensor) -> Bytes:
-    """Four products with weights, and two of all tokens with all."""
+    """Return the operations of four products with weights, and of two products of all tokens with all tokens."""
     return x.numel() * (8 * x.size(-1) + 4 * x.size(1)) * slowness(x)
 
 

@@ -1,4 +1,4 @@
-"""Workspace of convolution: oneDNN's blocked copies of source, weight and result, or the slow kernels' columns."""
+"""Workspace rules of convolution: oneDNN's blocked copies of source, weight and result, or im2col's columns."""
 
 from __future__ import annotations
 
@@ -8,25 +8,15 @@ import torch
 
 from fx_partition.hardware.processor import cpu_capabilities
 
-from .layout_copies import (
-    Bytes,
-    LeafCall,
-    WorkspaceRule,
-    channels_last,
-    copy_as_last,
-    densified,
-    largest,
-    likely,
-    nbytes,
-    product,
-    round_up,
-)
+from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes, product, round_up
+from .layout_copies import channels_last, copy_as_last, densified
 from .matmul import has_amx, narrow, slowness
+from .workspace_rule import WorkspaceRule
 
 
 @dataclass(frozen=True)
 class _Convolution:
-    """One call, a 1-d convolution seen as ATen sees it: 2-d with height 1."""
+    """One call; a 1-d convolution is 2-d with height 1, as in ATen."""
 
     x: torch.Tensor
     w: torch.Tensor
@@ -81,7 +71,7 @@ class _Convolution:
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Of the source and of the result."""
+        """Return the number of channels of the source and of the result."""
         return self.x.shape[1], self.y.shape[1]
 
     @property
@@ -90,7 +80,7 @@ class _Convolution:
 
 
 def _convolution(call: LeafCall) -> Bytes:
-    # ATen makes a permuted 3-d input dense, and only then looks for channels last.
+    # ATen makes a permuted 3-d input dense before it looks for channels last.
     permuted = call["input"].dim() == 3 and not call["input"].is_contiguous()
     conv = _Convolution.of(call)
     last = not permuted and (channels_last(conv.x) or channels_last(conv.w))
@@ -102,7 +92,7 @@ def _convolution(call: LeafCall) -> Bytes:
 
 
 def _by_onednn(conv: _Convolution) -> bool:
-    """ConvParams::use_mkldnn in ATen/native/Convolution.cpp."""
+    """Whether oneDNN runs the convolution: ConvParams::use_mkldnn in ATen/native/Convolution.cpp."""
     x, dtype = conv.x, conv.x.dtype
     if conv.transposed and any(p >= s for p, s in zip(conv.output_padding, conv.stride, strict=True)):
         return False
@@ -123,19 +113,19 @@ def _by_onednn(conv: _Convolution) -> bool:
 
 
 def _by_columns(conv: _Convolution) -> Bytes:
-    """The columns that im2col writes for a matrix product."""
+    """Return the bytes of the columns that im2col writes for a matrix product."""
     x, y = conv.x, conv.y
     itemsize = x.element_size()
     inputs, taps, image = x.size(1) // conv.groups, product(conv.kernel), product(y.shape[2:])
     if conv.transposed:
         return y.size(1) // conv.groups * taps * product(x.shape[2:]) * itemsize
-    if conv.dilated:  # an image after the other
+    if conv.dilated:  # one image after another
         columns = inputs * taps * image * itemsize
     elif conv.pointwise and not conv.strided and not any(conv.padding):
         columns = 0
     else:
         columns = x.size(0) * inputs * taps * image * itemsize
-    if conv.groups > 1:  # a group after the other, each cut out of the source; then the results side by side
+    if conv.groups > 1:  # one group after another, each sliced from the source; then their results are concatenated
         return largest(columns + nbytes(x) // conv.groups, nbytes(y))
     return columns
 
@@ -145,7 +135,7 @@ def _simd() -> int:
 
 
 def _row_weight(conv: _Convolution) -> Bytes:
-    """The weight, reordered to blocks of 16 to 64 output channels: Acdb64a and its like."""
+    """Return the bytes of the weight, reordered to blocks of 16 to 64 output channels: Acdb64a and its like."""
     source, result = conv.channels
     taps = product(conv.kernel) * conv.w.element_size()
     if conv.depthwise:
@@ -154,7 +144,7 @@ def _row_weight(conv: _Convolution) -> Bytes:
     outputs = result // conv.groups
     if conv.groups > 1 and inputs == 1:
         return conv.groups * round_up(outputs, 16) * 16 * taps
-    if narrow(conv.w):  # four to a multiplication
+    if narrow(conv.w):  # one instruction multiplies groups of four
         inputs = round_up(inputs, 4)
     if conv.groups > 1:
         return conv.groups * (outputs if outputs in (4, 8) else round_up(outputs, 16)) * inputs * taps
@@ -163,14 +153,14 @@ def _row_weight(conv: _Convolution) -> Bytes:
 
 
 def _in_rows(conv: _Convolution) -> Bytes:
-    """Channels-last operands: the weight alone is reordered; what brgemm_convolution needs a thread."""
+    """Return the bytes for channels-last operands: the reordered weight, and brgemm_convolution's scratch a thread."""
     if conv.depthwise:
         return _row_weight(conv) + (nbytes(conv.y) + 256 if conv.transposed else 0)
     return _row_weight(conv) + conv.threads * _thread_scratch(conv) + _narrow_pointwise(conv) + 4352
 
 
 def _narrow_pointwise(conv: _Convolution) -> Bytes:
-    """Without AMX, a product of narrow floats is summed in float32, and a strided source is gathered before."""
+    """Return the bytes of a 1x1 convolution of narrow floats without AMX: sums in float32, and a gathered source."""
     if not narrow(conv.x) or has_amx() or not conv.pointwise:
         return 0
     gathered = conv.x.size(0) * conv.x.size(1) * product(conv.y.shape[2:]) if conv.strided else 0
@@ -182,7 +172,7 @@ def _thread_scratch(conv: _Convolution) -> Bytes:
     source, result = conv.channels
     itemsize = conv.x.element_size()
     padded = product(size + k - 1 for size, k in zip(conv.x.shape[2:], conv.kernel, strict=True))
-    if itemsize < 4 and has_amx():  # tiles: an upper bound, oneDNN searches for its blocks
+    if itemsize < 4 and has_amx():  # an upper bound, as oneDNN searches for the sizes of its tiles
         taps = conv.kernel[-1] if likely(source < 16) else 1
         image = padded * round_up(source * taps, 32) * itemsize
         return image + product(conv.y.shape[2:]) * round_up(result, 16) * 4 + 16384
@@ -191,7 +181,7 @@ def _thread_scratch(conv: _Convolution) -> Bytes:
         lone_row = likely(conv.x.size(-2) == 1)
         image = product(margins) if lone_row else product(margins[:-1]) * (margins[-1] + 1)
         return round_up((2 if lone_row else 1) * source * image * itemsize, 4096) + descriptors + 4096
-    if likely(source == 1):  # a lone channel is copied to rows of the kernel's width
+    if likely(source == 1):  # a single channel is copied to rows of the kernel's width
         row = round_up(conv.x.size(-1), 32) * round_up(conv.kernel[-1], 8) * itemsize
         rows = product(n if k == 1 else n + k for n, k in zip(conv.x.shape[2:-1], conv.kernel[:-1], strict=True))
         return round_up(rows * row, 4096) + descriptors
@@ -199,13 +189,13 @@ def _thread_scratch(conv: _Convolution) -> Bytes:
 
 
 def _blocked(conv: _Convolution) -> Bytes:
-    """Contiguous operands: blocked copies of all three, then the blocked result beside the plain one."""
+    """Return the bytes for contiguous operands: blocked copies of all three, then both forms of the result."""
     x, y, simd = conv.x, conv.y, _simd()
     source, result = conv.channels
     itemsize = x.element_size()
     outputs = nbytes(y)
     rows = conv.transposed and conv.strided and conv.groups == 1
-    if (rows or itemsize < 4) and not conv.depthwise:  # oneDNN prefers channels last, and ATen copies back twice
+    if (rows or itemsize < 4) and not conv.depthwise:  # oneDNN prefers channels last, so ATen copies back, twice
         return largest(nbytes(x) + _in_rows(conv), (2 if conv.transposed else 1) * outputs)
     if conv.groups == 1 or conv.depthwise:
         flat = conv.groups == 1 and source < simd and not conv.pointwise and not conv.transposed
@@ -214,7 +204,7 @@ def _blocked(conv: _Convolution) -> Bytes:
         inputs = 1 if conv.depthwise else source if flat else round_up(source, simd)
         weight = round_up(result, simd) * inputs * product(conv.kernel) * itemsize
         scratch: Bytes = round_up(largest(source, result), simd) * itemsize + 1536
-        if conv.pointwise and conv.strided:  # the source gathered to unit stride, an image a thread
+        if conv.pointwise and conv.strided:  # each thread gathers the source of an image to unit stride
             scratch = scratch + conv.threads * round_up(source, simd) * product(y.shape[2:]) * itemsize
     elif any(source // conv.groups % b == 0 and result // conv.groups % b == 0 for b in (16, 8, 4)):
         src, weight, dst, scratch = nbytes(x), nbytes(conv.w), outputs, 128

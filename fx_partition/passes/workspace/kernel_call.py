@@ -1,4 +1,4 @@
-"""One call of a kernel as plain data: enough to run it again, on zeros of any sizes.
+"""Keep a call of a kernel as plain data, so that it can run again on zeros of any sizes.
 
 Before (an operator on fake tensors of a symbolic graph)::
 
@@ -21,17 +21,18 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..capture.fake_tensors import FakeTensor
+from ..capture.op_call import LeafCall
 from ..capture.symbolic_sizes import Evaluator, Size, to_expr
 from ..capture.tensor_storage import span
-from .layout_copies import LeafCall, WorkspaceRule
+from .workspace_rule import WorkspaceRule
 
-# Arguments beside tensors and sizes whose text says all of them.
+# Types of other arguments whose repr tells equal calls from different ones.
 _PLAIN = (bool, float, str, torch.dtype, torch.layout, torch.memory_format, type(None))
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor argument; ``content`` is the number that all its elements are."""
+    """A tensor argument all of whose elements are the number ``content``."""
 
     sizes: tuple[Size, ...]
     strides: tuple[Size, ...]
@@ -43,17 +44,17 @@ class Operand:
         return (*self.sizes, *self.strides, self.content)
 
     def with_sizes(self, numbers: list[int]) -> Operand:
-        """The same operand with numbers in place of `all_sizes`."""
+        """Return the same operand with numbers in place of `all_sizes`."""
         dims = len(self.sizes)
         return replace(self, sizes=tuple(numbers[:dims]), strides=tuple(numbers[dims:-1]), content=numbers[-1])
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory from its first element to its last; its sizes are numbers."""
+        """Return the bytes of memory from its first element to its last; its sizes must be numbers."""
         return span(self._ints(self.sizes), self._ints(self.strides)) * self.dtype.itemsize
 
     def allocate(self) -> torch.Tensor:
-        """A tensor with memory; its sizes are numbers."""
+        """Return a real tensor; its sizes must be numbers."""
         sizes, strides = self._ints(self.sizes), self._ints(self.strides)
         memory = torch.zeros(span(sizes, strides), dtype=self.dtype, device="cpu")
         return (memory.fill_(self._ints((self.content,))[0]) if self.content else memory).as_strided(sizes, strides)
@@ -70,10 +71,10 @@ class BoundCall:
     Attributes:
         func: the ATen operator.
         arguments: its (args, kwargs) as a flat list, with an `Operand` in place of each tensor.
-        structure: how the list is nested.
-        results: bytes of what it returns in new memory.
-        scratch: bytes that the rule expects it to allocate beside these.
-        flops: floating-point operations, about.
+        structure: the pytree structure of the list.
+        results: bytes of its results in new memory.
+        scratch: bytes that the rule expects it to allocate in addition to these.
+        flops: about how many floating-point operations it takes.
     """
 
     func: Any
@@ -85,12 +86,12 @@ class BoundCall:
 
     @cached_property
     def text(self) -> str:
-        """Equal for equal calls, in every process."""
+        """Return a text that is equal for equal calls, in every process."""
         return f"{self.func.name()} {self.structure} {self.arguments!r}"
 
     @property
     def bytes(self) -> int:
-        """What running it is expected to allocate, operands included."""
+        """Return the bytes that a run is expected to allocate, operands included."""
         operands = sum(argument.bytes for argument in self.arguments if isinstance(argument, Operand))
         return operands + self.results + self.scratch
 
@@ -108,19 +109,19 @@ class KernelCall:
 
     @cached_property
     def text(self) -> str:
-        """Equal for equal calls over the same symbols."""
+        """Return a text that is equal for equal calls over the same symbols."""
         return f"{self.func.name()} {self.structure} {self.arguments!r}"
 
     @cached_property
     def _evaluator(self) -> Evaluator:
-        """Made once: the steps of blocks that are alike share a call."""
+        """Return the evaluator of all sizes; cached, as steps of like blocks share a call."""
         sizes: list[Size] = [self.results, self.scratch, self.flops]
         for argument in self.arguments:
             sizes += argument.all_sizes if isinstance(argument, Operand) else [argument] if _is_size(argument) else []
         return Evaluator(sizes)
 
     def at(self, numbers: Mapping[sympy.Symbol, int]) -> BoundCall:
-        """The call with numbers for symbols."""
+        """Return the call with numbers for symbols."""
         found = iter(self._evaluator(numbers))
         results, scratch, flops = (next(found) for _ in range(3))
         bound: list[Any] = []
@@ -137,13 +138,13 @@ def _is_size(argument: Any) -> bool:
 
 
 def kernel_call(call: LeafCall, rule: WorkspaceRule, scratch: Size, results: Size) -> KernelCall | None:
-    """The call as data; None where it cannot be run again from data alone, or not on this machine's processor.
+    """Return a call as data; None if it cannot run again from data alone, or not on this machine's processor.
 
     Args:
-        call: on fake tensors.
-        rule: of its operator.
-        scratch: what the rule says it allocates beside its results.
-        results: bytes of what it returns in new memory.
+        call: the call on fake tensors.
+        rule: the rule of its operator.
+        scratch: the rule's bytes for the call, without its results.
+        results: bytes of its results in new memory.
     """
     contents = {id(call[name]): to_expr(content(call)) for name, content in rule.contents.items()}
     leaves, structure = pytree.tree_flatten((call.args, call.kwargs))

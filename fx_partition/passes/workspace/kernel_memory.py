@@ -1,9 +1,9 @@
-"""What a kernel allocates when it runs, found by running it once on zeros: of this processor, and not by a formula.
+"""Measure what a kernel allocates on this processor, by running it once on zeros.
 
 oneDNN chooses among many implementations by the processor's instructions, its caches and the number of threads, and
-each takes scratch memory in a way of its own. So a call is run once, on operands of its own (the model's tensors are
-never touched), in a thread of its own (no mode of the caller's is there, and no profiler that the caller started), and
-remembered: in the process, and on disk by all that the choice depends on.
+each has its own way to allocate scratch memory, for which there is no formula. So a call runs once, on new operands
+(the model's tensors are never touched) and in a new thread (without the caller's modes and profiler). The result is
+kept in the process, and on disk under a hash of everything on which the choice depends.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from fx_partition.hardware.processor import kernel_choice
 from ..capture.fake_tensors import allocation_sizes
 from .kernel_call import BoundCall, Operand
 
-# What planning may take for one call. Numbers, and no clock: whether a figure is measured must not depend on the load.
+# Limits on one measurement. They are no times, as it must not depend on the machine's load whether a call is measured.
 MOST_BYTES = 2**28
 MOST_FLOPS = 2**34
 
-# Of how a call is measured: another number where the same call would give another figure.
+# The version of this measurement; change it when the same call would give another figure.
 _VERSION = 2
 
 _peaks: dict[str, int | None] = {}
 
 
 def peak_bytes(call: BoundCall) -> int | None:
-    """The most bytes that the call has allocated at one time, its results included; None if it cannot be run here.
+    """Return the most bytes that a call has allocated at one time, results included; None if it cannot be measured.
 
-    It cannot be run where it is expected to allocate more than `MOST_BYTES` or to take more than `MOST_FLOPS`, and
-    where the operator refuses such operands. Equal calls are run once on a machine.
+    It cannot if it would allocate more than `MOST_BYTES` or take more than `MOST_FLOPS`, or if the operator refuses
+    the operands. Equal calls run once on a machine.
     """
     if call.bytes > MOST_BYTES or call.flops > MOST_FLOPS:
         return None
@@ -61,22 +61,22 @@ def _measured(call: BoundCall) -> int | None:
     try:
         with torch.no_grad():
             sizes = allocation_sizes(lambda: call.func(*args, **kwargs))
-    except (RuntimeError, ValueError, IndexError):  # an operator that this build of torch does not run on a CPU
+    except (RuntimeError, ValueError, IndexError):  # this build of torch cannot run the operator on a CPU
         return None
     return max(0, *accumulate(sizes), 0)
 
 
 def in_new_thread(function: Callable[[], Any]) -> Any:
-    """Call a function in a thread of its own, on as many threads as torch has, and return what it returns.
+    """Call a function in a new thread, with torch's number of threads, and return its result.
 
     Raises:
-        Exception: what it raises.
+        Exception: any exception of the function.
     """
     results: list[Any] = []
     errors: list[BaseException] = []
 
     def run() -> None:
-        torch.get_num_threads()  # torch sets a new thread's number on first use, and oneDNN would not ask
+        torch.get_num_threads()  # sets this thread's number; oneDNN would run without it, on another number
         try:
             results.append(function())
         except BaseException as error:
@@ -91,7 +91,7 @@ def in_new_thread(function: Callable[[], Any]) -> Any:
 
 
 def _path(key: str) -> Path | None:
-    """Where the figure of a call is kept; None where this machine keeps nothing."""
+    """Return the file that keeps a call's figure; None if there is no cache directory."""
     try:
         folder = cache_directory() / "kernel_memory"
         folder.mkdir(exist_ok=True)
@@ -104,7 +104,7 @@ def _read(path: Path | None) -> int | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["bytes"] if path else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there, or cut short: measured again
+        return None  # missing or truncated: measure again
     return kept if type(kept) is int and kept >= 0 else None
 
 

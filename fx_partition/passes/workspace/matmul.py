@@ -1,4 +1,4 @@
-"""Workspace of matrix products: copies of operands BLAS cannot read, oneDNN's packed blocks, and linalg."""
+"""Workspace rules of matrix products (copies of operands BLAS cannot read, oneDNN's packed blocks) and of linalg."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 
 from fx_partition.hardware.processor import cpu_capabilities
 
-from .layout_copies import Bytes, LeafCall, WorkspaceRule, always, likely, merges, nbytes, product, round_up, smallest
+from ..capture.op_call import Bytes, LeafCall, likely, nbytes, product, round_up, smallest
+from .layout_copies import merges
+from .workspace_rule import WorkspaceRule, always
 
 
 def has_amx() -> bool:
@@ -19,21 +21,21 @@ def has_amx() -> bool:
 
 
 def narrow(tensor: torch.Tensor) -> bool:
-    """Whether the elements are floats that oneDNN multiplies by kernels of its own choice, not BLAS."""
+    """Whether the elements are 16-bit floats, which oneDNN multiplies by kernels of its choice, and not BLAS."""
     return tensor.dtype in (torch.bfloat16, torch.float16)
 
 
 def _by_choice_of_onednn(tensor: torch.Tensor) -> bool:
-    """Whether oneDNN may multiply it: narrow floats, and float32 on ARM or where a user lets it be rounded."""
+    """Whether oneDNN may multiply a tensor: narrow floats, and float32 on ARM or where a user lets it be rounded."""
     if narrow(tensor):
         return True
-    matmul = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  # made when the module is imported
+    matmul = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  # made at import, unknown to mypy
     rounded = matmul.fp32_precision not in ("none", "ieee")
     return tensor.dtype == torch.float32 and (rounded or platform.machine().lower() not in ("x86_64", "amd64"))
 
 
 def without_mkl(call: LeafCall) -> bool:
-    """Whether torch has another LAPACK and FFT than the one that the rules were fitted to."""
+    """Whether torch lacks MKL, to whose LAPACK and FFT the rules were fitted."""
     return not torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 
 
@@ -43,7 +45,7 @@ def _l2_bytes() -> int:
 
 
 def _operand(tensor: torch.Tensor) -> Bytes:
-    """A copy, unless rows or columns are dense (BLAS takes either, with a leading dimension)."""
+    """Return the bytes of an operand's copy; 0 if rows or columns are dense, as BLAS reads either."""
     sizes, strides = tensor.shape[-2:], tensor.stride()[-2:]
     dense = any(
         likely(strides[i] == 1) and (likely(strides[1 - i] >= sizes[i]) or likely(sizes[1 - i] == 1)) for i in (0, 1)
@@ -52,11 +54,11 @@ def _operand(tensor: torch.Tensor) -> Bytes:
 
 
 def _packed(a: torch.Tensor, b: torch.Tensor, threads: int) -> Bytes:
-    """An upper bound on what oneDNN packs, where it searches for its blocks."""
+    """Return an upper bound on the bytes that oneDNN packs, as it searches for the sizes of its blocks."""
     rows = 1 if a.dim() == 1 else a.size(-2)
     inner, columns = round_up(a.size(-1), 64), 64 if b.dim() == 1 else round_up(b.size(-1), 64)
     if not has_amx() and not cpu_capabilities().get(f"avx512_{'bf16' if a.dtype == torch.bfloat16 else 'fp16'}", False):
-        # Without instructions for narrow floats the products are summed in float32: a matrix of the batch a thread.
+        # Without instructions for narrow floats each thread sums the products of one matrix in float32.
         return (threads if a.dim() == 3 else 1) * rows * (1 if b.dim() == 1 else b.size(-1)) * 4 + 128
     size = _packed_on_amx(b, rows, inner, columns) if has_amx() else _packed_on_avx512(b, rows, inner)
     if not likely(a.stride(-1) == 1):
@@ -65,8 +67,10 @@ def _packed(a: torch.Tensor, b: torch.Tensor, threads: int) -> Bytes:
 
 
 def _packed_on_avx512(b: torch.Tensor, rows: Bytes, inner: Bytes) -> Bytes:
-    """A block of 64 columns, its sums in float32, and the code's own; measured on Zen, where it holds for all but
-    products of many rows over more than some 4,000 columns of the first operand, which take more."""
+    """Return the bytes of a block of 64 columns, its sums in float32, and a constant.
+
+    Measured on Zen. It is too low for many rows of more than about 4,000 columns in the first operand.
+    """
     cache = _l2_bytes() // 16 if likely(rows == 1) else _l2_bytes() // 8
     return smallest(inner * 64 * b.element_size(), cache) + smallest(rows, 256) * 64 * 4 + 1024
 
@@ -74,18 +78,18 @@ def _packed_on_avx512(b: torch.Tensor, rows: Bytes, inner: Bytes) -> Bytes:
 def _packed_on_amx(b: torch.Tensor, rows: Bytes, inner: Bytes, columns: Bytes) -> Bytes:
     if likely(rows <= 32) and (b.dim() == 1 or not likely(b.stride(-1) == 1)):
         columns = 64 if likely(rows == 1) else 32
-    # Packed columns stay in the L2 cache, or not much beyond it.
+    # Packed columns take little more than the L2 cache.
     size = smallest(inner * columns * b.element_size(), 9 * _l2_bytes() // 4)
     return size + (5120 if b.dtype == torch.bfloat16 else 10240)
 
 
 def _whole(tensor: torch.Tensor) -> Bytes:
-    """oneDNN takes a batch that is dense, or dense once each matrix is transposed; else it is copied."""
+    """Return the bytes of a batch's copy; 0 if it is dense, or dense once each matrix is transposed."""
     return 0 if tensor.is_contiguous() or tensor.mT.is_contiguous() else nbytes(tensor)
 
 
 def _by_onednn(a: torch.Tensor) -> bool:
-    """use_mkldnn_matmul: bfloat16 and float16 where the CPU multiplies them."""
+    """Whether oneDNN multiplies a tensor (use_mkldnn_matmul): bfloat16 and float16 where the CPU has instructions."""
     if a.dtype == torch.bfloat16:
         return all(cpu_capabilities().get(f"avx512_{part}", False) for part in ("bw", "vl", "dq"))
     return a.dtype == torch.float16 and bool(cpu_capabilities().get("avx512_fp16", False))
@@ -97,7 +101,7 @@ def _product(first: str, second: str) -> Callable[[LeafCall], Bytes]:
         if _by_onednn(a):
             copies = [_whole(t) if t.dim() == 3 else _operand(t) if t.dim() == 2 else 0 for t in (a, b)]
             return sum(copies, _packed(a, b, call.threads))
-        if a.dim() == 3:  # one matrix of the batch after the other
+        if a.dim() == 3:  # one matrix of the batch after another
             return (_operand(a) + _operand(b)) // a.size(0)
         return sum(_operand(t) for t in (a, b) if t.dim() == 2)
 
@@ -105,7 +109,7 @@ def _product(first: str, second: str) -> Callable[[LeafCall], Bytes]:
 
 
 def _multiplies(first: str, second: str, bytes: Callable[[LeafCall], Bytes] | None = None) -> WorkspaceRule:
-    """The rule of a product of two arguments."""
+    """Return the rule of a product of two arguments."""
     return WorkspaceRule(
         bytes or _product(first, second),
         _BLAS,
@@ -115,18 +119,19 @@ def _multiplies(first: str, second: str, bytes: Callable[[LeafCall], Bytes] | No
 
 
 def slowness(tensor: torch.Tensor) -> int:
-    """How much longer a product of such elements takes than one of float32, about: more without instructions for it."""
+    """Return about how many times as long as float32 a product takes: more where the CPU has no instructions for it.
+    """
     return 16 if narrow(tensor) and not _by_onednn(tensor) else 1
 
 
 def _all_rows(call: LeafCall) -> Bytes:
-    """The end of each group of a product of groups where the first has all rows: nothing takes more memory."""
+    """Return the end of each group where the first group has all rows, which allocates the most."""
     a, b = call["self"], call["mat2"]
     return a.size(0) if (a.dim(), b.dim()) == (2, 3) else b.size(-1) if a.dim() == 3 else a.size(-1)
 
 
 def _bilinear(call: LeafCall) -> Bytes:
-    """For one output feature after the other, the first operand times a matrix of the weight, and the result."""
+    """Return the bytes for one output feature: the first operand times a matrix of the weight, and the result."""
     a, weight, b = call["i1"], call["i2"], call["i3"]
     rows = b.numel() // b.size(-1)
     return nbytes(b) + rows * b.element_size() + (_packed(a, weight[0], call.threads) if _by_onednn(a) else 0)
@@ -137,7 +142,7 @@ def _float32_copies(call: LeafCall) -> Bytes:
 
 
 def _integers(bytes: Callable[[LeafCall], Bytes], source: str) -> WorkspaceRule:
-    """The rule of a product of narrow integers, or of 8-bit floats: processors differ in their instructions for it."""
+    """Return the rule of a product of narrow integers or 8-bit floats, for which processors differ in instructions."""
     return WorkspaceRule(
         bytes, source, varies=always, flops=lambda call: 2 * call.result.numel() * call["self"].size(-1)
     )
@@ -148,7 +153,7 @@ def _nothing(call: LeafCall) -> Bytes:
 
 
 def _factors(bytes: Callable[[LeafCall], Bytes], source: str = "") -> WorkspaceRule:
-    """The rule of a factorisation: MKL's work arrays, where torch has MKL."""
+    """Return the rule of a factorisation, with MKL's work arrays."""
     return WorkspaceRule(
         bytes, source or _LAPACK, varies=without_mkl, flops=lambda call: 32 * call.first.numel() * call.first.size(-1)
     )
@@ -159,7 +164,7 @@ def _transform(bytes: Callable[[LeafCall], Bytes], source: str) -> WorkspaceRule
 
 
 def _square(copies: int, rows: int) -> Callable[[LeafCall], Bytes]:
-    """``copies`` of the matrix, ``rows`` of it, and what turning one matrix to column-major order takes."""
+    """Return a rule for ``copies`` of the matrix, ``rows`` of its rows, and one conversion to column-major order."""
 
     def rule(call: LeafCall) -> Bytes:
         a = call.first
@@ -185,7 +190,7 @@ def _eigh(call: LeafCall) -> Bytes:
 
 
 def _batched_fft(call: LeafCall) -> Bytes:
-    """A copy, if the dimensions that are not transformed do not merge into one."""
+    """Return the bytes of a copy, which is made if the dimensions that are not transformed do not merge into one."""
     x = call.first
     transformed = {d % x.dim() for d in call["dim"]}
     return 0 if merges(x, [d for d in range(x.dim()) if d not in transformed]) else nbytes(x)

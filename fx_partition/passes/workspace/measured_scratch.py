@@ -1,6 +1,6 @@
-"""What an operator allocates beside its outputs where that depends on the processor: measured at given sizes.
+"""Find an operator's scratch memory where it depends on the processor, by a measurement at given sizes.
 
-Before (`gather`, no sizes yet; a bfloat16 linear layer over s0 rows)::
+Before (`analyze`, no sizes yet; a bfloat16 linear layer over s0 rows)::
 
     fixed: (0,);  kernels: (0 bytes beside aten.mm([s0, 512], [512, 512]))
 
@@ -8,8 +8,9 @@ After `Scratch.at` with the number 4 for s0, on a machine where that product tak
 
     workspace: FloorDiv(9216 * formula, 67840), where ``formula`` is the rule's own, 67,840 bytes at 4 rows
 
-The expression is what was measured at these sizes and follows the rule at others. Where nothing was measured (the call
-is too large to run, or is for a device that is not here) the rule alone stands, and the operator is named.
+The expression equals the measurement at these sizes, and is in proportion to the rule at others. If the call cannot be
+measured (it is too large to run, or is for a device that this machine lacks), the rule alone counts and the operator is
+listed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from .kernel_memory import peak_bytes
 
 @dataclass(frozen=True)
 class Scratch:
-    """The moments of an operator that can be its highest.
+    """The moments of an operator at which its memory can be at its peak.
 
     Attributes:
-        fixed: bytes at the moments where rules say all.
-        kernels: (bytes, call) of the moments where a kernel runs whose memory is to be measured; its own is left out.
-        unmeasurable: names of operators whose memory depends on the processor, and that cannot be run as data.
+        fixed: bytes at the moments whose memory is known by rules alone.
+        kernels: (bytes, call) of each moment when a kernel runs whose memory is to be measured; without that memory.
+        unmeasurable: names of operators whose memory depends on the processor, but whose calls cannot run as data.
     """
 
     fixed: tuple[Size, ...]
@@ -45,7 +46,7 @@ class Scratch:
         return bool(self.kernels or self.unmeasurable)
 
     def less(self, own: Size) -> Scratch:
-        """The same moments without ``own`` bytes."""
+        """Return the same moments with ``own`` bytes less."""
         return Scratch(
             undominated(_less(size, own) for size in self.fixed),
             tuple((_less(beside, own), call) for beside, call in self.kernels),
@@ -53,11 +54,11 @@ class Scratch:
         )
 
     def by_rules(self) -> tuple[Size, ...]:
-        """The bytes of all moments as rules estimate them."""
+        """Return the bytes of all moments by rules alone."""
         return undominated([*self.fixed, *(beside + call.scratch for beside, call in self.kernels)])
 
     def at(self, numbers: Mapping[sympy.Symbol, int]) -> tuple[tuple[Size, ...], tuple[str, ...]]:
-        """The bytes of all moments, measured at these sizes, and the names of operators that were not measured."""
+        """Return the bytes of all moments, measured at these sizes, and the operators that could not be measured."""
         moments: list[Size] = list(self.fixed)
         estimated = dict.fromkeys(self.unmeasurable)
         for beside, call in self.kernels:
@@ -69,7 +70,7 @@ class Scratch:
 
 
 def measured(call: KernelCall, numbers: Mapping[sympy.Symbol, int]) -> Size | None:
-    """What a call allocates beside its results: as measured at ``numbers``, in proportion to the rule elsewhere."""
+    """Return a call's scratch memory: measured at ``numbers``, and in proportion to the rule at other sizes."""
     bound = call.at(numbers)
     peak = peak_bytes(bound)
     if peak is None:
@@ -87,7 +88,7 @@ def _less(size: Size, own: Size) -> Size:
 
 
 class Moments:
-    """Collects the moments of an operator while it runs on fake tensors."""
+    """A collector of an operator's moments while it runs on fake tensors."""
 
     def __init__(self) -> None:
         self._fixed: dict[Size, None] = {}
@@ -96,7 +97,14 @@ class Moments:
         self._unmeasurable: dict[str, None] = {}
 
     def add(self, beside: Size, scratch: Size, kernel: KernelCall | None, unmeasurable: str = "") -> None:
-        """A moment with ``beside`` bytes allocated before, and what its kernel takes: by a rule, or to be measured."""
+        """Add the moment when a kernel runs.
+
+        Args:
+            beside: bytes that the operator has allocated before.
+            scratch: the kernel's own bytes by its rule.
+            kernel: the call to measure; None if the rule is exact or the call cannot be measured.
+            unmeasurable: the name of a kernel that cannot be measured.
+        """
         if unmeasurable:
             self._unmeasurable[unmeasurable] = None
         if kernel is None:
@@ -106,6 +114,7 @@ class Moments:
         self._beside.setdefault(kernel.text, {})[beside] = None
 
     def scratch(self) -> Scratch:
+        """Return the moments that can be the peak."""
         kernels = [(size, self._calls[text]) for text, sizes in self._beside.items() for size in undominated(sizes)]
         return Scratch(undominated(self._fixed), tuple(kernels), tuple(self._unmeasurable))
 

@@ -1,21 +1,12 @@
-"""Workspace of softmax, normalisation, pooling, resizing and padding."""
+"""Workspace rules of softmax, normalisation, pooling, resizing and padding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .layout_copies import (
-    Bytes,
-    LeafCall,
-    WorkspaceRule,
-    as_suggested,
-    channels_last,
-    densified,
-    largest,
-    likely,
-    nbytes,
-    product,
-)
+from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes, product
+from .layout_copies import as_suggested, channels_last, densified
+from .workspace_rule import WorkspaceRule
 
 _FLOAT = 4
 
@@ -36,7 +27,7 @@ def _safe_softmax(call: LeafCall) -> Bytes:
 def _layer_norm(call: LeafCall) -> Bytes:
     x, weight = call["input"], call["weight"]
     size = densified(x) + densified(weight) + densified(call["bias"])
-    if weight is not None and weight.dtype != x.dtype:  # float32 statistics, of which the fake kernel knows nothing
+    if weight is not None and weight.dtype != x.dtype:  # float32 statistics, which the fake kernel does not make
         size = size + 2 * (x.numel() // product(call["normalized_shape"])) * _FLOAT
     return size
 

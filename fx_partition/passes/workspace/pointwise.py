@@ -1,4 +1,4 @@
-"""Workspace of pointwise operators and reductions: operands that TensorIterator casts, and accumulators."""
+"""Workspace rules of pointwise operators and reductions: operands that TensorIterator casts, and accumulators."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..capture.op_call import Bytes, LeafCall, likely, nbytes
 from ..capture.operators import overload_of, schema_of
-from .layout_copies import Bytes, LeafCall, WorkspaceRule, densified, likely, merges, nbytes
+from .layout_copies import densified, merges
+from .workspace_rule import WorkspaceRule
 
 _SCALARS = 32  # Python numbers become tensors, once as they are and once in the common dtype
 _MASKS = frozenset({"condition", "mask"})
 
 
 def pointwise(call: LeafCall) -> Bytes:
-    """The operands that are not of the common dtype, in the common dtype; and the result, if it is written in place."""
+    """Return the bytes of operands that are cast to the common dtype, the target of a write in place among them."""
     operands: list[torch.Tensor] = []
     promoted: list[Any] = []
     for argument, value in zip(schema_of(call.func).arguments, call.args, strict=False):
@@ -54,7 +56,7 @@ def _half(tensor: torch.Tensor) -> bool:
 
 
 def _cast(call: LeafCall) -> Bytes:
-    """The input in the dtype of the result."""
+    """Return the bytes of the input in the dtype of the result; 0 if it has that dtype."""
     x, dtype = call.first, call.result.dtype
     return 0 if x.dtype == dtype else x.numel() * dtype.itemsize
 
@@ -66,7 +68,7 @@ def _separate_runs(x: torch.Tensor, dims: set[int]) -> bool:
 
 
 class _Stride:
-    """Orders strides without guards."""
+    """A stride that is ordered without guards."""
 
     def __init__(self, stride: Bytes) -> None:
         self.stride = stride
@@ -122,7 +124,7 @@ def _few(call: LeafCall) -> Bytes:
 
 
 def _loss(copies: int) -> Callable[[LeafCall], Bytes]:
-    """The loss of each element, unless that is the result, and how it is reduced."""
+    """Return the rule of a loss: ``copies`` of each element's loss before the reduction, if there is one."""
 
     def rule(call: LeafCall) -> Bytes:
         return copies * call.first.numel() * call.result.element_size() + 64 if call["reduction"] else 0

@@ -1,11 +1,13 @@
-"""Workspace of sorting, searching, indexing and scattering."""
+"""Workspace rules of sorting, searching, indexing and scattering."""
 
 from __future__ import annotations
 
 import torch
 
+from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes
 from ..capture.operators import overload_of, schema_of
-from .layout_copies import Bytes, LeafCall, WorkspaceRule, densified, dim_of, largest, likely, nbytes
+from .layout_copies import densified, dim_of
+from .workspace_rule import WorkspaceRule
 
 _INDEX = 8
 
@@ -59,7 +61,7 @@ def _masked_select(call: LeafCall) -> Bytes:
     x, mask = call["self"], call["mask"]
     numel = largest(x.numel(), mask.numel())
     if call.threads == 1 or likely(numel < 32768):
-        return largest(0, numel * _INDEX + 64 - nbytes(call.result))  # counting them, before there is a result
+        return largest(0, numel * _INDEX + 64 - nbytes(call.result))  # freed before the result is allocated
     return numel * 2 * _INDEX
 
 
@@ -70,7 +72,7 @@ def _unique(call: LeafCall) -> Bytes:
 
 
 def _reduced_scatter(call: LeafCall) -> Bytes:
-    """bfloat16 and float16 are accumulated in a float32 copy of the result."""
+    """Return the bytes of the float32 copy of the result, in which bfloat16 and float16 are accumulated."""
     y = call.first if schema_of(call.func).name != "aten::gather" else call.result
     return y.numel() * 4 if y.element_size() == 2 and y.dtype.is_floating_point else 0
 
