@@ -1,4 +1,4 @@
-"""Walks a graph once and gathers its facts; `graph_memory` defines the terms."""
+"""Walk a graph once and find the memory that each node uses; `graph_memory` defines the terms."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from .weight_storage import Weights, find_weights
 
 
 class _Reader:
-    """Walks the graph once and gathers facts.
+    """One walk over a graph.
 
     Args:
-        rigid: the weights that have a tensor whose metadata the graph changes: no view of theirs is free.
+        rigid: the weights that have a tensor whose metadata the graph changes; views of these are never free.
     """
 
     def __init__(self, captured: CapturedGraph, rigid: frozenset[int] = frozenset()) -> None:
@@ -111,7 +111,7 @@ class _Reader:
         return self._input_places[group]
 
     def _new_places(self, node: torch.fx.Node, value: Any, known: dict[Hashable, Place]) -> Any:
-        """A value for each tensor that an operator that we cannot run hands us; views share one.
+        """Return places for the results of an operator that does not run on fakes: tensors of one memory share one.
 
         Args:
             known: the places of memory that is known already; new ones are added.
@@ -165,7 +165,7 @@ class _Reader:
         self._steps.append(step)
 
     def _pick(self, node: torch.fx.Node) -> bool:
-        """``getitem`` of a tuple: its value lives where the tuple's element does."""
+        """Read a ``getitem`` of a tuple, whose place is that of the tuple's element; return whether it is one."""
         source, key = node.args
         if not isinstance(source, torch.fx.Node) or isinstance(self._captured.values.get(source), torch.Tensor):
             return False
@@ -200,7 +200,7 @@ class _Reader:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
         module_tensors = self._module_tensors(node) if node.op == "call_module" else {}
         effect = self._effects.of(node, args, kwargs, module_tensors)
-        if effect is None or len(effect.outputs) != len(_tensors(value)):  # it did otherwise in the trace
+        if effect is None or len(effect.outputs) != len(_tensors(value)):  # this run was not like the trace
             self._assume(node, value, step, [*reads, *(self._weights.of[name] for name in module_tensors)])
             touched |= values_at(self._places[node])
             return
@@ -235,7 +235,7 @@ class _Reader:
         touched |= dict.fromkeys(made)
 
     def _assume(self, node: torch.fx.Node, value: Any, step: NodeMemory, reads: list[int]) -> None:
-        """An operator that does not run on fakes: reads all it is given; by its name or schema it may write."""
+        """Read an operator that does not run on fakes: it reads all its arguments, and writes by its name or schema."""
         step.unknown = (assumed_name(node, self._captured),)
         step.weights = {number: self._weights.bytes[number] for number in reads}
         own = next((p for source in node.all_input_nodes[:1] for p in leaf_places(self._places.get(source))), None)
@@ -250,13 +250,13 @@ class _Reader:
             step.reshapes, step.weight_reshapes = by_kind([own])
 
     def _touch_rigid(self, step: NodeMemory, weights: Iterable[int]) -> None:
-        """A view of a weight whose metadata is changed has its place in the order of steps, though it reads nothing."""
+        """Let a step touch 0 bytes of rigid weights: a view reads nothing, but must not move past the change."""
         for number in weights:
             if number in self._rigid:
                 step.weights.setdefault(number, 0)
 
     def _touch_weight(self, step: NodeMemory, place: Place) -> None:
-        """A step touches what ``place`` shows of its weight; several parts add up."""
+        """Add the bytes that ``place`` shows of its weight to those that a step touches."""
         if place.kind != "w":
             return
         whole = self._weights.bytes[place.number]
@@ -273,7 +273,7 @@ class _Reader:
         arguments: list[torch.Tensor],
         places: list[Place],
     ) -> tuple[Any, list[int]]:
-        """Places for the node's result, and the values that it makes."""
+        """Return places for the node's result, and the values that it makes."""
         made: dict[int, int] = {}
         leaves, spec = pytree.tree_flatten(value)
         outputs = iter(effect.outputs)
@@ -315,8 +315,9 @@ class _Reader:
 
 
 def gather_facts(captured: CapturedGraph) -> GraphMemory:
-    """The facts of a captured graph; one run on fake tensors for each distinct (operator, argument shapes)."""
+    """Return the memory of a captured graph; one run on fake tensors for each distinct (operator, argument shapes)."""
     facts = _Reader(captured).read()
+    # Which weights are rigid is known only after a walk, so a graph that has some is read again.
     rigid = frozenset(number for step in facts.steps for number in step.weight_reshapes)
     return _Reader(captured, rigid).read() if rigid else facts
 

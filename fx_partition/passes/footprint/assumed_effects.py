@@ -1,6 +1,6 @@
-"""What is assumed of an operator that does not run on fake tensors: it may write by its name, and share by its results.
+"""Assume the effect of an operator that does not run on fake tensors, from its name and from the tracer's results.
 
-Such are operators under vmap or grad, higher-order operators, and any that has no fake kernel.
+Such operators are those under vmap or grad, higher-order operators, and any without a fake kernel.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..capture.operators import OpOverload, schema_of
 from ..capture.tensor_storage import storage_key
 from .storage_refs import Place, leaf_places
 
-# What a plan names as without a rule for workspace, in place of each operator that runs under vmap or grad.
+# A plan lists this once, in place of each operator under vmap or grad, as without a workspace rule.
 UNDER_FUNC = "operators under torch.func"
 
 
 def assumed_name(node: torch.fx.Node, captured: CapturedGraph) -> str:
-    """What a plan calls an operator whose workspace is unknown."""
+    """Return the name by which a plan lists an operator whose workspace is unknown."""
     values = (captured.values.get(n) for n in (node, *node.all_input_nodes))
     return UNDER_FUNC if any(is_wrapped(tensor) for value in values for tensor in _tensors(value)) else called(node)
 
@@ -32,7 +32,7 @@ def assumed_name(node: torch.fx.Node, captured: CapturedGraph) -> str:
 def given_storages(
     node: torch.fx.Node, captured: CapturedGraph, places: Mapping[torch.fx.Node, Any]
 ) -> dict[Hashable, Place]:
-    """The places of the memory that a node is given, by what the tracer's own tensors share."""
+    """Return the places of a node's arguments, by the memory of the tracer's tensors."""
     given = [(captured.values.get(source), places.get(source)) for source in node.all_input_nodes]
     return {
         storage_key(leaf): place._replace(shown=None)
@@ -42,7 +42,7 @@ def given_storages(
 
 
 def works_in_place(node: torch.fx.Node) -> bool:
-    """Whether an operator writes its first argument, as ``relu_``, ``setitem`` and schemas with ``Tensor(a!)`` say."""
+    """Whether an operator writes its first argument, by name (``relu_``, ``setitem``) or schema (``Tensor(a!)``)."""
     if isinstance(node.target, OpOverload):
         return bool(schema_of(node.target).is_mutable)
     return called(node) == "setitem" or is_in_place(node)

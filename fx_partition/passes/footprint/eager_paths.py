@@ -1,12 +1,12 @@
-"""Composite operators that do in place, in eager, what they do in new memory while a dispatch mode looks on.
+"""Replay composite operators that eager runs in place, but that allocate new memory under a dispatch mode.
 
-ATen's composites ask whether a mode or a subclass is there, and if so they avoid to write to what they have made::
+If a mode or a tensor subclass is active, ATen's composites do not write to their own intermediates::
 
-    linear(x, w, b), with x neither flat nor contiguous:    y = matmul(x, w.t());  y = y + b      # seen by a mode
+    linear(x, w, b), with x neither flat nor contiguous:    y = matmul(x, w.t());  y = y + b      # under a mode
                                                             y = matmul(x, w.t());  y.add_(b)      # in eager
 
-So the memory that a mode sees is not that of eager. `SumsInPlace` says when such an operator runs, and `as_in_eager`
-which operator eager calls then.
+So the memory under a mode is not that of eager. `SumsInPlace` knows when such an operator runs, and `as_in_eager`
+returns the operator that eager calls instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# ATen/native/Linear.cpp, linear; transformers/attention.cpp, _scaled_dot_product_attention_math (the mask); RNN.cpp
-# calls the first.
+# From ATen/native/Linear.cpp, linear, which RNN.cpp calls; and transformers/attention.cpp,
+# _scaled_dot_product_attention_math, which adds the mask.
 _OPERATORS = frozenset(
     {
         "_scaled_dot_product_attention_math",
@@ -33,10 +33,10 @@ _OPERATORS = frozenset(
 
 
 class SumsInPlace(TorchFunctionMode):
-    """Knows whether one of these operators is running.
+    """A mode that knows whether one of these operators is running.
 
     Attributes:
-        depth: how many of them are, one in another.
+        depth: how many of them are running, one inside another.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class SumsInPlace(TorchFunctionMode):
 
 
 def as_in_eager(func: Any, args: tuple[Any, ...], made: Collection[int]) -> Any:
-    """The operator that eager calls in place of ``func``: a sum written over its first operand, or ``func`` itself.
+    """Return the operator that eager calls instead of ``func``: an add in place, or ``func`` itself.
 
     Args:
         func, args: a call inside one of these operators.

@@ -1,4 +1,4 @@
-"""The effect of every node of a graph: one run on fake tensors for all calls that are alike."""
+"""Observe every node of a graph, with one run on fake tensors for all calls that are alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..capture.symbolic_sizes import Size, Symbols, to_expr
 
 
 class Seen(Protocol):
-    """What an observer says of a node: it knows the sizes that it speaks of."""
+    """An observer's result for a node; ``sizes`` lists every size in it."""
 
     @property
     def sizes(self) -> Sequence[Size]: ...
@@ -26,10 +26,13 @@ SeenT = TypeVar("SeenT", bound=Seen)
 
 
 class Effects(Generic[SeenT]):
-    """Observes nodes in the order of their graph, and remembers what it saw by operator and argument shapes.
+    """An observer of nodes in the order of their graph, with a cache by operator and argument shapes.
 
     Args:
-        observe: looks at one call: ``observe(function, args, kwargs, mode)``.
+        modules: the graph's submodules by name.
+        mode: the fake mode for the runs.
+        symbols: the graph's symbols.
+        observe: returns the result for one call: ``observe(function, args, kwargs, mode)``.
     """
 
     def __init__(
@@ -51,10 +54,15 @@ class Effects(Generic[SeenT]):
     def of(
         self, node: torch.fx.Node, args: Any, kwargs: Any, module_tensors: dict[str, torch.Tensor]
     ) -> SeenT | None:
-        """What a node does to memory, None if it does not run on fakes; ``module_tensors`` are a leaf module's own."""
+        """Return the result for a node; None if it does not run on fakes.
+
+        Args:
+            args, kwargs: the fake values of the node's arguments.
+            module_tensors: the parameters and buffers of the module that the node calls, if it calls one.
+        """
         if isinstance(node.target, HigherOrderOperator):
             return None
-        if not all(_has_stand_in(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+        if not all(_is_replaceable(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
             return None
         if node.op == "call_module":
             return self._observe(node, (module_tensors, *args), kwargs)
@@ -90,20 +98,20 @@ class Effects(Generic[SeenT]):
         return call
 
     def _without_fresh_symbols(self, node: torch.fx.Node, effect: SeenT) -> SeenT | None:
-        """A size that is known only at run time gets a new symbol in our run; the graph's own is the one to use."""
+        """Return a result; None if it has a symbol of this run, which a size known only at run time gets each time."""
         known = {*self._symbols.hints, *self._symbols.unbacked}
         if all(isinstance(size, int) or size.free_symbols <= known for size in effect.sizes):
             return effect
         return None
 
 
-def _has_stand_in(leaf: Any) -> bool:
-    """Whether a strided tensor like an argument can stand for it: not for one that belongs to a vmap or a grad."""
+def _is_replaceable(leaf: Any) -> bool:
+    """Whether a new strided fake can replace an argument: not if it is a tensor of vmap or grad, or sparse."""
     return not isinstance(leaf, torch.Tensor) or (not is_wrapped(leaf) and leaf.layout == torch.strided)
 
 
 def _key(tree: Any) -> tuple[Any, ...]:
-    """Equal for calls that do the same to memory: shapes, strides and dtypes of tensors, values of the rest."""
+    """Return a key that is equal for calls with the same effect: metadata of tensors, values of other arguments."""
     leaves, spec = pytree.tree_flatten(tree)
     seen: dict[int, int] = {}
     parts: list[Any] = [spec]

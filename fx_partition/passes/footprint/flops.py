@@ -1,6 +1,6 @@
-"""How many floating-point operations a graph takes: matrix products, convolutions and attention; the rest is small.
+"""Count the floating-point operations of matrix products, convolutions and attention; those of the rest are few.
 
-The formulas are those of `torch.utils.flop_counter`, and ours for operators of CPUs that it does not know.
+The formulas are those of `torch.utils.flop_counter`, and further ones for operators of CPUs that it does not know.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .op_effects import distinct_tensors
 
 
 def flops_by_node(captured: CapturedGraph, symbols: Symbols) -> dict[str, Size]:
-    """Operations of each node that has any, over the graph's own symbols. No guard is added to them.
+    """Return the operations of each node that has any, over the graph's own symbols; add no guard to these.
 
     A node that does not run on fake tensors has none.
 
     Args:
         captured: the graph; it may be static.
-        symbols: those of its facts.
+        symbols: the graph's symbols.
 
-    Example: of ``F.linear`` with s rows and a weight of [512, 256] ``{"linear": 262144*s}``.
+    Example: for ``F.linear`` with s rows and a weight of [512, 256] the result is ``{"linear": 262144*s}``.
     """
     modules = dict(captured.gm.named_modules())
     shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value))
@@ -62,7 +62,7 @@ class _Counted:
 
 
 def _count(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTensorMode) -> _Counted:
-    """Run ``function`` once on stand-ins for its arguments, as `op_effects.observe` does, and count."""
+    """Run ``function`` once on new fakes in place of its arguments, as `op_effects.observe` does, and count."""
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
         stand_ins = list(map(stand_in_for, originals))
@@ -84,17 +84,17 @@ def _counter() -> FlopCounterMode:
 
 
 def _attention(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
-    """Both products of attention, from shapes [batch, heads, tokens, features]."""
+    """Count both products of attention, from shapes [batch, heads, tokens, features]."""
     return 4 * query.numel() * key[-2]
 
 
 def _encoder_layer(source: torch.Size, *rest: Any, **__: Any) -> int:
-    """Four products with weights and attention over [batch, tokens, features]."""
+    """Count four products with weights, and attention, over [batch, tokens, features]."""
     batch, tokens, features = source
     weights = [shape for shape in rest if isinstance(shape, torch.Size) and len(shape) == 2][:4]
     return 2 * batch * tokens * sum(map(torch.Size.numel, weights)) + 4 * batch * tokens * tokens * features
 
 
 def _recurrent_layer(source: torch.Size, inner: torch.Size, recurrent: torch.Size, *_: Any, **__: Any) -> int:
-    """The products with both weights at each of [tokens, batch, features]."""
+    """Count the products with both weights for each token, over [tokens, batch, features]."""
     return 2 * source[0] * source[1] * (inner.numel() + recurrent.numel())

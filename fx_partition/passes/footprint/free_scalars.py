@@ -1,6 +1,4 @@
-"""Numbers that a graph computes from free nodes alone (see `graph_memory`): each partition that needs one computes
-it.
-"""
+"""Find the free scalars of a graph (see `graph_memory`): each partition that needs one computes it."""
 
 from __future__ import annotations
 
@@ -17,10 +15,13 @@ from ..capture.graph_symbols import unbacked_in
 def is_free_scalar(
     node: torch.fx.Node, captured: CapturedGraph, free: Collection[torch.fx.Node], at_start: Set[sympy.Symbol]
 ) -> bool:
-    """A Python number made from free nodes alone. A size read from a tensor is none: it would carry the tensor.
+    """Whether a node's value is a Python number that is computed from free nodes alone.
+
+    A size that is read from a tensor is not: a partition that computes it would have to receive the tensor.
 
     Args:
-        at_start: the symbols that the inputs of the graph tell.
+        free: the free nodes before it.
+        at_start: the symbols that are known from the inputs of the graph.
     """
     value = captured.values.get(node)
     if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):

@@ -1,13 +1,13 @@
-"""From a graph to facts: what every node reads, writes, allocates and keeps, in symbolic bytes.
+"""The memory of a graph: the bytes that every node reads, writes, allocates and keeps, over the graph's symbols.
 
 Terms
 -----
 step
     A node that runs: neither a placeholder, nor a ``get_attr``, nor the output, nor *free*.
 free
-    A node that costs nothing and may be repeated in every partition that needs it: a view of a weight (``w.t()``), of
-    which no tensor has its metadata changed; a Python scalar that Dynamo passes as a 0-d tensor (``eps.item()``);
-    arithmetic on such scalars.
+    A node that costs nothing and may be repeated in every partition that needs it: a view of a weight (``w.t()``) if
+    no tensor of the weight has its metadata changed; a Python scalar that Dynamo passes as a 0-d tensor
+    (``eps.item()``); arithmetic on such scalars.
 weight
     Bytes that exist before the graph runs: overlapping parts of one storage (tied and viewed parameters) are one.
 state
@@ -44,7 +44,7 @@ class Role(enum.Enum):
 
 @dataclass
 class ActivationStorage:
-    """An activation storage: its bytes, the step that makes it (-1: the caller), whether the graph returns it."""
+    """A value: its name, its bytes, the step that makes it (-1: the caller), and whether the graph returns it."""
 
     name: str
     bytes: Size
@@ -55,23 +55,22 @@ class ActivationStorage:
 
 @dataclass
 class NodeMemory:
-    """One running node.
+    """The memory of one step.
 
     Attributes:
-        node: its name in the graph.
-        path: the module it comes from, ``"encoder.layer.0.attention"``, or "".
-        values: the values it touches (defines, reads or writes), each once.
-        weights: bytes that it touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads, or what
-            views show of it (more than the weight where they overlap: who adds them up takes the whole at most).
-        workspace: bytes that it allocates beyond its outputs, at the moments that can be the highest.
-        scratch: the same with what is to be measured, None where nothing is.
+        node: the node's name in the graph.
+        path: the module that the node comes from, ``"encoder.layer.0.attention"``, or "".
+        values: the values that the step touches (makes, reads or writes), each once.
+        weights: the bytes that the step touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads,
+            or the sum of the views that it reads (overlapping views may exceed the weight; `weight_size` limits them).
+        workspace: bytes that the step allocates beyond its outputs, at each moment that can be the peak.
+        scratch: the same with the kernels that are to be measured; None if there are none.
         estimated: operators inside whose memory depends on the processor and was not measured (see `measured_scratch`).
-        writes: values that it writes after they were made; to change the metadata of a tensor is to write.
-        weight_writes: weights that it writes.
-        reshapes, weight_reshapes: those among them that have a tensor whose metadata it changes (see
-            `metadata_changes`).
+        writes: values that the step writes after they were made; a change of a tensor's metadata is a write.
+        weight_writes: weights that the step writes.
+        reshapes, weight_reshapes: those of them that have a tensor whose metadata it changes (see `metadata_changes`).
         unknown: operators inside without a workspace rule.
-        draws: whether it was seen to take random numbers.
+        draws: whether the step was seen to draw random numbers.
     """
 
     node: str
@@ -89,6 +88,7 @@ class NodeMemory:
     draws: bool = False
 
     def measured_at(self, numbers: Mapping[sympy.Symbol, int]) -> NodeMemory:
+        """Return this step with the workspace of this machine's kernels, measured at these sizes."""
         if self.scratch is None:
             return self
         workspace, estimated = self.scratch.at(numbers)
@@ -97,16 +97,17 @@ class NodeMemory:
 
 @dataclass
 class GraphMemory:
-    """Everything the planner and the report know of a graph.
+    """All that the planner and the report know of a graph's memory.
 
     Attributes:
-        steps, values: as above, in execution order.
-        weight_bytes, weight_names: of each weight.
-        weight_of: the weight that a node holds, for every placeholder and ``get_attr`` that holds one.
-        state: the weights that the graph writes and that are no parameters.
+        steps: the steps in execution order.
+        values: the values; steps refer to them by number.
+        weight_bytes, weight_names: the bytes and the name of each weight.
+        weight_of: for each placeholder and ``get_attr`` that holds a weight, by name, the weight's number.
+        state: the weights that the graph writes and that are not parameters.
         symbols: the shape symbols.
-        holds: the values that the tensors of a node's result are in, each once, for every node that has some.
-        measured_for: the sizes at which kernels were measured whose memory depends on the processor; None: at none.
+        holds: for each node, by name, the values in which the tensors of its result are; nodes without any are absent.
+        measured_for: the sizes at which kernels were measured; None if they were not.
     """
 
     steps: list[NodeMemory]
@@ -120,27 +121,25 @@ class GraphMemory:
     measured_for: Mapping[sympy.Symbol, int] | None = None
 
     def measured_at(self, numbers: Mapping[sympy.Symbol, int]) -> GraphMemory:
-        """The same facts with workspaces as this machine's kernels take them at these sizes (see
-        `measured_scratch`).
-        """
+        """Return the same memory with the workspace of this machine's kernels, measured at these sizes."""
         if self.measured_for == numbers:
             return self
         return replace(self, steps=[step.measured_at(numbers) for step in self.steps], measured_for=dict(numbers))
 
     def reordered(self, order: Sequence[int]) -> GraphMemory:
-        """The same facts with step ``order[i]`` at place i."""
+        """Return the same memory with step ``order[i]`` at place i."""
         place = {old: new for new, old in enumerate(order)}
         values = [replace(v, made_at=place.get(v.made_at, -1)) for v in self.values]
         return replace(self, steps=[self.steps[t] for t in order], values=values)
 
     @property
     def written(self) -> frozenset[str]:
-        """Names of the placeholders and ``get_attr`` nodes whose tensors the graph writes."""
+        """Return the names of the placeholders and ``get_attr`` nodes whose tensors the graph writes."""
         numbers = {weight for step in self.steps for weight in step.weight_writes}
         return frozenset(name for name, number in self.weight_of.items() if number in numbers)
 
     def weight_size(self, first: int, end: int, *, state: bool) -> Size:
-        """Symbolic bytes of the weights (or of the state) that steps [first, end) touch: each at most once whole."""
+        """Return the bytes of weights (or of state) that steps [first, end) touch; none counts more than once."""
         touched: dict[int, Size] = {}
         whole: set[int] = set()
         for step in self.steps[first:end]:

@@ -1,4 +1,4 @@
-"""What a higher-order operator writes of what it is given: its bodies are graphs of their own, which may write inputs.
+"""Find the operands that a higher-order operator writes: its bodies are graphs, which may write their inputs.
 
 Before (a batch norm in training mode under activation checkpointing)::
 
@@ -25,13 +25,13 @@ from .op_effects import distinct_tensors, observe
 
 
 def written_operands(node: torch.fx.Node, gm: torch.fx.GraphModule, mode: FakeTensorMode) -> Iterator[torch.fx.Node]:
-    """The operands of a node that a body of its operator writes; none where it is no higher-order operator.
+    """Yield the operands that the bodies of a higher-order operator write; none for any other operator.
 
-    A body that does not run on fake tensors, and has an operator that may write, is taken to write all operands.
+    If a body does not run on fake tensors, and has an operator that may write, it is assumed to write all operands.
 
     Args:
-        gm: holds the bodies.
-        mode: the fake mode to run bodies under.
+        gm: the module with the bodies.
+        mode: the fake mode for the runs of bodies.
     """
     if not isinstance(node.target, HigherOrderOperator):
         return
@@ -51,7 +51,7 @@ def written_operands(node: torch.fx.Node, gm: torch.fx.GraphModule, mode: FakeTe
 def _written_inputs(
     body: torch.fx.GraphModule, inputs: list[torch.fx.Node], mode: FakeTensorMode
 ) -> set[torch.fx.Node] | None:
-    """The placeholders that a body writes; None if that cannot be told."""
+    """Return the placeholders that a body writes; None if it does not run on fake tensors."""
     values = [value_of(place) for place in inputs]
     tensors = distinct_tensors(values)
     try:
@@ -63,7 +63,7 @@ def _written_inputs(
 
 
 def _may_write(body: torch.fx.GraphModule) -> bool:
-    """Whether a body has an operator that may write, by names and schemas; a quick look before it is run."""
+    """Whether a body has an operator that may write, by names and schemas; a fast check before the body is run."""
     graphs = (module.graph for module in body.modules() if isinstance(module, torch.fx.GraphModule))
     return any(_writes(node) for graph in graphs for node in graph.nodes)
 

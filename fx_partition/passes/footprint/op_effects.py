@@ -1,10 +1,9 @@
-"""What one node does to memory, found by running it once on fake tensors.
+"""Observe the effect of one node on memory, by running it once on fake tensors.
 
 A node of a torch.fx graph may be a leaf kernel (``aten.relu``) or a composite (``F.multi_head_attention_forward``,
-``nn.LSTM``) that allocates many intermediates and frees them before it returns. Running it under a dispatch mode shows
-each ATen operator that it is made of, in the order eager runs them, with the same Python and C++ references keeping
-the intermediates alive; so the peak is that of eager execution. What a leaf kernel allocates inside itself comes from
-`workspace.rules`.
+``nn.LSTM``) that allocates many intermediates and frees them before it returns. A run under a dispatch mode shows each
+ATen operator inside, in eager's order, while the same Python and C++ references keep the intermediates alive; so the
+peak is that of eager execution. The memory inside a leaf kernel comes from `workspace.rules`.
 
 Example::
 
@@ -18,7 +17,6 @@ Example::
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import weakref
 from collections.abc import Callable
@@ -58,18 +56,18 @@ Output: TypeAlias = Fresh | Alias
 
 @dataclass(frozen=True)
 class Effect:
-    """What a node does to memory.
+    """The effect of a node on memory.
 
     Attributes:
-        outputs: for each tensor leaf of the result, in pytree order, where it lives.
+        outputs: for each tensor of the result, in pytree order, its storage.
         writes: numbers of the tensor arguments whose storage is written.
-        reshapes: numbers of those whose metadata is changed (see `metadata_changes`).
-        gathers: (number of the argument, bytes of the rows that are read) for each argument that is only gathered from.
+        reshapes: numbers of the tensor arguments whose metadata is changed (see `metadata_changes`).
         resized: (number of the argument, bytes of its storage afterwards) for each whose storage is resized.
         reads: numbers of the tensor arguments whose contents are read or written in full.
-        scratch: bytes allocated by the node and alive, its outputs included, at the moments that can be the highest.
-        unknown: names of the operators inside for which no workspace rule exists.
-        draws: whether it takes random numbers.
+        gathers: (number of the argument, bytes of the rows that are read) for each argument from which rows are read.
+        scratch: bytes that the node has allocated and not freed, outputs included, at each moment that can be the peak.
+        unknown: names of the operators inside without a workspace rule.
+        draws: whether the node draws random numbers.
     """
 
     outputs: tuple[Output, ...]
@@ -84,7 +82,7 @@ class Effect:
 
     @property
     def peaks(self) -> tuple[Size, ...]:
-        """The bytes at these moments, by rules alone."""
+        """Return the bytes at these moments, by rules alone."""
         return self.scratch.by_rules()
 
     @property
@@ -93,10 +91,10 @@ class Effect:
         return [*self.peaks, *made, *(size for _, size in self.resized)]
 
 
-# Operators that read rows of their first argument and not the whole of it; the bytes read are those of the result.
+# Operators that read rows of their first argument, and not all of it: as many bytes as their result has.
 _GATHERS = frozenset({"aten::embedding", "aten::index_select", "aten::index", "aten::gather"})
 
-# Operators that update running statistics without saying so in their schema: {name: (written arguments, the flag)}.
+# Operators that update running statistics although their schema has no write: {name: (written arguments, the flag)}.
 _SILENT_WRITES = {
     "aten::native_batch_norm": ((3, 4), 5),
     "aten::cudnn_batch_norm": ((3, 4), 5),
@@ -105,13 +103,13 @@ _SILENT_WRITES = {
 
 
 class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Follows every storage that a node allocates while it runs."""
+    """A mode that follows every storage that a node allocates while it runs."""
 
     def __init__(self, arguments: list[torch.Tensor], threads: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.composites = SumsInPlace()
         self._argument = {id(t.untyped_storage()): i for i, t in enumerate(arguments)}
-        self._kept = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
+        self._kept = [t.untyped_storage() for t in arguments]  # keeps their ids from being used again
         self._threads = threads
         self._live: dict[int, tuple[weakref.ref[Any], Size]] = {}
         self._total: Size = 0
@@ -189,17 +187,17 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 self.reads.add(number)
 
     def place(self, tensor: torch.Tensor) -> Output:
-        """Where a tensor of the node's result lives; call it while the result is alive."""
+        """Return the storage of a tensor of the node's result; call it while the result is alive."""
         storage = tensor.untyped_storage()
         number = self._argument.get(id(storage))
         if number is not None:
             return Alias(number)
-        self._allocated(tensor)  # made by no dispatched operator: torch.tensor(1.0) and the like
+        self._allocated(tensor)  # torch.tensor(1.0) and its like dispatch no operator
         return Fresh(id(storage), self._live[id(storage)][1])
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator takes random numbers; an attention is tagged so although it may drop nothing."""
+    """Whether an operator draws random numbers; attention has the tag even where its dropout is 0."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     names = [argument.name for argument in schema_of(func).arguments]
@@ -216,21 +214,19 @@ def observe(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     mode: FakeTensorMode,
-    context: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Effect:
-    """Run ``function`` once on stand-ins for ``args`` and say what it did to memory.
+    """Run ``function`` once on new fakes in place of its arguments, and return its effect on memory.
 
     Args:
-        function: a callable that takes tensors; nothing of it or of ``args`` is changed.
+        function: a callable on tensors; neither it nor its arguments are changed.
         args, kwargs: fake tensors of any mode, SymInts and constants.
-        mode: the fake mode to run under.
-        context: an autocast region that the node lies in.
+        mode: the fake mode for the run.
 
     Returns:
         Its `Effect`; argument numbers count the distinct tensors of (args, kwargs) in pytree order.
 
     Raises:
-        Exception: whatever the operator raises when it cannot run on fake tensors.
+        Exception: any exception of an operator that cannot run on fake tensors.
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
@@ -239,7 +235,7 @@ def observe(
         args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
         storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
         tracker = _Tracker(stand_ins, torch.get_num_threads())
-        with context or contextlib.nullcontext(), tracker.composites, tracker:
+        with tracker.composites, tracker:
             result = function(*args, **kwargs)
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
         pairs = zip(originals, stand_ins, strict=True)
@@ -259,18 +255,18 @@ def observe(
 
 
 def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether a stand-in's metadata is not what it was made with."""
+    """Whether a run has changed the metadata of a fake that was made like ``before``."""
     sizes = ([to_expr(size) for size in (*t.shape, *t.stride())] for t in (before, after))
     return operator.ne(*sizes) or after.requires_grad != is_learned(before)
 
 
 def distinct_tensors(tree: Any) -> list[torch.Tensor]:
-    """The tensors of a pytree, each object once, in order: what argument numbers count."""
+    """Return the tensors of a pytree, each object once, in order; an argument's number is its index in this list."""
     return list({id(tensor): tensor for tensor in _tensors(tree)}.values())
 
 
 def _numbered(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-    """Storages as 0, 1, ... in place of addresses, so that equal effects compare equal."""
+    """Number storages 0, 1, ... in place of their addresses, so that equal effects compare equal."""
     slots: dict[int, int] = {}
     return tuple(
         Fresh(slots.setdefault(output.slot, len(slots)), output.bytes) if isinstance(output, Fresh) else output

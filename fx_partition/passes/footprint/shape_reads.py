@@ -1,8 +1,8 @@
-"""Tensor arguments whose elements an operator does not touch: it reads sizes, strides, dtype and device alone.
+"""List the tensor arguments of which an operator reads only sizes, strides, dtype and device, and no element.
 
 ``aten._assert_tensor_metadata(weight)``, which torch.export writes before each cast, brings no byte of the weight into
-a cache, and neither does ``zeros_like(weight)``. Whether an entry is right can be seen: an operator that reads memory
-which is protected against reading ends its process (tests/passes/footprint/test_shape_reads.py).
+a cache, and neither does ``zeros_like(weight)``. A test checks each entry with memory that is protected against reads:
+an operator that reads it crashes its process (tests/passes/footprint/test_shape_reads.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..capture.operators import overload_of, schema_of
 
-# {operator: arguments}; an operator is named with its overload where other overloads read the argument.
+# {operator: arguments}; a name has an overload where other overloads read the argument.
 SHAPE_ONLY: dict[str, frozenset[str]] = {
     name: frozenset(arguments)
     for arguments, names in (
@@ -22,7 +22,7 @@ SHAPE_ONLY: dict[str, frozenset[str]] = {
              "storage_offset", "sym_is_contiguous", "sym_numel", "sym_size", "sym_storage_offset", "sym_stride"),
         ),
         (("self", "other", "tensor"), ("is_same_size", "is_set_to", "result_type")),
-        # New tensors in the likeness of another.
+        # New tensors with the metadata of another.
         (
             ("self",),
             ("bernoulli.p", "empty_like", "fill", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones",
@@ -37,7 +37,7 @@ SHAPE_ONLY: dict[str, frozenset[str]] = {
 
 
 def reads_elements(func: Any, argument: str) -> bool:
-    """Whether an operator reads the elements of the tensor that it takes as ``argument``.
+    """Whether an operator reads the elements of the tensor at ``argument``.
 
     Example::
 

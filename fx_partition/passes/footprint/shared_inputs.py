@@ -1,7 +1,7 @@
-"""Inputs of a graph that show memory of others: which of them are one value, and how many bytes that has.
+"""Group the inputs of a graph that share memory: find which are one value, and its bytes.
 
-An input may be a slice of something larger: it counts by what it shows. Two that overlap are one value, as a write into
-one is seen in the other, and its bytes count once; two that show parts apart from one another are two values.
+An input may be a slice of a larger tensor: it counts by its own elements. Two overlapping inputs are one value, as a
+write to one shows in the other, and shared bytes count once; two disjoint slices are two values.
 
 Before: ``a = data[:4]``, ``b = data[2:6]``, ``c = data[8:12]`` over rows of 32 bytes of ``data``
 After: one value of 192 bytes for a and b, one of 128 bytes for c
@@ -31,9 +31,9 @@ class InputGroup:
     """Inputs that overlap.
 
     Attributes:
-        first: the first of them, whose name they have.
-        bytes: what they show together.
-        weight: the weight that they overlap with, whose bytes they are; None for none.
+        first: the first of them, whose name the value has.
+        bytes: the bytes of all of them together.
+        weight: the weight with which they overlap, to which their bytes belong; None if there is none.
     """
 
     first: torch.fx.Node
@@ -42,10 +42,10 @@ class InputGroup:
 
 
 def input_groups(captured: CapturedGraph, weight_of: Mapping[str, int]) -> dict[int, InputGroup]:
-    """The group of each tensor of the inputs, by the tensor's id.
+    """Return the group of each tensor of the inputs, by the tensor's id.
 
     Args:
-        weight_of: the number of the weight that a node of this name holds.
+        weight_of: for each node that holds a weight, by name, the weight's number.
 
     Raises:
         UnreadableError: an input overlaps with several weights.
@@ -62,7 +62,7 @@ def input_groups(captured: CapturedGraph, weight_of: Mapping[str, int]) -> dict[
         weights = {weight_of[node.name] for node, _ in members if node in captured.weights}
         inputs = [(node, leaf) for node, leaf in members if node not in captured.weights]
         if inputs and len(weights) > 1:
-            raise UnreadableError(f"the input {inputs[0][0].name} shows the memory of several weights")
+            raise UnreadableError(f"the input {inputs[0][0].name} shares memory with several weights; pass a copy")
         if inputs:
             tensors = [leaf for _, leaf in inputs]
             group = InputGroup(inputs[0][0], shown_bytes(tensors), next(iter(weights), None))
@@ -71,23 +71,25 @@ def input_groups(captured: CapturedGraph, weight_of: Mapping[str, int]) -> dict[
 
 
 def refuse_written_aliases(facts: GraphMemory) -> None:
-    """Raise an error if inputs that overlap are written: copies of them on other devices do not overlap.
+    """Raise an error if inputs that overlap are written, as their copies on other devices would not overlap.
 
     Raises:
-        UnreadableError: it names the inputs.
+        UnreadableError: there are such inputs; the message names them.
     """
     holders: dict[int, list[str]] = {}
     for name in sorted(facts.written):
         holders.setdefault(facts.weight_of[name], []).append(name)
     for names in holders.values():
         if len(names) > 1:
-            raise UnreadableError(f"{' and '.join(names)} share memory that the graph writes, and copies would not")
+            raise UnreadableError(
+                f"{' and '.join(names)} share memory that the graph writes, and their copies on other devices would not"
+            )
 
 
 def overlapping(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
-    """Group tensors by memory: the places of those that overlap, each group and all groups ascending.
+    """Return the indices of tensors in groups that overlap, each group and all groups ascending.
 
-    Where sizes are symbolic, two that show one memory may overlap for some sizes, and are one group.
+    Two tensors of one storage and symbolic sizes may overlap for some sizes, so they are one group.
     """
     by_memory: dict[Hashable, list[int]] = {}
     for place, tensor in enumerate(tensors):
@@ -114,7 +116,7 @@ def _runs(extents: dict[int, tuple[int, int]]) -> list[list[int]]:
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int] | None:
-    """The first and the end byte of a tensor in its memory; None where sizes are symbolic."""
+    """Return the first and the end byte of a tensor in its memory; None where sizes are symbolic."""
     if not is_strided(tensor):
         size = bytes_of(tensor)
         return (0, size) if isinstance(size, int) else None
@@ -129,7 +131,8 @@ def extent(tensor: torch.Tensor) -> tuple[int, int] | None:
 
 
 def shown_bytes(tensors: Sequence[torch.Tensor]) -> Size:
-    """The bytes that overlapping tensors show together: of each layout once, and no more than from first to last."""
+    """Return the bytes of overlapping tensors together: each layout once, and at most from the first to the last byte.
+    """
     layouts = {_layout(tensor): _shown(tensor) for tensor in tensors}
     total: Size = 0
     for size in layouts.values():
@@ -142,7 +145,7 @@ def shown_bytes(tensors: Sequence[torch.Tensor]) -> Size:
 
 
 def _shown(tensor: torch.Tensor) -> Size:
-    """The bytes that a tensor shows, those that ``expand`` repeats once."""
+    """Return the bytes of a tensor's elements; those that ``expand`` repeats count once."""
     if not is_strided(tensor):
         return bytes_of(tensor)
     sizes = zip(map(to_expr, tensor.shape), map(to_expr, tensor.stride()), strict=True)

@@ -1,7 +1,7 @@
-"""Inputs that the graph writes are state: resident wherever they are touched, as weights are.
+"""Turn the inputs that a graph writes into state, which stays resident wherever it is touched, as weights do.
 
 Before: a cache is value 0, an input; ``copy_`` writes value 0
-After:  the cache is a weight behind the others; ``copy_`` writes that weight, and the other values are numbered anew
+After:  the cache is a weight after the others; ``copy_`` writes that weight, and the other values have new numbers
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from .graph_memory import GraphMemory, Role
 
 
 def with_state(facts: GraphMemory, inputs: Mapping[str, frozenset[int]], parameters: frozenset[int]) -> GraphMemory:
-    """The facts with written inputs among the weights; steps are changed in place.
+    """Return the memory of a graph with written inputs among the weights; change its steps in place.
 
     Args:
-        facts: those of a graph whose inputs are all values.
-        inputs: the values that each input holds.
-        parameters: the weights that hold a parameter, which are no state though written.
+        facts: the memory of a graph in which all inputs are values.
+        inputs: the values of each input, by the input's name.
+        parameters: the weights that hold a parameter; these are not state, even if the graph writes them.
     """
     written = {n for step in facts.steps for n in step.writes if facts.values[n].role is Role.INPUT}
     sizes, names = list(facts.weight_bytes), list(facts.weight_names)

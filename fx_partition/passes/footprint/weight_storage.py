@@ -1,4 +1,4 @@
-"""Which bytes of which storages are weights: tied and viewed parameters count once, disjoint views count apart.
+"""Find the bytes of storages that are weights: tied and viewed parameters count once, disjoint views separately.
 
 Before: tensors ``a = flat[:100]``, ``b = flat[100:]``, ``c = a.t()`` over one storage ``flat``.
 After: two weights, ``a`` (shared by a and c) and ``b``.
@@ -21,8 +21,8 @@ class Weights:
     """The weights of a graph.
 
     Attributes:
-        of: for each node that holds a tensor, the number of its weight.
-        bytes, names: of each weight.
+        of: for each key that holds a tensor, the number of its weight.
+        bytes, names: the bytes and the name of each weight.
         parameters: the weights that hold a parameter.
     """
 
@@ -33,9 +33,9 @@ class Weights:
 
 
 def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
-    """Number the weights of ``tensors``: {key: (name, tensor)}; overlapping extents of a storage are one weight.
+    """Number the weights of ``tensors``, {key: (name, tensor)}; overlapping parts of a storage are one weight.
 
-    Linear in the number of tensors, but for the sort by offset.
+    The time is linear in the number of tensors, but for the sort by offset.
     """
     by_storage: dict[Hashable, list[tuple[int, int, str]]] = {}
     for key, (_, tensor) in tensors.items():
@@ -61,7 +61,8 @@ def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    """First byte and end byte of a tensor in its storage; a sparse or opaque tensor counts from 0 to its size."""
+    """Return the first and the end byte of a tensor in its storage; from 0 to its size for a sparse or opaque tensor.
+    """
     if not is_strided(tensor):
         return 0, int(bytes_of(tensor))
     elements = span(tensor.shape, tensor.stride())
