@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from fx_partition.backends.pipeline import Pipeline, pipeline
 from fx_partition.backends.threads.build_extension import compiled
-from fx_partition.backends.threads.runtime import Ticket
+from fx_partition.backends.threads.runtime import ThreadRequest
 from fx_partition.hardware.cores import core_groups, format_group
 
 IN_FLIGHT_US, PARKED_RATIO, IDLE_MS = 10.0, 1.3, 1.0
@@ -52,9 +52,9 @@ class Hops(NamedTuple):
     stages: list[float]
 
 
-def start(pipe: Pipeline, x: Tensor) -> Ticket:
-    ticket, _ = pipe._start((x,), {})
-    return ticket
+def start(pipe: Pipeline, x: Tensor) -> ThreadRequest:
+    pending, _ = pipe._start((x,), {})
+    return pending
 
 
 def hops(times: Sequence[Sequence[tuple[int, int]]]) -> Hops:
@@ -74,19 +74,19 @@ def hops(times: Sequence[Sequence[tuple[int, int]]]) -> Hops:
 
 def in_flight(pipe: Pipeline, requests: list[Tensor]) -> Hops:
     """As many in flight as may be, each looked at once it is finished."""
-    tickets = [start(pipe, requests[i % len(requests)]) for i in range(IN_FLIGHT)]
-    for ticket in tickets:
-        ticket.wait()
-    return hops([ticket.times for ticket in tickets])
+    pending = [start(pipe, requests[i % len(requests)]) for i in range(IN_FLIGHT)]
+    for request in pending:
+        request.wait()
+    return hops([request.times for request in pending])
 
 
 def parked(pipe: Pipeline, requests: list[Tensor]) -> Hops:
     times = []
     for i in range(ALONE):
         time.sleep(PAUSE_S)
-        ticket = start(pipe, requests[i % len(requests)])
-        ticket.wait()
-        times.append(ticket.times)
+        request = start(pipe, requests[i % len(requests)])
+        request.wait()
+        times.append(request.times)
     return hops(times)
 
 

@@ -24,27 +24,7 @@ from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_part
 from ..streaming.program import Program, Step
 from .stage_step import CudaStep
-from .stream_pipeline import CudaPipeline
-from .stream_pipeline import Ticket as CudaTicket
-
-
-class Ticket:
-    """A request in flight."""
-
-    def __init__(self, ticket: CudaTicket) -> None:
-        self._ticket = ticket
-
-    def wait(self, until: float = math.inf) -> bool:
-        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
-        return self._ticket.finish(until)
-
-    def take(self) -> list[torch.Tensor]:
-        """The results of a request.
-
-        Raises:
-            Exception: what a stage raised.
-        """
-        return self._ticket.wait()
+from .stream_pipeline import CudaPipeline, EnqueuedRequest
 
 
 class CudaRuntime:
@@ -91,7 +71,7 @@ class CudaRuntime:
         )
         self._lock = threading.Lock()
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> EnqueuedRequest:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
@@ -106,7 +86,7 @@ class CudaRuntime:
         if not self._lock.acquire(timeout=left):
             raise TimeoutError("another thread's request waits, and the time given is over")
         try:
-            return Ticket(self._pipeline.submit(list(zip(numbers, tensors, strict=True)), until))
+            return self._pipeline.submit(list(zip(numbers, tensors, strict=True)), until)
         finally:
             self._lock.release()
 

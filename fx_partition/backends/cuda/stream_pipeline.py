@@ -38,27 +38,26 @@ from .weight_buffer import Pack
 HOST = torch.device("cpu")
 
 
-class Ticket:
-    """A request on its way; the caller's inputs may not be written before it is done."""
+class EnqueuedRequest:
+    """A pending request, all of whose work is enqueued (see `futures.PendingRequest`).
+
+    The caller must not write its inputs before the request is finished.
+    """
 
     def __init__(self, results: list[Any], events: list[Event], error: BaseException | None, driver: Driver) -> None:
         self._results, self._events, self._error, self._driver = results, events, error, driver
 
-    def done(self) -> bool:
-        """Whether `wait` would return, or raise, at once."""
-        return have_happened(self._events)
-
-    def finish(self, until: float = math.inf) -> bool:
-        """Whether the request is done, however it ended; waits for that until a time of ``time.monotonic``."""
+    def wait(self, until: float = math.inf) -> bool:
+        """Wait until the request is finished or has failed, or until a time of ``time.monotonic``; return whether."""
         return wait_for(self._events, until)
 
-    def wait(self) -> list[Any]:
-        """The results, each on its home.
+    def take(self) -> list[Any]:
+        """Wait for the results and return them, each on the device that it returns to.
 
         Raises:
-            Exception: what a stage raised.
+            Exception: the exception that a stage raised.
         """
-        self.finish()
+        self.wait()
         if self._error is not None:
             raise self._error
         for result in self._results:
@@ -192,8 +191,8 @@ class CudaPipeline:
     Example::
 
         >>> pipeline = CudaPipeline(steps, 5, (4,), 8, graphs=True, persist=True)         # doctest: +SKIP
-        >>> tickets = [pipeline.submit([(0, x)]) for x in batches]                        # doctest: +SKIP
-        >>> results = [ticket.wait() for ticket in tickets]; pipeline.close()             # doctest: +SKIP
+        >>> requests = [pipeline.submit([(0, x)]) for x in batches]                       # doctest: +SKIP
+        >>> results = [request.take() for request in requests]; pipeline.close()          # doctest: +SKIP
     """
 
     def __init__(
@@ -219,7 +218,7 @@ class CudaPipeline:
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
 
-    def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> Ticket:
+    def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> EnqueuedRequest:
         """Enqueue one request, which is the work of the caller's current streams so far and of the stages after it.
 
         Args:
@@ -227,7 +226,7 @@ class CudaPipeline:
             until: when to wait no longer for earlier requests, by ``time.monotonic``.
 
         Raises:
-            RuntimeError: the pipeline is closed. What a stage raises comes with the ticket.
+            RuntimeError: the pipeline is closed. What a stage raises, `EnqueuedRequest.take` raises.
             TimeoutError: the time is over; nothing was enqueued.
         """
         if self._closed:
@@ -244,7 +243,7 @@ class CudaPipeline:
         except Exception as error:
             raised = error
         self._pending.append(request.events)
-        return Ticket(results, request.events, raised, self._driver)
+        return EnqueuedRequest(results, request.events, raised, self._driver)
 
     def close(self) -> None:
         """Wait for what is on its way, free the graphs and take the L2 windows back; a second call does nothing.

@@ -15,17 +15,25 @@ from fx_partition.common.own_process import OwnProcess
 from .request_signature import Signature
 
 
-class Ticket(Protocol):
-    """A request in flight; one that is dropped goes on, and its results are dropped with it."""
+class PendingRequest(Protocol):
+    """A request that a runtime has started.
+
+    One that is dropped still runs to its end, and its results are freed then.
+    """
 
     def wait(self, until: float = math.inf) -> bool:
-        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+        """Wait until the request is finished, or until a time of ``time.monotonic``; return whether it is finished."""
 
-    def take(self) -> list[torch.Tensor]: ...
+    def take(self) -> list[torch.Tensor]:
+        """Return the results of a finished request.
+
+        Raises:
+            Exception: the exception that a stage raised.
+        """
 
 
-#: A request, and the numbers of its symbolic sizes.
-Waiting: TypeAlias = "tuple[Ticket, dict[Any, int]]"
+#: A pending request, and the value of each of its symbolic sizes.
+Submitted: TypeAlias = "tuple[PendingRequest, dict[Any, int]]"
 
 
 class RequestFuture(Future[Any]):
@@ -49,37 +57,37 @@ class Collector:
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
-        self._queue: SimpleQueue[tuple[Future[Any], Waiting] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[Any], Submitted] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._lock = threading.Lock()
 
-    def add(self, future: Future[Any], waiting: Waiting) -> None:
+    def add(self, future: Future[Any], submitted: Submitted) -> None:
         with self._lock:
             if not self._closed:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="fx_partition-collector", daemon=True)
                     self._thread.start()
-                self._queue.put((future, waiting))
+                self._queue.put((future, submitted))
                 return
-        self._settle(future, waiting)  # closed since the request was started: nobody else will
+        self._settle(future, submitted)  # closed since the request was started: nobody else will
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             self._settle(*item)
             del item  # nothing of a request may outlive it here
 
-    def _settle(self, future: Future[Any], waiting: Waiting) -> None:
-        ticket, numbers = waiting
+    def _settle(self, future: Future[Any], submitted: Submitted) -> None:
+        request, numbers = submitted
         try:
-            ticket.wait()
-            result = self._signature.results(ticket.take(), numbers)
+            request.wait()
+            result = self._signature.results(request.take(), numbers)
         except BaseException as error:  # whatever a stage raised is its request's, and others wait for theirs
             future.set_exception(error)
         else:
             future.set_result(result)
         finally:
-            del future, waiting, ticket  # an error's traceback holds this frame, and the future holds the error
+            del future, submitted, request  # an error's traceback holds this frame, and the future holds the error
 
     def close(self) -> None:
         with self._lock:

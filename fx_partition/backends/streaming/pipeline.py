@@ -19,7 +19,7 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.common.own_process import OwnProcess
 from fx_partition.passes.plan.plan import Plan
 
-from .futures import Collector, RequestFuture, Ticket, Waiting
+from .futures import Collector, PendingRequest, RequestFuture, Submitted
 from .request_signature import Signature
 
 
@@ -30,7 +30,7 @@ class Runtime(Protocol):
     or raises RuntimeError.
     """
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> PendingRequest:
         """Start a request; waits while as many are in flight as may be, until a time of ``time.monotonic``.
 
         Raises:
@@ -82,10 +82,10 @@ class Pipeline:
             Exception: what a stage raised.
         """
         until = self._until(kwargs)
-        ticket, numbers = self._start(args, kwargs, until)
-        if not ticket.wait(until):
+        request, numbers = self._start(args, kwargs, until)
+        if not request.wait(until):
             raise TimeoutError("the request is not finished in the time that timeout= gives it; it goes on")
-        return self._signature.results(ticket.take(), numbers)
+        return self._signature.results(request.take(), numbers)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a request; waits while as many are in flight as may be.
@@ -131,40 +131,40 @@ class Pipeline:
         return self._stream(requests, limit, return_exceptions)
 
     def _stream(self, requests: Iterable[Any], limit: int, return_exceptions: bool) -> Iterator[Any]:
-        waiting: deque[Waiting] = deque()
+        submitted: deque[Submitted] = deque()
         stream = iter(requests)
         try:
             while True:
-                for request in islice(stream, limit - len(waiting)):
+                for request in islice(stream, limit - len(submitted)):
                     args, kwargs = _arguments(request)
-                    waiting.append(self._start(args, kwargs))
-                if not waiting:
+                    submitted.append(self._start(args, kwargs))
+                if not submitted:
                     return
                 # Waking this thread costs a stage some of its core: once for half of what is in flight will do.
-                self._wait(waiting[(len(waiting) - 1) // 2][0])
-                for _ in range((len(waiting) + 1) // 2):
-                    yield self._finish(waiting.popleft(), return_exceptions)
+                self._wait(submitted[(len(submitted) - 1) // 2][0])
+                for _ in range((len(submitted) + 1) // 2):
+                    yield self._finish(submitted.popleft(), return_exceptions)
         finally:
-            for ticket, _ in waiting:
+            for pending, _ in submitted:
                 if self._process.is_this:
-                    ticket.wait()
+                    pending.wait()
 
-    def _start(self, args: Sequence[Any], kwargs: Mapping[str, Any], until: float = math.inf) -> Waiting:
+    def _start(self, args: Sequence[Any], kwargs: Mapping[str, Any], until: float = math.inf) -> Submitted:
         self._process.check("the pipeline")
         if not self._close.alive:
             raise RuntimeError("the pipeline is closed")
         tensors, numbers = self._signature.read(args, kwargs)
         return self._runtime.submit(self._signature.numbers, tensors, until), numbers
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _wait(self, request: PendingRequest) -> None:
         self._process.check("the pipeline")
-        ticket.wait()
+        request.wait()
 
-    def _finish(self, waiting: Waiting, return_exceptions: bool) -> Any:
-        ticket, numbers = waiting
-        self._wait(ticket)
+    def _finish(self, submitted: Submitted, return_exceptions: bool) -> Any:
+        request, numbers = submitted
+        self._wait(request)
         try:
-            return self._signature.results(ticket.take(), numbers)
+            return self._signature.results(request.take(), numbers)
         except Exception as error:
             if return_exceptions:
                 return error

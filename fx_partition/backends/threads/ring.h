@@ -38,9 +38,9 @@ struct Request {
   std::vector<int64_t> times;  // start and end of each stage, monotonic nanoseconds
   int failed_stage = -1;       // its inputs are then kept in `values`
   std::exception_ptr thrown;   // what a stage in C++ threw
-  // What a stage in Python raised. The ticket owns it, and both are used with Python's lock held only.
+  // What a stage in Python raised. The pending request owns it, and both are used with Python's lock held only.
   PyObject* error = nullptr;
-  bool has_ticket = true;
+  bool is_wanted = true;
   std::atomic<bool> finished{false};
   Futex parked{0};
 };

@@ -29,24 +29,24 @@ class StageError(RuntimeError):
     """Compiled code of a stage has failed, and eager code does not."""
 
 
-class Ticket:
-    """A request in flight."""
+class ThreadRequest:
+    """A pending request on stage threads (see `futures.PendingRequest`)."""
 
     def __init__(self, runtime: LocalRuntime, capsule: Any) -> None:
         self._runtime, self._capsule = runtime, capsule
 
     def wait(self, until: float = math.inf) -> bool:
-        """Whether the request is finished; waits for that until a time of ``time.monotonic``."""
+        """Wait until the request is finished, or until a time of ``time.monotonic``; return whether it is finished."""
         while not self._runtime.loop.wait(self._capsule, self._runtime.host_spin_ns, _slice_ns(until)):
             if time.monotonic() >= until:
                 return False
         return True
 
     def take(self) -> list[torch.Tensor]:
-        """The results of a finished request.
+        """Return the results of a finished request.
 
         Raises:
-            Exception: what the failed stage raises on the same inputs in eager mode.
+            Exception: the exception that the failed stage raises on the same inputs in eager mode.
         """
         handles, failed, error = self._runtime.loop.take(self._runtime.pipe, self._capsule)
         tensors = tensors_of(handles)
@@ -120,7 +120,7 @@ class LocalRuntime:
         torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone
         self.loop.serve(self.pipe, stage, replica, group, callback)
 
-    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> Ticket:
+    def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> ThreadRequest:
         """Start a request; waits while as many are in flight as may be.
 
         Args:
@@ -136,7 +136,7 @@ class LocalRuntime:
                 handles = to_handles(tensors)
                 capsule = self.loop.submit(self.pipe, numbers, handles, tensors)
                 if capsule is not None:
-                    return Ticket(self, capsule)
+                    return ThreadRequest(self, capsule)
                 tensors_of(handles)  # they own tensors until something takes them
                 if self._closed:
                     raise RuntimeError("the pipeline is closed")

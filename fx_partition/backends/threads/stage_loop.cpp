@@ -23,17 +23,18 @@
 namespace stage_loop {
 namespace {
 
-struct Ticket {
+// A request as Python holds it, until Python drops it.
+struct PendingRequest {
   std::shared_ptr<Request> request;
   const Pipe* pipe;
   PyObject* inputs;  // the caller's tensors: dropped with Python's lock held, never by a stage
 };
 
 constexpr const char* kPipe = "fx_partition.pipe";
-constexpr const char* kTicket = "fx_partition.ticket";
+constexpr const char* kPending = "fx_partition.pending_request";
 
 Pipe* pipe_of(PyObject* capsule) { return pointer_in<Pipe>(capsule, kPipe); }
-Ticket* ticket_of(PyObject* capsule) { return pointer_in<Ticket>(capsule, kTicket); }
+PendingRequest* pending_of(PyObject* capsule) { return pointer_in<PendingRequest>(capsule, kPending); }
 
 // What deletes a capsule may be called while an error is noted, and must leave it alone.
 void delete_pipe(PyObject* capsule) {
@@ -41,13 +42,13 @@ void delete_pipe(PyObject* capsule) {
   if (pipe && !pipe->is_inherited()) delete pipe;
 }
 
-void delete_ticket(PyObject* capsule) {
-  auto* ticket = static_cast<Ticket*>(PyCapsule_GetPointer(capsule, kTicket));
-  if (!ticket) return;
-  Py_XDECREF(ticket->inputs);
-  ticket->request->has_ticket = false;
-  Py_CLEAR(ticket->request->error);
-  delete ticket;
+void delete_pending(PyObject* capsule) {
+  auto* pending = static_cast<PendingRequest*>(PyCapsule_GetPointer(capsule, kPending));
+  if (!pending) return;
+  Py_XDECREF(pending->inputs);
+  pending->request->is_wanted = false;
+  Py_CLEAR(pending->request->error);
+  delete pending;
 }
 
 // Reads the dimensions of a tensor in an order, each once.
@@ -131,9 +132,9 @@ PyObject* serve(PyObject* args) {
   Py_RETURN_NONE;
 }
 
-// submit(pipe, values, handles, inputs) -> ticket, or None while as many requests are in flight as may be, or stopped
-// values: the numbers of the request's values that the handles are; inputs: kept alive with the ticket
-// The request owns the handles once there is a ticket; else the caller still does.
+// submit(pipe, values, handles, inputs) -> pending request; None where the ring is full or the pipe has been stopped
+// values: the numbers of the request's values that the handles are; inputs: kept alive with the pending request
+// The request owns the handles once it is submitted; else the caller still does.
 PyObject* submit(PyObject* const* args, Py_ssize_t count) {
   if (count != 4 || !PyTuple_Check(args[1]) || !PyList_Check(args[2]) ||
       PyTuple_GET_SIZE(args[1]) != PyList_GET_SIZE(args[2]))
@@ -146,14 +147,14 @@ PyObject* submit(PyObject* const* args, Py_ssize_t count) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); ++i)
     given.emplace_back(number(PyTuple_GET_ITEM(args[1], i), 0, (long long)(pipe->num_values), "a value"),
                        handle_of(PyList_GET_ITEM(args[2], i)));
-  auto made = std::make_unique<Ticket>(Ticket{request, pipe, nullptr});
-  Ref ticket(PyCapsule_New(made.get(), kTicket, delete_ticket));
+  auto made = std::make_unique<PendingRequest>(PendingRequest{request, pipe, nullptr});
+  Ref pending(PyCapsule_New(made.get(), kPending, delete_pending));
   made.release()->inputs = Py_NewRef(args[3]);
   for (auto [value, handle] : given) request->values[value].reset(handle);  // from here on nothing fails
   pipe->slot(n).request = std::move(request);
   pipe->next = n + 1;
   ready_for(pipe, n, 0);
-  return ticket.release();
+  return pending.release();
 }
 
 // wait_free(pipe, timeout_ns) -> whether a request may be submitted
@@ -170,12 +171,12 @@ PyObject* wait_free(PyObject* args) {
   return PyBool_FromLong(ready);
 }
 
-// wait(ticket, spin_ns, timeout_ns) -> whether the request is finished
+// wait(pending, spin_ns, timeout_ns) -> whether the request is finished
 PyObject* wait(PyObject* args) {
   PyObject* capsule;
   long long spin_ns, timeout_ns;
   if (!PyArg_ParseTuple(args, "OLL", &capsule, &spin_ns, &timeout_ns)) return nullptr;
-  Request& request = *ticket_of(capsule)->request;
+  Request& request = *pending_of(capsule)->request;
   auto ready = [&] { return request.finished.load(std::memory_order_acquire); };
   bool done = ready();
   if (!done && timeout_ns != 0)
@@ -195,14 +196,14 @@ PyObject* take_failure(Request& request) {
   return take_error();
 }
 
-// take(pipe, ticket) -> (handles, failed stage or -1, error or None) of a finished request
+// take(pipe, pending) -> (handles, failed stage or -1, error or None) of a finished request
 // handles: of the results, or where a stage failed those of its inputs, without weights
 PyObject* take(PyObject* const* args, Py_ssize_t count) {
-  if (count != 2) fail(PyExc_TypeError, "take(pipe, ticket)");
+  if (count != 2) fail(PyExc_TypeError, "take(pipe, pending)");
   const Pipe* pipe = pipe_of(args[0]);
-  const Ticket* ticket = ticket_of(args[1]);
-  Request& request = *ticket->request;
-  if (ticket->pipe != pipe) fail(PyExc_ValueError, "the ticket is of another pipe");
+  const PendingRequest* pending = pending_of(args[1]);
+  Request& request = *pending->request;
+  if (pending->pipe != pipe) fail(PyExc_ValueError, "the request was submitted to another pipe");
   if (!request.finished.load(std::memory_order_acquire)) fail(PyExc_RuntimeError, "the request is not finished");
   const int failed = request.failed_stage;
   std::vector<Owned> handles;
@@ -216,9 +217,9 @@ PyObject* take(PyObject* const* args, Py_ssize_t count) {
   return result.release();
 }
 
-// times(ticket) -> start and end of each stage in turn, monotonic nanoseconds
+// times(pending) -> start and end of each stage in turn, monotonic nanoseconds
 PyObject* times(PyObject* capsule) {
-  const std::vector<int64_t>& found = ticket_of(capsule)->request->times;
+  const std::vector<int64_t>& found = pending_of(capsule)->request->times;
   Ref result(PyList_New(Py_ssize_t(found.size())));
   for (size_t i = 0; i < found.size(); ++i)
     PyList_SET_ITEM(result.get(), Py_ssize_t(i), Ref(PyLong_FromLongLong(found[i])).release());

@@ -69,7 +69,7 @@ inline bool run_python(const Stage& stage, PyObject* callback, Request& request)
   } catch (...) {
     set_error();
     PyObject* error = take_error();
-    if (request.has_ticket)
+    if (request.is_wanted)
       request.error = error;
     else
       Py_XDECREF(error);

@@ -66,8 +66,8 @@ def test_a_hundred_requests_in_flight(places: Sequence[str], home: str, graphs: 
         if importlib.util.find_spec("cuda") is None:
             warnings.simplefilter("ignore", PartitionWarning)
         pipeline = build(places, weights, graphs=graphs, persist=persist)
-        tickets = [pipeline.submit([(0, request)]) for request in requests]
-        results = [ticket.wait()[0] for ticket in tickets]
+        pending = [pipeline.submit([(0, request)]) for request in requests]
+        results = [started.take()[0] for started in pending]
         pipeline.close()
     for request, result in zip(requests, results, strict=True):
         assert result.device == request.device
@@ -79,25 +79,25 @@ def test_code_compiled_by_inductor(graphs: bool) -> None:
     weights = weights_of(2, "cuda:0")
     pipeline = build(("cuda:0", "cuda:0"), weights, torch.compile(layer, fullgraph=True), graphs=graphs, persist=False)
     requests = [torch.randn(64, WIDTH) for _ in range(20)]
-    tickets = [pipeline.submit([(0, request)]) for request in requests]
-    for request, ticket in zip(requests, tickets, strict=True):
+    pending = [pipeline.submit([(0, request)]) for request in requests]
+    for request, started in zip(requests, pending, strict=True):
         right = reference(request.to("cuda:0"), weights).cpu()
-        torch.testing.assert_close(ticket.wait()[0], right, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(started.take()[0], right, rtol=1e-3, atol=1e-3)
     pipeline.close()
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_an_exception_comes_with_its_ticket_and_the_rest_goes_on(graphs: bool) -> None:
+def test_an_exception_comes_with_its_request_and_the_rest_goes_on(graphs: bool) -> None:
     weights = weights_of(2)
     pipeline = build(("cuda:0", "cuda:0"), weights, graphs=graphs, persist=False)
     good, bad = torch.randn(64, WIDTH), torch.randn(64, 3)
-    tickets = [pipeline.submit([(0, bad if i == 5 else good)]) for i in range(10)]
-    for i, ticket in enumerate(tickets):
+    pending = [pipeline.submit([(0, bad if i == 5 else good)]) for i in range(10)]
+    for i, started in enumerate(pending):
         if i == 5:
             with pytest.raises(RuntimeError):
-                ticket.wait()
+                started.take()
         else:
-            torch.testing.assert_close(ticket.wait()[0], reference(good, weights), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(started.take()[0], reference(good, weights), rtol=1e-3, atol=1e-3)
     pipeline.close()
 
 
@@ -109,7 +109,7 @@ def test_a_capture_that_fails_leaves_the_stage_working() -> None:
     pipeline = build(("cuda:0", "cuda:0"), weights, reads_back, graphs=True, persist=False)
     request = torch.randn(64, WIDTH)
     with pytest.warns(PartitionWarning, match="runs without a CUDA graph"):
-        results = [pipeline.submit([(0, request)]).wait()[0] for _ in range(5)]
+        results = [pipeline.submit([(0, request)]).take()[0] for _ in range(5)]
     for result in results:
         torch.testing.assert_close(result, reference(request, weights), rtol=1e-3, atol=1e-3)
     pipeline.close()

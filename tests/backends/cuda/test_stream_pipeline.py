@@ -12,7 +12,7 @@ from cuda_fakes import HOST, FakeCalls, FakeDriver
 from torch import Tensor
 
 from fx_partition.backends.cuda import stream_pipeline
-from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep, Ticket
+from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep, EnqueuedRequest
 from fx_partition.common.errors import PartitionWarning
 
 PLACES = {"two": (0, 1), "one": (0,), "same": (0, 0), "wrapped": (0, 1, 0, 1), "skips": (0, 1, 2)}
@@ -64,18 +64,18 @@ def build(
 
 
 def stream_requests(pipeline: CudaPipeline, driver: FakeDriver, home: torch.device, count: int) -> list[list[Tensor]]:
-    """Submit all requests, inputs and tickets dropped as soon as a caller would."""
-    tickets: list[Ticket] = []
+    """Submit all requests, inputs and pending requests dropped as soon as a caller would."""
+    pending: list[EnqueuedRequest] = []
     results = []
     for i in range(count):
         x = torch.full((2, 4), float(i))
         if home != HOST:
             driver.put(x, home)
-        tickets.append(pipeline.submit([(0, x)]))
+        pending.append(pipeline.submit([(0, x)]))
         del x
-        if len(tickets) == 3:
-            results.append(tickets.pop(0).wait())
-    results += [ticket.wait() for ticket in tickets]
+        if len(pending) == 3:
+            results.append(pending.pop(0).take())
+    results += [request.take() for request in pending]
     for result in results:
         for tensor in result:
             driver.read_by_caller(tensor)
@@ -116,14 +116,14 @@ def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, gra
         for i, place in enumerate(places)
     ]
     pipeline = CudaPipeline(steps, len(places) + 1, (len(places),), 3, graphs=graphs, persist=False, driver=driver)
-    tickets: list[Ticket] = []
+    pending: list[EnqueuedRequest] = []
     counts = None
     for i in range(8):
         x = torch.full((2,), float(i))
-        tickets.append(pipeline.submit([(0, x if home == HOST else driver.put(x, home))]))
+        pending.append(pipeline.submit([(0, x if home == HOST else driver.put(x, home))]))
         del x
-        if len(tickets) == 3:
-            driver.read_by_caller(tickets.pop(0).wait()[0])
+        if len(pending) == 3:
+            driver.read_by_caller(pending.pop(0).take()[0])
             counts = counts or (driver.waits, driver.uses)
     pipeline.close()
     driver.sweep()
@@ -162,15 +162,15 @@ def test_requests_overlap(places: Sequence[int]) -> None:
 def test_no_more_in_flight_than_asked() -> None:
     driver = FakeDriver()
     pipeline = build(driver, (0, 1), weights_of(2), inflight=2)
-    tickets = [pipeline.submit([(0, torch.ones(2, 4))]) for _ in range(3)]
-    assert [ticket.done() for ticket in tickets] == [True, False, False]
-    tickets[1].wait()
-    assert tickets[1].done() and not tickets[2].done()
+    pending = [pipeline.submit([(0, torch.ones(2, 4))]) for _ in range(3)]
+    assert [request.wait(0) for request in pending] == [True, False, False]
+    pending[1].take()
+    assert pending[1].wait(0) and not pending[2].wait(0)
     pipeline.close()
-    assert tickets[2].done()
+    assert pending[2].wait(0)
 
 
-def test_what_a_stage_raises_comes_with_its_ticket() -> None:
+def test_what_a_stage_raises_comes_with_its_request() -> None:
     driver = FakeDriver()
 
     def fail_for_negative(x: Tensor) -> list[Tensor]:
@@ -182,13 +182,13 @@ def test_what_a_stage_raises_comes_with_its_ticket() -> None:
     second = CudaStep(torch.device("cpu:1"), driver.kernel("second", fail_for_negative), (1,), (2,), (1,), True)
     pipeline = CudaPipeline([first, second], 3, (2,), 4, graphs=True, persist=False, driver=driver)
     with warnings.catch_warnings(record=True):
-        tickets = [pipeline.submit([(0, torch.full((1,), v))]) for v in (4.0, -1.0, 9.0, -4.0, 16.0)]
-    for ticket, root in zip(tickets, (2, None, 3, None, 4), strict=True):
+        pending = [pipeline.submit([(0, torch.full((1,), v))]) for v in (4.0, -1.0, 9.0, -4.0, 16.0)]
+    for request, root in zip(pending, (2, None, 3, None, 4), strict=True):
         if root is None:
             with pytest.raises(ArithmeticError, match="negative"):
-                ticket.wait()
+                request.take()
         else:
-            assert ticket.wait()[0].item() == root
+            assert request.take()[0].item() == root
     pipeline.close()
     assert driver.violations == []
 
@@ -207,7 +207,7 @@ def test_an_input_with_gaps_is_not_captured() -> None:
     pipeline = CudaPipeline([step], 2, (1,), 2, graphs=True, persist=False, driver=driver)
     x = driver.put(torch.ones(1, 4), torch.device("cpu:0")).expand(3, 4)
     with pytest.warns(PartitionWarning, match="argument 0 has gaps or overlaps itself"):
-        results = [pipeline.submit([(0, x)]).wait()[0] for _ in range(4)]
+        results = [pipeline.submit([(0, x)]).take()[0] for _ in range(4)]
     assert all(torch.equal(result, torch.full((4,), 3.0)) for result in results)
 
 
@@ -219,7 +219,7 @@ def test_each_signature_has_its_graph_and_dynamic_stages_have_none() -> None:
         pipeline = CudaPipeline([step], 3, (2,), 8, graphs=True, persist=False, driver=driver)
         driver.replays = 0
         for size in (2, 3, 2, 3, 2, 3, 2, 3):
-            (result,) = pipeline.submit([(0, torch.arange(float(size))), (1, 2)]).wait()
+            (result,) = pipeline.submit([(0, torch.arange(float(size))), (1, 2)]).take()
             assert torch.equal(result, 2 * torch.arange(float(size)))
         assert driver.replays == replays
         pipeline.close()
@@ -229,7 +229,7 @@ def test_numbers_pass_through_the_table() -> None:
     driver = FakeDriver()
     step = CudaStep(torch.device("cpu:0"), driver.kernel("rows", lambda x: [x.shape[0], x + 1]), (0,), (1, 2), (), True)
     pipeline = CudaPipeline([step], 3, (1, 2, 0), 2, graphs=False, persist=False, driver=driver)
-    rows, result, given = pipeline.submit([(0, torch.zeros(5))]).wait()
+    rows, result, given = pipeline.submit([(0, torch.zeros(5))]).take()
     assert rows == 5 and torch.equal(result, torch.ones(5)) and torch.equal(given, torch.zeros(5))
 
 
@@ -239,7 +239,7 @@ def test_weights_that_change_are_copied_again() -> None:
     pipeline = build(driver, (0, 1), weights)
     x = torch.ones(2, 4)
     for _ in range(2):
-        torch.testing.assert_close(pipeline.submit([(0, x)]).wait(), reference(x, weights))
+        torch.testing.assert_close(pipeline.submit([(0, x)]).take(), reference(x, weights))
         weights[1].mul_(2)
 
 
@@ -250,12 +250,12 @@ def test_weights_are_copied_again_between_two_writes_of_the_caller() -> None:
     weights = [driver.put(weight, home) for weight in weights_of(1)]
     pipeline = build(driver, (0,), weights)
     before = driver.waits
-    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    pipeline.submit([(0, torch.ones(2, 4))]).take()
     usual = driver.waits - before
     weights[0].mul_(2)
     driver.access(driver.current(home), [], weights)
     written = driver.current(home).clock.copy()
-    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    pipeline.submit([(0, torch.ones(2, 4))]).take()
     assert driver.waits - before == 2 * usual + 2
     assert all(driver.runs[1].before.get(name, 0) >= tick for name, tick in written.items())
     assert driver.current(home).clock[driver.runs[0].stream] >= driver.runs[0].tick
@@ -270,12 +270,12 @@ def test_weights_that_are_used_where_they_are_are_read_after_the_caller_wrote_th
     pipeline = build(driver, (0,), weights)
     x = torch.ones(2, 4)
     for _ in range(2):
-        torch.testing.assert_close(pipeline.submit([(0, x)]).wait(), reference(x, weights))
+        torch.testing.assert_close(pipeline.submit([(0, x)]).take(), reference(x, weights))
         weights[0].mul_(2)
         driver.access(driver.current(home), [], weights)
     waits = [driver.waits]
     for _ in range(2):
-        pipeline.submit([(0, x)]).wait()
+        pipeline.submit([(0, x)]).take()
         waits.append(driver.waits)
     assert waits[1] - waits[0] == waits[2] - waits[1] + 1  # once for each write
     assert driver.violations == []
@@ -309,7 +309,7 @@ def test_what_is_on_the_host_on_purpose_stays_there() -> None:
         driver=driver,
     )
     for _ in range(3):
-        results = pipeline.submit([(0, torch.ones(2))]).wait()
+        results = pipeline.submit([(0, torch.ones(2))]).take()
         assert [driver.device_of(result) for result in results] == [on_two[1], HOST, on_two[1]]
         assert [result.flatten()[0].item() for result in results] == [12, 2, 2]
         for result in results:
@@ -331,7 +331,7 @@ def test_weights_are_packed_where_they_must_be(persist: bool) -> None:
 
     steps = [CudaStep(torch.device("cpu:0"), layer, (i, weights[i]), (i + 1,), (), False) for i in range(2)]
     pipeline = CudaPipeline(steps, 3, (2,), 2, graphs=False, persist=persist, driver=driver)
-    pipeline.submit([(0, torch.ones(2, 4))]).wait()
+    pipeline.submit([(0, torch.ones(2, 4))]).take()
     assert [a is b for a, b in zip(seen, weights, strict=True)] == [not persist, False]
     pipeline.close()
 
@@ -343,9 +343,9 @@ def test_l2_windows_are_set_first_and_taken_back_after_a_failure(calls: dict[tor
     assert one.log == [("change_set_aside", 40), ("set_window", 64), ("set_window", 64)]
     assert [window.hit_ratio for window in one.windows.values()] == [40 / 128] * 2
     assert [window.hit_ratio for window in two.windows.values()] == [40 / 64]
-    ticket = pipeline.submit([(0, torch.ones(7, 7))])
+    request = pipeline.submit([(0, torch.ones(7, 7))])
     with pytest.raises(RuntimeError):
-        ticket.wait()
+        request.take()
     pipeline.close()
     pipeline.close()
     assert one.log[3:] == [("set_window", 0), ("set_window", 0), ("reset_lines",), ("change_set_aside", 7)]

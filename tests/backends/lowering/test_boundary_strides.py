@@ -232,7 +232,7 @@ def test_the_threads_refuse_a_result_of_another_layout() -> None:
     results = {True: lambda: torch.zeros(3, 2), False: lambda: torch.zeros(2, 3).t()}
     for is_right, make in results.items():
         pipe = loop.create([(None, (0,), [], (1,), [(0, 1)], (), 1)], 2, (1,), 1, 0)
-        ticket = loop.submit(pipe, (0,), to_handles([torch.zeros(1)]), [])
+        pending = loop.submit(pipe, (0,), to_handles([torch.zeros(1)]), [])
         loop.stop(pipe)
         # It pins its thread to a core.
         thread = threading.Thread(
@@ -240,6 +240,6 @@ def test_the_threads_refuse_a_result_of_another_layout() -> None:
         )
         thread.start()
         thread.join()
-        _, failed, error = loop.take(pipe, ticket)
+        _, failed, error = loop.take(pipe, pending)
         assert failed == (-1 if is_right else 0)
         assert (error is None) == is_right and (is_right or "laid out in another way" in str(error))

@@ -98,7 +98,7 @@ def test_every_request_ends_when_others_close(
 
 
 class Now:
-    """A runtime, and the ticket of each of its requests: it is finished when it is started."""
+    """A runtime that is each of its pending requests too: one is finished when it is started."""
 
     def __init__(self, then: Callable[[], None] = lambda: None, outcome: BaseException | None = None) -> None:
         self.then, self.outcome = then, outcome

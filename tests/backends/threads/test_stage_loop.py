@@ -97,11 +97,11 @@ WRONG_CALLS = {
     "submit with too little": ("submit", lambda: (new_pipe(),), TypeError),
     "wait for room in no pipe": ("wait_free", lambda: ("pipe", 0), ValueError),
     "wait for ever and more": ("wait_free", lambda: (new_pipe(), 2**70), OverflowError),
-    "wait for no ticket": ("wait", lambda: (new_pipe(), 0, 0), ValueError),
-    "take from no ticket": ("take", lambda: (new_pipe(), new_pipe()), ValueError),
+    "wait for no request": ("wait", lambda: (new_pipe(), 0, 0), ValueError),
+    "take from no request": ("take", lambda: (new_pipe(), new_pipe()), ValueError),
     "take from no pipe": ("take", lambda: (1, 2), ValueError),
     "take with too little": ("take", lambda: (), TypeError),
-    "times of no ticket": ("times", lambda: (3,), ValueError),
+    "times of no request": ("times", lambda: (3,), ValueError),
     "run no such file": ("run", lambda: ("/no/such/file.so", to_handles([X]), 1), RuntimeError),
     "run with no handle": ("run", lambda: ("/no/such/file.so", [3], 1), ValueError),
     "run for less than nothing": ("run", lambda: ("/no/such/file.so", [], -1), ValueError),
@@ -117,14 +117,14 @@ def test_a_wrong_call_is_an_exception(name: str) -> None:
         getattr(LOOP, entry)(*arguments())
 
 
-def test_a_ticket_is_for_its_pipe_and_is_taken_once_it_is_finished() -> None:
+def test_a_pending_request_is_of_its_pipe_and_is_taken_once_it_is_finished() -> None:
     pipe = new_pipe()
-    ticket = LOOP.submit(pipe, (0,), to_handles([X]), None)
+    pending = LOOP.submit(pipe, (0,), to_handles([X]), None)
     with pytest.raises(RuntimeError, match="not finished"):
-        LOOP.take(pipe, ticket)
+        LOOP.take(pipe, pending)
     with pytest.raises(ValueError, match="another pipe"):
-        LOOP.take(new_pipe(), ticket)
-    assert LOOP.wait(ticket, 0, 0) is False
+        LOOP.take(new_pipe(), pending)
+    assert LOOP.wait(pending, 0, 0) is False
 
 
 @pytest.mark.parametrize("pipe", [True, False], ids=["create", "submit"])
@@ -165,10 +165,10 @@ class Served:
 
 
 def outcome(served: LocalRuntime) -> Any:
-    ticket = served.submit((0,), [X])
+    pending = served.submit((0,), [X])
     for _ in range(400):  # a stage whose thread has ended would be waited for without end
-        if served.loop.wait(ticket._capsule, 0, 50_000_000):
-            return ticket.take()
+        if served.loop.wait(pending._capsule, 0, 50_000_000):
+            return pending.take()
     raise AssertionError("the request does not end")
 
 
@@ -255,9 +255,9 @@ def test_an_exception_of_a_request_that_nobody_waits_for_goes() -> None:
         raise error
 
     with Served(Code(None, callback)) as served:
-        ticket = served.submit((0,), [X])
+        pending = served.submit((0,), [X])
         assert begun.wait(timeout=30)
-        del ticket
+        del pending
         go_on.set()
     gc.collect()
     assert len(kept) == 1 and kept[0]() is None
