@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from fx_partition.backends.cuda.l2_persistence import Window
+from fx_partition.backends.cuda.l2_persistence import AccessPolicyWindow
 from fx_partition.backends.devices.cuda_driver import Driver
 
 HOST = torch.device("cpu")
@@ -258,7 +258,7 @@ class FakeCalls:
         self.most, self.largest, self.refuses = most, largest, refuses
         self.size = 7
         self.log: list[Any] = []
-        self.windows: dict[int, Window] = {}
+        self.windows: dict[int, AccessPolicyWindow] = {}
 
     def most_set_aside(self) -> int:
         return self.most
@@ -273,7 +273,7 @@ class FakeCalls:
         self._note("change_set_aside", size)
         self.size = size
 
-    def set_window(self, stream: Any, window: Window) -> None:
+    def set_window(self, stream: Any, window: AccessPolicyWindow) -> None:
         self._note("set_window", window.size)
         self.windows[stream.cuda_stream] = window
 

@@ -13,8 +13,8 @@ from torch import nn
 from fx_partition.backends.cuda import runtime as cuda_runtime
 from fx_partition.backends.lowering.torch_internals import tensors_of, to_handles
 from fx_partition.backends.streaming.pipeline import Pipeline, Runtime
-from fx_partition.backends.streaming.program import Step, make_program
-from fx_partition.backends.streaming.request_signature import Signature
+from fx_partition.backends.streaming.program import ProgramStep, make_program
+from fx_partition.backends.streaming.request_signature import RequestSignature
 from fx_partition.backends.threads.aoti_compile import Code
 from fx_partition.backends.threads.runtime import LocalRuntime
 from fx_partition.hardware.cores import allowed_cores
@@ -28,7 +28,7 @@ WIDTH, INFLIGHT = 64, 3
 X = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def in_python(step: Step, before: Callable[[], object]) -> Callable[[list[Any]], list[Any]]:
+def in_python(step: ProgramStep, before: Callable[[], object]) -> Callable[[list[Any]], list[Any]]:
     def call(handles: list[Any]) -> list[Any]:
         tensors = tensors_of(handles)
         before()
@@ -51,7 +51,7 @@ class Made:
         self.plan = make_plan(captured, facts, Request.check(None, 2))
         captured = planned_graph(captured, self.plan)
         self.program = make_program(captured, cut(captured, self.plan), facts.written)
-        self.signature = Signature(captured, self.program, X)
+        self.signature = RequestSignature(captured, self.program, X)
 
     def local(self, before: Callable[[], object] = lambda: None) -> LocalRuntime:
         """A runtime whose stages call ``before`` first."""

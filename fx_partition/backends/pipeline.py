@@ -1,4 +1,4 @@
-"""From a model to a running pipeline: plan, cut, compile each stage for its device, start."""
+"""From a model to a running pipeline: plan, split, compile each stage for its device, start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .lowering.states_together import plan_states_together
 from .options.backend_options import STAGE_THREADS, check_device
 from .streaming.pipeline import Pipeline, check_inflight
 from .streaming.program import make_program
-from .streaming.request_signature import Signature
+from .streaming.request_signature import RequestSignature
 from .threads.aoti_compile import compile_steps
 from .threads.build_extension import stage_loop
 from .threads.runtime import Cores, LocalRuntime
@@ -46,27 +46,27 @@ def pipeline(
     l2_persistence: bool = True,
     **options: Any,
 ) -> Pipeline:
-    """Cut a model into stages, compile each for its device, and start them.
+    """Split a model into stages, compile each for its device, and start them.
 
     Args:
-        model, example_inputs, cache_bytes, dynamic_shapes, options: as for `fx_partition.plan`; without ``cache_bytes``
-            the model is spread over all devices, as evenly as it can be.
+        model, example_inputs, cache_bytes, dynamic_shapes, options: see `fx_partition.plan`. Without ``cache_bytes``
+            the model is spread over all devices as evenly as possible.
         devices: "cpu:threads": a thread on each group of cores that share a cache (see `hardware.cores.core_groups`);
-            or groups by name, ``["cores:0-3", "cores:4-7"]``; or GPUs, ``["cuda:0", "cuda:1"]``, of which one may be
-            named more than once. None: the visible GPUs, without one "cpu:threads".
-        inflight: how many requests may be in flight, at most 65536; ``submit`` waits beyond that. Default: four a
-            stage thread.
-        replicate: whether devices that are left over take copies of the largest partitions.
+            or groups by name, ``["cores:0-3", "cores:4-7"]``; or GPUs, ``["cuda:0", "cuda:1"]``, where a GPU may be
+            named more than once. None: all visible GPUs; "cpu:threads" where there is no GPU.
+        inflight: how many requests may be in flight, at most 65536; ``submit`` waits beyond that. Default: four for
+            each stage thread.
+        replicate: run copies of the largest partitions on devices that are left over.
         inductor: options of inductor.
-        cuda_graphs: whether stages of static shapes are captured, on GPUs.
-        l2_persistence: whether the weights of stages are held in L2, on GPUs; needs the package cuda-bindings.
+        cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
+        l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings.
 
     Returns:
-        A running `Pipeline`, for inference; use it as a context manager, or close it.
+        A running `Pipeline` for inference; use it as a context manager, or close it.
 
     Raises:
-        PartitionError (a ValueError): what cannot be planned or cut, devices that do not exist, an ``inflight`` that
-            is not a number from 1 to 65536, or a cache directory that cannot be used.
+        PartitionError (a ValueError): the model cannot be planned or split, a device does not exist, ``inflight`` is
+            not a number from 1 to 65536, or the cache directory cannot be used.
 
     Example::
 
@@ -79,48 +79,48 @@ def pipeline(
     check_inflight(inflight)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
     if not names[0].startswith("cuda"):
-        stage_loop()  # a machine that cannot run or keep code is found before a plan is made and compiled
+        stage_loop()  # fail before the work of planning where the extension cannot be compiled or kept on disk
     captured = annotated(capture(model, example_inputs, dynamic_shapes))
     home = home_of(captured)
     if home.type != "cpu" and not names[0].startswith("cuda"):
         raise PartitionError(
-            f"the model is on {home}, and groups of cores run models on the CPU: call model.cpu() first, or name GPUs, "
-            'as in devices=["cuda:0"]'
+            f"the model is on {home}, and groups of cores run only models on the CPU; call model.cpu() first, or name "
+            'GPUs, as in devices=["cuda:0"]'
         )
     for held, node in changed_inputs(captured.gm.graph):
         raise PartitionError(
-            f"{node.name} changes the metadata of {captured.names.get(held, held.name)}, so the next request would "
-            "find another shape; let the model use an operator that returns a new view, such as t() for t_()"
+            f"{node.name} changes the metadata of {captured.names.get(held, held.name)} in place, so the next request "
+            "would see another shape; let the model use an operator that returns a new view, such as t() for t_()"
         )
     facts = gather_facts(captured)
     traced = captured
-    plan, captured, stubs = plan_states_together(
+    plan, captured, partitions = plan_states_together(
         traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
     )
     fill((*captured.weights.values(), *all_tensors(captured.gm).values()))
-    program = make_program(captured, stubs, facts.written)
-    signature = Signature(captured, program, _examples(model, example_inputs))
+    program = make_program(captured, partitions, facts.written)
+    signature = RequestSignature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
             if step.writes:
                 raise PartitionError(
-                    f"stage {step.index} writes a state (a buffer, a cache), and on GPUs it would write a copy of it; "
-                    "run this model with torch.compile, or on groups of cores"
+                    f"stage {step.index} writes a state (a buffer, a cache), and on a GPU it would write a copy; run "
+                    "this model with torch.compile, or on groups of cores"
                 )
-        places = [torch.device(partition.device) for partition in plan.partitions]
-        if moves(captured, places):
+        targets = [torch.device(partition.device) for partition in plan.partitions]
+        if moves(captured, targets):
             warn_of_what_stays(captured)
         gpus = CudaRuntime(
-            program, places, home, limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence
+            program, targets, home, limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence
         )
         return Pipeline(plan, signature, gpus, limit)
     groups = list(map(parse_group, names))
     cores = [
-        _places(partition, groups, replicated=not step.writes)
+        _cores_of(partition, groups, replicated=not step.writes)  # copies would need one state in common
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
-    threads = [min(map(len, places)) for places in cores]
+    threads = [min(map(len, copies)) for copies in cores]
     codes = compile_steps(program.steps, threads, inductor or {}, facts.symbols.bind(request.bind))
     plan = plan.with_code(tuple(first_alike(codes)))
     limit = inflight or 4 * sum(map(len, cores))
@@ -128,7 +128,7 @@ def pipeline(
 
 
 def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInputs | None:
-    """What tells the names of a request's keyword arguments: an exported program has been captured with its own."""
+    """Return the example inputs that name a request's keyword arguments; an exported program has its own."""
     if example_inputs is None and isinstance(model, ExportedProgram) and model.example_inputs:
         _, keywords = model.example_inputs
         return dict(keywords)
@@ -136,7 +136,7 @@ def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInpu
 
 
 def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The devices by name: all GPUs, or all groups of cores."""
+    """Return the names of the devices, all GPUs or all groups of cores."""
     if devices is None and torch.cuda.is_available():
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
     if devices is None or devices == STAGE_THREADS:
@@ -147,7 +147,7 @@ def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:
     unknown = [name for name in names if not is_group(name)]
     if unknown or not names:
         raise PartitionError(
-            f"devices names {', '.join(map(repr, unknown)) or 'none'}; a pipeline runs on \"cpu:threads\", on "
+            f"devices= names {', '.join(map(repr, unknown)) or 'no device'}; a pipeline runs on \"cpu:threads\", on "
             'groups of cores, ["cores:0-3", "cores:4-7"], or on GPUs, ["cuda:0", "cuda:1"]'
         )
     try:
@@ -156,7 +156,7 @@ def _names(devices: str | Sequence[str] | None) -> tuple[str, ...]:
         raise PartitionError(str(error)) from error
 
 
-def _places(partition: Partition, groups: Sequence[Cores], *, replicated: bool) -> list[Cores]:
-    """The cores of a partition and of its copies; one that writes a state has none, as there is one state."""
+def _cores_of(partition: Partition, groups: Sequence[Cores], *, replicated: bool) -> list[Cores]:
+    """Return the cores of a partition and of each of its copies."""
     slots = (partition.slot, *(partition.replicas if replicated else ()))
     return [groups[slot % len(groups)] for slot in slots]

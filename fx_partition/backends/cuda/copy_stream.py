@@ -1,7 +1,7 @@
-"""Copies between two devices that overlap with what both compute.
+"""Copies between two devices that overlap with the computations of both.
 
-A link has streams of its own: one at each end that is a GPU. A copy waits for the event of the stream that makes the
-value, and whoever takes it waits for the event of the copy::
+A link has streams of its own: one at each end that is a GPU. A copy waits for the event of the stream that produces the
+value, and the consumer waits for the event of the copy::
 
     producer:  [ stage 0, request 1 ][ stage 0, request 2 ]
     link:                             [ copy 1 ]           [ copy 2 ]
@@ -19,13 +19,13 @@ from ..devices.cuda_driver import Driver, Event, Stream
 
 
 @dataclass(frozen=True)
-class Placed:
+class DeviceValue:
     """A value on one device.
 
     Attributes:
-        tensor: its elements, which may still be on their way.
-        stream: the stream that makes it; None on the host.
-        ready: happens when it is made; None if it is already.
+        tensor: its elements, which may not have been written yet.
+        stream: the stream that writes it; None on the host.
+        ready: the event after which it is written; None if it is written already.
     """
 
     tensor: Tensor
@@ -33,8 +33,8 @@ class Placed:
     ready: Event | None
 
 
-class Link:
-    """The way from ``source`` to ``target``, two different devices of which one at least is a GPU."""
+class CopyLink:
+    """A connection from ``source`` to ``target``, two different devices; at least one is a GPU."""
 
     def __init__(self, source: torch.device, target: torch.device, driver: Driver) -> None:
         assert source != target
@@ -42,8 +42,8 @@ class Link:
         self._ends = [driver.stream(device) for device in (source, target) if not driver.is_host(device)]
         self._from_host = driver.is_host(source)
 
-    def send(self, value: Placed) -> Placed:
-        """Enqueue the copy of a value of the source; it is ready at the target after the last end's event."""
+    def send(self, value: DeviceValue) -> DeviceValue:
+        """Enqueue the copy of a value on the source; the target's value is ready after the last stream's event."""
         first, last = self._ends[0], self._ends[-1]
         if value.ready is not None:
             first.wait_event(value.ready)
@@ -51,4 +51,4 @@ class Link:
             copy = self._driver.copy(value.tensor, self._target)
         if not self._from_host:
             self._driver.used_on(value.tensor, first)
-        return Placed(copy, None if self._driver.is_host(self._target) else last, last.record_event())
+        return DeviceValue(copy, None if self._driver.is_host(self._target) else last, last.record_event())

@@ -1,14 +1,14 @@
-"""A stage that replays a CUDA graph: one launch instead of one a kernel.
+"""A stage that replays a CUDA graph: one launch instead of one for each kernel.
 
-The first calls run the code itself (it loads kernels and picks algorithms, which cannot be captured), the next one is
-captured, and from then on a call is::
+The first calls run the code itself, which loads kernels and picks algorithms; that cannot be captured. The next call is
+captured, and each later call is::
 
     static inputs <- copies of the arguments;   replay;   results <- copies of the static outputs
 
-all on the stage's stream. A replay writes the same outputs each time, while the request before may still be read by a
-copy or by another stage, so they are copied out. The other way, a graph for each request in flight, would save
-these copies (the boundary's bytes, which are few: the planner cuts where they are) at the cost of one capture and
-one set of intermediates a request in flight. Weights are not copied: their addresses stay (see `weight_buffer`).
+all on the stage's stream. Each replay writes the same outputs, while a copy or another stage may still read those of
+the last request, so they are copied out. A graph for each request in flight would save these copies, at the cost of a
+capture and a set of intermediates for each request; the copies are small, as the planner puts boundaries where few
+bytes cross. Weights are not copied: their addresses stay (see `weight_buffer`).
 
 Each call does the stage's work exactly once, captured or not, so a stage that writes a buffer or draws random numbers
 may be captured.
@@ -29,25 +29,25 @@ from fx_partition.common.errors import PartitionWarning
 
 from ..devices.cuda_driver import Driver, Graph, Stream
 
-WARM_UP = 2  # calls of a signature before it is captured
+WARM_UP = 2  # calls of a signature before the capture
 
 
 @dataclass(frozen=True)
-class _Captured:
+class _CapturedCall:
     graph: Graph
     inputs: dict[int, Tensor]  # by position of the argument
     outputs: Sequence[Any]
 
 
 class GraphedStage:
-    """A stage's function that is captured once for each signature (sizes, strides and dtypes) of its arguments.
+    """A stage's function, captured once for each signature (sizes, strides and dtypes) of its arguments.
 
     Args:
-        function: takes the arguments in order; all it enqueues goes to the current stream.
+        function: the stage's code; it enqueues all its work on the current stream.
         weights: the positions of the arguments that are the same tensor in every call.
-        device, stream: where it runs; each call must be made with ``stream`` current.
+        device, stream: where it runs; ``stream`` must be the current stream in each call.
 
-    A capture that fails warns with the reason (PartitionWarning), and the stage runs without from then on.
+    If a capture fails, a PartitionWarning gives the reason, and the stage runs without a graph from then on.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GraphedStage:
         self._function, self._weights = function, weights
         self._device, self._stream, self._driver = device, stream, driver
         self._calls: Counter[Hashable] = Counter()
-        self._captured: dict[Hashable, _Captured] = {}
+        self._captured: dict[Hashable, _CapturedCall] = {}
         self._works = True
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
@@ -79,15 +79,15 @@ class GraphedStage:
         return [self._driver.copy(o, self._device) if isinstance(o, Tensor) else o for o in captured.outputs]
 
     def close(self) -> None:
-        """Free the graphs and their memory; the stage's work must be done."""
+        """Free the graphs and their memory; all work of the stage must be finished."""
         while self._captured:
             self._captured.popitem()[1].graph.reset()
         self._works = False
 
     def _capture(self, signature: Hashable, arguments: Sequence[Any]) -> bool:
-        """Whether the function could be captured for arguments like these."""
+        """Try to capture the function for arguments of this signature; return whether it worked."""
         try:
-            # What is made under inference mode could not be written outside it.
+            # A tensor that is made under inference mode could not be written outside it.
             with torch.inference_mode(False), torch.no_grad():
                 inputs = {
                     position: torch.empty_like(argument)
@@ -99,7 +99,7 @@ class GraphedStage:
                     raise RuntimeError(f"argument {position} has gaps or overlaps itself")
             static_arguments = [inputs.get(position, argument) for position, argument in enumerate(arguments)]
             graph, outputs = self._driver.capture(lambda: self._function(*static_arguments), self._stream)
-        except Exception as error:  # whatever the reason, the stage runs as well without
+        except Exception as error:  # whatever the reason, the stage can run without a graph
             self._works = False
             warnings.warn(
                 f"a stage on {self._device} runs without a CUDA graph: {type(error).__name__}: {error}",
@@ -107,7 +107,7 @@ class GraphedStage:
                 stacklevel=2,
             )
             return False
-        self._captured[signature] = _Captured(graph, inputs, outputs)
+        self._captured[signature] = _CapturedCall(graph, inputs, outputs)
         return True
 
 

@@ -1,15 +1,15 @@
-"""Weights that stay in a GPU's L2: an access policy window over the pack of each stage.
+"""Keep weights in a GPU's L2 by an access policy window over the pack of each stage.
 
-The driver sets a part of L2 aside for *persisting* accesses (the set-aside, bytes: at most 75% of an A100's, 62.5% of
-an H200's). A *window* is a range of addresses and belongs to a stream; of the accesses to it, by the stream's kernels,
-the *hit ratio* are persisting, and the rest streaming, first to be evicted. A ratio of 1 over more bytes than the
-set-aside lets them evict each other; set-aside / window keeps that share in place. Stages on one device share its
-set-aside in proportion to their windows, so that one ratio serves all::
+The driver sets a part of L2 aside for *persisting* accesses (the *set-aside*, in bytes: at most 75% of an A100's L2,
+62.5% of an H200's). A *window* is a range of addresses and belongs to a stream. The stream's kernels access the share
+*hit ratio* of the window as persisting and the rest as streaming, which is evicted first. A ratio of 1 over more bytes
+than the set-aside lets persisting lines evict each other; the ratio set-aside / window keeps that share in place.
+Stages on one device share its set-aside in proportion to their windows, so they have one ratio::
 
     two packs of 20 MiB, 30 MiB set aside at most   ->   set-aside 30 MiB; two windows of 20 MiB, ratio 0.75
 
-Kernels that are captured in a graph keep the window that their stream had then, so windows are set before. Set-aside,
-windows and persisting lines outlive what asked for them: `Persistence.close` takes them back.
+Kernels in a CUDA graph keep the window that their stream had during the capture, so windows are set before. Set-aside,
+windows and persisting lines stay until they are reset: `Persistence.close` resets them.
 
 Source: CUDA C++ Programming Guide, "L2 cache control". torch has no interface to it; ``cuda.bindings`` (package
 ``cuda-bindings``) does, and is optional.
@@ -36,40 +36,45 @@ from ..devices.cuda_driver import Stream
 
 
 @dataclass(frozen=True)
-class Window:
-    """``size`` bytes from ``address``, of whose accesses the share ``hit_ratio`` persists; size 0 is no window."""
+class AccessPolicyWindow:
+    """A range of ``size`` bytes at ``address``; the share ``hit_ratio`` of its accesses persists. Size 0: no window."""
 
     address: int
     size: int
     hit_ratio: float
 
 
-NO_WINDOW = Window(0, 0, 0.0)
+NO_WINDOW = AccessPolicyWindow(0, 0, 0.0)
 
 
 def set_aside_for(sizes: Sequence[int], most: int, largest_window: int) -> int:
-    """How many bytes to set aside for packs of these sizes: what their windows hold, clamped to ``most``."""
+    """Return the bytes to set aside for packs of these sizes: the sum of their windows, at most ``most``."""
     return min(most, sum(min(size, largest_window) for size in sizes))
 
 
-def windows_over(packs: Sequence[tuple[int, int]], set_aside: int, largest_window: int) -> list[Window]:
-    """A window over each pack (address, bytes), no larger than the driver allows; see above for the ratio.
+def windows_over(packs: Sequence[tuple[int, int]], set_aside: int, largest_window: int) -> list[AccessPolicyWindow]:
+    """Return a window over each pack (address, bytes), no larger than the driver allows.
+
+    The hit ratio of all windows is the set-aside divided by their total size, at most 1.
 
     Example::
 
-        >>> windows_over([(4096, 300), (8192, 100)], set_aside=100, largest_window=100)
-        [Window(address=4096, size=100, hit_ratio=0.5), Window(address=8192, size=100, hit_ratio=0.5)]
+        >>> for window in windows_over([(4096, 300), (8192, 100)], set_aside=100, largest_window=100):
+        ...     print(window)
+        AccessPolicyWindow(address=4096, size=100, hit_ratio=0.5)
+        AccessPolicyWindow(address=8192, size=100, hit_ratio=0.5)
     """
     sizes = [min(size, largest_window) for _, size in packs]
     total = sum(sizes)
     ratio = min(1.0, set_aside / total) if total else 0.0
     return [
-        Window(address, size, ratio) if size else NO_WINDOW for (address, _), size in zip(packs, sizes, strict=True)
+        AccessPolicyWindow(address, size, ratio) if size else NO_WINDOW
+        for (address, _), size in zip(packs, sizes, strict=True)
     ]
 
 
 class Calls(Protocol):
-    """The driver's calls, for one device. Sizes are bytes; each raises RuntimeError if the driver refuses."""
+    """The driver calls for one device. Sizes are in bytes. Each raises RuntimeError if the driver refuses it."""
 
     def most_set_aside(self) -> int: ...
 
@@ -79,14 +84,14 @@ class Calls(Protocol):
 
     def change_set_aside(self, size: int) -> None: ...
 
-    def set_window(self, stream: Stream, window: Window) -> None: ...
+    def set_window(self, stream: Stream, window: AccessPolicyWindow) -> None: ...
 
     def reset_lines(self) -> None:
-        """Persisting lines become normal ones, so that they can be evicted."""
+        """Turn persisting lines into normal ones, so that they can be evicted."""
 
 
 class Bindings:
-    """`Calls` through ``cuda.bindings.runtime``; tried with cuda-bindings 12.9 and 13.5 without a driver."""
+    """`Calls` by ``cuda.bindings.runtime``; tried with cuda-bindings 12.9 and 13.5 without a driver."""
 
     def __init__(self, runtime: Any, device: torch.device) -> None:
         self._runtime, self._device = runtime, device
@@ -103,7 +108,7 @@ class Bindings:
     def change_set_aside(self, size: int) -> None:
         self._call("cudaDeviceSetLimit", self._runtime.cudaLimit.cudaLimitPersistingL2CacheSize, size)
 
-    def set_window(self, stream: Stream, window: Window) -> None:
+    def set_window(self, stream: Stream, window: AccessPolicyWindow) -> None:
         kinds = self._runtime.cudaAccessProperty
         policy = self._runtime.cudaAccessPolicyWindow()
         policy.base_ptr = window.address
@@ -123,7 +128,7 @@ class Bindings:
         return int(self._call("cudaDeviceGetAttribute", attribute, self._device.index))
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Limits and resets are of the current device."""
+        """Call the runtime with the device made current, as limits and resets apply to the current device."""
         with torch.cuda.device(self._device):
             error, *results = getattr(self._runtime, name)(*arguments)
         if error != self._runtime.cudaError_t.cudaSuccess:
@@ -133,7 +138,7 @@ class Bindings:
 
 @functools.cache
 def _runtime() -> Any:
-    """``cuda.bindings.runtime``; None, said once, where it is not installed."""
+    """Return ``cuda.bindings.runtime``; warn once and return None where it is not installed."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError:
@@ -146,22 +151,22 @@ def _runtime() -> Any:
 
 
 def bindings(device: torch.device) -> Calls | None:
-    """The driver's calls for a CUDA device, or None (with a warning) without ``cuda.bindings``."""
+    """Return the driver calls for a CUDA device; warn and return None without ``cuda.bindings``."""
     runtime = _runtime()
     return None if runtime is None else Bindings(runtime, device)
 
 
-_HELD: set[torch.device] = set()  # the set-aside is one for each device, and restored to what it was before
+_HELD: set[torch.device] = set()  # a device has one set-aside, so one `Persistence` at a time may change it
 
 
 class Persistence:
-    """Windows over the packs of the stages of one device, from the construction to `close`.
+    """The windows over the packs of one device's stages, set until `close`.
 
     Args:
-        packs: the stream of each stage and its pack, 1-D uint8, which must live until `close`.
+        packs: the stream of each stage and its pack, a 1-D uint8 tensor, which must live until `close`.
 
     Raises:
-        RuntimeError: another one holds the device, or the driver refuses; everything is then as before.
+        RuntimeError: another `Persistence` holds the device, or the driver refuses; all settings are as before.
     """
 
     def __init__(self, device: torch.device, packs: Sequence[tuple[Stream, Tensor]], calls: Calls) -> None:
@@ -172,14 +177,14 @@ class Persistence:
         if size == 0:
             raise RuntimeError(f"{device} sets no L2 aside (as under MIG, or before compute capability 8.0)")
         streams = [stream for stream, _ in packs]
-        # Also runs when this is collected unclosed, and at exit.
+        # It also runs at exit, and when this object is collected without `close`.
         self._undo = weakref.finalize(self, _undo, device, streams, calls.set_aside(), calls, OwnProcess())
         _HELD.add(device)
         try:
             calls.change_set_aside(size)
             granted = min(size, calls.set_aside())  # the driver may round
-            places = [(pack.data_ptr(), pack.numel()) for _, pack in packs]
-            self.windows = windows_over(places, granted, largest)
+            ranges = [(pack.data_ptr(), pack.numel()) for _, pack in packs]
+            self.windows = windows_over(ranges, granted, largest)
             for stream, window in zip(streams, self.windows, strict=True):
                 calls.set_window(stream, window)
         except BaseException:
@@ -187,10 +192,10 @@ class Persistence:
             raise
 
     def close(self) -> None:
-        """Take everything back, once; the streams' work must be done.
+        """Reset all settings, once; the work of the streams must be finished.
 
         Raises:
-            RuntimeError: the driver refuses a part of it; the other parts are done all the same.
+            RuntimeError: the driver refused a call; all others were made nonetheless.
         """
         self._undo()
 
@@ -200,7 +205,7 @@ def _undo(
 ) -> None:
     if not process.is_this:  # a forked child has no driver
         return
-    with contextlib.ExitStack() as stack:  # each is called, whatever the others raise; the last pushed is the first
+    with contextlib.ExitStack() as stack:  # calls each, even if others raise; the last pushed is called first
         stack.callback(_HELD.discard, device)
         stack.callback(calls.change_set_aside, set_aside)
         stack.callback(calls.reset_lines)
@@ -209,7 +214,7 @@ def _undo(
 
 
 def persist(device: torch.device, packs: Sequence[tuple[Stream, Tensor]], calls: Calls | None) -> Persistence | None:
-    """`Persistence` where it can be had, else None; what the driver says against it is a PartitionWarning."""
+    """Return a `Persistence` where the driver allows it; else warn with the reason and return None."""
     packs = [(stream, pack) for stream, pack in packs if pack.numel()]
     if calls is None or not packs:
         return None

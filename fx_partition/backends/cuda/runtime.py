@@ -1,4 +1,4 @@
-"""A program on GPUs: each stage compiled for its device, behind the interface that `pipeline.Pipeline` drives."""
+"""Run a program on GPUs, with each stage compiled for its device: the runtime of `streaming.pipeline.Pipeline`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..lowering.graph_edits import retarget
 from ..lowering.layout_guard import Layout, LayoutGuard
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_part
-from ..streaming.program import Program, Step
+from ..streaming.program import Program, ProgramStep
 from .stage_step import CudaStep
 from .stream_pipeline import CudaPipeline, EnqueuedRequest
 
@@ -32,10 +32,10 @@ class CudaRuntime:
 
     Args:
         program: the stages.
-        devices: the device of each.
+        devices: the device of each stage.
         home: the device of the model.
         inflight: how many requests may be in flight.
-        patches: inductor options.
+        patches: options of inductor.
         graphs, persist: see `stream_pipeline.CudaPipeline`.
     """
 
@@ -52,7 +52,7 @@ class CudaRuntime:
         driver: Driver = DRIVER,
     ) -> None:
         functions = [
-            LayoutGuard(function, step.index, _named(step), step.takes, step.makes)
+            LayoutGuard(function, step.index, _named(step), step.fake_inputs, step.fake_outputs)
             for function, step in zip(compile_for(program.steps, devices, home, patches), program.steps, strict=True)
         ]
         steps = [
@@ -63,7 +63,8 @@ class CudaRuntime:
         homes = {
             number: value.device
             for step in program.steps
-            for number, value in zip((*step.inputs, *step.outputs), (*step.takes, *step.makes), strict=True)
+            for numbers, values in ((step.inputs, step.fake_inputs), (step.outputs, step.fake_outputs))
+            for number, value in zip(numbers, values, strict=True)
             if isinstance(number, int) and isinstance(value, torch.Tensor)
         }
         self._pipeline = CudaPipeline(
@@ -72,10 +73,10 @@ class CudaRuntime:
         self._lock = threading.Lock()
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> EnqueuedRequest:
-        """Start a request; waits while as many are in flight as may be.
+        """Start a request; wait first while the limit of requests in flight is reached.
 
         Args:
-            numbers, tensors: values of the request's table.
+            numbers, tensors: the numbers and tensors of the request's first values.
             until: when to give up, by ``time.monotonic``.
 
         Raises:
@@ -84,59 +85,67 @@ class CudaRuntime:
         """
         left = -1 if until == math.inf else min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
         if not self._lock.acquire(timeout=left):
-            raise TimeoutError("another thread's request waits, and the time given is over")
+            raise TimeoutError("another thread's request is still waiting to start, and timeout= is over")
         try:
             return self._pipeline.submit(list(zip(numbers, tensors, strict=True)), until)
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """Wait for what is in flight and free what the devices hold; a second call does nothing."""
+        """Wait for the requests in flight and free the memory of the devices; a second call does nothing."""
         with self._lock:
             self._pipeline.close()
 
 
 def _cuda_step(
-    step: Step, device: torch.device, function: Callable[..., Sequence[Any]], home: torch.device, driver: Driver
+    step: ProgramStep, device: torch.device, function: Callable[..., Sequence[Any]], home: torch.device, driver: Driver
 ) -> CudaStep:
     def hosted(values: Iterable[Any]) -> frozenset[int]:
-        """Positions of what stays on the CPU, as the model has it there on purpose."""
+        """Return the positions of values that stay on the CPU, as the model put them there on purpose."""
         tensors = [(i, value) for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
         return frozenset(i for i, value in tensors if driver.is_host(place(value.device, home, device)))
 
-    # A CUDA graph would keep what was computed on the host when it was captured.
+    # A CUDA graph would replay the results that the host computed during the capture.
     inside = map(value_of, step.module.graph.nodes)
     static = step.is_static and not step.writes and not hosted(leaf for v in inside for leaf in pytree.tree_leaves(v))
     return CudaStep(
-        device, function, step.inputs, step.outputs, step.dead, static, hosted(step.takes), hosted(step.makes)
+        device,
+        function,
+        step.inputs,
+        step.outputs,
+        step.dead,
+        static,
+        hosted(step.fake_inputs),
+        hosted(step.fake_outputs),
     )
 
 
-def _named(step: Step) -> list[tuple[str, Layout | None]]:
-    return [(f"result {place}", layout) for place, layout in enumerate(step.layouts)]
+def _named(step: ProgramStep) -> list[tuple[str, Layout | None]]:
+    return [(f"result {position}", layout) for position, layout in enumerate(step.layouts)]
 
 
 def compile_for(
-    steps: Sequence[Step], devices: Sequence[torch.device], home: torch.device, patches: Mapping[str, Any]
+    steps: Sequence[ProgramStep], devices: Sequence[torch.device], home: torch.device, patches: Mapping[str, Any]
 ) -> list[Callable[..., Sequence[Any]]]:
-    """The code of each stage on its device; stages that are alike, on devices of one kind and index, share it."""
+    """Return the code of each stage on its device; equal stages on one device share their code."""
     keys = [
-        (device, stage_key(step.module, step.takes, step.makes)) for step, device in zip(steps, devices, strict=True)
+        (device, stage_key(step.module, step.fake_inputs, step.fake_outputs))
+        for step, device in zip(steps, devices, strict=True)
     ]
 
     def compile_stage(index: int) -> Callable[..., Sequence[Any]]:
         module = copy.deepcopy(steps[index].module)
         retarget(module, home, devices[index])
         _move_leaves(module, home, devices[index])
-        takes = [_on(value, home, devices[index]) for value in steps[index].takes]
+        inputs = [_on(value, home, devices[index]) for value in steps[index].fake_inputs]
         with torch.no_grad():
-            return compile_part(module, takes, patches)
+            return compile_part(module, inputs, patches)
 
     return compile_each_once(keys, compile_stage, "pipeline")
 
 
 def _move_leaves(module: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
-    """Leaf modules have their weights with them, which no stage takes as inputs."""
+    """Move the weights of leaf modules, which are not inputs of a stage."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             moved = parameter.detach().to(place(parameter.device, home, device))
@@ -146,7 +155,7 @@ def _move_leaves(module: torch.fx.GraphModule, home: torch.device, device: torch
 
 
 def _on(value: Any, home: torch.device, device: torch.device) -> Any:
-    """A stage's fake input where the stage takes it."""
+    """Return a stage's fake input on the device on which the stage reads it."""
     if not isinstance(value, FakeTensor) or (here := place(value.device, home, device)) == value.device:
         return value
     with value.fake_mode, torch.no_grad():

@@ -1,4 +1,4 @@
-"""One stage of a pipeline on GPUs: its code, what it takes and what it makes."""
+"""One stage of a pipeline on GPUs: its code, its inputs and its outputs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class CudaStep:
     """One stage.
 
     Attributes:
-        device: where it runs.
-        function: compiled code that takes the inputs in order and returns the outputs in order.
-        inputs: numbers of values in the request's table, or weights on the model's own device. A weight that the
-            function writes is written where the stage keeps it: in its pack, or in the model's own where that is used.
-        outputs: numbers of the values that it makes.
-        last_uses: values that no later stage takes, and no result is.
-        static: shapes are static, so that it may be captured in a CUDA graph.
-        takes_on_host, makes_on_host: positions of the inputs and outputs that are on the host although the stage is
-            not; such a stage is not static.
+        device: where the stage runs.
+        function: its compiled code, from the inputs in order to the outputs in order.
+        inputs: numbers of values in the request's table, or weights on the model's own device. If the function writes a
+            weight, it writes the stage's copy: the one in its pack, or the model's own tensor where the stage uses it.
+        outputs: numbers of its results.
+        last_uses: numbers of the values that neither a later stage nor a result of the request needs.
+        static: whether the stage may be captured in a CUDA graph, as its shapes are static.
+        inputs_on_host, outputs_on_host: positions of the inputs and outputs on the host, although the stage runs on a
+            GPU; such a stage is not static.
     """
 
     device: torch.device
@@ -32,5 +32,5 @@ class CudaStep:
     outputs: tuple[int, ...]
     last_uses: tuple[int, ...]
     static: bool
-    takes_on_host: frozenset[int] = frozenset()
-    makes_on_host: frozenset[int] = frozenset()
+    inputs_on_host: frozenset[int] = frozenset()
+    outputs_on_host: frozenset[int] = frozenset()

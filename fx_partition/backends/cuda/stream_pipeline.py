@@ -1,19 +1,19 @@
-"""Requests through stages on GPUs, everything enqueued by the caller's thread and nothing waited for.
+"""Run requests through stages on GPUs: the caller's thread enqueues all work and waits for nothing.
 
-Each stage has a compute stream, and for each device that it takes values from a link (`copy_stream`) with streams of
-its own. A request is a *table*: for each value, where it is (`Placed`). Submitting one enqueues, stage after stage, the
-copies of what the stage takes and its kernels; events alone order the streams, so request 2 is in stage 0 while
-request 1 is in stage 1::
+Each stage has a compute stream, and a link (`copy_stream`) with streams of its own for each device that it receives
+values from. A request is a *table*: for each value, its copies by device (`DeviceValue`). Submitting a request enqueues
+the copies of inputs and the kernels of stage after stage. Only events order the streams, so request 2 is in stage 0
+while request 1 is in stage 1::
 
     cuda:0   [ r1 ][ r2 ][ r3 ]
     link          [c1]  [c2]  [c3]
     cuda:1            [ r1 ][ r2 ][ r3 ]
 
-A link belongs to the stage that takes, not to the pair of devices: where stages wrap around (``cuda:0, cuda:1,
-cuda:0, cuda:1``) the copy for stage 3 of one request would else hold up the copy for stage 1 of the next.
+A link belongs to the receiving stage, not to the pair of devices: otherwise, where stages wrap around (``cuda:0,
+cuda:1, cuda:0, cuda:1``), the copy for stage 3 of one request would hold up the copy for stage 1 of the next.
 
-Two stages on one device have two streams, and hand tensors over without a copy. Weights are packed (`weight_buffer`):
-on a device other than their own, and everywhere under an L2 window (`l2_persistence`).
+Two stages on one device have two streams, and hand tensors over without a copy. Weights are packed (`weight_buffer`) on
+a device other than their own, and everywhere under an L2 window (`l2_persistence`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..devices.cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from ..weights.device_copies import version_of
-from .copy_stream import Link, Placed
+from .copy_stream import CopyLink, DeviceValue
 from .graphed_stage import GraphedStage
 from .l2_persistence import Persistence, bindings, persist
 from .stage_step import CudaStep
@@ -68,24 +68,25 @@ class EnqueuedRequest:
 
 class _Request:
     def __init__(self, num_values: int) -> None:
-        self.table: list[dict[torch.device, Placed] | Any] = [None] * num_values  # a number stands for itself
+        # By number: the copies of a tensor by device, or a plain number.
+        self.table: list[dict[torch.device, DeviceValue] | Any] = [None] * num_values
         self.events: list[Event] = []
 
 
-class _Stage:
-    """A step with its streams, and its weights where it runs."""
+class _StreamedStage:
+    """A step with its streams, and its weights on its device."""
 
     def __init__(self, step: CudaStep, graphs: bool, persist: bool, driver: Driver) -> None:
         self.device = driver.device(step.device)
         self.stream = driver.stream(self.device)
         self._driver = driver
-        self._links: dict[torch.device, Link] = {}
-        self._links_to_host: dict[torch.device, Link] = {}
-        self._takes_on_host, self._makes_on_host = step.takes_on_host, step.makes_on_host
+        self._links: dict[torch.device, CopyLink] = {}
+        self._links_to_host: dict[torch.device, CopyLink] = {}
+        self._inputs_on_host, self._outputs_on_host = step.inputs_on_host, step.outputs_on_host
         weights = {
             position: x
             for position, x in enumerate(step.inputs)
-            if isinstance(x, Tensor) and position not in step.takes_on_host
+            if isinstance(x, Tensor) and position not in step.inputs_on_host
         }
         packed = {i: x for i, x in weights.items() if persist or driver.device_of(x) != self.device}
         devices = map(driver.device_of, packed.values())
@@ -105,11 +106,11 @@ class _Stage:
     def run(self, request: _Request) -> None:
         if self.pack.stale:
             self._refresh()
-        self._see_writes()
+        self._wait_for_writes()
         waited: set[int] = set()
         arguments = [
-            x if isinstance(x, Tensor) else self._take_on_host(request, x) if i in self._takes_on_host
-            else self._take(request, x, waited)
+            x if isinstance(x, Tensor) else self._value_on_host(request, x) if i in self._inputs_on_host
+            else self._value(request, x, waited)
             for i, x in enumerate(self._inputs)
         ]
         with self._driver.on(self.stream):
@@ -117,9 +118,9 @@ class _Stage:
         ready = self.stream.record_event()
         request.events.append(ready)
         for position, (number, result) in enumerate(zip(self._outputs, results, strict=True)):
-            placed = {self.device: Placed(result, self.stream, ready)}
-            if position in self._makes_on_host:
-                placed = {HOST: Placed(result, None, None)}
+            placed = {self.device: DeviceValue(result, self.stream, ready)}
+            if position in self._outputs_on_host:
+                placed = {HOST: DeviceValue(result, None, None)}
             request.table[number] = placed if isinstance(result, Tensor) else result
         for number in self._last_uses:
             request.table[number] = None
@@ -128,14 +129,14 @@ class _Stage:
         if isinstance(self._function, GraphedStage):
             self._function.close()
 
-    def _take_on_host(self, request: _Request, number: int) -> Any:
+    def _value_on_host(self, request: _Request, number: int) -> Any:
         here = bring(request.table[number], HOST, self._links_to_host, self._driver)
         if here.ready is not None:
             here.ready.synchronize()
         return here.tensor
 
-    def _take(self, request: _Request, number: int, waited: set[int]) -> Any:
-        """The value on the stage's device, its stream ordered after what makes it."""
+    def _value(self, request: _Request, number: int, waited: set[int]) -> Any:
+        """Return the value on the stage's device, and let the stage's stream wait until it is written."""
         if not isinstance(request.table[number], dict):
             return request.table[number]
         here = bring(request.table[number], self.device, self._links, self._driver)
@@ -146,8 +147,8 @@ class _Stage:
             self._driver.used_on(here.tensor, self.stream)
         return here.tensor
 
-    def _see_writes(self) -> None:
-        """Order the stage after what its caller has written to weights that it uses where they are."""
+    def _wait_for_writes(self) -> None:
+        """Let the stage wait for the caller's writes to weights of which it uses the original."""
         versions = [version_of(weight) for weight in self._unpacked]
         if versions != self._versions:
             self._versions = versions
@@ -155,7 +156,7 @@ class _Stage:
 
     def _refresh(self) -> None:
         callers = [self._driver.current(device) for device in self._sources]
-        for caller in callers:  # which wrote the weights, and may write them again
+        for caller in callers:  # these streams wrote the weights, and must not write them again before the copy
             self.stream.wait_event(caller.record_event())
         with self._driver.on(self.stream):
             self.pack.refresh()
@@ -164,15 +165,15 @@ class _Stage:
 
 
 def bring(
-    places: dict[torch.device, Placed], device: torch.device, links: dict[torch.device, Link], driver: Driver
-) -> Placed:
-    """A value on ``device``: where it is already, or a copy, which later takers there will find."""
-    if device not in places:
-        source = next(iter(places))
+    copies: dict[torch.device, DeviceValue], device: torch.device, links: dict[torch.device, CopyLink], driver: Driver
+) -> DeviceValue:
+    """Return a value on ``device``; copy it there if needed, and keep the copy for later stages."""
+    if device not in copies:
+        source = next(iter(copies))
         if source not in links:
-            links[source] = Link(source, device, driver)
-        places[device] = links[source].send(places[source])
-    return places[device]
+            links[source] = CopyLink(source, device, driver)
+        copies[device] = links[source].send(copies[source])
+    return copies[device]
 
 
 class CudaPipeline:
@@ -181,12 +182,12 @@ class CudaPipeline:
     Args:
         steps: in the order of execution.
         num_values: the length of a request's table.
-        results: the values that a request returns.
-        inflight: requests on their way at most; submitting another waits for the oldest.
+        results: the numbers of the values that a request returns.
+        inflight: the most requests in flight; submitting another waits for the oldest.
         graphs: capture the static steps (`graphed_stage`).
-        persist: hold the weights in L2 (`l2_persistence`).
-        homes: the devices that results return to; of those left out, that of the request's first input.
-        driver: what stands for ``torch.cuda``.
+        persist: keep the weights in L2 (`l2_persistence`).
+        homes: by value, the device that a result returns to; for others, the device of the request's first input.
+        driver: the calls of ``torch.cuda``, or a stand-in for tests.
 
     Example::
 
@@ -209,24 +210,24 @@ class CudaPipeline:
     ) -> None:
         self._homes = {number: driver.device(home) for number, home in (homes or {}).items()}
         self._num_values, self._results, self._inflight, self._driver = num_values, results, inflight, driver
-        self._stages = [_Stage(step, graphs, persist, driver) for step in steps]
+        self._stages = [_StreamedStage(step, graphs, persist, driver) for step in steps]
         self._devices = list(dict.fromkeys(stage.device for stage in self._stages))
-        self._home_links: dict[torch.device, dict[torch.device, Link]] = {}
+        self._home_links: dict[torch.device, dict[torch.device, CopyLink]] = {}
         self._pending: deque[list[Event]] = deque()
         self._closed = False
-        for device in self._devices:  # the packs were copied on the caller's streams
+        for device in self._devices:  # the packs were copied on the caller's streams, which stages do not wait for
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
 
     def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> EnqueuedRequest:
-        """Enqueue one request, which is the work of the caller's current streams so far and of the stages after it.
+        """Enqueue one request; its stages run after the work that is now on the caller's current streams.
 
         Args:
-            inputs: numbers and values: tensors on any device, or plain numbers.
-            until: when to wait no longer for earlier requests, by ``time.monotonic``.
+            inputs: the number and the value of each input: a tensor on any device, or a plain number.
+            until: when to stop waiting for earlier requests, by ``time.monotonic``.
 
         Raises:
-            RuntimeError: the pipeline is closed. What a stage raises, `EnqueuedRequest.take` raises.
+            RuntimeError: the pipeline is closed. An exception in a stage is raised by `EnqueuedRequest.take`.
             TimeoutError: the time is over; nothing was enqueued.
         """
         if self._closed:
@@ -246,10 +247,10 @@ class CudaPipeline:
         return EnqueuedRequest(results, request.events, raised, self._driver)
 
     def close(self) -> None:
-        """Wait for what is on its way, free the graphs and take the L2 windows back; a second call does nothing.
+        """Wait for the requests in flight, free the graphs and reset the L2 windows; a second call does nothing.
 
         Raises:
-            RuntimeError: a device failed; everything is freed all the same.
+            RuntimeError: a device failed; everything is freed nonetheless.
         """
         if self._closed:
             return
@@ -272,10 +273,10 @@ class CudaPipeline:
             oldest = self._pending.popleft()
             if not wait_for(oldest, until):
                 self._pending.appendleft(oldest)
-                raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
+                raise TimeoutError("the limit of requests in flight is reached, and none finished within timeout=")
 
     def _enter(self, request: _Request, inputs: Sequence[tuple[int, Any]]) -> torch.device:
-        """Write the inputs into the table; returns the device of the first."""
+        """Write the inputs into the table and return the device of the first."""
         devices: dict[torch.device, tuple[Stream | None, Event | None]] = {}
         for number, value in inputs:
             if not isinstance(value, Tensor):
@@ -285,7 +286,7 @@ class CudaPipeline:
             if device not in devices:
                 stream = None if self._driver.is_host(device) else self._driver.current(device)
                 devices[device] = (stream, None if stream is None else stream.record_event())
-            request.table[number] = {device: Placed(value, *devices[device])}
+            request.table[number] = {device: DeviceValue(value, *devices[device])}
         return next(iter(devices), self._devices[-1])
 
     def _leave(self, request: _Request, number: int, home: torch.device) -> Any:

@@ -1,7 +1,7 @@
-"""The weights of a stage in one buffer, so that one window over it covers them all and their addresses never change.
+"""Pack the weights of a stage in one buffer, so that one window covers them all and their addresses never change.
 
-A pack is a 1-D uint8 tensor. Each storage that the weights view has one *hull* in it: the bytes from the first to the
-last that any of the weights reads, so weights that are tied or view each other stay so. Hulls start at multiples of
+A pack is a 1-D uint8 tensor. It has one *block* for each storage that the weights view: the bytes from the first to the
+last that any of the weights reads, so weights that are tied or view each other stay so. Blocks start at multiples of
 256 bytes, in the storage as in the buffer: a weight keeps its alignment, which compiled code relies on.
 
 Before (two storages; ``b`` and ``c`` are views of the second)::
@@ -12,7 +12,7 @@ After (one storage of 264 bytes)::
 
     |0: a, 12 bytes|      |256: b and c, 8 bytes|
 
-Nothing here knows a device: it is torch's ``copy_`` that moves the bytes.
+Nothing here is specific to a device: torch's ``copy_`` moves the bytes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from fx_partition.passes.capture.tensor_storage import span
 
 from ..weights.device_copies import version_of
 
-ALIGNMENT = 256  # what the caching allocator and cudaMalloc give the start of an allocation
+ALIGNMENT = 256  # the alignment of allocations by cudaMalloc and the caching allocator
 
 
 @dataclass
-class _Hull:
-    """Bytes ``[start, stop)`` of a storage, which lie at ``offset`` of the buffer."""
+class _Block:
+    """The bytes ``[start, stop)`` of a storage; their copy starts at ``offset`` in the buffer."""
 
     storage: torch.UntypedStorage
     start: int
@@ -48,14 +48,14 @@ class Pack:
     """Copies of ``weights`` in one buffer on ``device``.
 
     Args:
-        weights: dense tensors on any device; the same one may come twice. They are kept, to see when they change.
+        weights: dense tensors on any device; a tensor may occur twice. They are kept, to notice when they change.
 
     Attributes:
-        buffer: uint8 of the packed bytes.
-        tensors: for each weight, its values in the buffer, with its sizes, strides and dtype; they need no gradient.
+        buffer: the packed bytes, as uint8.
+        tensors: for each weight a view of the buffer, with its sizes, strides and dtype; it requires no gradient.
 
     Raises:
-        PartitionError: a weight without a storage of its own (sparse, or a wrapper of other tensors).
+        PartitionError: a weight has no storage of its own: it is sparse, or it wraps other tensors.
 
     Example::
 
@@ -68,63 +68,63 @@ class Pack:
     def __init__(self, weights: Sequence[Tensor], device: torch.device) -> None:
         self._weights = list(weights)
         self._versions = [version_of(weight) for weight in weights]
-        hulls: dict[int, _Hull] = {}
-        self._hull_of = []
+        blocks: dict[int, _Block] = {}
+        self._block_of = []
         for weight in weights:
-            start, stop = _reach(weight)
+            start, stop = _byte_range(weight)
             storage = weight.untyped_storage()
-            hull = hulls.setdefault(id(storage), _Hull(storage, start, stop))
-            hull.start, hull.stop = min(hull.start, start), max(hull.stop, stop)
-            self._hull_of.append(hull)
+            block = blocks.setdefault(id(storage), _Block(storage, start, stop))
+            block.start, block.stop = min(block.start, start), max(block.stop, stop)
+            self._block_of.append(block)
         size = 0
-        for hull in hulls.values():
-            hull.start -= hull.start % ALIGNMENT
-            hull.offset = -(-size // ALIGNMENT) * ALIGNMENT
-            size = hull.offset + hull.stop - hull.start
-        # What is made under inference mode could not be written outside it when a weight changes.
+        for block in blocks.values():
+            block.start -= block.start % ALIGNMENT
+            block.offset = -(-size // ALIGNMENT) * ALIGNMENT
+            size = block.offset + block.stop - block.start
+        # A buffer that is made under inference mode could not be written outside it when a weight changes.
         with torch.inference_mode(False), torch.no_grad():
             self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
-            for hull in hulls.values():
-                self._copy(hull)
+            for block in blocks.values():
+                self._copy(block)
             self.tensors = tuple(
                 _view(
                     self.buffer.untyped_storage(),
                     weight.dtype,
-                    hull.offset - hull.start + int(weight.storage_offset()) * weight.element_size(),
+                    block.offset - block.start + int(weight.storage_offset()) * weight.element_size(),
                     weight.shape,
                     weight.stride(),
                 )
-                for weight, hull in zip(weights, self._hull_of, strict=True)
+                for weight, block in zip(weights, self._block_of, strict=True)
             )
 
     @property
     def stale(self) -> bool:
-        """Whether a weight was written since it was copied, by torch's version counters."""
+        """Whether a weight was written after it was copied, by torch's version counters."""
         return any(version_of(weight) != version for weight, version in zip(self._weights, self._versions, strict=True))
 
     def refresh(self) -> None:
-        """Copy again, on the current stream, what was written since."""
+        """Copy the weights that were written since the last copy again, on the current stream."""
         versions = [version_of(weight) for weight in self._weights]
         written = {
-            id(hull): hull
-            for hull, old, new in zip(self._hull_of, self._versions, versions, strict=True)
+            id(block): block
+            for block, old, new in zip(self._block_of, self._versions, versions, strict=True)
             if old != new
         }
         self._versions = versions
         with torch.inference_mode(False), torch.no_grad():
-            for hull in written.values():
-                self._copy(hull)
+            for block in written.values():
+                self._copy(block)
 
-    def _copy(self, hull: _Hull) -> None:
-        self.buffer[hull.offset : hull.offset + hull.stop - hull.start].copy_(hull.bytes())
+    def _copy(self, block: _Block) -> None:
+        self.buffer[block.offset : block.offset + block.stop - block.start].copy_(block.bytes())
 
 
-def _reach(weight: Tensor) -> tuple[int, int]:
-    """The bytes ``[start, stop)`` of its storage that a tensor reads."""
+def _byte_range(weight: Tensor) -> tuple[int, int]:
+    """Return the bytes ``[start, stop)`` of its storage that a tensor reads."""
     if weight.layout != torch.strided or type(weight) not in (Tensor, torch.nn.Parameter):
         raise PartitionError(
             f"a weight of type {type(weight).__name__} and layout {weight.layout} cannot be packed for a stage on "
-            f"another device; give the stages the model's own device, without an L2 persistence window"
+            "another device; run the stages on the model's own device, with l2_persistence=False"
         )
     start = int(weight.storage_offset())
     stop = start + span(weight.shape, weight.stride())
@@ -134,6 +134,6 @@ def _reach(weight: Tensor) -> tuple[int, int]:
 def _view(
     storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, size: Sequence[int], stride: Sequence[int]
 ) -> Tensor:
-    """A tensor of ``storage`` from byte ``offset``, which is a multiple of the element's size."""
+    """Return a tensor of ``storage`` at byte ``offset``, a multiple of the element's size."""
     empty = torch.empty(0, dtype=dtype, device=storage.device)
     return empty.set_(storage, offset // empty.element_size(), tuple(size), tuple(stride))

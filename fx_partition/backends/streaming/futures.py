@@ -1,4 +1,4 @@
-"""Requests on their way through a pipeline, and the futures that get their results."""
+"""Requests in flight through a pipeline, and the futures that receive their results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 from fx_partition.common.own_process import OwnProcess
 
-from .request_signature import Signature
+from .request_signature import RequestSignature
 
 
 class PendingRequest(Protocol):
     """A request that a runtime has started.
 
-    One that is dropped still runs to its end, and its results are freed then.
+    It runs to its end even if this object is dropped; its results are freed then.
     """
 
     def wait(self, until: float = math.inf) -> bool:
@@ -37,7 +37,7 @@ Submitted: TypeAlias = "tuple[PendingRequest, dict[Any, int]]"
 
 
 class RequestFuture(Future[Any]):
-    """A future that only the process which submitted its request may wait for."""
+    """A future on which only the process that submitted the request may wait."""
 
     def __init__(self, process: OwnProcess) -> None:
         super().__init__()
@@ -53,9 +53,9 @@ class RequestFuture(Future[Any]):
 
 
 class Collector:
-    """Gives futures their results, on a thread that is started with the first of them."""
+    """Sets the results of futures, on a thread that the first future starts."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: RequestSignature) -> None:
         self._signature = signature
         self._queue: SimpleQueue[tuple[Future[Any], Submitted] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -70,28 +70,29 @@ class Collector:
                     self._thread.start()
                 self._queue.put((future, submitted))
                 return
-        self._settle(future, submitted)  # closed since the request was started: nobody else will
+        self._settle(future, submitted)  # the pipeline was closed after the request started: no thread would do it
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             self._settle(*item)
-            del item  # nothing of a request may outlive it here
+            del item  # else the last request's tensors would live until the next request comes
 
     def _settle(self, future: Future[Any], submitted: Submitted) -> None:
         request, numbers = submitted
         try:
             request.wait()
             result = self._signature.results(request.take(), numbers)
-        except BaseException as error:  # whatever a stage raised is its request's, and others wait for theirs
+        except BaseException as error:  # an exception belongs to its own future; the thread goes on with the others
             future.set_exception(error)
         else:
             future.set_result(result)
         finally:
-            del future, submitted, request  # an error's traceback holds this frame, and the future holds the error
+            del future, submitted, request  # the future holds the error, whose traceback holds this frame: a cycle
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._queue.put(None)
-        if self._thread is not None and self._thread is not threading.current_thread():  # which a callback may be on
+        # A callback of a future runs on this thread, and it may close the pipeline.
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

@@ -1,4 +1,4 @@
-"""A stream of requests through stages that run, whatever runs them."""
+"""`Pipeline`: the object that a user streams requests through, on any runtime."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ from fx_partition.common.own_process import OwnProcess
 from fx_partition.passes.plan.plan import Plan
 
 from .futures import Collector, PendingRequest, RequestFuture, Submitted
-from .request_signature import Signature
+from .request_signature import RequestSignature
 
 
 class Runtime(Protocol):
-    """What runs the stages; see `threads.runtime.LocalRuntime` and `cuda.runtime.CudaRuntime`.
+    """Runs the stages: `threads.runtime.LocalRuntime` or `cuda.runtime.CudaRuntime`.
 
-    ``close`` may come while other threads are in ``submit``: each of these starts its request, which is then finished,
-    or raises RuntimeError.
+    ``close`` may be called while other threads are in ``submit``. Each of them either starts its request, which then
+    finishes, or raises RuntimeError.
     """
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> PendingRequest:
-        """Start a request; waits while as many are in flight as may be, until a time of ``time.monotonic``.
+        """Start a request. While the limit of requests in flight is reached, wait until a time of ``time.monotonic``.
 
         Raises:
-            RuntimeError: the runtime is closed, or was while this waited; nothing was started.
+            RuntimeError: the runtime is closed, or was closed during the wait; nothing was started.
             TimeoutError: the time is over; nothing was started.
         """
 
     def close(self) -> None: ...
 
 
-#: Each takes a slot of a ring and holds its tensors; far fewer keep all stages busy.
+#: Each request in flight has a slot of a ring and holds its tensors; far fewer keep all stages busy.
 MOST_INFLIGHT = 1 << 16
 
 
 class Pipeline:
-    """Stages that run, each on its own device; made by `backends.pipeline.pipeline`.
+    """A running pipeline, each stage on its own device; `fx_partition.pipeline` makes one.
 
-    Results are plain tensors without gradients, also under ``torch.inference_mode``. Requests may be submitted from
-    several threads. What a model writes (a cache, a counter) is written in the order of the requests. Its threads are
-    those of the process that made it: in a forked child every use raises RuntimeError, and closing it does nothing.
+    Results are plain tensors without gradients, also under ``torch.inference_mode``. Several threads may submit
+    requests. A state that the model writes (a cache, a counter) is written in the order of the requests. The threads
+    belong to the process that made the pipeline: in a forked child every use raises RuntimeError, and closing does
+    nothing.
 
-    A wait ends by ``pipe(x, timeout=seconds)``, ``pipe.submit(x, timeout=seconds)`` and
-    ``pipe.submit(x).result(timeout=seconds)``, each with TimeoutError. If the model itself was captured with a keyword
-    argument of this name, ``timeout`` is the model's.
+    ``pipe(x, timeout=seconds)``, ``pipe.submit(x, timeout=seconds)`` and ``pipe.submit(x).result(timeout=seconds)``
+    limit the wait, and raise TimeoutError when it is over. If the model itself was captured with a keyword argument
+    ``timeout``, then ``timeout`` is the model's.
 
     Attributes:
-        plan: how the model was cut.
+        plan: how the model is split.
     """
 
-    def __init__(self, plan: Plan, signature: Signature, runtime: Runtime, inflight: int) -> None:
+    def __init__(self, plan: Plan, signature: RequestSignature, runtime: Runtime, inflight: int) -> None:
         self.plan = plan
         self._signature = signature
         self._runtime = runtime
@@ -73,34 +74,35 @@ class Pipeline:
         """Run one request and wait for it.
 
         Args:
-            args, kwargs: as the model takes them; and ``timeout``, in seconds: how long to wait at most.
+            args, kwargs: the arguments of the model, and ``timeout``: the most seconds to wait.
 
         Raises:
-            ValueError, TypeError: not what the pipeline was made for; nothing was started.
+            ValueError, TypeError: the arguments do not fit the pipeline's signature; nothing was started.
             RuntimeError: the pipeline is closed, or belongs to another process.
-            TimeoutError: the time is over. What was started goes on, so the tensors must not change before `close`.
-            Exception: what a stage raised.
+            TimeoutError: the time is over. A request that was started goes on, so the tensors must not change before
+                `close`.
+            Exception: the exception that a stage raised.
         """
         until = self._until(kwargs)
         request, numbers = self._start(args, kwargs, until)
         if not request.wait(until):
-            raise TimeoutError("the request is not finished in the time that timeout= gives it; it goes on")
+            raise TimeoutError("the request is not finished within timeout=; it goes on")
         return self._signature.results(request.take(), numbers)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a request; waits while as many are in flight as may be.
+        """Start a request; wait first while the limit of requests in flight is reached.
 
         Args:
-            args, kwargs: as the model takes them; the tensors must not change before the request is finished. And
-                ``timeout``, in seconds: how long to wait until it may start.
+            args, kwargs: the arguments of the model, and ``timeout``: the most seconds to wait until the request
+                starts. The tensors must not change before the request is finished.
 
         Returns:
-            A future of what the model returns, or of the exception that a stage raised.
+            A future of the model's output; it raises the exception that a stage raised.
 
         Raises:
-            ValueError, TypeError: not what the pipeline was made for; nothing was started.
-            RuntimeError: the pipeline is closed, or was while this waited, or belongs to another process; nothing was
-                started.
+            ValueError, TypeError: the arguments do not fit the pipeline's signature; nothing was started.
+            RuntimeError: the pipeline is closed, was closed during the wait, or belongs to another process; nothing
+                was started.
             TimeoutError: the time is over; nothing was started.
         """
         until = self._until(kwargs)
@@ -112,18 +114,18 @@ class Pipeline:
     def map(
         self, requests: Iterable[Any], *, inflight: int | None = None, return_exceptions: bool = False
     ) -> Iterator[Any]:
-        """Results of a stream of requests, in their order.
+        """Yield the results of a stream of requests, in their order.
 
         Args:
-            requests: each a tensor, a sequence of positional or a mapping of keyword arguments; taken only as results
-                are taken, but for those in flight.
-            inflight: how many requests may be in flight; default, and at most: as many as the pipeline allows.
-            return_exceptions: whether an exception is yielded in place of its result, and not raised.
+            requests: each request is a tensor, a sequence of positional arguments or a mapping of keyword arguments.
+                The iterable is read lazily: never further ahead than ``inflight`` requests.
+            inflight: how many requests may be in flight. Default and maximum: the limit of the pipeline.
+            return_exceptions: yield the exception of a failed request as its result, and do not raise it.
 
         Raises:
-            PartitionError (a ValueError): at once, where ``inflight`` is not a number from 1 to ``MOST_INFLIGHT``.
+            PartitionError (a ValueError): ``inflight`` is not a number from 1 to ``MOST_INFLIGHT``; raised at once.
             RuntimeError: the pipeline is closed, or belongs to another process.
-            Exception: what a stage raised, when its request's turn has come; the rest is dropped.
+            Exception: the exception that a stage raised, in the place of its result; later results are dropped.
         """
         self._process.check("the pipeline")
         check_inflight(inflight)
@@ -140,7 +142,7 @@ class Pipeline:
                     submitted.append(self._start(args, kwargs))
                 if not submitted:
                     return
-                # Waking this thread costs a stage some of its core: once for half of what is in flight will do.
+                # Waking this thread takes core time from a stage, so it wakes once for half of the requests in flight.
                 self._wait(submitted[(len(submitted) - 1) // 2][0])
                 for _ in range((len(submitted) + 1) // 2):
                     yield self._finish(submitted.popleft(), return_exceptions)
@@ -171,21 +173,21 @@ class Pipeline:
             raise
 
     def _until(self, kwargs: dict[str, Any]) -> float:
-        """When a wait is over, by ``time.monotonic``; takes ``timeout`` out of ``kwargs``, unless it is the model's."""
+        """Take ``timeout`` out of ``kwargs``, unless it is the model's; return when it ends by ``time.monotonic``."""
         if "timeout" not in kwargs or "timeout" in self._signature.keywords:
             return math.inf
         timeout = kwargs.pop("timeout")
         if timeout is None:
             return math.inf
         if isinstance(timeout, bool) or not isinstance(timeout, Real) or not float(timeout) >= 0:
-            raise PartitionError(f"timeout={timeout!r} is not a number of seconds, 0 or more; None waits without end")
+            raise PartitionError(f"timeout={timeout!r} must be a number of seconds, at least 0; None waits without end")
         return time.monotonic() + float(timeout)
 
     def close(self) -> None:
         """Finish what is in flight and stop the stages; a second call does nothing.
 
-        Other threads may be submitting meanwhile: what was started before is finished, all else is refused. In a forked
-        child it does nothing.
+        Other threads may submit at the same time: requests that were started before are finished, all others are
+        refused. In a forked child it does nothing.
         """
         self._close()
 
@@ -199,16 +201,16 @@ class Pipeline:
 
 
 def _shut_down(runtime: Runtime, collector: Collector, process: OwnProcess) -> None:
-    if not process.is_this:  # what would be waited for is in the parent
+    if not process.is_this:  # the threads to wait for are in the parent
         return
     try:
         runtime.close()
-    finally:  # what was started is finished by now, or has failed
+    finally:  # every request is finished by now, or has failed
         collector.close()
 
 
 def check_inflight(inflight: int | None) -> None:
-    """Refuse a number of requests in flight that lets none in, or more than a ring has slots for; None: the default.
+    """Check ``inflight=``, the limit of requests in flight; None stands for the default.
 
     Raises:
         PartitionError: it is not a number from 1 to ``MOST_INFLIGHT``.
@@ -216,13 +218,13 @@ def check_inflight(inflight: int | None) -> None:
     if inflight is None:
         return
     if isinstance(inflight, bool) or not isinstance(inflight, Integral):
-        raise PartitionError(f"inflight={inflight!r} is not a whole number; it is 1 or more, and left out the default")
+        raise PartitionError(f"inflight={inflight!r} must be a whole number, at least 1; leave it out for the default")
     if inflight < 1:
-        raise PartitionError(f"inflight={inflight} lets no request in; it is 1 or more, and left out the default")
+        raise PartitionError(f"inflight={inflight} must be at least 1; leave it out for the default")
     if inflight > MOST_INFLIGHT:
         raise PartitionError(
-            f"inflight={inflight} is more than the {MOST_INFLIGHT} requests that may be in flight; leave it out for "
-            "the default, four a stage thread, and let submit wait"
+            f"inflight={inflight} must be at most {MOST_INFLIGHT}; leave it out for the default (four for each stage "
+            "thread), and submit waits where more requests come"
         )
 
 

@@ -1,7 +1,7 @@
 """The stages of a graph as a program over numbered values, which every pipelined runtime reads.
 
-A request is a table of values: inputs of the graph and tensors that cross boundaries, each with a number. A step takes
-values and weights, and makes values; the last step that needs a value names it dead::
+A request is a table of numbered values: the inputs of the graph and the values that cross boundaries. A step reads
+values and weights and writes values. Each value is listed in ``dead`` of the last step that needs it::
 
     def forward(self, x, weight, weight_1):              values 0: x, 1: relu, 2: linear_1
         relu = partition_0(x, weight)                    step 0: inputs (0, weight),   outputs (1,), dead ()
@@ -33,18 +33,18 @@ from ..lowering.layout_guard import Layout
 
 
 @dataclass(frozen=True)
-class Step:
-    """One stage.
+class ProgramStep:
+    """One stage of a program.
 
     Attributes:
-        index: which stage.
-        module: its graph, an own copy; it returns a tuple.
-        inputs: what it takes in order: numbers of values, and weights.
-        outputs: numbers of the values that it makes, in order.
-        dead: values that no later step and no result needs.
-        takes, makes: the fake values of inputs and outputs, without gradients.
-        layouts: how each of its results is laid out in memory; None where nothing depends on it.
-        writes: whether it changes what it takes.
+        index: the number of the stage.
+        module: the stage's graph, a copy that belongs to this step; it returns a tuple.
+        inputs: its arguments in order: numbers of values, and weights.
+        outputs: the numbers of its results, in order.
+        dead: numbers of the values that neither a later step nor a result of the graph needs.
+        fake_inputs, fake_outputs: the fake value of each input and output, without gradients.
+        layouts: the memory layout of each output; None where nothing depends on it.
+        writes: whether the stage writes one of its inputs in place.
     """
 
     index: int
@@ -52,98 +52,102 @@ class Step:
     inputs: tuple[int | torch.Tensor, ...]
     outputs: tuple[int, ...]
     dead: tuple[int, ...]
-    takes: tuple[Any, ...]
-    makes: tuple[Any, ...]
+    fake_inputs: tuple[Any, ...]
+    fake_outputs: tuple[Any, ...]
     layouts: tuple[Layout | None, ...]
     writes: bool
 
     @property
-    def is_of_tensors(self) -> bool:
-        """Whether only tensors go in and out, and no numbers."""
-        return all(isinstance(value, torch.Tensor) for value in (*self.takes, *self.makes))
+    def has_tensors_only(self) -> bool:
+        """Whether all inputs and outputs are tensors, and none is a number."""
+        return all(isinstance(value, torch.Tensor) for value in (*self.fake_inputs, *self.fake_outputs))
 
     @property
     def is_static(self) -> bool:
-        """Whether no size of what goes in and out is symbolic."""
-        return self.is_of_tensors and not any(
-            isinstance(to_expr(size), sympy.Expr) for value in (*self.takes, *self.makes) for size in value.shape
+        """Whether all inputs and outputs are tensors of static sizes."""
+        return self.has_tensors_only and not any(
+            isinstance(to_expr(size), sympy.Expr)
+            for value in (*self.fake_inputs, *self.fake_outputs)
+            for size in value.shape
         )
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A leaf of the output that is the same for every request, or a size that follows from the inputs' sizes."""
+    """A leaf of the graph's output that no stage computes: the same object in every request, or a symbolic size."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Program:
-    """All stages in order.
+    """The stages of a graph, and how a request's table is filled and read.
 
     Attributes:
-        steps: the stages.
-        num_values: size of a request's table.
-        inputs: for each input of the graph its value's number, or None where no step and no result needs it.
-        results: for each leaf of the graph's output a value's number, or what it is: a weight, a constant or a size.
-        results_tree: how the leaves make what the graph returns.
+        steps: the stages in order.
+        num_values: the length of a request's table.
+        inputs: for each input of the graph the number of its value, or None where no step and no result needs it.
+        results: for each leaf of the graph's output the number of its value, or a `Constant` (a weight, a constant, or
+            a size).
+        results_tree: the tree that puts the leaves together into the graph's output.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[ProgramStep, ...]
     num_values: int
     inputs: tuple[int | None, ...]
     results: tuple[int | Constant, ...]
     results_tree: pytree.TreeSpec
 
 
-def make_program(captured: CapturedGraph, stubs: Sequence[PartitionGraph], written: frozenset[str]) -> Program:
-    """Number what crosses the boundaries of a cut graph.
+def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], written: frozenset[str]) -> Program:
+    """Number the values that cross the boundaries of a split graph, and make one step of each partition.
 
     Args:
-        captured, stubs: as `extract.cut` gives them.
-        written: names of the nodes that the graph writes.
+        captured: the graph.
+        partitions: its partitions, from `extract.cut`.
+        written: the names of the inputs and weights that the graph writes in place.
 
     Raises:
-        PartitionError: the graph returns what is neither made by a stage, nor an input or a weight, or a stage takes a
-            size that cannot be read there.
+        PartitionError: the graph returns a value that is neither computed by a stage nor an input or a weight, or a
+            stage needs a size that cannot be computed from its inputs.
     """
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
-    crossings = Crossings(stubs, keeps_views=False)
-    told = told_sizes(stubs)
-    numbers = _Numbers(captured, stubs, leaves, told, written)
+    crossings = Crossings(partitions, keeps_views=False)
+    derived = told_sizes(partitions)
+    numbers = _ValueNumbers(captured, partitions, leaves, derived, written)
     steps = []
-    for index, stub in enumerate(stubs):
-        module = copy.deepcopy(stub.module)
-        write_told_sizes(module, stub, told)
-        taken = [node for node in stub.inputs if node not in told]
-        constants = [node for node in taken if _is_constant(value_of(node))]
-        for node, placeholder in zip(taken, module.graph.find_nodes(op="placeholder"), strict=True):
+    for index, partition in enumerate(partitions):
+        module = copy.deepcopy(partition.module)
+        write_told_sizes(module, partition, derived)
+        needed = [node for node in partition.inputs if node not in derived]
+        constants = [node for node in needed if _is_constant(value_of(node))]
+        for node, placeholder in zip(needed, module.graph.find_nodes(op="placeholder"), strict=True):
             if node in constants:
                 write_in(module.graph, placeholder, value_of(node))
         module.recompile()
-        inputs = [node for node in taken if node not in constants]
+        inputs = [node for node in needed if node not in constants]
         refuse_unreadable(index, inputs)
-        outputs = [node for node in stub.outputs if node not in told]
-        takes = tuple(_detached(crossings.value(node)) for node in inputs)
-        of_tensors = all(isinstance(value, torch.Tensor) for value in takes)
-        for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), takes, strict=True):
-            # Inductor for C++ believes "val", and not the inputs that it is given; of numbers it makes None.
-            placeholder.meta = {"val" if of_tensors else "example_value": value}
+        outputs = [node for node in partition.outputs if node not in derived]
+        fake_inputs = tuple(_detached(crossings.value(node)) for node in inputs)
+        has_tensors_only = all(isinstance(value, torch.Tensor) for value in fake_inputs)
+        for placeholder, value in zip(module.graph.find_nodes(op="placeholder"), fake_inputs, strict=True):
+            # Inductor's C++ wrapper trusts "val" over the example inputs, and turns the "val" of a number into None.
+            placeholder.meta = {"val" if has_tensors_only else "example_value": value}
         with torch.no_grad():
-            crossings.settle(module, inputs, takes, outputs)
+            crossings.settle(module, inputs, fake_inputs, outputs)
         crossings.promise(module, outputs)
         states = [node for node in inputs if numbers.returns_state(node, index)]
         _return_too(module, inputs, states)
         steps.append(
-            Step(
+            ProgramStep(
                 index=index,
                 module=module,
                 inputs=tuple(numbers.argument(node) for node in inputs),
                 outputs=tuple(numbers.of[node] for node in (*outputs, *states)),
                 dead=numbers.dead_after(index),
-                takes=takes,
-                makes=tuple(_detached(crossings.value(node)) for node in (*outputs, *states)),
+                fake_inputs=fake_inputs,
+                fake_outputs=tuple(_detached(crossings.value(node)) for node in (*outputs, *states)),
                 layouts=tuple(layout for _, layout in crossings.layouts((*outputs, *states))),
                 writes=any(node.name in written for node in inputs),
             )
@@ -158,33 +162,34 @@ def make_program(captured: CapturedGraph, stubs: Sequence[PartitionGraph], writt
     )
 
 
-class _Numbers:
-    """The number of each value, and after which stage it is needed no more."""
+class _ValueNumbers:
+    """Give each value a number, and know the last stage that needs it."""
 
     def __init__(
         self,
         captured: CapturedGraph,
-        stubs: Sequence[PartitionGraph],
+        partitions: Sequence[PartitionGraph],
         leaves: Sequence[Any],
-        told: set[torch.fx.Node],
+        derived: set[torch.fx.Node],
         written: frozenset[str],
     ) -> None:
         self._weights = captured.weights
         self.of: dict[torch.fx.Node, int] = {}
         last: dict[torch.fx.Node, int] = {}
-        for index, stub in enumerate(stubs):
-            for node in (*stub.inputs, *stub.outputs):
-                if node not in captured.weights and node not in told and not _is_constant(value_of(node)):
+        for index, partition in enumerate(partitions):
+            for node in (*partition.inputs, *partition.outputs):
+                if node not in captured.weights and node not in derived and not _is_constant(value_of(node)):
                     self.of.setdefault(node, len(self.of))
                     last[node] = index
         returned = {leaf for leaf in leaves if isinstance(leaf, torch.fx.Node)}
         for node in returned:
             if node.op == "placeholder" and node not in captured.weights:
                 self.of.setdefault(node, len(self.of))
-        # A weight that the graph writes and returns: as its last stage leaves it, for the next request writes it again.
+        # A weight that the graph writes and returns needs a value of its own, filled by the last stage that reads it:
+        # by the time results are read, the next request may have written the weight again.
         self._states: dict[torch.fx.Node, int] = {}
-        for index, stub in enumerate(stubs):
-            for node in stub.inputs:
+        for index, partition in enumerate(partitions):
+            for node in partition.inputs:
                 if node in captured.weights and node in returned and node.name in written:
                     self.of.setdefault(node, len(self.of))
                     self._states[node] = index
@@ -194,17 +199,20 @@ class _Numbers:
                 self._dead.setdefault(index, []).append(self.of[node])
 
     def returns_state(self, node: torch.fx.Node, stage: int) -> bool:
-        """Whether a stage returns one of its arguments, a state, for the graph."""
+        """Return whether a stage must return one of its inputs, a state, because the graph returns it."""
         return self._states.get(node) == stage
 
     def argument(self, node: torch.fx.Node) -> int | torch.Tensor:
+        """Return the number of a value, or the tensor of a weight."""
         weight = self._weights.get(node)
         return self.of[node] if weight is None else weight.detach()
 
     def dead_after(self, stage: int) -> tuple[int, ...]:
+        """Return the numbers of the values that nothing needs after a stage."""
         return tuple(self._dead.get(stage, ()))
 
     def result(self, node: torch.fx.Node) -> int | Constant:
+        """Return how a result of the graph is found: in the table, or as a constant."""
         if node in self.of:
             return self.of[node]
         if node in self._weights:
@@ -213,12 +221,12 @@ class _Numbers:
         if _is_constant(value) or isinstance(value, torch.SymInt):
             return Constant(value)
         raise PartitionError(
-            f"the graph returns {node.name}, which depends on weights alone; return it apart from the model's results"
+            f"the graph returns {node.name}, which is computed from weights alone; compute it outside the model"
         )
 
 
 def _return_too(module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], more: Sequence[torch.fx.Node]) -> None:
-    """Let a stage return some of its arguments after its results."""
+    """Let a stage return some of its inputs after its results."""
     if not more:
         return
     taken = dict(zip(inputs, module.graph.find_nodes(op="placeholder"), strict=True))
@@ -227,7 +235,7 @@ def _return_too(module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], m
     module.recompile()
 
 
-def _result(leaf: Any, numbers: _Numbers) -> int | Constant:
+def _result(leaf: Any, numbers: _ValueNumbers) -> int | Constant:
     return numbers.result(leaf) if isinstance(leaf, torch.fx.Node) else Constant(leaf)
 
 

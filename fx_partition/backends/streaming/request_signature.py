@@ -1,7 +1,8 @@
-"""What one request of a pipeline may be: the graph's inputs, their sizes, and the tree of its results.
+"""The signature of a pipeline's requests: which inputs it accepts, of which sizes, and the tree of its results.
 
-Dynamo guards a compiled function; a pipeline is compiled once, so each request is checked here, before it starts. The
-sizes of a request are looked at once: a second request of the same sizes costs one dictionary look-up an input.
+Dynamo guards a compiled function and compiles again for other inputs. A pipeline is compiled once, so each request is
+checked here before it starts. Sizes are checked once: a second request of the same sizes costs one look-up in a
+dictionary.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from .program import Constant, Program
 Strides: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
-class Signature:
-    """Turns the arguments of a request into the graph's inputs, and its results into what the model returns.
+class RequestSignature:
+    """Converts the arguments of a request into the graph's inputs, and its results into the model's output.
 
     Args:
         captured: the graph.
         program: its stages.
-        example_inputs: what it was captured with; it tells the names of keyword arguments. None: positional.
+        example_inputs: the inputs that the graph was captured with; a mapping names the keyword arguments. None: all
+            arguments are positional.
 
     Attributes:
         keywords: the names of a request's keyword arguments.
-        numbers: the values of the program that a request's tensors are.
+        numbers: for each tensor that `read` returns, the number of its value in the program.
     """
 
     def __init__(self, captured: CapturedGraph, program: Program, example_inputs: ExampleInputs | None) -> None:
@@ -46,7 +48,8 @@ class Signature:
         self._sizes = InputSizes.of(captured)
         self._values: list[Any] = [captured.values.get(node) for node in placeholders]
         self._env = shape_env_of(self._values)
-        # Those of the trace are in the ranges of its sizes; what compiling the stages adds is checked for each request.
+        # `InputSizes` knows the guards of the trace as ranges of sizes. Guards that compiling the stages adds are
+        # checked for each new combination of sizes.
         self._guards = 0 if self._env is None else len(self._env.guards)
         self._wanted = [i for i, number in enumerate(program.inputs) if number is not None]
         self.numbers = tuple(number for number in program.inputs if number is not None)
@@ -54,11 +57,12 @@ class Signature:
         self._plain = all(isinstance(value, torch.Tensor) for value in self._values) and not self.keywords
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[torch.Tensor], Numbers]:
-        """The tensors of a request, of the strides that the stages were compiled for, and its symbols' numbers.
+        """Return the tensors of a request, with the strides that stages were compiled for, and its symbolic sizes.
 
         Raises:
-            TypeError: not the arguments of the model.
-            ValueError: an input of another shape, dtype or device than the graph was captured for; it names the input.
+            TypeError: the arguments are not those of the model.
+            ValueError: an input has another shape, dtype or device than the graph was captured for; the message names
+                the input.
         """
         is_plain = self._plain and len(args) == len(self._values) and not kwargs
         flat = list(args) if is_plain else self._flatten(args, kwargs)
@@ -75,8 +79,8 @@ class Signature:
                 continue
             if x.dtype != value.dtype or x.device.type != value.device.type:
                 raise ValueError(
-                    f"input {self._names[i]!r} is {x.dtype} on {x.device}; the pipeline was made for {value.dtype} on "
-                    f"{value.device}"
+                    f"input {self._names[i]!r} is {x.dtype} on {x.device}; the pipeline was compiled for {value.dtype} "
+                    f"on {value.device}"
                 )
             if x.stride() != strides[i]:
                 x = torch.empty_strided(x.shape, strides[i], dtype=x.dtype, device=x.device).copy_(x)
@@ -84,7 +88,7 @@ class Signature:
         return tensors, numbers
 
     def results(self, tensors: Sequence[torch.Tensor], numbers: Mapping[sympy.Symbol, int]) -> Any:
-        """What the model returns, from the values that `Program.results` numbers, in their order."""
+        """Return the model's output; ``tensors`` are the values that `Program.results` numbers, in their order."""
         given = iter(tensors)
         leaves = [
             _constant(result.value, numbers) if isinstance(result, Constant) else next(given)
@@ -95,14 +99,20 @@ class Signature:
     def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if set(kwargs) != set(self.keywords):
             wanted = ", ".join(self.keywords) or "none"
-            raise TypeError(f"a request has the keyword arguments of example_inputs: {wanted}, not {', '.join(kwargs)}")
+            given = ", ".join(kwargs) or "none"
+            raise TypeError(
+                f"the keyword arguments of a request are {given}, and those of example_inputs are {wanted}; pass the "
+                "same ones"
+            )
         flat = list(self._graph.process_inputs(*args, *(kwargs[name] for name in self.keywords)))
         if len(flat) != len(self._values):
-            raise TypeError(f"a request has {len(self._values)} inputs ({', '.join(self._names)}), not {len(flat)}")
+            raise TypeError(
+                f"a request has {len(flat)} inputs, and the model takes {len(self._values)} ({', '.join(self._names)})"
+            )
         return flat
 
     def _check(self, flat: Sequence[Any]) -> tuple[Strides, Numbers]:
-        """The strides that each input is to have, and the symbols' numbers, for sizes not seen before."""
+        """Return the strides that each input must have, and the values of symbols, for sizes not seen before."""
         numbers = self._sizes.check(flat)
         strides = [
             tuple(evaluate(to_expr(stride), numbers) for stride in value.stride())
@@ -118,7 +128,7 @@ class Signature:
             return
         for guard in self._env.guards[self._guards :]:
             if guard.expr.xreplace(dict(numbers)) is sympy.false:
-                raise ValueError(f"sizes {dict(numbers)} do not fulfil {guard.expr}, for which stages were compiled")
+                raise ValueError(f"sizes {dict(numbers)} do not satisfy {guard.expr}, as the compiled stages assume")
 
 
 def _constant(value: Any, numbers: Mapping[sympy.Symbol, int]) -> Any:

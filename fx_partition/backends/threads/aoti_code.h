@@ -1,4 +1,4 @@
-// The compiled code of a stage: a shared object that AOTInductor made, and the tensor handles that it takes.
+// The compiled code of a stage: a shared object that AOTInductor made, and the tensor handles that it works on.
 
 #pragma once
 
@@ -21,11 +21,11 @@ struct DeleteTensor {
 };
 using Owned = std::unique_ptr<AtenTensorOpaque, DeleteTensor>;
 
-// Another handle of a tensor.
+// Returns another handle to the same tensor.
 inline Owned another(Handle handle) {
   Handle made;
-  if (!handle) throw std::logic_error("a value that a stage takes is not there");
-  if (aoti_torch_new_tensor_handle(handle, &made)) throw std::runtime_error("a tensor has got no handle");
+  if (!handle) throw std::logic_error("an input of a stage has no value");
+  if (aoti_torch_new_tensor_handle(handle, &made)) throw std::runtime_error("torch made no handle for a tensor");
   return Owned(made);
 }
 
@@ -45,7 +45,7 @@ struct Code {
   }
   Code(const Code&) = delete;
   ~Code() {
-    if (container) remove(container);  // the library stays: kernels may have left thread-local state behind
+    if (container) remove(container);  // the library stays loaded: kernels may have left thread-local state behind
   }
   void* symbol(const char* name) {
     void* found = dlsym(library, name);

@@ -1,8 +1,8 @@
-"""A stage as code that needs no Python: compiled by AOTInductor where that can, else called under Python's lock.
+"""Compile a stage to code that needs no Python where AOTInductor can, else to code that runs under the GIL.
 
-AOTInductor's code is inductor's with ``cpp_wrapper``, without the lock: stages of it overlap fully. A stage that writes
-what it takes, that passes numbers, or that calls an operator known to Python alone, is compiled as in line instead.
-What AOTInductor made is kept on disk (`code_cache`).
+AOTInductor's code is that of inductor with ``cpp_wrapper``, but it runs without the GIL, so such stages overlap fully.
+A stage that writes one of its inputs, that passes numbers, or that calls an operator which only Python knows, is
+compiled by inductor as for a call in line. Code of AOTInductor is kept on disk (`code_cache`).
 """
 
 from __future__ import annotations
@@ -25,121 +25,127 @@ from ..lowering.layout_guard import Layout
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_native, compile_part, tensors_of, to_handles
 from ..measure.stage_allocation import zeros_of
-from ..streaming.program import Step
+from ..streaming.program import ProgramStep
 from .build_extension import stage_loop
-from .code_cache import Compiled, entry_of
+from .code_cache import NativeCode, entry_of
 
-# What AOTInductor's code calls for an operator that has no C interface.
+# The function that AOTInductor's code calls for an operator without a C interface.
 _NEEDS_PYTHON = "aoti_torch_proxy_executor_call_function"
 
 
 @dataclass(frozen=True)
 class Code:
-    """How a stage runs: ``path`` of a shared object, or a ``callback`` from handles of inputs to handles of outputs."""
+    """Code of a stage: the ``path`` of a shared object, or a Python ``callback`` from input to output handles."""
 
     path: str | None
     callback: Callable[[list[Any]], list[Any]] | None = None
 
 
 def compile_steps(
-    steps: Sequence[Step], threads: Sequence[int], patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]
+    steps: Sequence[ProgramStep],
+    threads: Sequence[int],
+    patches: Mapping[str, Any],
+    numbers: Mapping[sympy.Symbol, int],
 ) -> list[Code]:
-    """The code of each stage; stages that are alike, for pools of one size, share it.
+    """Return the code of each stage; equal stages with thread pools of one size share their code.
 
     Args:
-        threads: how many threads the pool of each stage has.
+        threads: the number of threads in the pool of each stage.
         patches, numbers: see `compile_step`.
     """
     keys = [
-        (count, step.writes and _weights(step), stage_key(step.module, step.takes, step.makes))
+        (count, step.writes and _weights(step), stage_key(step.module, step.fake_inputs, step.fake_outputs))
         for step, count in zip(steps, threads, strict=True)
     ]
     return compile_each_once(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
 
 
-def compile_step(step: Step, threads: int, patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]) -> Code:
+def compile_step(
+    step: ProgramStep, threads: int, patches: Mapping[str, Any], numbers: Mapping[sympy.Symbol, int]
+) -> Code:
     """Compile a stage for a pool of ``threads`` threads.
 
     Args:
-        patches: inductor options.
-        numbers: the symbols' sizes for a first call on zeros, which shows that results are laid out as the next stage
-            was compiled for.
+        patches: options of inductor.
+        numbers: the values of symbolic sizes for a first call on zeros, which checks that results have the layouts
+            that the next stage was compiled for.
     """
     options = {"cpp.threads": threads, **patches}
     reason = _why_python(step)
     if not reason:
         try:
             compiled = _compiled(step, options)
-        except PartitionError:  # there is nowhere to keep the code
+        except PartitionError:  # the cache directory cannot be used
             raise
-        except Exception as error:  # inductor's, of any kind; if it is the model's, it comes again below
+        except Exception as error:  # inductor raises any type; an error of the model is raised again below
             reason = f"AOTInductor cannot compile it ({type(error).__name__}: {error})"
         else:
             reason = compiled.reason or _why_not_native(compiled.path, step, numbers)
             if not reason:
                 return Code(compiled.path)
     warnings.warn(
-        f"stage {step.index} runs under Python's lock, so it does not overlap with others that do: {reason}",
+        f"stage {step.index} runs under Python's lock, so it does not overlap with other such stages: {reason}",
         PartitionWarning,
         stacklevel=2,
     )
     with torch.no_grad():
-        function = compile_part(copy.deepcopy(step.module), step.takes, {"cpp_wrapper": True, **options})
+        function = compile_part(copy.deepcopy(step.module), step.fake_inputs, {"cpp_wrapper": True, **options})
     return Code(None, _with_handles(function, step))
 
 
-def _why_python(step: Step) -> str:
-    if not step.is_of_tensors:
-        return "numbers cross its boundaries"
+def _why_python(step: ProgramStep) -> str:
+    if not step.has_tensors_only:
+        return "its inputs or outputs include numbers"
     if step.writes:
-        return "it writes what it takes"
+        return "it writes one of its inputs in place"
     return ""
 
 
-def _compiled(step: Step, options: Mapping[str, Any]) -> Compiled:
-    """What AOTInductor makes of a stage, or has made of it in an earlier process."""
+def _compiled(step: ProgramStep, options: Mapping[str, Any]) -> NativeCode:
+    """Return AOTInductor's code of a stage, compiled now or in an earlier process."""
     entry = entry_of(step, options)
     found = entry.read() if entry else None
     if found is None:
         if entry:
             entry.check()
-        path = compile_native(copy.deepcopy(step.module), step.takes, options)
+        path = compile_native(copy.deepcopy(step.module), step.fake_inputs, options)
         needs_python = _NEEDS_PYTHON in Path(path).with_suffix(".cpp").read_text()
-        found = Compiled(path, "it calls an operator that has no C interface" if needs_python else "")
+        found = NativeCode(path, "it calls an operator that has no C interface" if needs_python else "")
         if entry:
             entry.write(found)
     return found
 
 
-def _why_not_native(path: str, step: Step, numbers: Mapping[sympy.Symbol, int]) -> str:
+def _why_not_native(path: str, step: ProgramStep, numbers: Mapping[sympy.Symbol, int]) -> str:
     cpu = torch.device("cpu")
     inputs = [
         source if isinstance(source, torch.Tensor) else zeros_of(value, numbers, cpu)
-        for source, value in zip(step.inputs, step.takes, strict=True)
+        for source, value in zip(step.inputs, step.fake_inputs, strict=True)
     ]
     try:
         results = tensors_of(stage_loop().run(path, to_handles(inputs), len(step.outputs)))
     except RuntimeError as error:
         return f"its compiled code fails on zeros ({error})"
-    for result, value, layout in zip(results, step.makes, step.layouts, strict=True):
+    for result, value, layout in zip(results, step.fake_outputs, step.layouts, strict=True):
         assert isinstance(value, torch.Tensor)
         if result.dtype != value.dtype or not (layout is None or layout.is_of(result)):
-            return "its compiled code lays its results out in another way than the next stage expects"
+            return "its compiled code returns results in other layouts than the next stage expects"
     return ""
 
 
-def _weights(step: Step) -> tuple[int, ...]:
-    """Which arguments of a stage are its weights, or its states."""
-    return tuple(place for place, value in enumerate(step.inputs) if isinstance(value, torch.Tensor))
+def _weights(step: ProgramStep) -> tuple[int, ...]:
+    """Return the positions of the weights and states among a stage's inputs."""
+    return tuple(position for position, value in enumerate(step.inputs) if isinstance(value, torch.Tensor))
 
 
-def _with_handles(function: Callable[..., Sequence[Any]], step: Step) -> Callable[[list[Any]], list[Any]]:
-    """Numbers cross as tensors of no dimension, and tensors as the next stage expects them.
+def _with_handles(function: Callable[..., Sequence[Any]], step: ProgramStep) -> Callable[[list[Any]], list[Any]]:
+    """Wrap a stage's function so that it takes and returns handles of tensors.
 
-    A result that is a state, or a view of one, is copied: the next request writes the state while the caller reads.
+    Numbers become tensors without dimensions, and results get the layouts that the next stage expects. A result that is
+    a state, or a view of one, is copied: the next request may write the state while the caller reads the result.
     """
     states = _weights(step) if step.writes else ()
-    takes = tuple(isinstance(value, torch.Tensor) for value in step.takes)
+    are_tensors = tuple(isinstance(value, torch.Tensor) for value in step.fake_inputs)
 
     def laid_out(result: Any, layout: Layout | None) -> torch.Tensor:
         if not isinstance(result, torch.Tensor):
@@ -149,10 +155,11 @@ def _with_handles(function: Callable[..., Sequence[Any]], step: Step) -> Callabl
     def call(handles: list[Any]) -> list[Any]:
         tensors = tensors_of(handles)
         with torch.no_grad():
-            results = function(*(t if is_tensor else t.item() for t, is_tensor in zip(tensors, takes, strict=True)))
+            inputs = (t if is_tensor else t.item() for t, is_tensor in zip(tensors, are_tensors, strict=True))
+            results = function(*inputs)
             if states:
-                kept = {tensors[place].untyped_storage().data_ptr() for place in states}
-                results = [r.clone() if _is_in(r, kept) else r for r in results]
+                storages = {tensors[position].untyped_storage().data_ptr() for position in states}
+                results = [r.clone() if _is_in(r, storages) else r for r in results]
             return to_handles([laid_out(r, layout) for r, layout in zip(results, step.layouts, strict=True)])
 
     return call

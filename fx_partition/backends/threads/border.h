@@ -1,7 +1,8 @@
-// The border to Python: a C++ exception never crosses it, and no error that Python reports goes unseen.
+// The border to Python: a C++ exception never crosses it, and every error that Python reports is handled.
 //
-// Inside, a failure of either side is a C++ exception; `ErrorIsSet` stands for one that Python has noted already. Every
-// function that Python calls is wrapped in `guarded`, and code that runs without Python's lock in `without_lock`.
+// Inside, a failure on either side is a C++ exception. `ErrorIsSet` stands for an error that Python's error indicator
+// holds already. Each function that Python calls is wrapped in `guarded`, and code that runs without the GIL ("Python's
+// lock") in `without_lock`.
 
 #pragma once
 
@@ -20,8 +21,8 @@ namespace stage_loop {
 
 struct ErrorIsSet {};
 
-// The C library ends a thread by an exception of its own, which must not be swallowed: Python ends threads that ask for
-// its lock after the interpreter has ended. It goes through every handler below.
+// The C library ends a thread by an exception of its own, which must not be swallowed: when the interpreter has ended,
+// Python ends the threads that ask for its lock. Every handler below passes it on.
 #if defined(__GLIBCXX__)
 using ThreadEnds = abi::__forced_unwind;
 #else
@@ -33,7 +34,7 @@ struct ThreadEnds {};
   throw ErrorIsSet();
 }
 
-// A reference that this side owns; null stands for an error of Python's.
+// Owns a reference to a Python object; a null pointer means that Python has set an error.
 class Ref {
  public:
   explicit Ref(PyObject* object) : object_(object) {
@@ -52,7 +53,7 @@ class Ref {
   PyObject* object_;
 };
 
-// Makes the exception that is being handled Python's error. Call it in a catch block, with Python's lock held.
+// Sets the exception that is being handled as Python's error. Call it in a catch block, with Python's lock held.
 inline void set_error() {
   try {
     throw;
@@ -64,7 +65,7 @@ inline void set_error() {
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   } catch (...) {
-    PyErr_SetString(PyExc_RuntimeError, "an exception that is no std::exception");
+    PyErr_SetString(PyExc_RuntimeError, "an exception that is not a std::exception");
   }
 }
 
@@ -78,7 +79,7 @@ PyObject* guarded_call(const Body& body) {
   }
 }
 
-// A function of the module's table, by its calling convention.
+// Wrap a function for the module's method table, one wrapper for each calling convention.
 template <PyObject* (*function)(PyObject*)>
 PyObject* guarded(PyObject*, PyObject* argument) {
   return guarded_call([&] { return function(argument); });
@@ -104,7 +105,7 @@ void without_lock(const Body& body) {
   if (thrown) std::rethrow_exception(thrown);
 }
 
-// An int of Python's in [low, end).
+// Reads a Python int in [low, end).
 inline long long number(PyObject* object, long long low, long long end, const char* what) {
   const long long found = PyLong_AsLongLong(object);
   if (found == -1 && PyErr_Occurred()) throw ErrorIsSet();
@@ -122,7 +123,7 @@ inline std::vector<int> numbers(PyObject* sequence, long long low, long long end
   return result;
 }
 
-// What a capsule of this name points to.
+// Returns the pointer of a capsule of this name.
 template <typename T>
 T* pointer_in(PyObject* capsule, const char* name) {
   void* found = PyCapsule_GetPointer(capsule, name);

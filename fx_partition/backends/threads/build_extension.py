@@ -1,9 +1,9 @@
-"""Compiles ``stage_loop.cpp`` on first use, with the compiler that inductor needs on a CPU anyway, and loads it.
+"""Compile ``stage_loop.cpp`` on first use, with the compiler that inductor needs on a CPU anyway, and load it.
 
 The library is kept in the user's cache directory as ``_stage_loop-KEY-CONTENTS.so``, and ``_stage_loop-KEY.sha256`` is
-the digest of its contents. The key holds for one source with the headers beside it, one Python and one torch. A library
-that is not what the digest says, as after a full disk or a loss of power, is compiled again. Benchmarks compile their
-own C++ in the same way.
+the digest of its contents. The key covers the source, its headers, Python and torch. A library that does not match
+its digest, as after a full disk or a loss of power, is compiled again. Benchmarks compile their own C++ in the same
+way.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cache_dir import VARIABLE, CacheDirectoryError, cache_directory, check_writable, put_whole
 
 _SOURCE = Path(__file__).with_name("stage_loop.cpp")
-_NAME = "_stage_loop"  # as the source's PyInit function says
+_NAME = "_stage_loop"  # the name in the source's PyInit function
 
 
 @functools.lru_cache(maxsize=1)
 def stage_loop() -> ModuleType:
-    """The extension module.
+    """Return the extension module.
 
     Raises:
-        PartitionError (a ValueError): the cache directory cannot be used; it was not compiled.
-        RuntimeError: it cannot be compiled here; the compiler's words are in the message.
+        PartitionError (a ValueError): the cache directory cannot be used; nothing was compiled.
+        RuntimeError: the compilation failed; the message has the compiler's output.
     """
     library = compiled(_SOURCE)
     loader = importlib.machinery.ExtensionFileLoader(_NAME, str(library))
@@ -50,16 +50,16 @@ def stage_loop() -> ModuleType:
 
 
 def compiled(source: Path, options: Sequence[str] = ()) -> Path:
-    """The shared object of a C++ file, compiled unless it was before.
+    """Return the shared object of a C++ file; compile it unless an earlier one is kept.
 
     Args:
         options: further options of the compiler.
 
     Raises:
         PartitionError (a ValueError): the cache directory cannot be used; nothing was compiled.
-        RuntimeError: it cannot be compiled here; the compiler's words are in the message.
+        RuntimeError: the compilation failed; the message has the compiler's output.
     """
-    files = [source, *sorted(source.parent.glob("*.h"))]  # the headers beside it may be parts of it
+    files = [source, *sorted(source.parent.glob("*.h"))]  # it may include any header of its folder
     text = b"".join(file.read_bytes() for file in files)
     text += f"{sys.version} {platform.machine()} {torch.__version__} {torch.__file__} {options}".encode()
     try:
@@ -74,31 +74,31 @@ def compiled(source: Path, options: Sequence[str] = ()) -> Path:
         raise PartitionError(
             str(error)
             if isinstance(error, CacheDirectoryError)
-            else f"{source.name} cannot be kept in the cache directory {directory} ({error}); name another one with "
-            f"${VARIABLE}"
+            else f"{source.name} cannot be kept in the cache directory {directory} ({error}); name another directory "
+            f"with ${VARIABLE}"
         ) from error
     return library
 
 
 def _kept(digest_file: Path) -> Path | None:
-    """The library that was kept with a digest; None if there is none, or if it has other contents."""
+    """Return the library that a digest file names; None if there is none, or if its contents differ."""
     try:
         digest = digest_file.read_text()
-        library = _place(digest_file, digest)
+        library = _library_path(digest_file, digest)
         return library if hashlib.sha256(library.read_bytes()).hexdigest() == digest else None
-    except (OSError, ValueError):  # ValueError: no text
+    except (OSError, ValueError):  # ValueError: the digest file is not text
         return None
 
 
 def _keep(digest_file: Path, contents: bytes) -> Path:
     digest = hashlib.sha256(contents).hexdigest()
-    library = _place(digest_file, digest)
+    library = _library_path(digest_file, digest)
     put_whole(library, contents)
     put_whole(digest_file, digest.encode())
     return library
 
 
-def _place(digest_file: Path, digest: str) -> Path:
+def _library_path(digest_file: Path, digest: str) -> Path:
     return digest_file.with_name(f"{digest_file.stem}-{digest[:16]}.so")
 
 
@@ -106,13 +106,13 @@ def _refuse_noexec(directory: Path) -> None:
     noexec = getattr(os, "ST_NOEXEC", 0)
     if noexec and os.statvfs(directory).f_flag & noexec:
         raise CacheDirectoryError(
-            f"no code can be run from the cache directory {directory}: its file system is mounted noexec; name another "
-            f"one with ${VARIABLE}"
+            f"code cannot run from the cache directory {directory}: its file system is mounted noexec; name another "
+            f"directory with ${VARIABLE}"
         )
 
 
 def _compile(source: Path, options: Sequence[str], directory: Path) -> bytes:
-    """What the compiler makes of a C++ file, in a folder below ``directory`` that is gone afterwards."""
+    """Return the compiled contents of a C++ file; work in a temporary folder below ``directory``."""
     if sys.platform != "linux":
         raise RuntimeError(f"stage threads need Linux (futexes, core affinity), and this is {sys.platform}")
     compiler = os.environ.get("CXX", "g++")

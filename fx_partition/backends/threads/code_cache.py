@@ -1,14 +1,15 @@
 """Compiled stages on disk, for later processes.
 
-An entry is ``stage-KEY.json`` and the shared object that it names, ``stage-KEY-CONTENTS.so``, both below
-`hardware.cache_dir.cache_directory`. The key is a digest of all that compiling reads: the stage, the options, what is
-known of sizes, and `compiler_fingerprint`. The JSON holds the digest of the shared object, why it may not be used (it
-needs Python), and what compiling has decided about sizes: `Signature` checks each request against it, so whoever takes
-the code from here decides the same, and takes nothing if then not exactly the same is known of sizes as after
-compiling.
+An entry is ``stage-KEY.json`` and the shared object that it names, ``stage-KEY-CONTENTS.so``, both in
+`hardware.cache_dir.cache_directory`. The key is a digest of everything that compiling reads: the stage, the options,
+the known facts about sizes, and `compiler_fingerprint`. The JSON holds the digest of the shared object, the reason why
+it may not be used (it needs Python), and the guards that compiling added. `RequestSignature` checks each request
+against these guards, so a process that loads an entry adds them too; it ignores the entry if it then knows other facts
+about sizes than the process that compiled it.
 
-Files are put in place whole, the JSON last, and each names its contents; so several processes may write at once, and
-what is damaged is found out and compiled anew. Nothing is ever deleted: the user may delete entries at any time.
+Files are renamed into place, the JSON last, and each name has a digest of the contents. So several processes may write
+at once, and a damaged entry is recognised and compiled again. Nothing is ever deleted: the user may delete entries at
+any time.
 """
 
 from __future__ import annotations
@@ -28,33 +29,36 @@ from fx_partition.passes.capture.fake_tensors import ShapeEnv, facts_of, shape_e
 from ..lowering.guard_text import assume_all, guards_to_text
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import caches_are_off
-from ..streaming.program import Step
+from ..streaming.program import ProgramStep
 from .compiler_fingerprint import compiler_state
 from .portable_key import NotPortableError, to_portable
 
-# To be raised when `compile_native`, `boundary_strides.in_order`, or what it means that an entry is there, changes.
+# Increase it when `compile_native`, `boundary_strides.in_order` or the meaning of an entry changes.
 _SCHEME = 3
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """What AOTInductor made of a stage.
+class NativeCode:
+    """A stage that AOTInductor compiled.
 
     Attributes:
         path: the shared object.
-        reason: why it may not be used; "" where it may.
+        reason: why it may not be used; "" if it may.
     """
 
     path: str
     reason: str
 
 
-class Entry:
-    """The place of a stage on disk, ``path``; made before the stage is compiled.
+class CacheEntry:
+    """The entry of one stage; made before the stage is compiled, as it must know which guards compiling adds.
 
     Args:
-        key: what compiling reads, as text.
-        env: where compiling decides about sizes; None for a stage that takes nothing.
+        key: everything that compiling reads, as text.
+        env: the shape environment that compiling adds guards to; None for a stage without symbolic inputs.
+
+    Attributes:
+        path: the JSON file.
     """
 
     def __init__(self, key: str, env: ShapeEnv | None) -> None:
@@ -62,10 +66,10 @@ class Entry:
         self._env = env
         self._guards = 0 if env is None else len(env.guards)
 
-    def read(self) -> Compiled | None:
-        """What another process has kept; None if there is nothing, or nothing that can be relied on."""
+    def read(self) -> NativeCode | None:
+        """Return the code that another process kept; None if there is none, or if it is damaged or does not fit."""
         try:
-            record = _opened(self.path.read_text())
+            record = _unsealed(self.path.read_text())
             library = self.path.with_name(record["library"])
             if _digest(library.read_bytes()) != record["digest"]:
                 return None
@@ -75,10 +79,10 @@ class Entry:
             return None
         if _facts(self._env) != record["facts"]:
             return None
-        return Compiled(str(library), record["reason"])
+        return NativeCode(str(library), record["reason"])
 
     def check(self) -> None:
-        """See before a compile that its code can be kept.
+        """Check before compiling that the code can be kept.
 
         Raises:
             PartitionError (a ValueError): the cache directory cannot be written to.
@@ -88,8 +92,8 @@ class Entry:
         except CacheDirectoryError as error:
             raise PartitionError(str(error)) from error
 
-    def write(self, compiled: Compiled) -> None:
-        """Keep what was compiled, unless the disk refuses it or what was decided has no text."""
+    def write(self, compiled: NativeCode) -> None:
+        """Keep compiled code, unless the disk refuses it or its guards cannot be written as text."""
         try:
             added = [] if self._env is None else self._env.guards[self._guards :]
             guards = guards_to_text(guard.expr for guard in added)
@@ -108,30 +112,30 @@ class Entry:
                 "facts": facts,
             }
             put_whole(library, contents)
-            put_whole(self.path, _closed(record).encode())
+            put_whole(self.path, _sealed(record).encode())
 
 
-def entry_of(step: Step, options: Mapping[str, Any]) -> Entry | None:
-    """Where a stage is kept; None if torch's caches are off, or if the stage has no name that others know.
+def entry_of(step: ProgramStep, options: Mapping[str, Any]) -> CacheEntry | None:
+    """Return the entry of a stage; None if torch's caches are off, or if the stage has no portable key.
 
     Args:
-        options: of inductor.
+        options: options of inductor.
 
     Raises:
         PartitionError (a ValueError): the cache directory cannot be used.
     """
     if caches_are_off(options):
         return None
-    env = shape_env_of(step.takes)
+    env = shape_env_of(step.fake_inputs)
     known = None if env is None else facts_of(env)
     if env is not None and known is None:
         return None
-    stage = stage_key(step.module, step.takes, step.makes)
+    stage = stage_key(step.module, step.fake_inputs, step.fake_outputs)
     try:
-        return Entry(to_portable((_SCHEME, stage, dict(options), known, compiler_state())), env)
+        return CacheEntry(to_portable((_SCHEME, stage, dict(options), known, compiler_state())), env)
     except CacheDirectoryError as error:
         raise PartitionError(str(error)) from error
-    except (NotPortableError, OSError):  # OSError: nothing says what processor this is
+    except (NotPortableError, OSError):  # OSError: /proc/cpuinfo cannot be read
         return None
 
 
@@ -143,17 +147,17 @@ def _digest(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def _closed(record: Mapping[str, Any]) -> str:
-    """JSON of a record, and a line with its digest before."""
+def _sealed(record: Mapping[str, Any]) -> str:
+    """Return a line with the digest of the record's JSON, then the JSON."""
     text = json.dumps(record)
     return f"{_digest(text.encode())}\n{text}"
 
 
-def _opened(text: str) -> dict[str, Any]:
-    """Read back what `_closed` wrote.
+def _unsealed(text: str) -> dict[str, Any]:
+    """Read a text that `_sealed` wrote.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the text is damaged.
     """
     digest, _, body = text.partition("\n")
     if _digest(body.encode()) != digest:

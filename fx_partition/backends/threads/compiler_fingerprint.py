@@ -1,7 +1,7 @@
-"""What compiling a stage for a CPU reads beside the stage and its options: versions, settings, flags, the processor.
+"""The state that compiling for a CPU depends on, besides the stage and options: versions, settings, the processor.
 
-Code that other processes are to use is named after all of it. As torch's own caches do, this takes it that nobody has
-replaced torch's kernels, decompositions or lowerings.
+It is part of the name of compiled code that other processes may use. Like torch's own caches, this assumes that torch's
+kernels, decompositions and lowerings have not been replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from ..lowering.torch_internals import compiler_settings, compiler_versions
 
-# Lines of /proc/cpuinfo that say what code a processor runs, on x86 and on ARM; the others vary with the load.
+# Lines of /proc/cpuinfo that identify the processor and its instructions, on x86 and on ARM; others vary with the load.
 _CPU_LINES = frozenset(
     {
         "CPU architecture",
@@ -36,7 +36,7 @@ _CPU_LINES = frozenset(
 
 
 def compiler_state() -> dict[str, Any]:
-    """All of it, by name, as `portable_key.to_portable` takes it."""
+    """Return the state by name, in types that `portable_key.to_portable` accepts."""
     return {
         "versions": _versions(),
         "settings": compiler_settings(),
@@ -55,7 +55,7 @@ def compiler_state() -> dict[str, Any]:
             for part in (torch.backends, *(getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv", "rnn")))
         ),
         "oneDNN": torch.backends.mkldnn.enabled,
-        "attention": (  # they hold for CPUs too
+        "attention": (  # these switches apply to CPUs too
             torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
             torch.backends.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
         ),
@@ -69,6 +69,6 @@ def _versions() -> tuple[str | None, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _processor() -> tuple[str, ...]:
-    """The lines of the first core."""
+    """Return the identifying lines of the first core."""
     first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
     return tuple(line for line in first.splitlines() if line.partition(":")[0].strip() in _CPU_LINES)

@@ -1,4 +1,4 @@
-// How a stage's results are laid out in memory: what its compiler promised, and whether a result keeps it.
+// The memory layouts of a stage's results: the layout that the compiler promised, and a check of the result.
 
 #pragma once
 
@@ -11,10 +11,10 @@
 
 namespace stage_loop {
 
-// The dimensions of a tensor from the outermost in memory to the innermost; none: nothing depends on the layout.
+// The dimensions of a tensor from the outermost in memory to the innermost; empty where nothing depends on the layout.
 using Order = std::vector<int>;
 
-// Whether a tensor fills its memory in an order. The stride of a dimension of one element says nothing.
+// Returns whether a tensor is dense in this order. The stride of a dimension of size 1 does not matter.
 inline bool is_in_order(Handle tensor, const Order& order) {
   int64_t dims = 0, *sizes = nullptr, *strides = nullptr;
   if (aoti_torch_get_dim(tensor, &dims) || aoti_torch_get_sizes(tensor, &sizes) ||
@@ -22,7 +22,7 @@ inline bool is_in_order(Handle tensor, const Order& order) {
     throw std::runtime_error("a result of a stage has no strides");
   if (dims != int64_t(order.size())) return false;
   for (int64_t d = 0; d < dims; ++d)
-    if (!sizes[d]) return true;
+    if (!sizes[d]) return true;  // an empty tensor has every layout
   int64_t step = 1;
   for (size_t i = order.size(); i-- > 0;) {
     const int d = order[i];
@@ -32,13 +32,13 @@ inline bool is_in_order(Handle tensor, const Order& order) {
   return true;
 }
 
-// The stage that takes a result was compiled for its layout, and would read other numbers.
+// Throws if a result has another layout than the next stage was compiled for, as that stage would read wrong elements.
 inline void refuse_other_layouts(const std::vector<Order>& orders, const std::vector<Handle>& results) {
   for (size_t i = 0; i < orders.size(); ++i)
     if (!orders[i].empty() && !is_in_order(results[i], orders[i]))
       throw std::runtime_error("result " + std::to_string(i) +
-                               " is laid out in another way than what takes it was compiled for: an operator does not "
-                               "lay its result out as its fake kernel says");
+                               " is laid out in another way than the next stage was compiled for: the strides of an "
+                               "operator's result differ from those of its fake kernel");
 }
 
 }  // namespace stage_loop

@@ -1,8 +1,8 @@
 // How threads wait for each other.
 //
-// Spin for at most `spin_ns`, then park on a futex. Whoever moves a slot on wakes the next worker only if it is
-// parked. The two sides agree as in Dekker's algorithm: one stores `progress` and then reads `parked`, the other stores
-// `parked` and then reads `progress`, each with a full fence between.
+// A thread spins for at most `spin_ns`, then parks on a futex. The thread that moves a slot on wakes the next worker
+// only if it is parked. No wake is lost, as in Dekker's algorithm: one side stores `progress` and then reads `parked`,
+// the other stores `parked` and then reads `progress`, each with a full fence in between.
 
 #pragma once
 
@@ -34,7 +34,7 @@ inline void pause_cpu() {
 #endif
 }
 
-// Sleeps while *word == 1; timeout_ns < 0 waits without end.
+// Sleeps while *word == 1; timeout_ns < 0 means no timeout.
 inline void futex_wait(Futex* word, int64_t timeout_ns) {
   timespec t{timeout_ns / 1000000000, timeout_ns % 1000000000};
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 1, timeout_ns < 0 ? nullptr : &t, nullptr, 0);
@@ -46,7 +46,7 @@ inline void wake_if_parked(Futex* word) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// Spins, then parks on `word`, until ready() or until the time is over; says whether it is ready.
+// Spins, then parks on `word`, until ready() or until the time is over; returns whether it is ready.
 template <typename Ready>
 bool wait_until(Futex* word, const Ready& ready, int64_t spin_ns, int64_t timeout_ns) {
   if (ready()) return true;
@@ -60,7 +60,7 @@ bool wait_until(Futex* word, const Ready& ready, int64_t spin_ns, int64_t timeou
   for (;;) {
     word->store(1, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (ready()) return true;  // the word stays 1: others may be parked on it, and a wake too many does no harm
+    if (ready()) return true;  // the word stays 1: others may be parked on it, and a needless wake does no harm
     const int64_t left = timeout_ns < 0 ? -1 : timeout_ns - (now_ns() - start);
     if (timeout_ns >= 0 && left <= 0) return false;
     futex_wait(word, left);

@@ -1,14 +1,14 @@
-// The ring of requests in flight, the stages that they pass, and the step from one stage to the next.
+// The ring of requests in flight, the stages that they pass, and how a request moves from one stage to the next.
 //
 // A request is a table of values, held as tensor handles of torch's C interface. Requests are numbered, and request n
-// lives in slot n % capacity of a ring while it is in flight. A slot's `progress` says which stage may run it next:
+// is in slot n % capacity of the ring while it is in flight. A slot's `progress` says which stage may run it next:
 //
 //     progress = n * (stages + 1) + stage        stage == stages: request n is finished and the slot is free
 //
 // Stage s is served by its workers (one thread each; more than one where the stage is replicated): worker j takes the
 // requests n = j, j + replicas, ... and waits until the slot of its next request is at (n, s). It runs the stage's
-// compiled code, a shared object that AOTInductor made, and moves the slot on to (n, s + 1). The handed-over values
-// are pointers; nothing is copied and there is no lock. The number of slots bounds what is in flight.
+// compiled code, a shared object that AOTInductor made, and moves the slot on to (n, s + 1). Stages hand over pointers:
+// nothing is copied, and there is no lock. The number of slots limits the requests in flight.
 
 #pragma once
 
@@ -36,18 +36,18 @@ struct Request {
 
   std::vector<Owned> values;
   std::vector<int64_t> times;  // start and end of each stage, monotonic nanoseconds
-  int failed_stage = -1;       // its inputs are then kept in `values`
-  std::exception_ptr thrown;   // what a stage in C++ threw
-  // What a stage in Python raised. The pending request owns it, and both are used with Python's lock held only.
+  int failed_stage = -1;       // the inputs of a failed stage stay in `values`
+  std::exception_ptr thrown;   // thrown by a stage in C++
+  // Raised by a stage in Python. The pending request owns it. This and `is_wanted` need Python's lock.
   PyObject* error = nullptr;
-  bool is_wanted = true;
+  bool is_wanted = true;  // whether Python still holds the pending request
   std::atomic<bool> finished{false};
   Futex parked{0};
 };
 
 struct alignas(64) Worker {
   Futex parked{0};
-  std::unique_ptr<Code> code;  // a container is for one thread at a time, so each worker has its own
+  std::unique_ptr<Code> code;  // a container serves one thread at a time, so each worker has its own
 };
 
 struct Stage {
@@ -62,7 +62,7 @@ struct Stage {
 struct alignas(64) Slot {
   std::atomic<int64_t> progress{-1};
   std::shared_ptr<Request> request;
-  Futex parked{0};  // a submitter that waits for the slot to be free
+  Futex parked{0};  // for a submitter that waits until the slot is free
 };
 
 struct Pipe {
@@ -80,13 +80,13 @@ struct Pipe {
     const int64_t before = request - int64_t(slots.size());
     return before < 0 || slot(request).progress.load(std::memory_order_acquire) >= at(before, stages.size());
   }
-  // Threads do not survive a fork, and what they held locked stays locked: a child leaves the pipe alone.
+  // Threads do not survive a fork, and the locks that they held stay locked: a child must not touch the pipe.
   bool is_inherited() const { return getpid() != owner; }
 
   const pid_t owner = getpid();
 };
 
-// The tensor that is input v of a stage.
+// Returns the tensor that is input v of a stage.
 inline Handle value_of(const Stage& stage, const Request& request, int v) {
   return (v < 0 ? stage.weights[size_t(-v - 1)] : request.values[size_t(v)]).get();
 }

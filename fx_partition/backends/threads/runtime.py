@@ -1,4 +1,4 @@
-"""Stage threads that a program runs on; see ``ring.h`` for how requests move."""
+"""Run a program on stage threads; ``ring.h`` says how requests move from thread to thread."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..streaming.program import Program
 from .aoti_compile import Code
 from .build_extension import stage_loop
 
-# Between two looks at whether Ctrl-C was pressed.
+# The wait between two checks for Ctrl-C.
 _SLICE_NS = 50_000_000
-# A thread that waits longer than this for its next request is better off asleep.
+# A thread spins this long for its next request, then sleeps.
 SPIN_NS = 50_000
 
 Cores = tuple[int, ...]
 
 
 class StageError(RuntimeError):
-    """Compiled code of a stage has failed, and eager code does not."""
+    """Compiled code of a stage failed on inputs on which eager mode does not."""
 
 
 class ThreadRequest:
@@ -56,7 +56,7 @@ class ThreadRequest:
 
     @property
     def times(self) -> list[tuple[int, int]]:
-        """Start and end of each stage, in nanoseconds of the monotonic clock."""
+        """Return the start and end of each stage, in nanoseconds of the monotonic clock."""
         flat = self._runtime.loop.times(self._capsule)
         return list(zip(flat[::2], flat[1::2], strict=True))
 
@@ -66,8 +66,8 @@ class LocalRuntime:
 
     Args:
         program: the stages.
-        codes: the compiled code of each.
-        cores: for each stage the cores of each of its copies.
+        codes: the compiled code of each stage.
+        cores: for each stage, the cores of each of its copies.
         inflight: how many requests may be in flight.
     """
 
@@ -88,13 +88,13 @@ class LocalRuntime:
             stages.append((code.path, inputs, to_handles(weights), step.outputs, orders, step.dead, len(groups)))
         results = [result for result in program.results if isinstance(result, int)]
         taken = [core for groups in cores for group in groups for core in group]
-        # A thread that spins where another could work only keeps it waiting.
+        # A thread must not spin on a core that another stage could work on.
         spin_ns = SPIN_NS if len(set(taken)) == len(taken) else 0
         try:
             self.pipe: Any = self.loop.create(stages, program.num_values, results, inflight, spin_ns)
         except BaseException:
             for _, _, handles, *_ in stages:
-                tensors_of(handles)  # they own tensors until something takes them
+                tensors_of(handles)  # turn the handles back into tensors, which frees them: no pipe owns them
             raise
         self.host_spin_ns = SPIN_NS if set(allowed_cores()) - set(taken) else 0
         self._threads: list[threading.Thread] = []
@@ -112,23 +112,23 @@ class LocalRuntime:
             for thread in threads:
                 thread.start()
                 self._threads.append(thread)
-        except BaseException:  # the system has no more threads: those that did start must not stay
+        except BaseException:  # the system has no more threads: stop those that did start
             self.close()
             raise
 
     def _serve(self, stage: int, replica: int, group: Cores, callback: Any) -> None:
-        torch.get_num_threads()  # torch sets a new thread's pool on first use; after this it leaves it alone
+        torch.get_num_threads()  # torch sizes a thread's pool on first use: let it, before `serve` sets the size
         self.loop.serve(self.pipe, stage, replica, group, callback)
 
     def submit(self, numbers: tuple[int, ...], tensors: list[torch.Tensor], until: float = math.inf) -> ThreadRequest:
-        """Start a request; waits while as many are in flight as may be.
+        """Start a request; wait first while the limit of requests in flight is reached.
 
         Args:
-            numbers, tensors: values of the request's table.
+            numbers, tensors: the numbers and tensors of the request's first values.
             until: when to give up, by ``time.monotonic``.
 
         Raises:
-            RuntimeError: the runtime is closed, or was while this waited; nothing was started.
+            RuntimeError: the runtime is closed, or was closed during the wait; nothing was started.
             TimeoutError: the time is over; nothing was started.
         """
         while True:
@@ -137,29 +137,31 @@ class LocalRuntime:
                 capsule = self.loop.submit(self.pipe, numbers, handles, tensors)
                 if capsule is not None:
                     return ThreadRequest(self, capsule)
-                tensors_of(handles)  # they own tensors until something takes them
+                tensors_of(handles)  # turn the handles back into tensors, which frees them: no request owns them
                 if self._closed:
                     raise RuntimeError("the pipeline is closed")
             if time.monotonic() >= until:
-                raise TimeoutError("as many requests are in flight as may be, and none is finished in the time given")
+                raise TimeoutError("the limit of requests in flight is reached, and none finished within timeout=")
 
     def explain(self, stage: int, tensors: Sequence[torch.Tensor], error: Exception | None) -> Exception:
-        """Why a stage has failed: what it raises in eager mode on the same inputs, as compiled code loses the type.
+        """Return the exception to raise for a failed stage.
+
+        Compiled code loses the type of an exception, so the stage is run again in eager mode on the same inputs.
 
         Args:
-            tensors: the values that it took.
-            error: what its compiled code raised in Python, if it runs there.
+            tensors: the values that the stage read.
+            error: the exception that its compiled code raised, if it runs in Python.
         """
         step = self._program.steps[stage]
         values = iter(tensors)
         inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
-        if step.is_of_tensors and not step.writes:
+        if step.has_tensors_only and not step.writes:
             try:
                 with torch.no_grad():
                     step.module(*inputs)
             except Exception as found:
                 return found
-        return error or StageError(f"compiled code of stage {stage} failed; its words are on standard error")
+        return error or StageError(f"compiled code of stage {stage} failed; see its message on standard error")
 
     def close(self) -> None:
         """Refuse further requests, and stop the threads once nothing is in flight; a second call does nothing."""
@@ -171,5 +173,5 @@ class LocalRuntime:
 
 
 def _slice_ns(until: float) -> int:
-    """How long to wait before the next look at Ctrl-C, or at the time that is left until then."""
+    """Return the nanoseconds to wait before the next check for Ctrl-C, no more than are left until ``until``."""
     return _SLICE_NS if until == math.inf else int(min(_SLICE_NS, max(0.0, (until - time.monotonic()) * 1e9)))

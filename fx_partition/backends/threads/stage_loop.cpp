@@ -1,10 +1,10 @@
-// The stage threads of the local runtime, in C++ so that no stage ever waits for Python's global lock: what Python sees.
+// The extension module of stage threads, in C++ so that no stage ever waits for Python's global lock.
 //
 //     border.h         how errors cross between C++ and Python
 //     parking.h        how threads wait
 //     aoti_code.h      a stage's compiled code
 //     ring.h           requests in flight, and how they move from stage to stage
-//     stage_thread.h   what a stage thread does
+//     stage_thread.h   the loop of a stage thread
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -27,7 +27,7 @@ namespace {
 struct PendingRequest {
   std::shared_ptr<Request> request;
   const Pipe* pipe;
-  PyObject* inputs;  // the caller's tensors: dropped with Python's lock held, never by a stage
+  PyObject* inputs;  // the caller's tensors: released here, with Python's lock held, and never by a stage
 };
 
 constexpr const char* kPipe = "fx_partition.pipe";
@@ -36,7 +36,7 @@ constexpr const char* kPending = "fx_partition.pending_request";
 Pipe* pipe_of(PyObject* capsule) { return pointer_in<Pipe>(capsule, kPipe); }
 PendingRequest* pending_of(PyObject* capsule) { return pointer_in<PendingRequest>(capsule, kPending); }
 
-// What deletes a capsule may be called while an error is noted, and must leave it alone.
+// Python may call a capsule's destructor while an error is set; the destructor must leave that error alone.
 void delete_pipe(PyObject* capsule) {
   auto* pipe = static_cast<Pipe*>(PyCapsule_GetPointer(capsule, kPipe));
   if (pipe && !pipe->is_inherited()) delete pipe;
@@ -51,12 +51,12 @@ void delete_pending(PyObject* capsule) {
   delete pending;
 }
 
-// Reads the dimensions of a tensor in an order, each once.
+// Reads an order of dimensions, each once.
 Order order_of(PyObject* dims) {
   const Order order = numbers(dims, 0, PySequence_Size(dims), "a dimension");
   for (size_t d = 0; d < order.size(); ++d)
     if (std::find(order.begin(), order.end(), int(d)) == order.end())
-      fail(PyExc_ValueError, "an order has each dimension once");
+      fail(PyExc_ValueError, "an order must name each dimension once");
   return order;
 }
 
@@ -68,13 +68,13 @@ void add_stage(Pipe& pipe, PyObject* described) {
   if (!PyArg_ParseTuple(described, "zOO!OO!Oi", &path, &inputs, &PyList_Type, &weights, &outputs, &PyList_Type, &orders,
                         &dead, &replicas))
     throw ErrorIsSet();
-  if (replicas < 1) fail(PyExc_ValueError, "a stage has a thread or more, not " + std::to_string(replicas));
+  if (replicas < 1) fail(PyExc_ValueError, "a stage needs at least one thread, not " + std::to_string(replicas));
   const auto values = static_cast<long long>(pipe.num_values);
   Stage& stage = pipe.stages.emplace_back();
   stage.inputs = numbers(inputs, -PyList_GET_SIZE(weights), values, "an input of a stage");
   stage.outputs = numbers(outputs, 0, values, "an output of a stage");
   if (size_t(PyList_GET_SIZE(orders)) != stage.outputs.size())
-    fail(PyExc_ValueError, "a stage has an order for each of its outputs");
+    fail(PyExc_ValueError, "a stage needs an order for each of its outputs");
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(orders); ++i) stage.orders.push_back(order_of(PyList_GET_ITEM(orders, i)));
   stage.dead = numbers(dead, 0, values, "a value that dies with a stage");
   for (Py_ssize_t w = 0; w < PyList_GET_SIZE(weights); ++w)
@@ -87,7 +87,7 @@ void add_stage(Pipe& pipe, PyObject* described) {
 }
 
 // create(stages, num_values, results, capacity, spin_ns) -> pipe
-// stages: see `add_stage`. The pipe owns the handles of weights from then on; after an error the caller still does.
+// stages: see `add_stage`. On success the pipe owns the handles of weights; after an error the caller still does.
 PyObject* create(PyObject* args) {
   PyObject *stages, *results;
   Py_ssize_t num_values, capacity;
@@ -95,7 +95,7 @@ PyObject* create(PyObject* args) {
   if (!PyArg_ParseTuple(args, "O!nOnL", &PyList_Type, &stages, &num_values, &results, &capacity, &spin_ns))
     return nullptr;
   if (!PyList_GET_SIZE(stages) || num_values < 0 || num_values > INT_MAX || capacity < 1)
-    fail(PyExc_ValueError, "a pipe has a stage or more, at most INT_MAX values, and room for a request or more");
+    fail(PyExc_ValueError, "a pipe needs at least one stage, at most INT_MAX values, and room for at least one request");
   auto pipe = std::make_unique<Pipe>();
   try {
     pipe->num_values = size_t(num_values);
@@ -134,7 +134,7 @@ PyObject* serve(PyObject* args) {
 
 // submit(pipe, values, handles, inputs) -> pending request; None where the ring is full or the pipe has been stopped
 // values: the numbers of the request's values that the handles are; inputs: kept alive with the pending request
-// The request owns the handles once it is submitted; else the caller still does.
+// On success the request owns the handles; otherwise the caller still does.
 PyObject* submit(PyObject* const* args, Py_ssize_t count) {
   if (count != 4 || !PyTuple_Check(args[1]) || !PyList_Check(args[2]) ||
       PyTuple_GET_SIZE(args[1]) != PyList_GET_SIZE(args[2]))
@@ -150,7 +150,7 @@ PyObject* submit(PyObject* const* args, Py_ssize_t count) {
   auto made = std::make_unique<PendingRequest>(PendingRequest{request, pipe, nullptr});
   Ref pending(PyCapsule_New(made.get(), kPending, delete_pending));
   made.release()->inputs = Py_NewRef(args[3]);
-  for (auto [value, handle] : given) request->values[value].reset(handle);  // from here on nothing fails
+  for (auto [value, handle] : given) request->values[value].reset(handle);  // nothing below can fail
   pipe->slot(n).request = std::move(request);
   pipe->next = n + 1;
   ready_for(pipe, n, 0);
@@ -184,7 +184,7 @@ PyObject* wait(PyObject* args) {
   return PyBool_FromLong(done);
 }
 
-// What made a stage of a request fail, as an exception that the caller owns; None if its code only said that it did.
+// Returns the exception of a failed request, owned by the caller; None if compiled code only returned an error code.
 PyObject* take_failure(Request& request) {
   if (request.error) return std::exchange(request.error, nullptr);
   if (!request.thrown) return Py_NewRef(Py_None);
@@ -197,9 +197,9 @@ PyObject* take_failure(Request& request) {
 }
 
 // take(pipe, pending) -> (handles, failed stage or -1, error or None) of a finished request
-// handles: of the results, or where a stage failed those of its inputs, without weights
+// handles: those of the results, or of the failed stage's inputs without weights
 PyObject* take(PyObject* const* args, Py_ssize_t count) {
-  if (count != 2) fail(PyExc_TypeError, "take(pipe, pending)");
+  if (count != 2) fail(PyExc_TypeError, "take(pipe, pending request)");
   const Pipe* pipe = pipe_of(args[0]);
   const PendingRequest* pending = pending_of(args[1]);
   Request& request = *pending->request;
@@ -226,26 +226,26 @@ PyObject* times(PyObject* capsule) {
   return result.release();
 }
 
-// run(path, handles, outputs) -> handles: compiled code once, in the calling thread; handles that are passed are stolen
+// run(path, handles, outputs) -> handles: runs compiled code once, in the calling thread; it steals the input handles
 PyObject* run(PyObject* args) {
   const char* path;
   PyObject* capsules;
   Py_ssize_t num_outputs;
   if (!PyArg_ParseTuple(args, "sO!n", &path, &PyList_Type, &capsules, &num_outputs)) return nullptr;
-  if (num_outputs < 0) fail(PyExc_ValueError, "a stage has no less than 0 outputs");
+  if (num_outputs < 0) fail(PyExc_ValueError, "a stage cannot have less than 0 outputs");
   std::vector<Handle> inputs, outputs(static_cast<size_t>(num_outputs));
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(capsules); ++i) inputs.push_back(handle_of(PyList_GET_ITEM(capsules, i)));
   without_lock([&] {
     Code code(path);
     if (code.run(code.container, inputs.data(), inputs.size(), outputs.data(), outputs.size(), nullptr, nullptr))
-      throw std::runtime_error("its words are on standard error");
+      throw std::runtime_error("see its message on standard error");
   });
   std::vector<Owned> made;
   for (Handle output : outputs) made.emplace_back(output);
   return capsules_of(std::move(made));
 }
 
-// stop(pipe): nothing is submitted any more; workers return once all that was is finished
+// stop(pipe): refuses further requests; workers return once all submitted requests are finished
 PyObject* stop(PyObject* capsule) {
   Pipe* pipe = pipe_of(capsule);
   pipe->stopped.store(true);

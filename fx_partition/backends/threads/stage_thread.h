@@ -1,4 +1,4 @@
-// The life of a stage thread: wait for the stage's turn, run its code on the request, hand the request on.
+// The loop of a stage thread: wait for the next request, run the stage's code on it, hand it on.
 
 #pragma once
 
@@ -16,7 +16,7 @@
 
 namespace stage_loop {
 
-// Runs a stage's compiled code on a request. Handles that are passed are stolen, so each is made anew.
+// Runs a stage's compiled code on a request. The code steals its input handles, so each gets a new one.
 inline bool run_code(const Stage& stage, const Code& code, Request& request) {
   std::vector<Owned> owned;
   for (int v : stage.inputs) owned.push_back(another(value_of(stage, request, v)));
@@ -31,7 +31,7 @@ inline bool run_code(const Stage& stage, const Code& code, Request& request) {
 
 inline Handle handle_of(PyObject* capsule) { return pointer_in<AtenTensorOpaque>(capsule, nullptr); }
 
-// A list of capsules, which own what they hold no more than a handle does: whoever takes it must use each once.
+// Returns a list of capsules. A capsule does not free its tensor, so the receiver must use each exactly once.
 inline PyObject* capsules_of(std::vector<Owned>&& handles) {
   Ref list(PyList_New(Py_ssize_t(handles.size())));
   for (size_t i = 0; i < handles.size(); ++i)
@@ -40,7 +40,7 @@ inline PyObject* capsules_of(std::vector<Owned>&& handles) {
   return list.release();
 }
 
-// Takes the error that Python has noted, as an exception with its traceback.
+// Clears Python's error and returns it as an exception with its traceback.
 inline PyObject* take_error() {
   PyObject *type, *error, *trace;
   PyErr_Fetch(&type, &error, &trace);
@@ -59,7 +59,7 @@ inline bool run_python(const Stage& stage, PyObject* callback, Request& request)
     const Ref inputs(capsules_of(std::move(owned)));
     const Ref outputs(PyObject_CallOneArg(callback, inputs.get()));
     if (!PyList_Check(outputs.get()) || size_t(PyList_GET_SIZE(outputs.get())) != stage.outputs.size())
-      fail(PyExc_TypeError, "a stage returns a list of as many handles as it has outputs");
+      fail(PyExc_TypeError, "a stage must return a list with a handle for each of its outputs");
     std::vector<Handle> handles;
     for (size_t i = 0; i < stage.outputs.size(); ++i)
       handles.push_back(handle_of(PyList_GET_ITEM(outputs.get(), Py_ssize_t(i))));
@@ -82,7 +82,7 @@ inline void pin(const std::vector<int>& cores) {
   CPU_ZERO(&set);
   for (int core : cores) CPU_SET(core, &set);
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-  // The thread's own pools, in the very libraries that torch uses, where it uses them.
+  // Sets the sizes of this thread's pools, in the same libraries that torch has loaded, if it has loaded them.
   void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
   if (!torch) return;
   for (const char* name : {"omp_set_num_threads", "MKL_Set_Num_Threads_Local"})
@@ -90,7 +90,7 @@ inline void pin(const std::vector<int>& cores) {
   dlclose(torch);
 }
 
-// Runs a stage on a request; false where it failed. What code in C++ throws is kept in the request.
+// Runs a stage on a request and returns whether it succeeded. An exception of C++ code is kept in the request.
 inline bool run_stage(Stage& stage, Worker& worker, PyObject* callback, Request& request, PyThreadState*& thread) {
   if (callback) {
     PyEval_RestoreThread(thread);
@@ -108,14 +108,14 @@ inline bool run_stage(Stage& stage, Worker& worker, PyObject* callback, Request&
   }
 }
 
-// Runs with Python's lock released, and takes it for `callback` alone. A failure is the request's, never the thread's.
+// Runs without Python's lock, except in `callback`. A failure ends its request, never the thread.
 inline void serve_stage(Pipe* pipe, size_t index, size_t replica, PyObject* callback, PyThreadState*& thread) {
   Stage& stage = pipe->stages[index];
   Worker& worker = *stage.workers[replica];
   for (int64_t n = int64_t(replica);; n += int64_t(stage.workers.size())) {
     Slot& slot = pipe->slot(n);
     const int64_t mine = pipe->at(n, index);
-    // A request that was submitted comes, stopped or not: an earlier stage may have it still.
+    // A submitted request arrives even after stop: an earlier stage may still have it.
     auto over = [&] { return pipe->stopped.load() && n >= pipe->next; };
     auto ready = [&] { return slot.progress.load(std::memory_order_acquire) == mine || over(); };
     wait_until(&worker.parked, ready, pipe->spin_ns, -1);

@@ -14,7 +14,7 @@ from fx_partition.backends.cuda.runtime import CudaRuntime
 from fx_partition.backends.devices.home_device import home_of
 from fx_partition.backends.streaming.pipeline import Pipeline
 from fx_partition.backends.streaming.program import make_program
-from fx_partition.backends.streaming.request_signature import Signature
+from fx_partition.backends.streaming.request_signature import RequestSignature
 from fx_partition.passes.capture.capture_model import annotated, capture
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import make_plan
@@ -40,7 +40,7 @@ def test_a_stream_equals_eager(places):
     runtime = CudaRuntime(
         program, devices, torch.device("cpu"), 3, {}, graphs=False, persist=False, driver=driver
     )
-    with Pipeline(plan, Signature(captured, program, x), runtime, 3) as pipe:
+    with Pipeline(plan, RequestSignature(captured, program, x), runtime, 3) as pipe:
         requests = [torch.randn(4, WIDTH) for _ in range(8)]
         results = list(pipe.map(requests))
         futures = [pipe.submit(request) for request in requests]
@@ -81,13 +81,14 @@ def test_what_the_model_has_on_the_cpu_on_purpose_stays_there(gpus, monkeypatch)
         functions = cuda_runtime.compile_for(program.steps, places, home, {})
         for step, place, function in zip(program.steps, places, functions, strict=True):
             there = cuda_runtime._cuda_step(step, place, function, home, FakeDriver())
-            taken = [value if i in there.takes_on_host else value.to(place) for i, value in enumerate(step.takes)]
-            with step.takes[0].fake_mode:
+            inputs = enumerate(step.fake_inputs)
+            taken = [value if i in there.inputs_on_host else value.to(place) for i, value in inputs]
+            with step.fake_inputs[0].fake_mode:
                 results = function(*taken)
             for i, result in enumerate(results):
-                assert result.device == (torch.device("cpu") if i in there.makes_on_host else place)
+                assert result.device == (torch.device("cpu") if i in there.outputs_on_host else place)
             static.append(there.static)
-            on_the_cpu.append(any(value.device.type == "cpu" for value in (*step.takes, *step.makes)))
+            on_the_cpu.append(any(value.device.type == "cpu" for value in (*step.fake_inputs, *step.fake_outputs)))
     assert True in static and True in on_the_cpu
     assert not any(map(operator.and_, static, on_the_cpu))
 

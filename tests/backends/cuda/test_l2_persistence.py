@@ -164,7 +164,7 @@ def test_calls_name_the_driver_s_functions_and_errors(monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match="cudaDeviceSetLimit: cudaErrorInvalidValue"):
         calls.change_set_aside(5)
     stream = SimpleNamespace(cuda_stream=1234)
-    calls.set_window(stream, l2_persistence.Window(4096, 10, 0.25))
+    calls.set_window(stream, l2_persistence.AccessPolicyWindow(4096, 10, 0.25))
     calls.set_window(stream, NO_WINDOW)
     calls.reset_lines()
     assert log[:4] == [

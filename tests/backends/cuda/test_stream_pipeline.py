@@ -297,8 +297,8 @@ def test_what_is_on_the_host_on_purpose_stays_there() -> None:
     on_two = [torch.device("cpu:0"), torch.device("cpu:1")]
     pipeline = CudaPipeline(
         [
-            CudaStep(on_two[0], first, (0,), (1, 2), (0,), False, makes_on_host=frozenset({1})),
-            CudaStep(on_two[1], second, (1, 2, scale), (3,), (), False, takes_on_host=frozenset({1, 2})),
+            CudaStep(on_two[0], first, (0,), (1, 2), (0,), False, outputs_on_host=frozenset({1})),
+            CudaStep(on_two[1], second, (1, 2, scale), (3,), (), False, inputs_on_host=frozenset({1, 2})),
         ],
         4,
         (3, 2, 1),

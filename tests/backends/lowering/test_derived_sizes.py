@@ -62,8 +62,8 @@ def program(model: nn.Module, shapes: Any) -> Program:
 
 
 def test_stages_take_and_give_tensors_alone_where_these_tell_the_sizes() -> None:
-    assert [step.is_of_tensors for step in program(Pairs().eval(), TWICE).steps] == [True, True]
-    assert [step.is_of_tensors for step in program(Pooled().eval(), PLAIN).steps] == [False, False]
+    assert [step.has_tensors_only for step in program(Pairs().eval(), TWICE).steps] == [True, True]
+    assert [step.has_tensors_only for step in program(Pooled().eval(), PLAIN).steps] == [False, False]
     texts = [[step.module.code for step in program(Pairs().eval(), TWICE).steps] for _ in range(2)]
     assert texts[0] == texts[1] and "sym_size" in texts[0][1]
 
@@ -75,7 +75,7 @@ def test_a_size_that_cannot_be_read_where_it_is_used_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("model", "shapes", "message"),
-    [(Pairs(), TWICE, None), (Rows(), TWICE, None), (Pooled(), PLAIN, "numbers cross its boundaries")],
+    [(Pairs(), TWICE, None), (Rows(), TWICE, None), (Pooled(), PLAIN, "its inputs or outputs include numbers")],
 )
 def test_a_stream_of_other_sizes_equals_eager(model: nn.Module, shapes: Any, message: str | None) -> None:
     def requests() -> Any:

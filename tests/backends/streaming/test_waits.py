@@ -24,7 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from fx_partition import PartitionError
 from fx_partition.backends.streaming.pipeline import Pipeline
-from fx_partition.backends.streaming.request_signature import Signature
+from fx_partition.backends.streaming.request_signature import RequestSignature
 from fx_partition.backends.weights import lazy_weights
 from fx_partition.passes.capture.capture_model import capture
 
@@ -138,7 +138,7 @@ class Keeps:
 def test_a_model_s_own_keyword_called_timeout_is_the_model_s(made: Made) -> None:
     inputs = {"x": X, "timeout": torch.tensor(3.0)}
     captured = capture(Patient(), inputs)
-    signature = Signature(captured, made.program, inputs)
+    signature = RequestSignature(captured, made.program, inputs)
     signature._wanted = [0, 1]
     runtime = Keeps()
     pipe = Pipeline(made.plan, signature, runtime, INFLIGHT)

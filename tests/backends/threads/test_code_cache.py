@@ -14,7 +14,7 @@ from fx_partition import PartitionError
 from fx_partition.backends.lowering.stage_key import stage_key
 from fx_partition.backends.streaming.program import make_program
 from fx_partition.backends.threads import aoti_compile
-from fx_partition.backends.threads.code_cache import Compiled, entry_of
+from fx_partition.backends.threads.code_cache import NativeCode, entry_of
 from fx_partition.backends.threads.portable_key import NotPortableError, to_portable
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.fake_tensors import facts_of, shape_env_of
@@ -201,7 +201,7 @@ def test_caches_that_are_off_are_off():
 def keep(entry, contents=b"code", reason=""):
     made = entry.path.with_name("made.so")
     made.write_bytes(contents)
-    entry.write(Compiled(str(made), reason))
+    entry.write(NativeCode(str(made), reason))
 
 
 def test_what_is_kept_is_read_back(directory):
@@ -242,7 +242,7 @@ def refuse(*_):
 
 def test_an_entry_that_cannot_be_written_is_no_error(directory, monkeypatch):
     entry = entry_of(step_of(layers(), torch.randn(4, WIDTH)), {})
-    entry.write(Compiled(str(directory / "does not exist.so"), ""))
+    entry.write(NativeCode(str(directory / "does not exist.so"), ""))
     assert entry.read() is None
 
     monkeypatch.setattr("fx_partition.hardware.cache_dir.os.replace", refuse)
@@ -275,7 +275,7 @@ DECISIONS = {
 def test_whoever_reads_decides_about_sizes_what_compiling_decided(name):
     def fresh():
         step = step_of(layers(), torch.randn(4, WIDTH), rows())
-        env = shape_env_of(step.takes)
+        env = shape_env_of(step.fake_inputs)
         (symbol,) = (s for s in env.var_to_range if str(s).startswith("s"))
         return step, env, symbol
 
@@ -302,7 +302,7 @@ def test_an_entry_is_whole_while_others_write_it():
     for number, entry in enumerate(entries):
         path = entry.path.with_name(f"made{number}.so")
         path.write_bytes(bytes([number]) * 100_000)
-        made.append(Compiled(str(path), str(number)))
+        made.append(NativeCode(str(path), str(number)))
     entries[0].write(made[0])
     done = threading.Event()
     failures, reads = [], []

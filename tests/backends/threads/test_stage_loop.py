@@ -203,8 +203,8 @@ def test_what_a_stage_in_cpp_throws_is_its_request_s(tmp_path: Path, monkeypatch
         for error, words in [
             (RuntimeError, "thrown by the stage"),
             (MemoryError, "^$"),
-            (RuntimeError, "no std::exception"),
-            (RuntimeError, "no std::exception"),
+            (RuntimeError, "not a std::exception"),
+            (RuntimeError, "not a std::exception"),
             (StageError, "compiled code of stage 0 failed"),
         ]:
             with pytest.raises(error, match=words):
