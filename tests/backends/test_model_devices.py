@@ -21,7 +21,7 @@ import fx_partition
 from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.options.backend_options import Options
 from fx_partition.backends.ranks.compile import without_indices
-from fx_partition.backends.ranks.message_codec import _Layout
+from fx_partition.backends.ranks.message_codec import _WireLayout
 from fx_partition.backends.training.prepare import prepare
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.passes.plan.request import Request
@@ -224,7 +224,8 @@ def test_ranks_compare_graphs_whatever_gpu_each_traces_them_on() -> None:
 
 def test_what_is_on_the_cpu_on_purpose_crosses_ranks_there() -> None:
     with FakeTensorMode():
-        layouts = [_Layout.of(torch.empty(3, device=device), torch.device("cuda:1")) for device in ("cpu", "cuda:0")]
+        there = torch.device("cuda:1")
+        layouts = [_WireLayout.of(torch.empty(3, device=device), there) for device in ("cpu", "cuda:0")]
     assert [str(layout.device) for layout in layouts] == ["cpu", "cuda:1"]
 
 

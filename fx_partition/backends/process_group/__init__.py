@@ -1,4 +1,4 @@
-"""Process group: ranks as one team, which compare what they were given, connect, and fail together.
+"""Process group: ranks as one team, which compare their inputs, connect, and fail together.
 
 In: a process group of torch.distributed. Out: a `rank_team.Team` with connections of its own (`transports`). A *rank*
 is one process of the group. Ranks compare documents in the group's store before they work (`consistency`): a

@@ -1,7 +1,7 @@
-"""Before they work together, ranks compare what they were given: a difference is an error that names it.
+"""Compare what ranks were given before they work together: a difference is an error that names it.
 
-Every rank writes a document, a mapping of texts, into the group's store and reads those of the others. A rank that
-works shows a sign of life, so that a long compilation is not taken for an end.
+Every rank writes a document, a mapping of texts, into the group's store and reads those of the others. A rank that is
+working writes heartbeats, so that a long compilation is not taken for a failure.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ConsistencyCheck:
     """Compares the documents of all ranks.
 
     Args:
-        store: the group's.
-        rank, size: this rank, and how many there are.
-        timeout: seconds without a sign of life after which a rank counts as lost.
+        store: the store of the group.
+        rank, size: this rank, and the number of ranks.
+        timeout: seconds without a heartbeat after which a rank counts as lost.
     """
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float) -> None:
@@ -39,7 +39,7 @@ class ConsistencyCheck:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Show signs of life meanwhile."""
+        """Write heartbeats inside the ``with`` block."""
         stop = threading.Event()
         self._beat()
         thread = threading.Thread(target=self._beat_until, args=(stop,), name="fx_partition-alive", daemon=True)
@@ -51,14 +51,14 @@ class ConsistencyCheck:
             thread.join()
 
     def exchange(self, document: Document, doing: str) -> list[Document]:
-        """The documents of all ranks, by rank.
+        """Write this rank's document and return those of all ranks, by rank.
 
         Args:
-            document: this rank's.
-            doing: what a rank does that has not come, for people: "compile graph 1".
+            document: this rank's document.
+            doing: the step that a missing rank did not finish, for the message: "compile graph 1".
 
         Raises:
-            RankError: ranks showed no sign of life for too long; it names them.
+            RankError: ranks wrote no heartbeat for too long; the message names them.
         """
         self._rounds += 1
         prefix = f"round/{self._rounds}/"
@@ -81,7 +81,7 @@ class ConsistencyCheck:
             if late:
                 raise RankError(
                     f"{_ranks(late)} did not {doing} within {self._timeout:g} s: all {self._size} ranks have to call "
-                    "the model, with inputs of the same shapes; a longer wait is options={'timeout': seconds}"
+                    "the model, with inputs of the same shapes; to wait longer, set options={'timeout': seconds}"
                 )
             time.sleep(pause)
             pause = min(2 * pause, self._timeout / 20, 0.25)
@@ -100,10 +100,10 @@ class ConsistencyCheck:
 
 
 def refuse_differences(documents: Sequence[Document]) -> None:
-    """Ranks must have been given the same.
+    """Check that the documents of all ranks are equal.
 
     Raises:
-        PartitionError: the first difference, with the ranks that have each value.
+        PartitionError: they differ; the message has the first difference and the ranks with each value.
     """
     for field in dict.fromkeys(field for document in documents for field in document):
         held: dict[str, list[int]] = {}

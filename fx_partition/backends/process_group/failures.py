@@ -1,8 +1,9 @@
-"""When a rank fails: every other rank ends with an error that names it.
+"""When a rank fails, every other rank ends with an error that names it.
 
-A rank that fails writes why on a board in the group's store and closes its connections, which ends what the others wait
-for. Whoever waited in vain reads the board and follows it to the cause: rank 3 waited for rank 2, which says that it
-waited for rank 1, which raised ValueError in stage 1 (or says nothing: then its process ended, or hangs).
+A rank that fails writes the reason on a board in the group's store and closes its connections, which ends the transfers
+that others wait for. A rank whose transfer ended reads the board and follows it to the cause: rank 3 waited for rank 2,
+which wrote that it waited for rank 1, which raised ValueError in stage 1 (or wrote nothing: its process ended or
+hangs).
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from collections.abc import Mapping
 
 from ..lowering.torch_internals import Store
 
-#: Seconds that others get to say why they failed before a rank's silence counts.
+#: Seconds that a rank gets to write why it failed, before it counts as lost.
 GRACE = 2.0
 
 
 class RankError(RuntimeError):
-    """Another rank failed; the message says which, in which stage, and why."""
+    """Another rank failed; the message names it, its stage and the reason."""
 
 
 class FailureBoard:
-    """What ranks say of their failures.
+    """The failures that ranks have written into the store.
 
     Args:
-        store: the group's.
-        rank: this one.
+        store: the store of the group.
+        rank: this rank.
         timeout: seconds that a rank waits for another.
     """
 
@@ -35,19 +36,19 @@ class FailureBoard:
         self._store, self._rank, self._timeout = store, rank, timeout
 
     def raised(self, where: str, error: BaseException) -> None:
-        """This rank raised an error of its own."""
+        """Write that this rank raised an error."""
         self._write({"raised": f"rank {self._rank} raised in {where}: {type(error).__name__}: {error}"})
 
     def waited(self, peer: int) -> None:
-        """This rank waited for ``peer`` in vain."""
+        """Write that a transfer between this rank and ``peer`` ended early."""
         self._write({"waited": peer})
 
     def cause(self, peer: int, stages: Mapping[int, str], error: BaseException) -> str:
-        """Why ``peer`` sent or took nothing, as far as ranks have said.
+        """Return the reason why ``peer`` ended a transfer, as far as ranks have written it.
 
         Args:
-            stages: by rank, the stages that it runs, for people.
-            error: how the connection ended.
+            stages: by rank, a description of its stages.
+            error: the error of the connection.
         """
         deadline = time.monotonic() + min(GRACE, self._timeout)
         while True:
@@ -64,7 +65,7 @@ class FailureBoard:
         )
 
     def _follow(self, peer: int) -> tuple[int, dict[str, object]]:
-        """From rank to rank that waited, to the one that did not."""
+        """Follow the ranks that waited for one another; return the first that waited for none, and its entry."""
         seen = {self._rank}
         while peer not in seen:
             seen.add(peer)
@@ -73,12 +74,12 @@ class FailureBoard:
             if not isinstance(waited, int):
                 return peer, said
             if waited in seen:
-                return peer, {}
+                return peer, {}  # ranks that wait for one another in a circle
             peer = waited
         return peer, {}
 
     def _write(self, said: dict[str, object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the store may have ended with its process
+        with contextlib.suppress(RuntimeError):  # the store ends with the process that serves it
             self._store.set(f"fault/{self._rank}", json.dumps(said))
 
     def _read(self, rank: int) -> dict[str, object]:

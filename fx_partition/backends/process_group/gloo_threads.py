@@ -1,12 +1,12 @@
-"""The threads that gloo moves bytes with must not take a core away from a rank in the middle of a send.
+"""Keep gloo's event threads from taking a core away from a rank in the middle of a send.
 
-A send of gloo writes to its socket under a lock of the connection. Where ranks fill their cores, its own event
-thread is woken by what arrives meanwhile and preempts the sender; it tries the lock, does not get it, polls again, and
-so burns its slice of time while the sender, who has the lock, waits for the core. Linux lets threads of ``SCHED_BATCH``
-run where a core is free or its thread waits or yields, and does not let them preempt: that is what an event thread
-should do here. No privileges are needed for it.
+A send of gloo writes to its socket under a lock of the connection. Where ranks fill their cores, arriving bytes wake
+gloo's event thread, which preempts the sender. It tries the lock, fails, and polls again, and so uses up its time slice
+while the sender, which holds the lock, waits for the core. Under ``SCHED_BATCH`` Linux runs a thread only where a core
+is free, or where its thread waits or yields, and lets it preempt no other: an event thread should run just so. The
+policy needs no privileges.
 
-Tried with torch 2.13.0, on Linux 6.18. Where a system has no such policy or other names, nothing is changed.
+Tried with torch 2.13.0, on Linux 6.18. On a system without this policy, or with other thread names, nothing changes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _NAME = "gloo_tcp_loop"
 
 @contextmanager
 def no_preemption() -> Iterator[None]:
-    """Event threads that gloo starts inside do not preempt; those that were there before stay as they are."""
+    """Set SCHED_BATCH for the event threads that gloo starts inside the ``with`` block; leave earlier ones alone."""
     before = _event_threads()
     yield
     for thread in _event_threads() - before:
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the thread has ended
             os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def let_others_run() -> None:
-    """Give this core to an event thread that waits for it, if there is one; takes a microsecond else."""
+    """Yield this core to an event thread that waits for it; costs a microsecond if there is none."""
     if hasattr(os, "sched_yield"):
         os.sched_yield()
 

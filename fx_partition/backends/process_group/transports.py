@@ -1,8 +1,8 @@
-"""Connections among some ranks that these alone make, whatever process groups each of them has seen before.
+"""Connections among some ranks, for which only these ranks need to call.
 
-``torch.distributed.new_group`` asks either all ranks of the world to come, or lets those of the group meet under a name
-that counts the groups which a rank is in: ranks that are in different numbers of groups never meet. Here they meet in
-the store that they are given, under a name of ours.
+``torch.distributed.new_group`` either needs a call from all ranks of the world, or lets the ranks of the group meet
+under a name that counts the groups of a rank: ranks with different numbers of groups never meet. Here ranks meet in a
+given store, under a name that the caller chooses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _open: weakref.WeakKeyDictionary[Connection, OwnProcess] = weakref.WeakKeyDictio
 
 
 class Connection(Protocol):
-    """What is used of a transport of torch.distributed, and a process group has too; ranks count within it."""
+    """The methods that are used of a transport of torch.distributed (process groups have them too).
+
+    Ranks are counted within the connection.
+    """
 
     def send(self, tensors: list[torch.Tensor], rank: int, tag: int, /) -> dist.Work:
         """Start to send one tensor."""
@@ -33,24 +36,24 @@ class Connection(Protocol):
         """Start to receive into one tensor."""
 
     def allreduce(self, tensors: list[torch.Tensor], /) -> dist.Work:
-        """Start to replace one tensor by the sum of those of all ranks."""
+        """Start to replace one tensor by the sum of the tensors of all ranks."""
 
     def broadcast(self, tensor: torch.Tensor, rank: int, /) -> dist.Work:
-        """Start to replace one tensor by that of a rank."""
+        """Start to replace one tensor by the tensor of one rank."""
 
     def shutdown(self) -> None:
-        """End it, which wakes others of NCCL; gloo's others wake when the last reference is gone."""
+        """End the connection. This wakes the peers with NCCL; with gloo they wake when the last reference is gone."""
 
 
 def connect(name: str, store: Store, members: Sequence[int], rank: int, kind: str, timeout: float) -> Connection:
-    """Connect the ranks that call this with one name; each waits for the others.
+    """Connect the ranks that call this with the same name; each waits for the others.
 
     Args:
-        name: the same on all of them, and used once in this store.
-        store: which all of them have.
-        members: the ranks by their numbers in the world.
-        rank: this one's place among them.
-        kind: type of the device whose tensors are to go: "cpu" (gloo), else NCCL.
+        name: a name that is used once in this store.
+        store: a store that all the ranks share.
+        members: the numbers of the ranks in the world.
+        rank: the position of this rank in ``members``.
+        kind: the device type of the tensors to send: "cpu" (gloo), else NCCL.
         timeout: seconds to wait for the others, now and in each transfer.
     """
     made: Connection = new_transport(name, store, members, rank, kind, datetime.timedelta(seconds=timeout))
@@ -60,7 +63,7 @@ def connect(name: str, store: Store, members: Sequence[int], rank: int, kind: st
 
 @atexit.register
 def _shut_down() -> None:
-    """As ``destroy_process_group`` does for its own: NCCL must not be left to the end of the interpreter."""
+    """Shut all connections down, as ``destroy_process_group`` does: NCCL must end before the interpreter does."""
     for connection, process in list(_open.items()):
-        if process.is_this:  # a forked child would close what its parent works with
+        if process.is_this:  # a forked child would close the connections of its parent
             connection.shutdown()

@@ -1,4 +1,4 @@
-"""How the graph of a stage prints its sends and receives where the peers are ranks."""
+"""The sends and receives that a stage's printed graph shows, where the peers are ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .schedule import Messages
 
 
 class RankBoundaries(Boundaries):
-    """What stays on its rank is handed over there, without send and receive; inputs of the graph come from rank 0."""
+    """Boundaries between ranks: stages of one rank need no send or receive, and rank 0 sends the graph's inputs."""
 
     def __init__(
         self, captured: CapturedGraph, stubs: list[PartitionGraph], ranks: Sequence[int], messages: Messages

@@ -1,4 +1,4 @@
-"""``options={"devices": "ranks"}``: plan alike on every rank, compile a rank's own stages, run them together."""
+"""``options={"devices": "ranks"}``: make the same plan on every rank, and compile this rank's stages."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def compile_ranks(
     compile_one: CompileOne,
     home: torch.device,
 ) -> tuple[Callable[..., Any], Plan, list[Stage]]:
-    """This rank's part of a graph.
+    """Compile this rank's part of a graph.
 
     Args:
-        asked: as `Options.check` read them; ``asked.request.devices`` are the ranks.
-        example_inputs: the inputs of the graph on this rank; only their shapes count, but on rank 0.
+        asked: the options from `Options.check`; ``asked.request.devices`` are the ranks.
+        example_inputs: the inputs of the graph on this rank; only rank 0 uses their values, others their shapes.
         compile_one: compiles one stage.
         home: the device of this rank's stages.
 
@@ -56,29 +56,29 @@ def compile_ranks(
         The function of the graph's inputs, the plan, and all stages, of which this rank compiled its own.
 
     Raises:
-        PartitionError: gradients are needed, the ranks were given different things, or one cannot compile its stages.
-        RankError: a rank did not come.
+        PartitionError: gradients are needed, the inputs of ranks differ, or a rank cannot compile its stages.
+        RankError: a rank did not call the model.
     """
     if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs):
         raise PartitionError(
-            "ranks run for inference, and an input or a parameter needs a gradient: run under torch.no_grad(), or "
-            "train with fx_partition.to_pipeline_stages"
+            "devices=\"ranks\" is for inference, and an input or a parameter requires a gradient: run under "
+            "torch.no_grad(), or train with fx_partition.to_pipeline_stages"
         )
     refuse_several(captured, "a rank runs its stages on one device")
     ranked = asked.ranks
     assert ranked is not None
     team = Team.current(ranked.timeout, home, ranked.group)
     microbatches: Microbatches | None = None
-    with team.roll.alive():
+    with team.consistency.alive():
         cutting = MicrobatchPlan.of(captured, facts, asked, example_inputs)
         if cutting:
             refuse_writes(facts)
             plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
             made = cutting.refaked(traced)
             captured = made.captured
-            stubs = cut_stages(captured, plan, facts)
+            partitions = cut_stages(captured, plan, facts)
         else:
-            plan, captured, stubs = plan_states_together(
+            plan, captured, partitions = plan_states_together(
                 captured,
                 facts,
                 asked.request,
@@ -88,24 +88,24 @@ def compile_ranks(
                 "may need more partitions or larger ones",
             )
         document = _document(captured, plan, ranked.given, example_inputs, facts.written)
-        refuse_differences(team.roll.exchange(document, "plan this graph"))
+        refuse_differences(team.consistency.exchange(document, "plan this graph"))
         team.connect()
         ranks = [partition.slot % team.size for partition in plan.partitions]
         names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
-        messages = Messages(captured, stubs, ranks, team.size, ranked.output, facts.written)
-        boundaries = RankBoundaries(captured, stubs, ranks, messages)
-        stages = [Stage(i, home, stub, boundaries) for i, stub in enumerate(stubs)]
+        messages = Messages(captured, partitions, ranks, team.size, ranked.output, facts.written)
+        boundaries = RankBoundaries(captured, partitions, ranks, messages)
+        stages = [Stage(i, home, partition, boundaries) for i, partition in enumerate(partitions)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
         real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
-        lowered, told = _compile(team, names, own, stages, real, compile_one)
+        lowered, guards_by_rank = _compile(team, names, own, stages, real, compile_one)
         env = shape_env_of(captured.values.values())
         if env and cutting:
-            guards = [*made.guards, *(guard for text in told for guard in guards_from_text(text, env))]
+            guards = [*made.guards, *(guard for text in guards_by_rank for guard in guards_from_text(text, env))]
             microbatches = Microbatches(cutting, traced, made, list(dict.fromkeys(guards)))
         elif env:
-            for text in told:
+            for text in guards_by_rank:
                 assume_all(env, text)
-    crossing = {node: lowered.crossings.value(node) for stub in stubs for node in stub.outputs}
+    crossing = {node: lowered.crossings.value(node) for partition in partitions for node in partition.outputs}
     captured = replace(captured, values={**captured.values, **crossing})
     function = RankFunction(captured, own, lowered.compiled, messages, team, names, home, microbatches)
     lowered.install(function.put)
@@ -120,26 +120,25 @@ def _compile(
     real: Mapping[torch.fx.Node, Any],
     compile_one: CompileOne,
 ) -> tuple[Lowered, list[str]]:
-    """Own stages compiled, once every rank has compiled its own, and what each rank's assume of sizes."""
+    """Compile this rank's stages and wait for all ranks; return the code, and each rank's guards on sizes as text."""
     env = shape_env_of(map(value_of, real))
     before = len(env.guards) if env else 0
     failed: Exception | None = None
-    told = {"error": "", "guards": "[]"}
+    document = {"error": "", "guards": "[]"}
     try:
         fill(real[node] for stage in own for node in stage.stub.inputs if node in real)
         lowered = lower(own, real, compile_one, graph=stages)
         if env:
-            told["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])
+            document["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])
     except Exception as error:
         failed = error
-        told["error"] = f"{type(error).__name__}: {error}"
-    documents = team.roll.exchange(told, "compile its stages")
-    for rank, document in enumerate(documents):
-        if document["error"]:
-            raise PartitionError(
-                f"rank {rank} could not compile its part ({names[rank]}): {document['error']}"
-            ) from failed
-    return lowered, [document["guards"] for document in documents]
+        document["error"] = f"{type(error).__name__}: {error}"
+    documents = team.consistency.exchange(document, "compile its stages")
+    for rank, given in enumerate(documents):
+        if given["error"]:
+            message = f"rank {rank} could not compile its part ({names[rank]}): {given['error']}"
+            raise PartitionError(message) from failed
+    return lowered, [given["guards"] for given in documents]
 
 
 def _document(
@@ -149,7 +148,7 @@ def _document(
     example_inputs: Sequence[Any],
     written: frozenset[str],
 ) -> Document:
-    """What has to be the same on all ranks, what explains a difference first."""
+    """Return the texts that must be equal on all ranks; a text that may explain another difference comes first."""
     document = {
         "version of torch": torch.__version__,
         "version of fx-partition": importlib.metadata.version("fx-partition"),
@@ -169,7 +168,7 @@ def _document(
 
 
 def without_indices(graph: torch.fx.Graph) -> str:
-    """The text of a graph, which is the same on ranks that trace it on different GPUs."""
+    """Return the text of a graph without the indices of GPUs: ranks trace it on different GPUs."""
     return re.sub(r"\bcuda:\d+", "cuda", str(graph))
 
 
@@ -178,7 +177,7 @@ def _digest(text: str) -> str:
 
 
 def _stage_names(plan: Plan, ranks: Sequence[int], rank: int) -> str:
-    """The stages of a rank for people: "stage 1 (layers.4 .. layers.7)"."""
+    """Describe the stages of a rank: "stage 1 (layers.4 .. layers.7)"."""
     homes = zip(plan.partitions, ranks, strict=True)
     own = [f"stage {p.index} ({p.first} .. {p.last})" for p, home in homes if home == rank]
     return ", ".join(own) or "without a stage"

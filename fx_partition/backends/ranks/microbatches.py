@@ -1,4 +1,4 @@
-"""A call in microbatches on ranks: while one rank runs a microbatch, the next rank runs the one before."""
+"""Run a call on ranks in microbatches: while one rank runs a microbatch, the next rank runs the one before."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..microbatch.cutting import MicrobatchPlan
 
 
 class Microbatches:
-    """Cuts a call's values into those of microbatches, and joins results.
+    """Splits the inputs of a call into microbatches, and joins their results.
 
     Args:
-        cutting: how the batch is cut.
+        cutting: how the batch is split.
         traced: the planned graph with the values of the trace.
-        made: the same with those of a microbatch; the stages are cut from it.
-        guards: what any rank's stages assume of their sizes.
+        made: the same graph with the values of a microbatch; stages are split from it.
+        guards: the guards on sizes of all ranks' stages.
     """
 
     def __init__(
@@ -37,37 +37,37 @@ class Microbatches:
         self._cutter = cutting.cutter(traced, made, guards)
         values = made.captured.values
         self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
-        self._cut: dict[torch.fx.Node, BatchSlices] = {}
+        self._batched: dict[torch.fx.Node, BatchSlices] = {}
         for node in graph.find_nodes(op="placeholder"):
             if (dim := separation.inputs.get(node.name)) is not None:
                 name = made.captured.names.get(node, node.name)
-                self._cut[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
+                self._batched[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
         (output,) = traced.gm.graph.find_nodes(op="output")
         pairs = zip(output.args[0], separation.outputs, strict=True)
         self._joined = [None if dim is None else BatchSlices.of_result(traced.values[leaf], dim) for leaf, dim in pairs]
 
-    def cut(self, table: Mapping[torch.fx.Node, Any], *, inputs: bool) -> list[dict[torch.fx.Node, Any]]:
-        """The values of each microbatch.
+    def split(self, table: Mapping[torch.fx.Node, Any], *, inputs: bool) -> list[dict[torch.fx.Node, Any]]:
+        """Return the values of each microbatch.
 
         Args:
-            table: those of the call, with the sizes of rank 0's inputs.
-            inputs: whether the inputs in it are real: those of rank 0.
+            table: the values of the call, with the sizes of rank 0's inputs.
+            inputs: whether ``table`` has the tensors of the inputs, as on rank 0.
 
         Raises:
-            ValueError: the stages were compiled for other sizes; on every rank alike.
+            ValueError: the stages were compiled for other sizes; raised on every rank.
         """
         sizes = [table[node] for node in self._sizes]
         blocks = self._cutter(*sizes)
         if not blocks:
-            raise ValueError(f"no microbatches of inputs of the sizes {sizes} are such as the stages were compiled for")
+            raise ValueError(f"inputs of the sizes {sizes} cannot be split into microbatches that the stages accept")
         tables = []
         for first, count in blocks:
-            own = {node: rows.take(table[node], first, count) for node, rows in self._cut.items()} if inputs else {}
+            own = {node: rows.take(table[node], first, count) for node, rows in self._batched.items()} if inputs else {}
             tables.append({**table, **own, **dict.fromkeys(self._batch, count)})
         return tables
 
     def join(self, leaves: Sequence[Any], tables: Sequence[Mapping[Any, Any]], whole: Mapping[Any, Any]) -> list[Any]:
-        """The results of the call; ``leaves`` are nodes of the graph, or constants, and ``whole`` has its inputs."""
+        """Return the results of the call. ``leaves`` are nodes of the graph or constants; ``whole`` has the inputs."""
         return [
             rows.join([table[leaf] for table in tables]) if rows else whole.get(leaf, tables[0].get(leaf, leaf))
             for leaf, rows in zip(leaves, self._joined, strict=True)
@@ -75,13 +75,13 @@ class Microbatches:
 
 
 def refuse_writes(facts: GraphMemory) -> None:
-    """Microbatches of a graph that writes its inputs would have to be written back from several ranks.
+    """Refuse a graph that writes its inputs: several ranks would have to write the microbatches back.
 
     Raises:
-        PartitionError: it writes some.
+        PartitionError: the graph writes an input.
     """
     if facts.written:
         raise PartitionError(
-            f"the graph writes {', '.join(sorted(facts.written))}, and microbatches on ranks are for graphs that write "
-            "nothing; set microbatches=1"
+            f"the graph writes {', '.join(sorted(facts.written))} in place, which microbatches on ranks do not "
+            "support; set microbatches=1"
         )

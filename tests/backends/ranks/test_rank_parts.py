@@ -20,7 +20,7 @@ from fx_partition.backends.lowering.guard_text import assume_all, guards_from_te
 from fx_partition.backends.options.rank_options import RankOptions
 from fx_partition.backends.process_group.consistency import ConsistencyCheck, refuse_differences
 from fx_partition.backends.process_group.failures import FailureBoard, RankError
-from fx_partition.backends.ranks.message_codec import Wire, decode_number, encode_number
+from fx_partition.backends.ranks.message_codec import MessageCodec, decode_number, encode_number
 from fx_partition.backends.ranks.schedule import Message
 from fx_partition.passes.capture.fake_tensors import ShapeEnv, new_fake_mode
 
@@ -77,7 +77,7 @@ def test_a_tensor_arrives_with_its_strides(view: str, told: bool) -> None:
     _, fake = env_of(4)
     line = Line()
     symbols = [fake.shape[0].node.expr] if told else []
-    wire = Wire(Message(0, 0, 1, 0, ()), [VIEWS[view](fake)], CPU, 0, symbols)
+    wire = MessageCodec(Message(0, 0, 1, 0, ()), [VIEWS[view](fake)], CPU, 0, symbols)
     assert wire.has_header == (not told and view != "number")
     for rows in (4, 7):
         value = VIEWS[view](torch.randn(rows, 8))
@@ -91,7 +91,7 @@ def test_a_tensor_arrives_with_its_strides(view: str, told: bool) -> None:
 def test_shapes_that_are_known_need_no_header() -> None:
     line = Line()
     fake = new_fake_mode(None).from_tensor(torch.zeros(4, 8))
-    Wire(Message(0, 0, 1, 0, ()), [fake], CPU, 0).send([torch.zeros(4, 8)], line)
+    MessageCodec(Message(0, 0, 1, 0, ()), [fake], CPU, 0).send([torch.zeros(4, 8)], line)
     assert line.sent.qsize() == 1
 
 

@@ -91,7 +91,7 @@ def test_survivors_name_the_rank_that_failed(how: str) -> None:
             assert first == "RankError: rank 1 raised in stage 1: ArithmeticError: no luck"
         else:
             assert first.startswith("RankError: rank 1 (stage 1 (hidden .. layers.3)) is lost")
-        assert second.startswith("RankError: the ranks work together no more, as rank 1")
+        assert second.startswith("RankError: the team of ranks has ended, as rank 1")
         assert (
             found[rank]["seconds"] < rank_functions.PATIENT
         )  # less than a rank sleeps; the ranks' timeout is 10 seconds
