@@ -1,4 +1,4 @@
-"""All ranks do the same, or all of them say which does not: no rank is left waiting for one that has failed."""
+"""Do the same work on all ranks; if it fails or differs on one, raise on all, so that no rank is left waiting."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def agree(work: Callable[[], tuple[T, Document]], group: dist.ProcessGroup | Non
     """Do the same work on every rank of a group and compare the outcome.
 
     Args:
-        work: gives a result, and what has to be the same on all ranks. It talks to no other rank.
-        group: the ranks; None: all. Messages count them within the group.
+        work: returns a result and a document that must be the same on all ranks. It must not communicate.
+        group: the ranks; None: all. Messages number the ranks within the group.
 
     Raises:
-        PartitionError: the work failed on another rank, or documents differ; it names the ranks.
-        Exception: what the work raised on this rank.
+        PartitionError: the work failed on another rank, or documents differ; the message names the ranks.
+        Exception: the exception that the work raised on this rank.
     """
     failure: Exception | None = None
     mine: tuple[str, Document]
     try:
         result, document = work()
         mine = ("", document)
-    except Exception as error:  # whatever it is, the others have to hear of it
+    except Exception as error:  # the other ranks must learn of any error
         failure = error
         mine = (f"{type(error).__name__}: {error}", {})
     outcomes: list[tuple[str, Document]] = [("", {})] * dist.get_world_size(group)

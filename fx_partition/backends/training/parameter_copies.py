@@ -1,4 +1,4 @@
-"""The tensors that the stages of a rank hold for those of the model."""
+"""The parameters and buffers of a rank's stages: the model's own, or copies of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 from ..devices.home_device import place
 
 
-class Owner:
-    """Gives each stage of a rank a parameter of its own; all that stand for one weight share its memory.
+class ParameterCopies:
+    """Gives each stage of a rank its own parameters; those of one weight share its memory.
 
     Args:
         home: the device of the model.
-        device: where the rank runs; None: where each tensor is.
+        device: where the rank runs; None: each tensor stays where it is.
     """
 
     def __init__(self, home: torch.device, device: torch.device | None) -> None:
@@ -24,7 +24,11 @@ class Owner:
         self._taken: set[int] = set()
 
     def next_stage(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What makes the tensors of one more stage: equal ones for equal ones, and the model's own if they may be."""
+        """Return a function from the model's tensors to those of the next stage.
+
+        The first stage that reads a weight gets the model's own parameter, or its copy on ``device``; each later stage
+        gets a new parameter over the same memory. Within a stage, one weight is one parameter.
+        """
         own: dict[int, torch.Tensor] = {}
 
         def owned(tensor: torch.Tensor) -> torch.Tensor:

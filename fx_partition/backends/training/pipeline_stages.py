@@ -1,4 +1,4 @@
-"""The stages of one rank, as its training loop sees them."""
+"""The stages of one rank, for its training loop."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import nn
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.plan.plan import Plan
 
-from .tied_weights import Ties
+from .tied_weights import TiedWeights
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining import PipelineStage
 
 
 class PipelineStages(Sequence["PipelineStage"]):
-    """The stages of this rank in their order; ``list(stages)`` is what a schedule takes.
+    """The stages of this rank in order; pass ``list(stages)`` to a schedule.
 
     Attributes:
-        plan: how the whole model was cut.
+        plan: the plan of the whole model.
 
     Example::
 
@@ -29,10 +29,10 @@ class PipelineStages(Sequence["PipelineStage"]):
         >>> optimizer = torch.optim.AdamW(stages.parameters())                             # doctest: +SKIP
     """
 
-    def __init__(self, plan: Plan, stages: Sequence[PipelineStage], ties: Ties) -> None:
+    def __init__(self, plan: Plan, stages: Sequence[PipelineStage], tied: TiedWeights) -> None:
         self.plan = plan
         self._stages = tuple(stages)
-        self._ties = ties
+        self._tied = tied
 
     @overload
     def __getitem__(self, index: int) -> PipelineStage: ...
@@ -50,7 +50,7 @@ class PipelineStages(Sequence["PipelineStage"]):
         return tuple(stage.submod for stage in self._stages)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters of this rank by their names in the model, each once; what an optimizer is given."""
+        """Yield the parameters of this rank, each once, with their names in the model."""
         seen: set[str] = set()
         for module in self.modules:
             names: dict[nn.Parameter, list[str]] = {}
@@ -62,24 +62,24 @@ class PipelineStages(Sequence["PipelineStage"]):
                 seen.update(own)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As `named_parameters`, without names."""
+        """Return the parameters of this rank, each once, for an optimizer."""
         return (parameter for _, parameter in self.named_parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters and buffers of this rank under the model's keys; those of all ranks together are the model's."""
+        """Return the parameters and buffers of this rank by the model's keys; all ranks together have the model's."""
         return {key: value for module in self.modules for key, value in module.state_dict().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what the stages of this rank hold out of the state_dict of the whole model; other keys are passed over.
+        """Load this rank's parameters and buffers from the state_dict of the whole model; ignore all other keys.
 
         Raises:
-            PartitionError: a key is missing; it names some.
+            PartitionError: keys are missing; the message names some.
         """
         missing = [key for key in self.state_dict() if key not in state_dict]
         if missing:
             raise PartitionError(
                 f"the state_dict lacks {len(missing)} keys that the stages of this rank hold, {', '.join(missing[:3])} "
-                "among them; load that of the whole model"
+                "among them; load the state_dict of the whole model"
             )
         for module in self.modules:
             module.load_state_dict({key: state_dict[key] for key in module.state_dict()})
@@ -88,7 +88,7 @@ class PipelineStages(Sequence["PipelineStage"]):
     def reduce_tied_gradients(self) -> None:
         """Add up the gradients of weights that several stages read (embedding and head), over all ranks.
 
-        Call it on every rank once, after the last ``schedule.step`` and before ``optimizer.step``; without such weights
-        it does nothing.
+        Call it once on every rank, after the last ``schedule.step`` and before ``optimizer.step``. It does nothing if
+        the model has no such weights.
         """
-        self._ties.reduce()
+        self._tied.reduce()

@@ -1,4 +1,4 @@
-"""Which rank has which stage: around in a loop, or back and forth in the shape of a V."""
+"""The rank of each stage: around the ranks in a loop, or back and forth in the shape of a V."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ PLACEMENTS = ("loop", "v")
 
 
 def rank_of(stage: int, num_ranks: int, placement: str) -> int:
-    """The rank of a stage within its group.
+    """Return the rank of a stage within its group.
 
     Example: six stages on two ranks are on 0 1 0 1 0 1 in a loop, and on 0 1 1 0 0 1 in a V.
     """
-    turn, place = divmod(stage, num_ranks)
-    return num_ranks - 1 - place if placement == "v" and turn % 2 else place
+    turn, position = divmod(stage, num_ranks)
+    return num_ranks - 1 - position if placement == "v" and turn % 2 else position
 
 
 def check_stages(num_stages: int, num_ranks: int) -> None:
     """Refuse a number of stages that schedules cannot place.
 
     Raises:
-        PartitionError: fewer than ranks, or no multiple of them.
+        PartitionError: there are fewer stages than ranks, or their number is not a multiple of that of the ranks.
     """
     if num_stages < num_ranks:
         raise PartitionError(
@@ -29,6 +29,6 @@ def check_stages(num_stages: int, num_ranks: int) -> None:
         )
     if num_stages % num_ranks:
         raise PartitionError(
-            f"num_stages={num_stages} is no multiple of the {num_ranks} ranks, and schedules want as many stages on "
-            f"each; take {num_stages // num_ranks * num_ranks} or {-(-num_stages // num_ranks) * num_ranks}"
+            f"num_stages={num_stages} is not a multiple of the {num_ranks} ranks, and schedules need equally many "
+            f"stages on each; use {num_stages // num_ranks * num_ranks} or {-(-num_stages // num_ranks) * num_ranks}"
         )

@@ -1,4 +1,4 @@
-"""All stages of a model before any of them has tensors of its own; the same on every rank."""
+"""Prepare all stages of a model, in the same way on every rank, before any stage has tensors of its own."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ..lowering.states_together import plan_states_together
 from ..lowering.torch_internals import training_patches
 from ..process_group.consistency import Document
 from ..weights.lazy_weights import fill
-from .parameter_copies import Owner
+from .parameter_copies import ParameterCopies
 from .placement import check_stages
-from .stage_arguments import Entry
+from .stage_arguments import ArgumentReader
 from .stage_graphs import StageGraph, stage_graphs
-from .stage_interface import Interface, interfaces
-from .stage_module import Members, StageModule, build
+from .stage_interface import StageInterface, stage_interfaces
+from .stage_module import ModelTensors, StageModule, build
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining import PipelineStage
@@ -39,43 +39,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every rank knows of all stages; their modules hold the model's own tensors.
+    """All stages of a model, as every rank knows them; their modules hold the model's own tensors.
 
     Attributes:
-        plan, graphs, modules, interfaces: of all stages in order.
-        made: for each stage the fake values that its code makes.
-        members: of the whole model.
-        entry: reads the arguments of the first stage.
-        entry_args: its positional tensors, on the meta device.
+        plan: the plan of the model.
+        graphs, modules, interfaces: those of each stage, in order.
+        computed: for each stage the fake values that its code computes.
+        members: the parameters and buffers of the whole model.
+        reader: reads the arguments of the first stage.
+        positional_args: the positional tensors of the first stage, on the meta device.
         home: where the model's weights are.
-        training: the mode that it was traced in.
+        training: whether the model was traced in training mode.
     """
 
     plan: Plan
     graphs: Sequence[StageGraph]
     modules: Sequence[StageModule]
-    interfaces: Sequence[Interface]
-    made: Sequence[Sequence[Any]]
-    members: Members
-    entry: Entry
-    entry_args: Sequence[torch.Tensor]
+    interfaces: Sequence[StageInterface]
+    computed: Sequence[Sequence[Any]]
+    members: ModelTensors
+    reader: ArgumentReader
+    positional_args: Sequence[torch.Tensor]
     home: torch.device
     training: bool
 
     def document(self, placement: str) -> Document:
-        """Equal on ranks whose stages fit together; what explains a difference first."""
+        """Return texts that are equal on ranks whose stages fit together; likely causes of a difference come first."""
         nodes = [partition.nodes for partition in self.plan.partitions]
         document = {
             "version of torch": torch.__version__,
             "placement": placement,
             "number of stages": str(len(self.graphs)),
-            "shapes of example_inputs": ", ".join(map(_fact, self.interfaces[0].takes)),
+            "shapes of example_inputs": ", ".join(map(_describe, self.interfaces[0].inputs)),
         }
         for module in self.modules:
-            document |= {f"weight {name}": _fact(parameter) for name, parameter in module.named_parameters()}
+            document |= {f"weight {name}": _describe(parameter) for name, parameter in module.named_parameters()}
         document["graph"] = self.plan.graph
         document["boundaries of stages"] = hashlib.sha256(repr(nodes).encode()).hexdigest()[:16]
-        document["tensors between stages"] = "; ".join(", ".join(map(_fact, i.gives)) for i in self.interfaces)
+        document["tensors between stages"] = "; ".join(", ".join(map(_describe, i.outputs)) for i in self.interfaces)
         return document
 
     def stages(
@@ -85,32 +86,32 @@ class Prepared:
         inductor: Mapping[str, Any] | None,
         group: dist.ProcessGroup | None,
     ) -> list[PipelineStage]:
-        """Some of the stages, with tensors of their own.
+        """Return some of the stages, with tensors of their own.
 
         Args:
-            mine: which.
+            mine: the numbers of the stages.
             device: where they run; None: where the model is.
-            inductor: options with which they are compiled; None: they are not.
+            inductor: the options to compile them with; None: do not compile.
             group: the ranks of the pipeline.
         """
-        from .torch_stage import Stage
+        from .torch_stage import PlacedStage
 
         found: list[PipelineStage] = []
         for index, module in zip(mine, self._keep(mine, device), strict=True):
             interface = self.interfaces[index]
             if inductor is not None:
-                module.compile_code(training_patches(list(map(_trained, self.made[index])), inductor))
-            # A stage whose backward cannot be split does all of it where its inputs' part is due, and nothing later.
-            # The first has no part for its inputs.
+                module.compile_code(training_patches(list(map(_trained, self.computed[index])), inductor))
+            # A schedule may split a backward: first for the inputs, later for the weights. A stage that cannot be split
+            # runs its whole backward the first time. The first stage has no gradients of inputs: nothing to split.
             whole = bool(index) and (inductor is not None or not interface.splits)
             found.append(
-                Stage(
+                PlacedStage(
                     module,
                     index,
                     len(self.graphs),
                     device or self.home,
-                    input_args=interface.takes if index else tuple(self.entry_args),
-                    output_args=interface.gives,
+                    input_args=interface.inputs if index else tuple(self.positional_args),
+                    output_args=interface.outputs,
                     group=group,
                     dw_builder=_nothing_later if whole else None,
                 )
@@ -118,14 +119,14 @@ class Prepared:
         return found
 
     def _keep(self, mine: Sequence[int], device: torch.device | None) -> list[StageModule]:
-        """The modules of some stages, with tensors of their own."""
+        """Return the modules of some stages, with tensors of their own."""
         read = {id(tensor) for module in self.modules for tensor in all_tensors(module).values()}
         unread = {name: tensor for name, tensor in self.members.by_name.items() if id(tensor) not in read}
-        # Before copies of a weight are made over its memory, which is the checkpoint's until it has been read.
+        # Read weights from the checkpoint first: until then their memory is not the one that stages will share.
         fill(tensor for index in mine for tensor in all_tensors(self.modules[index]).values())
         if 0 in mine:
             fill(unread.values())
-        owner = Owner(self.home, device)
+        copies = ParameterCopies(self.home, device)
         found = []
         for index in mine:
             source = self.graphs[index]
@@ -135,15 +136,15 @@ class Prepared:
                 build(
                     source,
                     self.members,
-                    owner.next_stage(),
+                    copies.next_stage(),
                     is_last=index == len(self.graphs) - 1,
                     training=self.training,
                     unread=None if index else unread,
                 )
             )
             if index == 0:
-                self.entry.forget_tensors()
-                found[0].read_arguments_with(self.entry)
+                self.reader.forget_tensors()
+                found[0].read_arguments_with(self.reader)
         return found
 
 
@@ -151,54 +152,56 @@ def _nothing_later() -> Any:
     return lambda: None
 
 
-def _fact(tensor: torch.Tensor) -> str:
+def _describe(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{' with a gradient' * tensor.requires_grad}"
 
 
 def prepare(
     model: Model, example: ExampleInputs, request: Request, num_ranks: int, device: torch.device | None
 ) -> Prepared:
-    """Plan a model, cut it, and see what crosses.
+    """Plan a model, split it, and find the tensors that cross between stages.
 
     Args:
-        model, example: as `api.to_pipeline_stages` is given them.
-        request: what is asked of the planner; with ``exactly`` 0 the stages are a multiple of the ranks.
-        device: where they run; None: where the model is.
+        model, example: the arguments of `api.to_pipeline_stages`.
+        request: the request to the planner. If its ``exactly`` is 0, the number of stages is rounded up to a multiple
+            of the ranks.
+        num_ranks: the number of ranks.
+        device: where the stages run; None: where the model is.
 
     Raises:
-        PartitionError: what cannot be planned or cut.
+        PartitionError: the model cannot be planned or split.
     """
     if example is None:
         raise PartitionError(
-            "example_inputs is None: give the inputs of one microbatch; the positional ones with which "
-            "torch.export made a program are program.example_inputs[0]"
+            "example_inputs is None: give the inputs of one microbatch; an exported program has its positional example "
+            "inputs in program.example_inputs[0]"
         )
     captured = capture(model, example)
     if device is None:
         refuse_several(captured, "a rank runs its stages on one device", "name one with device=")
     facts = gather_facts(captured)
     traced = captured
-    plan, captured, stubs = plan_states_together(
+    plan, captured, partitions = plan_states_together(
         traced, facts, request, lambda asked: _plan(traced, facts, asked, num_ranks), lambda partition: partition.index
     )
-    entry = Entry(example)
-    graphs = stage_graphs(captured, stubs, entry.leaves)
-    members = Members(captured.gm)
+    reader = ArgumentReader(example)
+    graphs = stage_graphs(captured, partitions, reader.leaves)
+    members = ModelTensors(captured.gm)
     training = captured.gm.training if isinstance(model, torch.export.ExportedProgram) else model.training
     modules = [
         build(graph, members, lambda tensor: tensor, is_last=graph.index == len(graphs) - 1, training=training)
         for graph in graphs
     ]
-    tensors = [leaf for leaf in entry.leaves if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in reader.leaves if isinstance(leaf, torch.Tensor)]
     return Prepared(
         plan=plan,
         graphs=graphs,
         modules=modules,
-        interfaces=interfaces(modules, tensors),
-        made=[[captured.values[node] for node in stub.outputs] for stub in stubs],
+        interfaces=stage_interfaces(modules, tensors),
+        computed=[[captured.values[node] for node in partition.outputs] for partition in partitions],
         members=members,
-        entry=entry,
-        entry_args=[torch.empty_like(tensor, device="meta") for tensor in entry.positional],
+        reader=reader,
+        positional_args=[torch.empty_like(tensor, device="meta") for tensor in reader.positional],
         home=home_of(captured),
         training=training,
     )

@@ -1,4 +1,4 @@
-"""The arguments of a step, as the first stage reads them: checked against the example, flat, tensors only."""
+"""Read the arguments of a training step in the first stage: check them against the example, return the tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.capture_model import ExampleInputs, split_inputs
 
 
-class Entry:
-    """Reads what one microbatch is given to the model as.
+class ArgumentReader:
+    """Reads the arguments of one microbatch.
 
     Args:
         example: one microbatch: positional arguments as a sequence (or one tensor), or keyword arguments as a mapping.
 
     Attributes:
-        leaves: the example's tensors, numbers and so on, in the order of the graph's inputs.
+        leaves: the tensors, numbers and other leaves of the example, in the order of the graph's inputs.
+        positional: the tensors among its positional arguments.
     """
 
     def __init__(self, example: ExampleInputs) -> None:
@@ -34,21 +35,23 @@ class Entry:
         self.positional = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
 
     def forget_tensors(self) -> None:
-        """Keep no tensor of the example alive."""
+        """Free the tensors of the example."""
         self.leaves, self.positional = [], []
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """The tensors of one microbatch.
+        """Return the tensors of one microbatch.
 
         Raises:
-            PartitionError: not the arguments of the example, or of other sizes, dtypes or values.
+            PartitionError: the arguments differ from those of the example, or have other sizes, dtypes or values.
         """
         unknown = set(kwargs) ^ set(self._keywords)
         if unknown:
-            raise PartitionError(f"a step takes the keyword arguments of example_inputs: see {sorted(unknown)}")
+            raise PartitionError(
+                f"a step must have the keyword arguments of example_inputs, and differs in {sorted(unknown)}"
+            )
         leaves, tree = pytree.tree_flatten((tuple(args), {name: kwargs[name] for name in self._keywords}))
         if tree != self._tree:
-            raise PartitionError(f"a step takes {self._tree}, as example_inputs has it, and was given {tree}")
+            raise PartitionError(f"a step must have arguments like example_inputs, {self._tree}, and was given {tree}")
         return [tensor for i, leaf in enumerate(leaves) if (tensor := self._check(i, leaf)) is not None]
 
     def _check(self, index: int, leaf: Any) -> torch.Tensor | None:
@@ -56,7 +59,8 @@ class Entry:
         if facts is None:
             if leaf != self._constants[index]:
                 raise PartitionError(
-                    f"input {index} is {leaf!r}, and the stages hold for {self._constants[index]!r} alone"
+                    f"input {index} is {leaf!r}, and the stages were made for {self._constants[index]!r}; make new "
+                    "stages for it"
                 )
             return None
         shape, dtype, requires_grad = facts
@@ -68,6 +72,7 @@ class Entry:
             )
         if leaf.requires_grad and not requires_grad:
             raise PartitionError(
-                f"input {index} requires a gradient, and that of example_inputs did not: none would come back"
+                f"input {index} requires a gradient, and that of example_inputs did not, so it would get none; make "
+                "the stages with an input that requires a gradient"
             )
         return leaf

@@ -1,18 +1,18 @@
-"""The graph of each stage, and what it receives and sends on.
+"""The graph of each stage, and the tensors that it receives and sends.
 
-A stage receives from the stage before it alone, so what a later stage needs is relayed by all stages between. Before,
-stage 2 uses the input ``mask`` and ``skip``, which stage 0 makes::
+A stage receives only from the stage before it, so the stages in between relay what a later stage needs. Before, stage 2
+uses the input ``mask`` and ``skip``, which stage 0 computes::
 
     stage 0: (x, mask) -> skip, a      stage 1: a -> b      stage 2: (b, skip, mask) -> result
 
-After, with ``relay`` for what passes by the code of a stage::
+After, where ``relay`` marks a tensor that a stage only passes on::
 
     stage 0: receives (x, mask),    sends (relay mask, skip, a)
     stage 1: receives (mask, skip, a), sends (relay mask, relay skip, b)
     stage 2: receives (mask, skip, b), sends (result,)
 
-Weights, inputs of a partition before, are attributes of the stage. Numbers that would cross are written in: sizes are
-those of the example.
+Weights, which are inputs of a partition, become attributes of the stage. Numbers that would cross become constants,
+with the sizes of the example.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ..lowering.graph_edits import retarget, retarget_graph, write_in
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One tensor that a stage sends: number ``index`` of what its code makes, or of what it has received."""
+class SentTensor:
+    """A tensor that a stage sends: number ``index`` of those that its code computes, or of those that it received."""
 
     is_relay: bool
     index: int
@@ -46,26 +46,26 @@ class Slot:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """One stage before it has weights of its own.
+    """The graph of one stage, over the model's own weights.
 
     Attributes:
-        index: which stage.
+        index: the number of the stage.
         graph: its code: a placeholder for each of ``uses``, a ``get_attr`` for each weight; it returns a tuple.
-        uses: for each placeholder the number of what it is among the tensors received.
-        sends: what the stage sends on, or returns if it is the last.
-        weights: the tensors of its ``get_attr`` nodes by the names that the model has for them.
+        uses: for each placeholder, the position of its tensor among those received.
+        sends: the tensors that the stage sends; the last stage returns them.
+        weights: the tensors of its ``get_attr`` nodes by their names in the model.
         modules: leaf modules and bodies of higher-order operators by name.
     """
 
     index: int
     graph: torch.fx.Graph
     uses: tuple[int, ...]
-    sends: tuple[Slot, ...]
+    sends: tuple[SentTensor, ...]
     weights: Mapping[str, torch.Tensor]
     modules: Mapping[str, nn.Module]
 
     def moved(self, home: torch.device, device: torch.device) -> StageGraph:
-        """The same stage, running on another device than the model's."""
+        """Return the same stage for a run on another device than the model's."""
         graph = copy.deepcopy(self.graph)
         retarget_graph(graph, home, device)
         modules = dict(self.modules)
@@ -77,68 +77,71 @@ class StageGraph:
         return replace(self, graph=graph, modules=modules)
 
 
-def stage_graphs(captured: CapturedGraph, stubs: Sequence[PartitionGraph], leaves: Sequence[Any]) -> list[StageGraph]:
-    """The stages of a cut graph.
+def stage_graphs(
+    captured: CapturedGraph, partitions: Sequence[PartitionGraph], leaves: Sequence[Any]
+) -> list[StageGraph]:
+    """Return the stages of a split graph.
 
     Args:
-        captured, stubs: as `extract.cut` gives them.
+        captured: the graph.
+        partitions: its partitions, from `extract.cut`.
         leaves: the example of each input of the graph, in order.
 
     Raises:
-        PartitionError: a value crosses that is neither a tensor nor a number known before, or the graph returns what
-            no stage makes; it names the value.
+        PartitionError: a value crosses a boundary that is neither a tensor nor a number known before the run, or the
+            graph returns a value that no stage computes; the message names the value.
     """
     placeholders = captured.gm.graph.find_nodes(op="placeholder")
     if len(placeholders) != len(leaves):
         raise PartitionError(
-            f"the model takes {len(placeholders)} inputs, and example_inputs has {len(leaves)}: give all of them"
+            f"the model takes {len(placeholders)} inputs, and example_inputs has {len(leaves)}; give all of them"
         )
     inputs = [node for node, leaf in zip(placeholders, leaves, strict=True) if isinstance(leaf, torch.Tensor)]
-    numbers = _Numbers(captured, dict(zip(placeholders, leaves, strict=True)))
+    numbers = _KnownNumbers(captured, dict(zip(placeholders, leaves, strict=True)))
     results = _results(captured)
-    made = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
+    made = {node: index for index, partition in enumerate(partitions) for node in partition.outputs}
     made |= dict.fromkeys(inputs, 0)
-    needed = {node: index for index, stub in enumerate(stubs) for node in stub.inputs if node in made}
+    needed = {node: index for index, partition in enumerate(partitions) for node in partition.inputs if node in made}
     for node in results:
         if node not in made:
             raise PartitionError(
-                f"the model returns {node.name}, which depends on weights alone or is no tensor; let it return what is "
-                "computed from its inputs"
+                f"the model returns {node.name}, which is not a tensor or is computed from weights alone; let it "
+                "return tensors that are computed from its inputs"
             )
-        needed[node] = len(stubs) - 1
+        needed[node] = len(partitions) - 1
     crossing = [node for node in captured.gm.graph.nodes if node in needed and numbers.is_tensor(node)]
     found = []
     received: Sequence[torch.fx.Node] = inputs
-    for index, stub in enumerate(stubs):
-        is_last = index == len(stubs) - 1
+    for index, partition in enumerate(partitions):
+        is_last = index == len(partitions) - 1
         sent = results if is_last else [n for n in crossing if made[n] <= index < needed[n]]
-        found.append(_stage_graph(captured, index, stub, received, sent, numbers))
+        found.append(_stage_graph(captured, index, partition, received, sent, numbers))
         received = sent
     return found
 
 
 def _results(captured: CapturedGraph) -> list[torch.fx.Node]:
-    """The tensors that the graph returns, in order, without what is no tensor."""
+    """Return the tensors among the graph's results, in order."""
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, torch.fx.Node)]
     found = [leaf for leaf in leaves if isinstance(captured.values.get(leaf), torch.Tensor)]
     if not found:
-        raise PartitionError("the model returns no tensor, so there is nothing that a loss could be computed of")
+        raise PartitionError("the model returns no tensor, so no loss can be computed; let it return a tensor")
     return found
 
 
 def _stage_graph(
     captured: CapturedGraph,
     index: int,
-    stub: PartitionGraph,
+    partition: PartitionGraph,
     received: Sequence[torch.fx.Node],
     sent: Sequence[torch.fx.Node],
-    numbers: _Numbers,
+    numbers: _KnownNumbers,
 ) -> StageGraph:
-    graph = copy.deepcopy(stub.module.graph)
+    graph = copy.deepcopy(partition.module.graph)
     weights: dict[str, torch.Tensor] = {}
     uses = []
-    for node, placeholder in zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True):
+    for node, placeholder in zip(partition.inputs, graph.find_nodes(op="placeholder"), strict=True):
         if node in captured.weights:
             name = captured.names[node]
             weights[name] = captured.weights[node]
@@ -150,18 +153,18 @@ def _stage_graph(
             uses.append(received.index(node))
         else:
             write_in(graph, placeholder, numbers[node])
-    place = {node: Slot(False, i) for i, node in enumerate(stub.outputs)}
-    place |= {node: Slot(True, i) for i, node in enumerate(received)}
+    sources = {node: SentTensor(False, i) for i, node in enumerate(partition.outputs)}
+    sources |= {node: SentTensor(True, i) for i, node in enumerate(received)}
     modules = {
-        str(node.target): stub.module.get_submodule(str(node.target))
-        for node in stub.module.graph.nodes
+        str(node.target): partition.module.get_submodule(str(node.target))
+        for node in partition.module.graph.nodes
         if node.op in ("call_module", "get_attr")
     }
-    return StageGraph(index, graph, tuple(uses), tuple(place[node] for node in sent), weights, modules)
+    return StageGraph(index, graph, tuple(uses), tuple(sources[node] for node in sent), weights, modules)
 
 
-class _Numbers:
-    """What each value is that is no tensor: a constant, or a size at the example's sizes."""
+class _KnownNumbers:
+    """The values that are not tensors: constants, and sizes for the example."""
 
     def __init__(self, captured: CapturedGraph, examples: Mapping[torch.fx.Node, Any]) -> None:
         self._values, self._examples = captured.values, examples
@@ -188,6 +191,6 @@ class _Numbers:
         elif isinstance(value, (bool, int, float)):
             return value
         raise PartitionError(
-            f"{node.name} crosses a boundary and is no tensor, and its value is known only when the model runs; "
-            "keep what makes it and what uses it in one stage with keep_together="
+            f"{node.name} crosses a boundary and is a number that is known only when the model runs; keep the operator "
+            "that computes it and its users in one stage with keep_together="
         )

@@ -1,4 +1,4 @@
-"""What arrives at each stage, from running all of them on fake tensors with gradients: nothing is computed."""
+"""Find the tensors between stages by running all stages on fake tensors with gradients: nothing is computed."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from .stage_module import StageModule
 
 
 @dataclass(frozen=True)
-class Interface:
-    """What a stage takes and gives, as tensors on the meta device: shape, dtype, whether a gradient comes back.
+class StageInterface:
+    """The tensors that a stage receives and sends: their shapes, dtypes, and whether a gradient comes back.
 
     Attributes:
-        takes, gives: in order.
-        splits: whether the backward of its inputs can run apart from that of its weights. It cannot where something
-            that it sends depends on weights alone: torch finds the weights on paths from the inputs, and these are on
-            none.
+        inputs, outputs: tensors on the meta device, in order.
+        splits: whether the backward of its inputs can run separately from that of its weights. It cannot if an output
+            depends on weights alone: torch looks for weights on the paths from the inputs, and those are on none.
     """
 
-    takes: tuple[torch.Tensor, ...]
-    gives: tuple[torch.Tensor, ...]
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
     splits: bool
 
 
-def interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tensor]) -> list[Interface]:
-    """The interface of each stage for one microbatch.
+def stage_interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tensor]) -> list[StageInterface]:
+    """Return the interface of each stage for one microbatch.
 
     Args:
         stages: all stages of the model.
         inputs: the tensors of one microbatch.
 
     Raises:
-        PartitionError: a stage cannot run on what arrives, or a size that crosses depends on data; it names the stage.
+        PartitionError: a stage fails on its inputs, or a size between stages depends on data; the message names the
+            stage.
     """
     mode = new_fake_mode(ShapeEnv())
     arriving: list[torch.Tensor] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
@@ -50,24 +50,24 @@ def interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tensor]) ->
                 results = torch.func.functional_call(stage, _fakes(mode, stage), tuple(arriving))
         except Exception as error:
             raise PartitionError(
-                f"stage {index} does not run on one microbatch of this shape: {type(error).__name__}: {error}"
+                f"stage {index} fails on a microbatch of this shape: {type(error).__name__}: {error}"
             ) from error
-        gives = results if isinstance(results, tuple) else (results,)
-        for i, tensor in enumerate(gives):
+        outputs = results if isinstance(results, tuple) else (results,)
+        for i, tensor in enumerate(outputs):
             if any(isinstance(size, torch.SymInt) for size in tensor.shape):
                 raise PartitionError(
-                    f"tensor {i} that stage {index} sends has shape {list(tensor.shape)}, which depends on data; "
-                    "schedules need sizes known before: keep its users in that stage with keep_together="
+                    f"tensor {i} that stage {index} sends has the data-dependent shape {list(tensor.shape)}, and "
+                    "schedules need static shapes; keep its users in that stage with keep_together="
                 )
-        splits = _splits(arriving, gives, is_last=index == len(stages) - 1)
-        found.append(Interface(tuple(map(_meta, arriving)), tuple(map(_meta, gives)), splits))
+        splits = _splits(arriving, outputs, is_last=index == len(stages) - 1)
+        found.append(StageInterface(tuple(map(_meta, arriving)), tuple(map(_meta, outputs)), splits))
         with mode:
-            arriving = [_buffer(tensor) for tensor in gives]
+            arriving = [_buffer(tensor) for tensor in outputs]
     return found
 
 
 def _fakes(mode: FakeTensorMode, stage: StageModule) -> dict[str, torch.Tensor]:
-    """A fake for each parameter and buffer, the same for the same one: fakes of a mode are kept by tensor."""
+    """Return a fake for each parameter and buffer. A mode keeps its fakes by tensor, so tied ones have one fake."""
     tensors = all_tensors(stage, every_name=True)
     return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in tensors.items()}
 
@@ -83,14 +83,17 @@ def _meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _splits(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], *, is_last: bool) -> bool:
-    """Whether every output that has a gradient hands it to an input; of the last stage, whose loss joins them, one."""
+    """Return whether the gradient of every output reaches an input.
+
+    For the last stage one output is enough, as the loss joins its outputs.
+    """
     targets = {id(tensor) for tensor in inputs if tensor.requires_grad}
     reached = [_reaches(tensor, targets) for tensor in outputs if tensor.requires_grad]
     return any(reached) if is_last else all(reached)
 
 
 def _reaches(tensor: torch.Tensor, targets: set[int]) -> bool:
-    """Whether the gradient of a tensor flows into one of the leaves ``targets``."""
+    """Return whether the gradient of a tensor flows into one of the leaves ``targets``."""
     if id(tensor) in targets:
         return True
     stack: list[Any] = [tensor.grad_fn]

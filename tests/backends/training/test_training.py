@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed import pipelining
 
 import fx_partition
-from fx_partition.backends.training.tied_weights import Tie, Ties
+from fx_partition.backends.training.tied_weights import TiedWeight, TiedWeights
 
 Run = tuple[str, str, dict[str, Any]]
 
@@ -196,7 +196,7 @@ class Two(nn.Module):
 def overlapping_ties(rank: int, world_size: int) -> list[Any]:
     """What the weights of this rank's stage start with, and the gradients that it ends with."""
     stage = Two(rank + 1.0)
-    ties = Ties([Tie("a", (0, 2), (0, 2)), Tie("b", (1, 2), (1, 2))], {rank: stage}, None)
+    ties = TiedWeights([TiedWeight("a", (0, 2), (0, 2)), TiedWeight("b", (1, 2), (1, 2))], {rank: stage}, None)
     start = [stage.a.tolist(), stage.b.tolist()]
     for parameter in stage.parameters():
         parameter.grad = torch.full((2,), 10.0**rank)

@@ -42,12 +42,12 @@ def test_no_process_group_is_refused() -> None:
     [
         ({"num_stages": 0}, "0 stages for 1 ranks"),
         ({"num_stages": 999}, "too few for 999 partitions"),
-        ({"num_stages": "2"}, "no number of stages"),
+        ({"num_stages": "2"}, "must be a whole number of stages"),
         ({"placement": "w"}, "choose from loop, v"),
-        ({"devices": 2}, "say num_stages="),
-        ({"compile": 3}, "neither True, nor False"),
+        ({"devices": 2}, "set num_stages="),
+        ({"compile": 3}, "must be True, False, or a mapping"),
         ({"compile": {"no_such_option": 1}}, "inductor has no option 'no_such_option'"),
-        ({"device": "nowhere"}, "no torch device"),
+        ({"device": "nowhere"}, "not a torch device"),
         ({"cache_bytes": ["1MiB", "2MiB"]}, "cache_bytes is a list"),
         ({"cache_bytes": "H100", "objective": "latency"}, "is for inference"),
     ],
@@ -146,7 +146,7 @@ def test_a_size_that_one_stage_makes_is_a_number_in_the_next(one_rank: None, row
 def test_modes_are_those_of_the_trace(one_rank: None) -> None:
     stage = fx_partition.to_pipeline_stages(nn.Sequential(nn.Linear(8, 8), nn.Dropout()), torch.randn(2, 8))[0].submod
     assert stage.training and stage.train() is stage
-    with pytest.raises(fx_partition.PartitionError, match=r"call eval\(\) on the model and make stages anew"):
+    with pytest.raises(fx_partition.PartitionError, match=r"call eval\(\) on the model and make new stages"):
         stage.eval()
 
 
