@@ -10,7 +10,8 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensor
 
-import fx_partition.backends.l2partition as backend
+from fx_partition.backends.dynamo import graph_compiler
+from fx_partition.backends.lowering import compile_stages
 
 
 def use_eager_stages(monkeypatch: Any) -> None:
@@ -25,5 +26,5 @@ def use_eager_stages(monkeypatch: Any) -> None:
         compiled: Callable[..., Any] = aot_eager(gm, inputs)
         return compiled
 
-    monkeypatch.setattr(backend, "compile_part", compile_part)
-    monkeypatch.setattr(backend, "compile_graph", compile_graph)
+    monkeypatch.setattr(compile_stages, "compile_part", compile_part)
+    monkeypatch.setattr(graph_compiler, "compile_graph", compile_graph)

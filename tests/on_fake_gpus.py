@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 
-from fx_partition.backends import l2partition as backend_module
+from fx_partition.backends.dynamo import graph_compiler, partition_compiler
+from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.weights.device_copies import STORE
 
 #: Source and target of a copy, and whether nobody waits for it.
@@ -52,9 +53,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpus]:
         monkeypatch.setattr(Tensor, "cuda", _cuda)
         monkeypatch.setattr(Tensor, "copy_", lambda self, *_, **__: self)
     monkeypatch.setattr(STORE, "_driver", FakeDriver())
-    for name in ("compile_part", "compile_graph"):
-        monkeypatch.setattr(backend_module, name, found.compile)
-    assemble = backend_module.assemble
+    monkeypatch.setattr(compile_stages, "compile_part", found.compile)
+    monkeypatch.setattr(graph_compiler, "compile_graph", found.compile)
+    assemble = partition_compiler.assemble
 
     def watched(*args: Any) -> Callable[..., Any]:
         function = assemble(*args)
@@ -65,7 +66,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpus]:
 
         return run
 
-    monkeypatch.setattr(backend_module, "assemble", watched)
+    monkeypatch.setattr(partition_compiler, "assemble", watched)
     with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad():
         yield found
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import fx_partition
 from fx_partition import PartitionError, PartitionWarning, cli_files
-from fx_partition.backends import l2partition as backend
+from fx_partition.backends.dynamo.compiled_graph import CompiledGraph, publish
 from fx_partition.backends.options.backend_options import Options
 from fx_partition.cli import main
 from fx_partition.common.units import LARGEST, parse_count, shown
@@ -369,6 +369,6 @@ def test_a_report_that_fails_later_leaves_the_compiled_graph(tmp_path: Path) -> 
     (tmp_path / "now").mkdir()
     asked = Options.check({"report": str(tmp_path / "now" / "report.md")})
     (tmp_path / "now").rmdir()
-    graph = backend.CompiledGraph(plan, (), [])
-    with pytest.warns(PartitionWarning, match="the report of a graph is not there"):
-        backend._publish(lambda: None, graph, asked)
+    graph = CompiledGraph(plan, (), [])
+    with pytest.warns(PartitionWarning, match="the report of a graph was not written"):
+        publish(lambda: None, graph, asked)

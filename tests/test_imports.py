@@ -37,6 +37,7 @@ FLOORS = (
     ("backends/measure", "backends/streaming", "backends/process_group", "backends/inline"),
     ("backends/microbatch", "backends/threads", "backends/cuda"),
     ("backends/ranks", "backends/training"),
+    ("backends/dynamo",),
     ("backends", "simulator"),
     ("",),  # the package and its command line
 )

@@ -19,6 +19,7 @@ from torch._dynamo.utils import counters
 
 import fx_partition
 from fx_partition.backends import l2partition as backend_module
+from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.send_recv_ops import RECV, SEND
 from fx_partition.backends.weights.device_copies import STORE
 from fx_partition.common.errors import PartitionWarning
@@ -217,13 +218,13 @@ def test_autocast_and_no_grad_inside_the_model() -> None:
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune-no-cudagraphs"])
 def test_modes_pass_through_to_inductor(net: Net, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    plain = backend_module.compile_part
+    plain = compile_stages.compile_part
 
     def record(gm: Any, inputs: Any, patches: dict[str, Any]) -> Any:
         seen.append(dict(patches))
         return plain(gm, inputs, {})  # tuning itself is inductor's, and slow
 
-    monkeypatch.setattr(backend_module, "compile_part", record)
+    monkeypatch.setattr(compile_stages, "compile_part", record)
     x = torch.randn(4, WIDTH)
     twin = copy.deepcopy(net)
     with torch.no_grad():
@@ -245,13 +246,13 @@ def test_inductor_options_pass_through(net: Net, monkeypatch: pytest.MonkeyPatch
     from torch._inductor import config
 
     seen = []
-    plain = backend_module.compile_part
+    plain = compile_stages.compile_part
 
     def record(gm: Any, inputs: Any, patches: dict[str, Any]) -> Any:
         seen.append(dict(patches))
         return plain(gm, inputs, patches)
 
-    monkeypatch.setattr(backend_module, "compile_part", record)
+    monkeypatch.setattr(compile_stages, "compile_part", record)
     x = torch.randn(4, WIDTH)
     with torch.no_grad():
         compiled(net, inductor={"epilogue-fusion": not config.epilogue_fusion})(x)
@@ -408,7 +409,7 @@ def test_a_failed_compile_runs_as_one_partition(net: Net, monkeypatch: pytest.Mo
     def fail(*_: Any) -> Any:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(backend_module, "compile_part", fail)
+    monkeypatch.setattr(compile_stages, "compile_part", fail)
     twin = copy.deepcopy(net)
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     x, cache = torch.randn(4, WIDTH), torch.zeros(3, WIDTH)

@@ -16,8 +16,8 @@ from torch._dynamo.utils import counters
 from zoo import FAMILIES, mark_batch
 
 from fx_partition import report
+from fx_partition.backends.dynamo.compiled_graph import CompiledGraph
 from fx_partition.backends.inline.whole_batch import WholeBatch
-from fx_partition.backends.l2partition import CompiledGraph
 from fx_partition.backends.options.backend_options import Options
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.batching.microbatch_size import BatchSplitter, cheapest, even_sizes
@@ -71,7 +71,7 @@ def test_families_equal_eager_at_even_uneven_and_small_batches_with_one_compile(
 
 def calls_of_stages(model: nn.Module, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, x: Tensor) -> list[int]:
     """The rows of each call of a compiled stage, in order; the model is compiled by this call."""
-    from fx_partition.backends import l2partition as module
+    from fx_partition.backends.lowering import compile_stages as module
 
     rows: list[int] = []
     compile_part = module.compile_part

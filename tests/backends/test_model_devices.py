@@ -18,7 +18,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fx_partition
-from fx_partition.backends import l2partition as backend_module
+from fx_partition.backends.dynamo import partition_compiler
 from fx_partition.backends.options.backend_options import Options
 from fx_partition.backends.ranks.compile import without_indices
 from fx_partition.backends.ranks.message_codec import _WireLayout
@@ -179,13 +179,13 @@ def test_cuda_is_the_current_gpu(gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch
 
 def test_training_where_the_weights_are(gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Refused where a stage would use a copy; stages may be where layers were placed by hand."""
-    refuse = backend_module._refuse_training_elsewhere
+    refuse = partition_compiler._refuse_training_elsewhere
 
     def refuse_under_grad(*args: Any) -> None:  # autograd itself ends a process without GPUs
         with torch.enable_grad():
             refuse(*args)
 
-    monkeypatch.setattr(backend_module, "_refuse_training_elsewhere", refuse_under_grad)
+    monkeypatch.setattr(partition_compiler, "_refuse_training_elsewhere", refuse_under_grad)
     devices = ["cuda:0", "cuda:1"]
     x = torch.empty(4, WIDTH, device="cuda:0")
     model = Layers(["cuda:0", "cuda:1", "cuda:1"])

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
 import torch.fx
+
+from fx_partition.passes.capture.fake_tensors import no_new_guards, shape_env_of
 
 from .boundary_strides import Crossings
 from .dedup_compile import compile_each_once, first_alike
+from .graph_context import GraphContext
 from .graph_edits import retarget
 from .layout_guard import LayoutGuard
 from .stage import Stage
 from .stage_inputs import stage_inputs
 from .stage_key import stage_key
-
-#: Compiles one stage: its graph (which it owns), what to compile it with, and the fake values that it returns.
-CompileOne: TypeAlias = Callable[[torch.fx.GraphModule, Sequence[Any], Sequence[Any]], Callable[..., Any]]
+from .torch_internals import binds_addresses, compile_part, training_patches
 
 
 @dataclass(frozen=True)
@@ -70,34 +70,25 @@ class Lowered:
         return list(dict.fromkeys(self.code))
 
 
-def lower(
-    stages: Sequence[Stage],
-    real: Mapping[torch.fx.Node, Any],
-    compile_one: CompileOne,
-    *,
-    share: bool = True,
-    graph: Sequence[Stage] | None = None,
-) -> Lowered:
-    """Compile stages, with a progress bar on a terminal.
+def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Stage] | None = None) -> Lowered:
+    """Compile stages with inductor, with a progress bar on a terminal.
 
     Args:
-        stages: those of one graph, in order.
-        real: the real inputs of the whole graph.
-        compile_one: compiles one stage, in the caller's thread and under its modes. Equal arguments must give code that
-            does not tell stages apart.
-        share: whether stages that are alike share code; where code belongs to its tensors they must not.
-        graph: all stages of the graph, where ``stages`` are some of them.
+        context: the graph that the stages are of.
+        stages: the stages to compile, in order.
+        graph: all stages of the graph; left out: ``stages`` are all.
 
     Raises:
-        Whatever ``compile_one`` raises.
+        Exception: of any kind, from inductor.
 
     Example::
 
-        >>> lowered = lower(stages, real, lambda gm, inputs, results: gm)      # doctest: +SKIP
-        >>> lowered.code                                                             # doctest: +SKIP
+        >>> lowered = lower(context, stages)      # doctest: +SKIP
+        >>> lowered.code                          # doctest: +SKIP
         [0, 1, 1, 1, 4]
     """
     graph = graph or stages
+    real = context.real
     crossings = Crossings([stage.stub for stage in graph], keeps_views=True)
     all_inputs: dict[int, list[Any]] = {}
     for stage in graph:
@@ -105,15 +96,18 @@ def lower(
         crossings.settle(_module(stage), stage.stub.inputs, all_inputs[stage.index], stage.stub.outputs)
     inputs = [all_inputs[stage.index] for stage in stages]
     keys: Sequence[Hashable] = range(len(stages))
-    if share:
+    if not binds_addresses(context.patches):
         keys = [_key(stage, takes, crossings) for stage, takes in zip(stages, inputs, strict=True)]
 
     def compile_stage(index: int) -> Callable[..., Any]:
         stage = stages[index]
-        module = copy.deepcopy(stage.stub.module)  # the compiler owns and changes what it is given
+        module = copy.deepcopy(stage.stub.module)  # inductor owns and changes its graph
         retarget(module, stage.boundaries.home, stage.device)
         crossings.promise(module, stage.stub.outputs)
-        return compile_one(module, inputs[index], _results(stage, crossings))
+        results = _results(stage, crossings)
+        with no_new_guards(shape_env_of(results)):  # looking at strides must not specialise the sizes
+            patches = training_patches(results, context.patches)
+        return compile_part(module, inputs[index], patches)
 
     code = first_alike(keys)
     return Lowered(stages, compile_each_once(code, compile_stage, "l2partition"), code, inputs, crossings)

@@ -30,7 +30,6 @@ from fx_partition.common.errors import UnreadableError
 from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.constraints.handed_on_writes import received_writes
-from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.split.extract import PartitionGraph, cut
@@ -41,20 +40,17 @@ from .send_recv_ops import RECV, SEND
 from .size_nodes import write_size
 
 
-def cut_stages(captured: CapturedGraph, plan: Plan, facts: GraphMemory) -> list[PartitionGraph]:
-    """The partitions of a planned graph as stages run them: one that writes what it receives writes a copy.
+def split_stages(captured: CapturedGraph, plan: Plan, memory: GraphMemory) -> list[PartitionGraph]:
+    """Split a planned graph into one graph for each stage; a stage that writes a received value writes a copy of it.
 
-    Who else reads the received value may do so at any time (see `constraints.handed_on_writes`).
+    Other stages may read the received value at any time (see `constraints.handed_on_writes`).
 
     Args:
-        captured: as `extract.planned_graph` gives it.
-        facts: of the graph before anything in it was sliced.
+        captured, memory: the planned graph (see `graph_context.planned_with_memory`).
     """
-    if plan.slicings:
-        facts = gather_facts(captured)
     returned = next(iter(reversed(captured.gm.graph.nodes))).all_input_nodes
     stubs = repeat_views(cut(captured, plan), returned)
-    for stub, written in zip(stubs, received_writes(facts, [p.nodes for p in plan.partitions]), strict=True):
+    for stub, written in zip(stubs, received_writes(memory, [p.nodes for p in plan.partitions]), strict=True):
         _write_copies(stub, written)
     return stubs
 

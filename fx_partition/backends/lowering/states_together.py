@@ -16,9 +16,10 @@ from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.records import Partition
 from fx_partition.passes.plan.request import Request
-from fx_partition.passes.split.extract import PartitionGraph, planned_graph
+from fx_partition.passes.split.extract import PartitionGraph
 
-from .stage import cut_stages
+from .graph_context import planned_with_memory
+from .stage import split_stages
 
 
 def plan_states_together(
@@ -42,8 +43,8 @@ def plan_states_together(
     """
     for _ in range(2):
         plan = make(request)
-        planned = planned_graph(captured, plan)
-        stubs = cut_stages(planned, plan, facts)
+        planned, memory = planned_with_memory(captured, facts, plan)
+        stubs = split_stages(planned, plan, memory)
         apart = _touched_apart(facts, plan, stubs, place)
         if not apart:
             return plan, planned, stubs

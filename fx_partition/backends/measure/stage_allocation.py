@@ -15,35 +15,37 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import PartitionWarning
-from fx_partition.passes.capture.capture_model import CapturedGraph
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
 from fx_partition.passes.capture.tensor_storage import span
-from fx_partition.passes.footprint.graph_memory import GraphMemory
 
+from ..lowering.graph_context import GraphContext
 from .peak_allocation import allocated_bytes
 
 
 def measured_bytes(
+    context: GraphContext,
     call: Callable[..., Any],
     nodes: Sequence[torch.fx.Node],
     inputs: Sequence[Any],
-    captured: CapturedGraph,
-    facts: GraphMemory,
     device: torch.device,
 ) -> int | None:
-    """The most that one call of a compiled stage allocates at one time, None (with a warning) if it cannot be called.
+    """Return the peak of bytes allocated during one call of a compiled stage.
 
     Args:
+        context: its graph; symbols have the sizes of the trace.
         call: the compiled stage.
-        nodes, inputs: what it takes: nodes of the graph, and the values that it was compiled with.
-        captured, facts: of the graph; symbols have the sizes of the trace.
-        device: where it runs.
+        nodes: the nodes of the graph that its arguments stand for.
+        inputs: the values that it was compiled with, one for each node.
+        device: the device that it runs on.
+
+    Returns:
+        None, with a warning, where the call fails.
     """
     try:
-        numbers = facts.symbols.bind(None)
-        own = captured.weights
+        numbers = context.memory.symbols.bind(None)
+        own = context.captured.weights
         arguments = [
-            _own(own[node], node.name in facts.written, value.device)
+            _own(own[node], node.name in context.memory.written, value.device)
             if node in own
             else zeros_of(value, numbers, getattr(value, "device", device))
             for node, value in zip(nodes, inputs, strict=True)

@@ -15,18 +15,16 @@ import torch.fx
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
 from fx_partition.passes.capture.fake_tensors import shape_env_of
-from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
-from fx_partition.passes.split.extract import planned_graph
 
 from ..devices.home_device import refuse_several
-from ..lowering.compile_stages import CompileOne, Lowered, lower
+from ..lowering.compile_stages import Lowered, lower
+from ..lowering.graph_context import GraphContext
 from ..lowering.guard_text import assume_all, guards_from_text, guards_to_text
-from ..lowering.stage import Stage, cut_stages
+from ..lowering.stage import Stage, split_stages
 from ..lowering.states_together import plan_states_together
-from ..microbatch.cutting import MicrobatchPlan
-from ..options.backend_options import Options
+from ..microbatch.microbatch_plan import MicrobatchGraph, MicrobatchPlan
 from ..process_group.consistency import Document, refuse_differences
 from ..process_group.rank_team import Team
 from ..weights.lazy_weights import fill, fingerprint
@@ -36,21 +34,12 @@ from .runtime import RankFunction
 from .schedule import Messages
 
 
-def compile_ranks(
-    captured: CapturedGraph,
-    facts: GraphMemory,
-    asked: Options,
-    example_inputs: Sequence[Any],
-    compile_one: CompileOne,
-    home: torch.device,
-) -> tuple[Callable[..., Any], Plan, list[Stage]]:
-    """Compile this rank's part of a graph.
+def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list[Stage]]:
+    """Compile this rank's stages of a graph.
 
     Args:
-        asked: the options from `Options.check`; ``asked.request.devices`` are the ranks.
-        example_inputs: the inputs of the graph on this rank; only rank 0 uses their values, others their shapes.
-        compile_one: compiles one stage.
-        home: the device of this rank's stages.
+        context: the graph; ``options.request.devices`` are the ranks. Of the inputs only the shapes count, except on
+            rank 0.
 
     Returns:
         The function of the graph's inputs, the plan, and all stages, of which this rank compiled its own.
@@ -59,36 +48,37 @@ def compile_ranks(
         PartitionError: gradients are needed, the inputs of ranks differ, or a rank cannot compile its stages.
         RankError: a rank did not call the model.
     """
-    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs):
+    captured, facts, home = context.captured, context.memory, context.home
+    if context.needs_gradients:
         raise PartitionError(
             "devices=\"ranks\" is for inference, and an input or a parameter requires a gradient: run under "
             "torch.no_grad(), or train with fx_partition.to_pipeline_stages"
         )
     refuse_several(captured, "a rank runs its stages on one device")
-    ranked = asked.ranks
+    ranked = context.options.ranks
     assert ranked is not None
     team = Team.current(ranked.timeout, home, ranked.group)
     microbatches: Microbatches | None = None
-    with team.consistency.alive():
-        cutting = MicrobatchPlan.of(captured, facts, asked, example_inputs)
-        if cutting:
+    with team.roll.alive():
+        graph: MicrobatchGraph | None = None
+        if found := MicrobatchPlan.of(context):
             refuse_writes(facts)
-            plan, traced = cutting.plan, planned_graph(captured, cutting.plan)
-            made = cutting.refaked(traced)
-            captured = made.captured
-            partitions = cut_stages(captured, plan, facts)
+            plan, planned = found.plan, context.planned(found.plan)
+            graph = found.refake(planned.captured)
+            captured = graph.captured
+            stubs = split_stages(captured, plan, planned.memory)
         else:
             plan, captured, partitions = plan_states_together(
                 captured,
                 facts,
-                asked.request,
+                context.options.request,
                 lambda request: make_plan(captured, facts, request),
                 lambda partition: partition.device,
                 says="written by the graph and used by several ranks; all that uses it stays together on one, which "
                 "may need more partitions or larger ones",
             )
-        document = _document(captured, plan, ranked.given, example_inputs, facts.written)
-        refuse_differences(team.consistency.exchange(document, "plan this graph"))
+        document = _document(captured, plan, ranked.given, context.inputs, facts.written)
+        refuse_differences(team.roll.exchange(document, "plan this graph"))
         team.connect()
         ranks = [partition.slot % team.size for partition in plan.partitions]
         names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
@@ -96,12 +86,11 @@ def compile_ranks(
         boundaries = RankBoundaries(captured, partitions, ranks, messages)
         stages = [Stage(i, home, partition, boundaries) for i, partition in enumerate(partitions)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
-        real = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
-        lowered, guards_by_rank = _compile(team, names, own, stages, real, compile_one)
+        lowered, told = _compile(team, names, own, stages, replace(context, captured=captured))
         env = shape_env_of(captured.values.values())
-        if env and cutting:
-            guards = [*made.guards, *(guard for text in guards_by_rank for guard in guards_from_text(text, env))]
-            microbatches = Microbatches(cutting, traced, made, list(dict.fromkeys(guards)))
+        if env and graph:
+            guards = [*graph.refaked.guards, *(guard for text in told for guard in guards_from_text(text, env))]
+            microbatches = Microbatches(graph, list(dict.fromkeys(guards)))
         elif env:
             for text in guards_by_rank:
                 assume_all(env, text)
@@ -117,17 +106,17 @@ def _compile(
     names: Mapping[int, str],
     own: Sequence[Stage],
     stages: Sequence[Stage],
-    real: Mapping[torch.fx.Node, Any],
-    compile_one: CompileOne,
+    context: GraphContext,
 ) -> tuple[Lowered, list[str]]:
-    """Compile this rank's stages and wait for all ranks; return the code, and each rank's guards on sizes as text."""
+    """Own stages compiled, once every rank has compiled its own, and what each rank's assume of sizes."""
+    real = context.real
     env = shape_env_of(map(value_of, real))
     before = len(env.guards) if env else 0
     failed: Exception | None = None
     document = {"error": "", "guards": "[]"}
     try:
         fill(real[node] for stage in own for node in stage.stub.inputs if node in real)
-        lowered = lower(own, real, compile_one, graph=stages)
+        lowered = lower(context, own, graph=stages)
         if env:
             document["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])
     except Exception as error:

@@ -10,38 +10,32 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph
-from fx_partition.passes.capture.respecialize import Refaked
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 
 from ..microbatch.batch_slices import BatchSlices
-from ..microbatch.cutting import MicrobatchPlan
+from ..microbatch.microbatch_plan import MicrobatchGraph
 
 
 class Microbatches:
     """Splits the inputs of a call into microbatches, and joins their results.
 
     Args:
-        cutting: how the batch is split.
-        traced: the planned graph with the values of the trace.
-        made: the same graph with the values of a microbatch; stages are split from it.
-        guards: the guards on sizes of all ranks' stages.
+        graph: the planned graph with the values of the trace, and with those of a microbatch.
+        guards: what any rank's stages assume of their sizes.
     """
 
-    def __init__(
-        self, cutting: MicrobatchPlan, traced: CapturedGraph, made: Refaked, guards: Sequence[sympy.Basic]
-    ) -> None:
-        graph, separation, batch = made.captured.gm.graph, cutting.separation, cutting.batch(made)
-        self._sizes = list(made.captured.symbol_inputs.values())
-        self._cutter = cutting.cutter(traced, made, guards)
-        values = made.captured.values
+    def __init__(self, graph: MicrobatchGraph, guards: Sequence[sympy.Basic]) -> None:
+        captured, traced, separation = graph.captured, graph.traced, graph.plan.separation
+        self._sizes = list(captured.symbol_inputs.values())
+        self._cutter = graph.splitter(guards)
+        batch, values = graph.batch, captured.values
         self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
-        self._batched: dict[torch.fx.Node, BatchSlices] = {}
-        for node in graph.find_nodes(op="placeholder"):
+        self._cut: dict[torch.fx.Node, BatchSlices] = {}
+        for node in captured.gm.graph.find_nodes(op="placeholder"):
             if (dim := separation.inputs.get(node.name)) is not None:
-                name = made.captured.names.get(node, node.name)
-                self._batched[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
+                name = captured.names.get(node, node.name)
+                self._cut[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
         (output,) = traced.gm.graph.find_nodes(op="output")
         pairs = zip(output.args[0], separation.outputs, strict=True)
         self._joined = [None if dim is None else BatchSlices.of_result(traced.values[leaf], dim) for leaf, dim in pairs]

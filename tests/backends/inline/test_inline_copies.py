@@ -15,8 +15,8 @@ from cuda_fakes import FakeDriver
 from on_fake_gpus import FakeGpus, gpus, linear  # noqa: F401
 from torch import Tensor, nn
 
-from fx_partition.backends import l2partition as backend_module
 from fx_partition.backends.inline.runtime import assemble
+from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.stage import Boundaries, Stage
 from fx_partition.backends.weights.device_copies import STORE, Here, Store
 from fx_partition.passes.capture.capture_model import annotated, capture
@@ -113,7 +113,7 @@ def compiled_stages(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModul
         found.append(gm)
         return lambda *args: gm(*args)
 
-    monkeypatch.setattr(backend_module, "compile_part", compile_part)
+    monkeypatch.setattr(compile_stages, "compile_part", compile_part)
     return found
 
 

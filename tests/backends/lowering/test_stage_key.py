@@ -16,7 +16,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 import fx_partition
-from fx_partition.backends import l2partition as backend_module
+from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.stage_key import stage_key
 from fx_partition.passes.capture.capture_model import value_of
 from fx_partition.passes.capture.fake_tensors import new_fake_mode
@@ -45,13 +45,13 @@ class Blocks(nn.Module):
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     """The stages that are compiled, in order."""
     seen: list[torch.fx.GraphModule] = []
-    plain = backend_module.compile_part
+    plain = compile_stages.compile_part
 
     def record(gm: torch.fx.GraphModule, inputs: Any, patches: Any) -> Any:
         seen.append(gm)
         return plain(gm, inputs, patches)
 
-    monkeypatch.setattr(backend_module, "compile_part", record)
+    monkeypatch.setattr(compile_stages, "compile_part", record)
     return seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TensorifyScalarRestartAnalysis
 
 import fx_partition
-from fx_partition.backends import l2partition as backend
-from fx_partition.backends.lowering.fallback import FALLBACKS
+from fx_partition.backends.dynamo import graph_compiler, partition_compiler
+from fx_partition.backends.dynamo.fallback import FALLBACKS
 from fx_partition.common.errors import PartitionError, PartitionWarning, UnreadableError
 from fx_partition.passes.footprint.effect_cache import Effects
 from fx_partition.passes.plan.plan import Plan
@@ -50,21 +51,21 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "why"),
+    ("module", "function", "why"),
     [
-        ("capture_dynamo", "it could not be planned: KeyError: 'no such thing'"),
-        ("gather_facts", "it could not be planned: KeyError: 'no such thing'"),
-        ("make_plan", "it could not be planned: KeyError: 'no such thing'"),
-        ("cut_stages", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
-        ("lower", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
-        ("assemble", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
+        (graph_compiler, "capture_dynamo", "it could not be planned: KeyError: 'no such thing'"),
+        (graph_compiler, "gather_facts", "it could not be planned: KeyError: 'no such thing'"),
+        (graph_compiler, "make_plan", "it could not be planned: KeyError: 'no such thing'"),
+        (partition_compiler, "split_stages", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
+        (partition_compiler, "lower", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
+        (partition_compiler, "assemble", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
     ],
 )
 @torch.no_grad()
 def test_whatever_fails_the_graph_runs_whole_and_says_so(
-    function: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    module: ModuleType, function: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backend, function, refuse)
+    monkeypatch.setattr(module, function, refuse)
     model, before = Model(), FALLBACKS["KeyError"]
     caplog.set_level(logging.INFO, logger="fx_partition")
     with pytest.warns(PartitionWarning, match="this graph runs as one partition") as seen:
@@ -86,7 +87,7 @@ def test_whatever_fails_the_graph_runs_whole_and_says_so(
 
 @torch.no_grad()
 def test_with_other_devices_asked_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "lower", refuse)
+    monkeypatch.setattr(partition_compiler, "lower", refuse)
     model = Model()
     with pytest.warns(PartitionWarning, match="this graph runs as one partition"):
         assert torch.allclose(compiled(model, devices=["cpu", "cpu:1"])(X), model(X), atol=1e-6)
@@ -102,7 +103,7 @@ def test_what_the_user_asked_wrongly_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 @torch.no_grad()
 def test_torch_may_ask_for_another_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_plan, calls = backend.make_plan, []
+    make_plan, calls = graph_compiler.make_plan, []
 
     def restart(*args: Any) -> Any:
         calls.append(args)
@@ -110,7 +111,7 @@ def test_torch_may_ask_for_another_trace(monkeypatch: pytest.MonkeyPatch) -> Non
             raise TensorifyScalarRestartAnalysis
         return make_plan(*args)
 
-    monkeypatch.setattr(backend, "make_plan", restart)
+    monkeypatch.setattr(graph_compiler, "make_plan", restart)
     model = Model()
     assert torch.allclose(compiled(model)(X), model(X), atol=1e-6)
     assert len(calls) == 2 and compiled_graphs(model)[-1].plan.num_partitions == 4
