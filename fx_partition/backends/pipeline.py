@@ -20,7 +20,7 @@ from fx_partition.passes.plan.request import CacheBytes, Request
 
 from .cuda.runtime import CudaRuntime
 from .devices.home_device import home_of, moves, warn_of_what_stays
-from .lowering.dedup_compile import first_alike
+from .lowering.dedup_compile import first_with_same_key
 from .lowering.states_together import plan_states_together
 from .options.backend_options import STAGE_THREADS, check_device
 from .streaming.pipeline import Pipeline, check_inflight
@@ -29,7 +29,7 @@ from .streaming.request_signature import RequestSignature
 from .threads.aoti_compile import compile_steps
 from .threads.build_extension import stage_loop
 from .threads.runtime import Cores, LocalRuntime
-from .weights.lazy_weights import fill
+from .weights.lazy_weights import materialize
 
 
 def pipeline(
@@ -97,9 +97,9 @@ def pipeline(
     plan, captured, partitions = plan_states_together(
         traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
     )
-    fill((*captured.weights.values(), *all_tensors(captured.gm).values()))
-    program = make_program(captured, partitions, facts.written)
-    signature = RequestSignature(captured, program, _examples(model, example_inputs))
+    materialize((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
+    program = make_program(captured, stubs, facts.written)
+    signature = Signature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
@@ -122,7 +122,7 @@ def pipeline(
     ]
     threads = [min(map(len, copies)) for copies in cores]
     codes = compile_steps(program.steps, threads, inductor or {}, facts.symbols.bind(request.bind))
-    plan = plan.with_code(tuple(first_alike(codes)))
+    plan = plan.with_code(tuple(first_with_same_key(codes)))
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
 

@@ -21,7 +21,7 @@ import fx_partition
 from fx_partition.backends.process_group import transports
 from fx_partition.backends.process_group.rank_team import Team
 from fx_partition.backends.ranks import compile as compile_module
-from fx_partition.backends.weights.lazy_weights import is_hollow
+from fx_partition.backends.weights.lazy_weights import is_lazy
 from fx_partition.report import compiled_plans
 from fx_partition.report.compiled_plans import compiled_graphs
 
@@ -195,7 +195,7 @@ def checkpoint(rank: int, size: int, path: str) -> dict[str, Any]:
     x, scale = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), torch.ones(64)
     with torch.no_grad():
         right = close(run(*like(rank, x, scale)), whole(x, scale))
-    read = [name for name, weight in model.named_parameters() if not is_hollow(weight)]
+    read = [name for name, weight in model.named_parameters() if not is_lazy(weight)]
     return {"right": right, "read": read, "weights": len(list(model.parameters()))}
 
 

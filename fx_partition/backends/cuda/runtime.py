@@ -17,7 +17,7 @@ from fx_partition.passes.capture.fake_tensors import FakeTensor
 
 from ..devices.cuda_driver import DRIVER, Driver
 from ..devices.home_device import place
-from ..lowering.dedup_compile import compile_each_once
+from ..lowering.dedup_compile import compile_deduplicated
 from ..lowering.graph_edits import retarget
 from ..lowering.layout_guard import Layout, LayoutGuard
 from ..lowering.stage_key import stage_key
@@ -141,7 +141,7 @@ def compile_for(
         with torch.no_grad():
             return compile_part(module, inputs, patches)
 
-    return compile_each_once(keys, compile_stage, "pipeline")
+    return compile_deduplicated(keys, compile_stage, "pipeline")
 
 
 def _move_leaves(module: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:

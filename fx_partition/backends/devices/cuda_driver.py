@@ -1,8 +1,8 @@
-"""All that the CUDA runtime asks of ``torch.cuda``, in one class that a test can stand in for.
+"""All calls that the CUDA runtime makes to ``torch.cuda``, in one class that a test can replace.
 
-A *stream* runs what is enqueued on it in order; an *event* recorded on one stream and waited for on another orders
-the two. torch's allocator keeps free memory by stream: a tensor that another stream uses must be told so
-(``used_on``), or its memory is given away while that stream still reads it.
+A *stream* runs its work in the order in which it was enqueued; an *event* that one stream records and another waits for
+orders the two. torch's allocator keeps free memory by stream: it must know of every other stream that uses a tensor
+(``used_on``), or it gives the memory away while that stream still reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 2e-5, 1e-3  # seconds between two looks at an event
+_FIRST_PAUSE, _LONGEST_PAUSE = 2e-5, 1e-3  # seconds between two queries of an event
 
 
 class Event(Protocol):
@@ -50,7 +50,7 @@ class Driver:
     """Streams, copies and captures on CUDA devices; the CPU is the *host*, which has no streams."""
 
     def device(self, device: torch.device) -> torch.device:
-        """The device with its index: ``cuda`` is the current one."""
+        """Return the device with its index: ``cuda`` is the current GPU."""
         if self.is_host(device) or device.index is not None:
             return device
         return torch.device("cuda", torch.cuda.current_device())
@@ -62,11 +62,11 @@ class Driver:
         return tensor.device
 
     def stream(self, device: torch.device) -> Stream:
-        """A new stream; of torch's pool of 32 a device, so that the 33rd is the first again."""
+        """Return a stream of torch's pool, which has 32 for each device: the 33rd is the first again."""
         return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def current(self, device: torch.device) -> Stream:
-        """The stream that the caller uses on ``device``."""
+        """Return the stream that the caller uses on ``device``."""
         return torch.cuda.current_stream(device)
 
     @contextlib.contextmanager
@@ -79,12 +79,12 @@ class Driver:
             yield
 
     def used_on(self, tensor: Tensor, stream: Stream) -> None:
-        """Keep the tensor's memory, once it is freed, until what ``stream`` has now is done."""
+        """Keep the memory of a freed tensor until ``stream`` has done the work that it has now."""
         assert isinstance(stream, torch.cuda.Stream)
         tensor.record_stream(stream)
 
     def copy(self, tensor: Tensor, device: torch.device) -> Tensor:
-        """A copy on ``device``, enqueued on the current streams.
+        """Return a copy on ``device``, enqueued on the current streams.
 
         Between two GPUs torch copies on the source's current stream, between two waits of the target's current one.
         To and from the host it goes through pinned memory, as the driver would wait for pageable memory; the
@@ -101,7 +101,7 @@ class Driver:
         target.copy_(source, non_blocking=True)
 
     def capture(self, function: Callable[[], Sequence[Any]], stream: Stream) -> tuple[Graph, Sequence[Any]]:
-        """What ``function`` enqueues on ``stream``, as a graph, and what it returns; nothing runs yet.
+        """Return the work that ``function`` enqueues on ``stream`` as a graph, and its result; nothing runs yet.
 
         Other threads may go on using CUDA meanwhile (``thread_local``).
         """
@@ -113,7 +113,7 @@ class Driver:
         return graph, results
 
     def synchronize(self, device: torch.device) -> None:
-        """Wait for all that ``device`` has to do."""
+        """Wait for all work of ``device``."""
         torch.cuda.synchronize(device)
 
 
@@ -121,9 +121,9 @@ DRIVER = Driver()
 
 
 def wait_for(events: Sequence[Event], until: float) -> bool:
-    """Whether all events have happened; waits for that until a time of ``time.monotonic``.
+    """Wait until all events have happened, or until a time of ``time.monotonic``; return whether they have.
 
-    No driver waits for an event and for a time, so where there is one the events are asked again and again.
+    CUDA cannot wait for an event with a time limit, so with a limit the events are queried again and again.
     """
     if until == math.inf:
         for event in events:
@@ -140,5 +140,5 @@ def wait_for(events: Sequence[Event], until: float) -> bool:
 
 
 def have_happened(events: Sequence[Event]) -> bool:
-    """Whether all events have happened; asks, and does not wait."""
+    """Return whether all events have happened, without waiting for them."""
     return all(event.query() for event in events)

@@ -1,8 +1,9 @@
 """Where the tensors of a graph are, and where a stage has them.
 
-A graph's *home* is the device of its model: the first GPU that a weight is on, or an input, or anything else; without
-one, the CPU. What the trace has on any device of the home's kind, a stage has on its own device; the rest stays where
-it is, as the model put it there on purpose. A result goes back to the device that the trace has it on::
+A graph's *home* is the device of its model: the first GPU among the devices of its weights, its inputs and its other
+tensors; without a GPU, the CPU. A tensor that the trace has on any device of the home's type, a stage has on its own
+device. Other tensors stay where they are, as the model put them there on purpose. A result goes back to the device that
+the trace has it on::
 
     trace                                                    a stage on cuda:1 has
     model on cuda:0, an index table on the CPU               weights on cuda:1, the table on the CPU
@@ -25,19 +26,19 @@ from .cuda_driver import DRIVER
 
 
 def with_index(device: torch.device) -> torch.device:
-    """The device as tensors name it: ``cuda`` is the current GPU."""
+    """Return the device as tensors name it: ``cuda`` is the current GPU."""
     return DRIVER.device(device) if device.type == "cuda" else device
 
 
 def home_of(captured: CapturedGraph) -> torch.device:
-    """The device of the model."""
+    """Return the device of the model."""
     devices = list(dict.fromkeys(tensor.device for tensor in _tensors(captured)))
     gpus = [device for device in devices if device.type == "cuda"]
     return next(iter([*gpus, *devices]), torch.device("cpu"))
 
 
 def place(device: torch.device, home: torch.device, stage: torch.device) -> torch.device:
-    """Where a stage has what the trace has on ``device``.
+    """Return the device on which a stage has a tensor that the trace has on ``device``.
 
     Example::
 
@@ -49,7 +50,7 @@ def place(device: torch.device, home: torch.device, stage: torch.device) -> torc
 
 
 def moves(captured: CapturedGraph, stages: Iterable[torch.device]) -> bool:
-    """Whether stages on these devices have a weight or an input elsewhere than the model has it."""
+    """Return whether stages on these devices have a weight or an input on another device than the model has it."""
     home, stages = home_of(captured), set(stages)
     inputs = [value for node, value in captured.values.items() if node.op == "placeholder"]
     tensors = [value for value in (*captured.weights.values(), *inputs) if isinstance(value, torch.Tensor)]
@@ -59,7 +60,7 @@ def moves(captured: CapturedGraph, stages: Iterable[torch.device]) -> bool:
 
 
 def warn_of_what_stays(captured: CapturedGraph) -> None:
-    """Say which weights stay on the CPU while the rest of the model goes to the stages' devices."""
+    """Warn of weights that stay on the CPU while the rest of the model goes to the devices of the stages."""
     home = home_of(captured)
     left = [
         captured.names.get(node, node.name)
@@ -68,8 +69,8 @@ def warn_of_what_stays(captured: CapturedGraph) -> None:
     ]
     if left:
         warnings.warn(
-            f"{_some(left)} on the CPU, where what reads them runs, whatever device its stage is on: the model is on "
-            f"{home}, and such weights stay where they are; move all of the model to one device for stages to have it",
+            f"{_some(left)} on the CPU, so what reads them runs there too, on whatever device its stage is: the model "
+            f"is on {home}, and weights on the CPU stay there; move the whole model to one device to have it in stages",
             PartitionWarning,
             stacklevel=3,
         )
@@ -79,8 +80,8 @@ def refuse_several(captured: CapturedGraph, why: str, otherwise: str = "") -> No
     """Refuse a model whose weights are on several GPUs where all of it has to be on one.
 
     Args:
-        why: what needs one device.
-        otherwise: another way out than to move the model.
+        why: the reason that all weights have to be on one device.
+        otherwise: a way out besides moving the model.
 
     Raises:
         PartitionError: it names weights and devices.
@@ -99,13 +100,13 @@ def refuse_several(captured: CapturedGraph, why: str, otherwise: str = "") -> No
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first few of many names."""
+    """Return the first three names, the number of the rest, and the verb."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more + (" is" if len(names) == 1 else " are")
 
 
 def _tensors(captured: CapturedGraph) -> Iterator[torch.Tensor]:
-    """Weights, then inputs, then what the graph makes."""
+    """Yield the weights, then the inputs, then the results of nodes."""
     yield from captured.weights.values()
     nodes = sorted(captured.values, key=lambda node: node.op != "placeholder")
     for leaf in pytree.tree_leaves([captured.values[node] for node in nodes]):

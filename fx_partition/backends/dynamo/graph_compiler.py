@@ -36,7 +36,7 @@ from ..microbatch.microbatch_plan import MicrobatchPlan
 from ..options.backend_options import Options
 from ..ranks.compile import compile_ranks
 from ..ranks.runtime import RankFunction
-from ..weights.lazy_weights import fill, fills_first, is_hollow
+from ..weights.lazy_weights import is_lazy, materialize, materialize_on_first_call
 from .compiled_graph import CompiledGraph, publish
 from .fallback import plan_as_one_partition
 from .partition_compiler import compile_partitions
@@ -63,11 +63,11 @@ def compile_dynamo_graph(
     # Now, as a weight is lazy no more once it is read, and compiling changes the graph.
     placeholders = gm.graph.find_nodes(op="placeholder")
     pairs = enumerate(zip(placeholders, inputs, strict=True))
-    weights = [position for position, (node, value) in pairs if is_weight(node, value) or is_hollow(value)]
+    weights = [position for position, (node, value) in pairs if is_weight(node, value) or is_lazy(value)]
     function = _compile(gm, inputs, weights, options, patches)
     if isinstance(function, RankFunction):
         weights = [position for position in weights if position in function.reads]
-    return fills_first(function, weights)
+    return materialize_on_first_call(function, weights)
 
 
 def _compile(
@@ -78,7 +78,7 @@ def _compile(
     patches: Mapping[str, Any],
 ) -> Callable[..., Any]:
     if options.places_nothing:
-        fill(inputs)
+        materialize(inputs)
         return compile_graph(gm, inputs, patches)
     if options.keep_buffers and options.reuses_a_cache:
         keep_buffers()
@@ -133,7 +133,7 @@ class _GraphCompiler:
         if is_moved:
             refuse_written_aliases(context.memory)
             warn_of_what_stays(captured)
-        fill(self._inputs)  # all stages run in this process; where no plan can be made, weights stay unread
+        materialize(self._inputs)  # all stages run in this process; where no plan can be made, weights stay unread
         if plan.num_partitions <= 1 and not is_moved and not microbatches:
             return None
         return compile_partitions(context, plan, devices, microbatches)
@@ -142,7 +142,7 @@ class _GraphCompiler:
         """Compile the graph as it is, and publish it with its plan."""
         context, plan = self._context, self._plan
         assert plan is not None
-        fill(self._inputs)
+        materialize(self._inputs)
         # A partial is cheaper than a call in Python and, unlike what inductor returns, is kept by Dynamo as it is.
         function = functools.partial(compile_graph(self._gm, self._inputs, self._patches))
         if context is not None and plan.num_partitions == 1 and self._options.measures:

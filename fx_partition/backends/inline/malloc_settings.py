@@ -1,16 +1,17 @@
 """Keep freed memory in the process, so that large activations are not returned to the kernel at every call.
 
 glibc's malloc takes a block of 128 KiB or more (its threshold grows to 32 MiB as such blocks are freed) from the kernel
-by ``mmap`` and gives it back when it is freed, and it gives back the top of its heap when enough of it is free. Then
-every call of a model pays for fresh zeroed pages, one fault each, and none of them is in a cache. With both thresholds
-raised a freed block serves the next call: it is mapped, and what a small working set left in the cache is still there.
+by ``mmap`` and returns it when it is freed; it also returns the top of its heap when enough of it is free. Then every
+call of a model pays for new zeroed pages, one fault each, and none of them is in a cache. With both thresholds raised,
+the next call uses a freed block again: it is mapped, and what a small working set left in the cache is still there.
 
-Before: 40 times ``torch.empty(8 MiB).fill_(1)``: up to 2,048 page faults each.
-After ``keep_buffers()``: those of the first time.
+Before: 40 times ``torch.empty(8 MiB).fill_(1)``: up to 2,048 page faults each time.
+After ``keep_buffers()``: page faults the first time only.
 
-The setting is the process's, not one of this library's alone: whatever else allocates by malloc keeps its freed
-memory too, and the process's resident size stays near its peak. Environment variables that set the same thresholds
-(``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES``) are left to decide: the user's word.
+The setting holds for the whole process and not for this library alone: all other code that allocates by malloc keeps
+its freed memory too, and the resident size of the process stays near its peak. Where the user has set the same
+thresholds by environment variables (``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES``), they
+are left as they are.
 
 Source: mallopt(3).
 """
@@ -31,10 +32,10 @@ _LARGEST_TRIM_THRESHOLD = (1 << 31) - 1  # mallopt takes an int
 
 @functools.cache
 def keep_buffers() -> bool:
-    """Let malloc keep what is freed, in blocks of up to 32 MiB, for the rest of the process. Further calls do nothing.
+    """Let malloc keep freed blocks of up to 32 MiB for the rest of the process. Further calls do nothing.
 
     Returns:
-        Whether it applied: False without glibc, or where the environment sets the thresholds.
+        Whether malloc took the setting: False without glibc, or where the environment sets the thresholds.
 
     Example::
 

@@ -1,7 +1,7 @@
-"""The in-line runtime: stages run one after another in the caller's thread. It is the reference for every other.
+"""The in-line runtime: stages run one after another in the caller's thread. It is the reference for the others.
 
-The whole call is one generated Python function, which fx writes from the stitched graph and which frees every value
-after its last use::
+The call is one generated Python function, which fx writes from the graph that calls the partitions, and which frees
+every value after its last use::
 
     def forward(self, s0, x, weight, weight_1):
         partition_0 = self.partition_0(x, weight);          relu = partition_0[0]
@@ -10,8 +10,8 @@ after its last use::
         partition_1 = self.partition_1(to, weight_2);       linear_1 = partition_1[0]
         return (linear_1,)
 
-Two GPUs order a copy between them by their streams, and nobody waits for it. A copy that the host takes part in is
-waited for: a result on the CPU is read at once, and so is what a later stage on the CPU takes; and an input in pinned
+The streams of two GPUs order a copy between them, and the host does not wait for it. The host waits for a copy from or
+to its own memory: a result on the CPU may be read at once, also by a later stage on the CPU, and an input in pinned
 memory may be written again as soon as the call returns.
 """
 
@@ -29,9 +29,9 @@ from fx_partition.passes.split.extract import stitch
 from fx_partition.passes.split.split_module import PREFIX
 
 from ..lowering.stage import Stage
-from ..weights.device_copies import STORE, Here
+from ..weights.device_copies import STORE, WeightOnDevice
 
-#: Puts the code of every stage in its place, by a function of a stage and its code.
+#: Calls a function with each stage and its code; the function puts the code where it is called from.
 Install: TypeAlias = Callable[[Callable[[Stage, Callable[..., Any]], None]], None]
 
 
@@ -41,16 +41,16 @@ def assemble(
     install: Install,
     written: frozenset[str],
 ) -> Callable[..., Any]:
-    """One function of the graph's inputs that runs the compiled stages in order.
+    """Return a function of the graph's inputs that runs the compiled stages in order.
 
     Args:
-        install: calls what it is given with each stage and its code, which takes ``stage.stub.inputs`` and returns
+        install: calls its argument with each stage and its code: a function of ``stage.stub.inputs`` that returns
             ``stage.stub.outputs``.
-        written: names of the inputs that the graph writes.
+        written: the names of the inputs that the graph writes.
     """
     graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
     scope = types.SimpleNamespace()
-    for node in graph.find_nodes(op="get_attr"):  # tensors that the graph itself holds, as that of an optimizer does
+    for node in graph.find_nodes(op="get_attr"):  # tensors that the graph itself holds, as an optimizer's does
         name = str(node.target).split(".")[0]
         setattr(scope, name, getattr(captured.gm, name))
     install(lambda stage, function: setattr(scope, f"{PREFIX}{stage.index}", function))
@@ -62,8 +62,10 @@ def assemble(
 
 
 class _Mover:
-    """Writes the copies between devices into the stitched graph, each value at most once a device. Results return to
-    the devices that they have in the trace."""
+    """Writes copies between devices into the graph that calls the partitions, one for each value and device at most.
+
+    Results go back to the devices that they have in the trace.
+    """
 
     def __init__(
         self,
@@ -102,12 +104,12 @@ class _Mover:
             if original.name not in self._written:
                 continue
             if moved is not argument:
-                # It was written in a copy elsewhere: the caller's tensor must see it.
+                # The stage wrote into a copy on its own device: the caller's tensor must get what it wrote.
                 with self._graph.inserting_after(call):
                     self._graph.call_method("copy_", (argument, moved))
             for source, device in list(self._moved):
                 if source is argument and self._moved[source, device] is not moved:
-                    del self._moved[source, device]  # copied before it was written
+                    del self._moved[source, device]  # this copy is older than the write
 
     def _bring(self, source: torch.fx.Node, user: torch.fx.Node, device: torch.device) -> None:
         if self._place(source) == device:
@@ -120,25 +122,25 @@ class _Mover:
 
     def _copy_of(self, source: torch.fx.Node, device: torch.device) -> torch.fx.Node:
         tensor = self._weights.get(source.name)
-        if tensor is None or source.name in self._written:  # what a stage writes, the next one must see
+        if tensor is None or source.name in self._written:  # the next stage must see what a stage writes
             with_host = "cpu" in (self._place(source).type, device.type)
             options: dict[str, Any] = {"copy": True} if with_host else {"copy": True, "non_blocking": True}
             node = self._graph.call_method("to", (source, device), options)
         else:
             name = self._new_name()
-            setattr(self._scope, name, Here(tensor, device, STORE))
+            setattr(self._scope, name, WeightOnDevice(tensor, device, STORE))
             node = self._graph.call_module(name, (source,))
         self._where[node] = device
         return node
 
     def _new_name(self) -> str:
-        """A name that nothing in the scope has: the graph's own tensors are there under theirs."""
+        """Return a name that is free in the scope, which has the graph's own tensors under their names too."""
         self._num_weights += 1
         while hasattr(self._scope, name := f"weight_{self._num_weights}"):
             self._num_weights += 1
         return name
 
     def _place(self, node: torch.fx.Node) -> torch.device:
-        """Where a tensor is; inputs and weights are where the trace has them."""
+        """Return the device of a tensor; inputs and weights are where the trace has them."""
         device: torch.device = self._where[node] if node in self._where else value_of(node).device
         return device

@@ -1,7 +1,7 @@
-"""A whole graph, compiled when it is first called and not before, once for all sizes that the code allows.
+"""A whole graph that is compiled when it is first called, once for all sizes that the code allows.
 
-For batches that no cut serves (see `batching.microbatch_size.BatchSplitter`): most models never see one, and compiling
-their graph beside its stages would take twice as long.
+It runs batches that cannot run in microbatches (see `batching.microbatch_size.BatchSplitter`). Most models never get
+one, and compiling their graph in addition to its stages would take twice as long.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..lowering.torch_internals import compile_part
 
 
 class WholeBatch:
-    """A function of the graph's inputs.
+    """A function of the graph's inputs; compiles the graph when a call needs it.
 
     Args:
         captured: a graph with symbols; it is not changed.
-        patches: options of inductor.
+        patches: the options of inductor.
     """
 
     def __init__(self, captured: CapturedGraph, patches: Mapping[str, Any]) -> None:

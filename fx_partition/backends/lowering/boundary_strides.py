@@ -1,14 +1,14 @@
-"""The strides of tensors that cross a boundary: those that the stage which makes them really gives them.
+"""Find the strides with which tensors cross a boundary: those that the stage which makes them really returns.
 
-The strides of the trace are not to be relied on. A tracer may run other kernels than the compiler (a fake kernel that
-knows no channels_last, an attention chosen by whether a mask needs a gradient), and a view with gaps does not cross as
-it is. Each such difference changes the strides of all that is computed from the value. So the stages are run on fake
-tensors one after another, as a compiler runs them: each on what it receives, under inductor's decompositions. What a
-stage makes so is what the next one is compiled for.
+The strides of the trace can be wrong. A tracer may run other kernels than the compiler (a fake kernel without
+channels_last, an attention that depends on whether a mask needs a gradient), and a view with gaps does not cross as it
+is. Each such difference changes the strides of all values that are computed from the first. So the stages are run on
+fake tensors one after another, as a compiler runs them: each on the inputs that it receives, under inductor's
+decompositions. The next stage is compiled for the strides of these results.
 
-A compiled stage keeps that promise in its graph, by `in_order`: nothing where its compiler agrees, else a copy. A view
-with gaps or overlaps crosses without them, as inductor keeps them at times only; so the graph returns it without them
-too where it crosses as well. In line a view of a stage's own argument is left as it is.
+A compiled stage keeps this promise in its graph, by `in_order`, which copies only where inductor chose other strides. A
+view with gaps or overlaps crosses without them, as inductor keeps them only sometimes; where such a value crosses and
+is also a result of the graph, the graph returns it without them too. In line a view of a stage's argument is kept.
 
 Before: ``linear = F.linear(x, w); part = linear[:, :8]; return (part,)``
 After:  ``linear = F.linear(x, w); part = linear[:, :8]; in_order = in_order(part, (0, 1)); return (in_order,)``
@@ -48,7 +48,7 @@ _NUMBERS = (bool, int, float, torch.SymBool, torch.SymInt, torch.SymFloat)
 
 
 def in_order(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    """Return a tensor that fills its memory, dimension ``order[0]`` outermost: the tensor itself where it does so.
+    """Return a tensor without gaps, dimension ``order[0]`` outermost: the tensor itself where it is laid out so.
 
     Example::
 
@@ -64,29 +64,29 @@ def in_order(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
 
 def in_memory_of_its_own(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    """Return a copy of a tensor in an order, dimension ``order[0]`` outermost.
+    """Return a copy of a tensor without gaps, dimension ``order[0]`` outermost.
 
-    A stage of symbolic sizes returns an argument seen as another dtype in this way: torch makes such a result again
-    from the argument, and forgets the dtype where sizes are symbolic.
+    A stage with symbolic sizes returns a view of an argument with another dtype in this way: AOTAutograd makes such a
+    result again from the argument, and loses the dtype where sizes are symbolic.
     """
     return in_order(tensor.clone(), order)
 
 
 def memory_order(value: torch.Tensor) -> list[int]:
-    """The dimensions from the outermost in memory to the innermost, by the strides of the trace."""
+    """Return the dimensions from the outermost in memory to the innermost, by the strides of the trace."""
     strides = _numbers(value)
     return sorted(range(len(strides)), key=lambda d: -strides[d])
 
 
 def is_dense(value: torch.Tensor) -> bool:
-    """Whether a fake tensor fills its storage, each element once: then a tensor like it has its strides."""
+    """Return whether a fake tensor has neither gaps nor overlaps: then ``empty_like`` has the same strides."""
     assert isinstance(value, FakeTensor)
     twin = run_fake(value.fake_mode, torch.empty_like, (value,), {})
     return [to_expr(stride) for stride in value.stride()] == [to_expr(stride) for stride in twin.stride()]
 
 
 def _numbers(value: torch.Tensor) -> list[int]:
-    """The strides that the trace saw; sizes that a tracer gives no number are large."""
+    """Return the strides as numbers of the trace; a size for which the trace has no number counts as large."""
     env = shape_env_of([value])
     strides = [to_expr(stride) for stride in value.stride()]
     symbols = {s for stride in strides if not isinstance(stride, int) for s in stride.free_symbols}
@@ -97,13 +97,13 @@ def _numbers(value: torch.Tensor) -> list[int]:
 
 
 class Crossings:
-    """The fake values of what crosses the boundaries of a graph, with the strides that they cross with.
+    """The fake values that cross the boundaries of a graph, with the strides that they really have.
 
-    Stages must be settled in order, each with what it takes.
+    `settle` must be called for the stages in order.
 
     Args:
         stubs: all partitions of the graph.
-        keeps_views: whether a view with gaps of a stage's argument crosses as it is.
+        keeps_views: whether a view of a stage's argument crosses with its gaps.
     """
 
     def __init__(self, stubs: Iterable[PartitionGraph], *, keeps_views: bool) -> None:
@@ -115,11 +115,11 @@ class Crossings:
         self._found: dict[Hashable, list[tuple[Any, bool]]] = {}
 
     def value(self, node: torch.fx.Node) -> Any:
-        """The fake value of a node as it crosses, or as its stage makes it; that of the trace where none is settled."""
+        """Return the fake value of a node with the strides that its stage returns; the trace's before `settle`."""
         return self._values.get(node, value_of(node))
 
     def layouts(self, nodes: Iterable[torch.fx.Node]) -> tuple[tuple[str, Layout | None], ...]:
-        """For each result of a stage its name and the layout that it promises, None where it promises nothing."""
+        """Return for each result of a stage its name and its promised layout; None where nothing is promised."""
         return tuple((node.name, self._layouts.get(node)) for node in nodes)
 
     def settle(
@@ -129,12 +129,12 @@ class Crossings:
         takes: Sequence[Any],
         outputs: Sequence[torch.fx.Node],
     ) -> None:
-        """Find what a stage makes, by running it on fake tensors once for all stages that are alike.
+        """Find the strides of a stage's results by running it on fake tensors, once for all stages of one key.
 
         Args:
             module: the stage's graph; it is not changed.
-            inputs, outputs: the node of the whole graph that each of its arguments and results is.
-            takes: what the stage will be compiled with.
+            inputs, outputs: the nodes of the whole graph that its arguments and results stand for.
+            takes: the fake inputs that the stage will be compiled for.
         """
         traced = [value_of(node) for node in outputs]
         if not any(type(value) is FakeTensor and value.layout == torch.strided for value in traced):
@@ -150,13 +150,14 @@ class Crossings:
             dense = is_dense(made)
             if self._keeps_views and not dense and is_of_argument:
                 self._keep(node, value, made)
-            elif dense or node in self._taken:  # a dense result of the graph too, as its stage may be like another
+            elif dense or node in self._taken:
+                # A dense result of the graph too: its stage may share its code with a stage whose result crosses.
                 ordered = dense or _has_order(made)
                 self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))
                 self._values[node] = _laid_out(value, self._layouts[node])
 
     def _keep(self, node: torch.fx.Node, value: torch.Tensor, made: torch.Tensor) -> None:
-        """A view with gaps of an argument: the caller may write into it, and inductor makes it anew of the argument."""
+        """Keep the gaps of a view of an argument: the caller may write into it, and inductor makes it from that."""
         strides = tuple(map(to_expr, made.stride()))
         if all(isinstance(stride, int) for stride in strides):
             self._layouts[node] = Layout(None, strides)
@@ -168,7 +169,7 @@ class Crossings:
                 )
 
     def promise(self, module: torch.fx.GraphModule, outputs: Sequence[torch.fx.Node]) -> None:
-        """Let a stage's own copy of its graph lay its results out in the orders that it promises."""
+        """Let a stage's own copy of its graph return its results in the promised layouts."""
         output = next(iter(reversed(module.graph.nodes)))
         results = output.args[0]
         assert isinstance(results, tuple)
@@ -189,19 +190,18 @@ class Crossings:
 
 
 def _has_order(value: torch.Tensor) -> bool:
-    """Whether the strides of a tensor with gaps put its dimensions in an order; eager lays out so what it computes of
-    it."""
+    """Return whether the strides of a tensor with gaps order its dimensions; eager results have this order."""
     strides = [s for s, size in zip(_numbers(value), map(to_expr, value.shape), strict=True) if size != 1]
     return 0 not in strides and len(set(strides)) == len(strides)
 
 
 def _varies(value: torch.Tensor) -> bool:
-    """Whether a size or stride of a tensor is symbolic."""
+    """Return whether a size or stride of a tensor is symbolic."""
     return not all(isinstance(to_expr(size), int) for size in (*value.shape, *value.stride()))
 
 
 def _is_retyped(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
-    """Whether a result is the memory of an argument of another dtype."""
+    """Return whether a result is in the memory of an argument of another dtype."""
     return _is_in_memory_of(result, (v for v in arguments if isinstance(v, torch.Tensor) and v.dtype != result.dtype))
 
 
@@ -213,33 +213,33 @@ def _is_in_memory_of(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
 def _run(
     module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any], arguments: Sequence[Any]
 ) -> list[tuple[Any, bool]]:
-    """What a stage makes, as a compiler of it would find, and whether it is memory of an argument.
+    """Return each result of a stage as inductor would see it, and whether it is in the memory of an argument.
 
-    As the trace says where the stage does not run on fakes. A stage that writes a copy of what it takes returns views
-    of that copy, which the trace takes for views of the argument.
+    Where the stage cannot run on fake tensors, return the results of the trace. Both may differ: a stage that writes a
+    copy of an argument returns views of the copy, where the trace has views of the argument.
     """
     in_trace = [(t, isinstance(t, torch.Tensor) and _is_in_memory_of(t, arguments)) for t in traced]
     mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
     if mode is None or any(map(opens_whole_region, module.graph.nodes)):
         return in_trace
     interpreter = _StageInterpreter(module, mode)
-    grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another than it found
+    grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another mode than it found
     try:
         with grad_mode, no_new_guards(mode.shape_env), enable_python_dispatcher(), mode:
-            stand_ins = [_stand_in(value) for value in takes]
-            with left_modes(module.graph, interpreter.values), InductorDecompositions():
-                made = list(interpreter.run(*stand_ins, enable_io_processing=False))
-    except Exception as error:  # an operator may refuse these fakes; the promise is kept whatever it is
+            dummy_inputs = [_dummy_input(value) for value in takes]
+            with left_regions(interpreter.values), InductorDecompositions():
+                made = list(interpreter.run(*dummy_inputs, enable_io_processing=False))
+    except Exception as error:  # an operator may refuse these fakes; the graph keeps the promise for any strides
         _log.debug("the strides of a stage's results are those of the trace: %s: %s", type(error).__name__, error)
         return in_trace
     return [
-        (m, _is_in_memory_of(m, stand_ins)) if _is_like(m, found[0]) else found
+        (m, _is_in_memory_of(m, dummy_inputs)) if _is_like(m, found[0]) else found
         for m, found in zip(made, in_trace, strict=True)
     ]
 
 
 class _StageInterpreter(ShapeInterpreter):
-    """Takes numbers from the trace: a fake tensor has no contents that ``item()`` could read."""
+    """Takes numbers from the trace, as a fake tensor has no contents that ``item()`` could read."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         traced = value_of(n)
@@ -249,16 +249,21 @@ class _StageInterpreter(ShapeInterpreter):
         return traced
 
 
+def _opens_a_mode(node: torch.fx.Node) -> bool:
+    """Return whether a node enters inference mode or vmap, which a failed run would not leave; autocast is left."""
+    name = getattr(node.target, "__name__", "")
+    return ("enter" in name or "nesting" in name) and not is_region_handle(node)
+
 
 def _is_like(made: Any, traced: Any) -> bool:
-    """Whether two fake values differ in their strides alone."""
+    """Return whether two fake values differ in nothing but their strides."""
     if type(made) is not FakeTensor or not isinstance(traced, torch.Tensor):
         return False
     return made.dtype == traced.dtype and [*map(to_expr, made.shape)] == [*map(to_expr, traced.shape)]
 
 
-def _stand_in(value: Any) -> Any:
-    """A fake tensor like another that a graph may write."""
+def _dummy_input(value: Any) -> Any:
+    """Return a fake tensor like another, which a graph may write."""
     if not isinstance(value, torch.Tensor):
         return value
     made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
@@ -267,7 +272,7 @@ def _stand_in(value: Any) -> Any:
 
 
 def _laid_out(value: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """A fake value of another layout; itself where it has that."""
+    """Return a fake value with another layout, or itself where it has this layout."""
     assert isinstance(value, FakeTensor)
     with torch.no_grad():
         result = run_fake(value.fake_mode, in_order, (value, layout.order), {})

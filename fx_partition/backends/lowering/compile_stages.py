@@ -1,10 +1,10 @@
-"""From stages to compiled code, each distinct stage once: stages that are alike (see `stage_key`) share one function.
+"""Compile stages, each distinct one once: stages with equal keys (see `stage_key`) share one compiled function.
 
 Before: twelve stages, the first with the embedding, the last with the head, ten of two layers each.
-After: three compiled functions; stages 1 to 10 have the same one, called with the weights of each.
+After: three compiled functions; stages 1 to 10 share one, which is called with the weights of each.
 
 A compiled function keeps nothing of the stage that it was made for: weights are arguments, and what it saves for a
-backward belongs to the call. Where that is not so (CUDA graphs, frozen weights) nothing may be shared.
+backward belongs to the call. Where this does not hold (CUDA graphs, frozen weights) no code is shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch.fx
 from fx_partition.passes.capture.fake_tensors import no_new_guards, shape_env_of
 
 from .boundary_strides import Crossings
-from .dedup_compile import compile_each_once, first_alike
+from .dedup_compile import compile_deduplicated, first_with_same_key
 from .graph_context import GraphContext
 from .graph_edits import retarget
 from .layout_guard import LayoutGuard
@@ -36,10 +36,10 @@ class Lowered:
 
     Attributes:
         stages: the stages.
-        compiled: the code of each stage, taking ``stage.stub.inputs`` and returning ``stage.stub.outputs``.
-        code: for each stage the index of the first one whose code it shares; its own for the first of a kind.
-        inputs: what each stage was to be compiled with.
-        crossings: what crosses the boundaries of the graph, with its strides.
+        compiled: the code of each stage, a function of ``stage.stub.inputs`` that returns ``stage.stub.outputs``.
+        code: for each stage the index of the first stage with the same code.
+        inputs: the fake inputs that each stage is compiled for.
+        crossings: the values that cross the boundaries of the graph, with their strides.
     """
 
     stages: Sequence[Stage]
@@ -49,11 +49,10 @@ class Lowered:
     crossings: Crossings
 
     def install(self, put: Callable[[Stage, Callable[..., Any]], None]) -> None:
-        """Put the code of each stage in its place, behind a guard of how its results are laid out.
+        """Put the code of each stage where it is called from, behind a guard of the layouts of its results.
 
         Args:
-            put: puts the code of a stage where it is called from; called again, without the guard, once that has passed
-                for all sizes.
+            put: puts the code of one stage; it is called again with the code alone once the guard holds for all sizes.
         """
         for stage, function, takes in zip(self.stages, self.compiled, self.inputs, strict=True):
             outputs = stage.stub.outputs
@@ -66,7 +65,7 @@ class Lowered:
 
     @property
     def first_of_kind(self) -> list[int]:
-        """The stages that were compiled, ascending."""
+        """The positions of the stages that were compiled, ascending."""
         return list(dict.fromkeys(self.code))
 
 
@@ -109,13 +108,13 @@ def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Sta
             patches = training_patches(results, context.patches)
         return compile_part(module, inputs[index], patches)
 
-    code = first_alike(keys)
-    return Lowered(stages, compile_each_once(code, compile_stage, "l2partition"), code, inputs, crossings)
+    code = first_with_same_key(keys)
+    return Lowered(stages, compile_deduplicated(code, compile_stage, "l2partition"), code, inputs, crossings)
 
 
 def _module(stage: Stage) -> torch.fx.GraphModule:
-    """The graph of a stage on its device."""
-    if stage.device.type == stage.boundaries.home.type == "cpu":  # as it is
+    """Return the graph of a stage on its device."""
+    if stage.device.type == stage.boundaries.home.type == "cpu":  # retargeting would change nothing
         return stage.stub.module
     module = copy.deepcopy(stage.stub.module)
     retarget(module, stage.boundaries.home, stage.device)

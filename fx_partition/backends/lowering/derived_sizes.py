@@ -1,4 +1,4 @@
-"""Sizes that would cross a boundary are computed where they are used, from the shapes of the tensors there.
+"""Derived sizes: a stage computes a size from the shapes of its tensors, so that the size need not cross a boundary.
 
 Before (``rows`` is the size of ``x``)::
 
@@ -8,7 +8,7 @@ After::
 
     stage 0: x -> relu               stage 1: relu -> sym_size(relu, 0) * 2
 
-So stages take and give tensors alone, and need no Python to pass numbers.
+So stages take and return only tensors, and no Python is needed to pass numbers between them.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from .graph_edits import write_in
 from .size_nodes import Argument, write_size
 
 
-def told_sizes(stubs: Iterable[PartitionGraph]) -> set[torch.fx.Node]:
-    """The sizes that cross boundaries, or are returned, and follow from the shapes of tensors wherever they are used.
+def find_derived_sizes(stubs: Iterable[PartitionGraph]) -> set[torch.fx.Node]:
+    """Return the sizes among the inputs and outputs of stages that every stage which takes them can derive.
 
-    Those of the graph's results follow from its inputs.
+    Sizes that the graph returns are among them: they follow from its inputs.
     """
-    told: set[torch.fx.Node] = set()
-    untold: set[torch.fx.Node] = set()
+    derived: set[torch.fx.Node] = set()
+    others: set[torch.fx.Node] = set()
     for stub in stubs:
         places = _places(stub.inputs)
-        told.update(filter(_is_size, stub.outputs))
+        derived.update(filter(_is_size, stub.outputs))
         for node in filter(_is_size, stub.inputs):
-            (told if _can_write(to_expr(value_of(node)), places) else untold).add(node)
-    return told - untold
+            (derived if _can_write(to_expr(value_of(node)), places) else others).add(node)
+    return derived - others
 
 
 def refuse_unreadable(index: int, inputs: Iterable[torch.fx.Node]) -> None:
-    """A stage cannot be compiled for the size ``2*s`` unless something that it takes is of size ``s``.
+    """Refuse a size that a stage takes and cannot solve: for ``2*s`` it needs another input whose size is ``s``.
 
     Raises:
         PartitionError: it names the size.
@@ -56,24 +56,24 @@ def refuse_unreadable(index: int, inputs: Iterable[torch.fx.Node]) -> None:
     for node, size in sizes.items():
         if not isinstance(size, int) and not size.free_symbols <= known:
             raise PartitionError(
-                f"stage {index} takes the size {size} ({node.name}), and nothing else that it takes tells it; keep "
-                f"{node.name} and what uses it in one stage with keep_together="
+                f"stage {index} takes the size {size} ({node.name}), and no other input of it has this size; keep "
+                f"{node.name} and its users in one stage with keep_together="
             )
 
 
-def write_told_sizes(module: torch.fx.GraphModule, stub: PartitionGraph, told: set[torch.fx.Node]) -> None:
-    """Let a stage's copy of its graph compute the sizes ``told``, none of which it takes or gives any more."""
+def write_derived_sizes(module: torch.fx.GraphModule, stub: PartitionGraph, derived: set[torch.fx.Node]) -> None:
+    """Let a stage's copy of its graph compute the derived sizes, and no longer take or return them."""
     graph = module.graph
     taken = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
     output = next(iter(reversed(graph.nodes)))
     results = zip(stub.outputs, output.args[0], strict=True)
-    output.args = (tuple(result for node, result in results if node not in told),)
+    output.args = (tuple(result for node, result in results if node not in derived),)
     with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
         read = {
             size: graph.call_function(torch.ops.aten.sym_size.int, (taken[source], dim))
             for size, (source, dim) in _places(stub.inputs).items()
         }
-        for node in filter(told.__contains__, stub.inputs):
+        for node in filter(derived.__contains__, stub.inputs):
             write_in(graph, taken[node], _write(graph, to_expr(value_of(node)), read))
     for call in read.values():
         if not call.users:
@@ -82,13 +82,13 @@ def write_told_sizes(module: torch.fx.GraphModule, stub: PartitionGraph, told: s
 
 
 def _is_size(node: torch.fx.Node) -> bool:
-    """Whether it is a number that sizes of the graph's inputs make, and not one that depends on data."""
+    """Return whether a node is a size that follows from the sizes of the graph's inputs, and not from data."""
     value = value_of(node)
     return isinstance(value, torch.SymInt) and not free_unbacked_symbols(value)
 
 
 def _places(inputs: Sequence[torch.fx.Node]) -> dict[sympy.Expr, tuple[torch.fx.Node, int]]:
-    """For each symbolic size a tensor and its dimension of that size."""
+    """Return for each symbolic size a tensor and its dimension of that size."""
     found: dict[sympy.Expr, tuple[torch.fx.Node, int]] = {}
     for node in inputs:
         value = value_of(node)

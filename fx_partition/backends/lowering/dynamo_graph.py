@@ -1,4 +1,4 @@
-"""What the passes need to know of a Dynamo graph: its inputs are weights, user inputs and symbols alike."""
+"""Capture a Dynamo graph: tell its inputs apart, which are weights, user inputs and symbols."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ _OF_A_MODULE = re.compile(r"_(parameters|buffers)\['[^']*'\]$")
 
 
 def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> CapturedGraph:
-    """A Dynamo graph with its weights; ``example_inputs`` are what Dynamo gave the backend, parameters included.
+    """Return a Dynamo graph with its weights and their names.
 
-    The graph is the backend's: each use of what is written in place is made one of the newest result.
+    Args:
+        gm: the graph, which the backend owns: a use of a tensor that was written in place becomes a use of the result
+            of the last write.
+        example_inputs: the inputs that Dynamo gave the backend, parameters included.
     """
     if use_newest(gm.graph):
         gm.recompile()
@@ -41,7 +44,7 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
 
 
 def is_weight(node: torch.fx.Node, value: Any) -> bool:
-    """Whether an input is a parameter or a buffer; ``value`` is what Dynamo gave for it."""
+    """Return whether an input is a parameter or a buffer; ``value`` is its real value."""
     if not isinstance(value, torch.Tensor):
         return False
     known = isinstance(value, torch.nn.Parameter) or is_static_input(node)

@@ -1,4 +1,4 @@
-"""One graph on its way to compiled code: the graph, what is known of it and what is asked for it, in one object."""
+"""The context of a graph on its way to compiled code: the graph, its memory, its inputs and the options."""
 
 from __future__ import annotations
 

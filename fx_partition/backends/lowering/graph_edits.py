@@ -1,4 +1,4 @@
-"""What a stage's own graph is rewritten for: numbers that are known before, and the device on which it runs."""
+"""Rewrite the graph of a stage: for numbers that are known, and for the device on which it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..devices.home_device import place
 
 
 def write_in(graph: torch.fx.Graph, placeholder: torch.fx.Node, value: Any) -> None:
-    """Put a constant where a placeholder was used, which goes."""
+    """Replace a placeholder by a constant, and erase it."""
     for user in list(placeholder.users):
         arguments = (user.args, user.kwargs)
         user.args, user.kwargs = torch.fx.node.map_arg(arguments, lambda node: value if node is placeholder else node)
@@ -27,12 +27,12 @@ def write_in(graph: torch.fx.Graph, placeholder: torch.fx.Node, value: Any) -> N
 
 
 def shares_memory(device: torch.device, home: torch.device) -> bool:
-    """Whether tensors of both devices say the same device: all CPUs are one to torch."""
+    """Return whether tensors on both devices are in the same memory: torch takes all CPUs for one."""
     return device == home or device.type == home.type == "cpu"
 
 
 def retarget(module: torch.fx.GraphModule, home: torch.device, device: torch.device) -> None:
-    """Let a stage, and the bodies of its higher-order operators, run on its own device; see `retarget_graph`."""
+    """Retarget the graph of a stage and the bodies of its higher-order operators (see `retarget_graph`)."""
     for part in module.modules():
         if isinstance(part, torch.fx.GraphModule):
             retarget_graph(part.graph, home, device)
@@ -40,7 +40,7 @@ def retarget(module: torch.fx.GraphModule, home: torch.device, device: torch.dev
 
 
 def retarget_graph(graph: torch.fx.Graph, home: torch.device, device: torch.device) -> None:
-    """Let a graph make and move its tensors as `home_device.place` says, whatever form names their devices.
+    """Let a graph make and move its tensors on the devices of `home_device.place`, however the graph names devices.
 
     Before, for a model on cuda:0:          After, on cuda:1:
         torch.arange(8, device="cuda:0")        torch.arange(8, device=device(type='cuda', index=1))
@@ -49,12 +49,12 @@ def retarget_graph(graph: torch.fx.Graph, home: torch.device, device: torch.devi
     Before, for a model on the CPU:         After, on cuda:1:
         torch.ones(8)                           torch.ones(8, device=device(type='cuda', index=1))
 
-    A copy between two devices that become one is a copy still: either side may be written.
+    A copy between two devices that become one stays a copy, as either side may be written.
     """
     _Retargeting(home, device).run(graph)
 
 
-# Operators that return their input where it is already as it is to be.
+# Operators that return their input itself where its device and dtype are right already.
 _MOVES = {"to", "cuda", "cpu", "type", torch.as_tensor, torch.asarray, torch.ops.aten.to}
 
 
@@ -74,7 +74,7 @@ class _Retargeting:
                 self._make_here(node)
 
     def _place(self, device: torch.device) -> torch.device:
-        """As `home_device.place`, where tensors say so."""
+        """Return `home_device.place`, or ``device`` itself where both are the same memory."""
         placed = place(device, self._home, self._device)
         return device if shares_memory(placed, device) else placed
 
@@ -86,7 +86,7 @@ class _Retargeting:
         node.kwargs = torch.fx.node.map_aggregate(node.kwargs, swap)
 
     def _swap_text(self, node: torch.fx.Node) -> None:
-        """Devices by name or by number, where an argument is one, or where the operator's name says it."""
+        """Swap devices that are texts or numbers among the arguments, or that the operator's name says."""
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": self._named(node.kwargs["device"])}
         if node.op == "call_method":
@@ -107,7 +107,7 @@ class _Retargeting:
         return argument if moved == named else moved
 
     def _write_to(self, node: torch.fx.Node, named: torch.device) -> None:
-        """``cuda(...)`` and ``cpu(...)`` as ``to(device, ...)``."""
+        """Write ``cuda(...)`` and ``cpu(...)`` as ``to(device, ...)``."""
         moved = self._place(named)
         if moved == named:
             return
@@ -117,7 +117,7 @@ class _Retargeting:
         node.target, node.args, node.kwargs = "to", (node.args[0], moved), options
 
     def _keep_copy(self, node: torch.fx.Node) -> None:
-        """A copy from one device to another that would become none, and ``type``, which names a device in its text."""
+        """Keep a copy between devices that become one; rewrite ``type``, which has its device in a text."""
         target = getattr(node.target, "overloadpacket", node.target)
         source, made = (value_of(n) if isinstance(n, torch.fx.Node) else None for n in (*node.args[:1], node))
         if target not in _MOVES or not isinstance(source, torch.Tensor) or not isinstance(made, torch.Tensor):
@@ -137,7 +137,7 @@ class _Retargeting:
         node.kwargs = {**options, "copy": True} if is_copy else options
 
     def _make_here(self, node: torch.fx.Node) -> None:
-        """What is made on torch's default device, as no device is named, or in pinned memory of the host."""
+        """Make a tensor on the stage's device that torch would make on its default device, or in pinned memory."""
         value = value_of(node)
         made = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
         if not made and (value is not None or node.all_input_nodes or not node.users):
@@ -167,9 +167,9 @@ def _holds_tensors(node: torch.fx.Node) -> bool:
 @functools.cache
 def _takes_a_device(function: Callable[..., Any]) -> bool:
     signatures = get_signature_for_torch_op(function)
-    if signatures is None or function is torch.asarray:  # whose signature torch does not have
+    if signatures is None or function is torch.asarray:  # torch has no signature of it
         try:
             signatures = [inspect.signature(function)]
-        except (TypeError, ValueError):  # of a builtin function
+        except (TypeError, ValueError):  # a builtin function
             return function is torch.asarray
     return any("device" in signature.parameters for signature in signatures)

@@ -1,8 +1,8 @@
-"""What compiling a stage assumes of sizes, as text for other processes.
+"""Write guards on sizes as text for other processes.
 
 Inductor may specialise a stage: it asks whether the batch is at least 16, and the answer becomes a guard of the model
-in the process that compiles the stage. Others must assume the same: a later process that finds the code on disk, and
-all ranks of a group, as a batch of 8 would have one rank compile anew while the others wait for it.
+in the process that compiles the stage. Other processes must have the same guard: a later process that finds the code on
+disk, and all ranks of a group, as a batch of 8 would have one rank compile again while the others wait for it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fx_partition.passes.capture.symbolic_sizes import to_expr
 
 
 def guards_to_text(guards: Iterable[sympy.Basic]) -> str:
-    """Comparisons of sizes as text.
+    """Return comparisons of sizes as text.
 
     Raises:
-        PartitionError: a guard that is no comparison.
+        PartitionError: a guard is not a comparison.
 
     Example::
 
@@ -35,13 +35,16 @@ def guards_to_text(guards: Iterable[sympy.Basic]) -> str:
     for guard in guards:
         for part in sympy.And.make_args(guard):
             if not isinstance(part, Relational):
-                raise PartitionError(f"a stage was compiled for sizes where {part}, which is no comparison")
+                raise PartitionError(
+                    f"a stage was compiled for sizes with {part}, which is not a comparison and cannot be written for "
+                    "other processes; compile with dynamic=False"
+                )
             rows.append((to_text(to_expr(part.lhs)), part.rel_op, to_text(to_expr(part.rhs))))
     return json.dumps(rows)
 
 
 def guards_from_text(text: str, env: ShapeEnv) -> list[sympy.Basic]:
-    """What `guards_to_text` wrote, over the symbols of a shape environment."""
+    """Read the text of `guards_to_text` over the symbols of a shape environment."""
     return [
         Relational(*(sympy.sympify(from_text(side, env.var_to_range)) for side in (left, right)), op)
         for left, op, right in json.loads(text)
@@ -49,6 +52,6 @@ def guards_from_text(text: str, env: ShapeEnv) -> list[sympy.Basic]:
 
 
 def assume_all(env: ShapeEnv, text: str) -> None:
-    """Assume what `guards_to_text` wrote."""
+    """Add the guards of a text of `guards_to_text` to a shape environment."""
     for guard in guards_from_text(text, env):
         assume(env, guard)

@@ -1,4 +1,4 @@
-"""How a tensor that crosses a boundary is laid out in memory, and a check that it is."""
+"""The layout of a tensor that crosses a boundary, and a check at run time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fx_partition.passes.capture.symbolic_sizes import to_expr
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the elements of a tensor are.
+    """The order of a tensor's dimensions in memory.
 
     Attributes:
-        order: its dimensions from the outermost in memory to the innermost, where the tensor fills its memory.
-        strides: those of a view with gaps; ``order`` is then None.
+        order: the dimensions from the outermost in memory to the innermost, for a tensor without gaps; else None.
+        strides: the strides of a view with gaps.
 
     Example::
 
@@ -39,7 +39,7 @@ class Layout:
         return tuple(strides)
 
     def is_of(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is laid out so; the stride of a dimension of one element says nothing."""
+        """Return whether a tensor has this layout; the stride of a dimension of one element does not matter."""
         shape = tensor.shape
         if not tensor.numel():
             return True
@@ -50,18 +50,18 @@ class Layout:
 
 
 class LayoutError(RuntimeError):
-    """A compiled stage has laid a result out in another way than the stage that takes it was compiled for."""
+    """A compiled stage returned a result in another layout than the stage that takes it was compiled for."""
 
 
 class LayoutGuard:
-    """A compiled stage that checks its results on the first call of each signature.
+    """A compiled stage that checks the layouts of its results on the first call with new sizes.
 
     Args:
         function: the stage; it returns a sequence.
-        stage: its number.
-        results: the name of each result, and its layout; None where nothing depends on it.
-        takes, makes: the fake values of its arguments and results, which say where sizes vary.
-        passed: called after the first check where no size varies; the guard need not be asked again.
+        stage: its index.
+        results: the name of each result and its layout; None where nothing depends on the layout.
+        takes, makes: the fake values of its arguments and results, which show where sizes vary.
+        passed: called after the first check where no size varies: the guard is not needed any more.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LayoutGuard:
         numbers = {i: to_expr(value) for i, value in enumerate(takes) if isinstance(value, torch.SymInt)}
         self._numbers = tuple(numbers)
         symbols = set(numbers.values())
-        # Sizes that the numbers among the arguments do not tell.
+        # Arguments and results with sizes that the numbers among the arguments do not determine.
         self._taken = tuple(i for i, value in enumerate(takes) if not _symbols(value) <= symbols)
         self._made = tuple(i for i, value in enumerate(makes) if not _symbols(value) <= symbols)
         self._varies = bool(self._numbers or self._taken or self._made)
@@ -99,13 +99,13 @@ class LayoutGuard:
 
 
 def _symbols(value: Any) -> set[Any]:
-    """The symbols in the sizes of a tensor."""
+    """Return the symbols in the sizes of a tensor."""
     sizes = map(to_expr, value.shape) if isinstance(value, torch.Tensor) else ()
     return {symbol for size in sizes if not isinstance(size, int) for symbol in size.free_symbols}
 
 
 def check_layouts(stage: int, results: Sequence[tuple[str, Layout | None]], made: Sequence[Any]) -> None:
-    """Refuse results that are laid out in another way than what takes them was compiled for.
+    """Refuse results in another layout than the stages that take them were compiled for.
 
     Raises:
         LayoutError: it names the stage and the result.
@@ -114,6 +114,6 @@ def check_layouts(stage: int, results: Sequence[tuple[str, Layout | None]], made
         if layout is not None and not layout.is_of(tensor):
             raise LayoutError(
                 f"stage {stage} returned {name} of shape {tuple(tensor.shape)} with strides {tensor.stride()}, and "
-                f"what takes it was compiled for {layout.of(tensor.shape)}: an operator does not lay its result out as "
-                f"its fake kernel says; keep {name} and its users in one partition with keep_together="
+                f"the stage that takes it was compiled for {layout.of(tensor.shape)}: an operator returns other "
+                f"strides than its fake kernel; keep {name} and its users in one partition with keep_together="
             )

@@ -1,8 +1,8 @@
-"""Views of memory that a stage writes: made in the stage, of the one argument that they are all views of.
+"""Repeat views of memory that a stage writes: the stage takes only their base, and makes the views itself.
 
-AOTAutograd puts arguments that share memory together where one of them is written. Results that are views of these it
-then makes again of the wrong tensor: with the wrong shape, an error, or as a copy. So such a stage takes the tensor
-that they are views of, and no view of it::
+AOTAutograd merges arguments that share memory where one of them is written. It then makes results that are views of
+them from the wrong tensor: with a wrong shape, with an error, or as a copy. So such a stage takes the tensor that they
+are views of, and none of the views::
 
     before                                              after
     def stage(x, select):                               def stage(x):
@@ -30,13 +30,13 @@ from fx_partition.passes.split.extract import PartitionGraph
 
 
 def repeat_views(stubs: list[PartitionGraph], returned: Collection[torch.fx.Node]) -> list[PartitionGraph]:
-    """The partitions of a graph, none of which takes memory that it writes by more than one argument.
+    """Return the partitions of a graph so that none has two arguments that share memory which it writes.
 
-    A view that cannot be made in the partition stays an argument of it.
+    A view that cannot be made in the partition stays an argument.
 
     Args:
         stubs: all partitions; their graphs are changed.
-        returned: what the whole graph returns.
+        returned: the nodes that the whole graph returns.
     """
     made = {node for stub in stubs for node in stub.outputs}
     repeated = [_repeat(stub, made) for stub in stubs]
@@ -78,7 +78,7 @@ def _add_bases(
     written: Collection[Hashable],
     made: Collection[torch.fx.Node],
 ) -> None:
-    """Let a partition take what its arguments are views of, where it does not and another hands it out."""
+    """Let a partition take the base of its arguments, where the base is an input or a result of another partition."""
     for node in [node for node in placeholders if _storages(node) & {*written}]:
         base = _base(node)
         if base not in placeholders and (base.op == "placeholder" or base in made):
@@ -88,7 +88,7 @@ def _add_bases(
 
 
 def _base(node: torch.fx.Node) -> torch.fx.Node:
-    """What a node is a view of, and that is none itself."""
+    """Return the node that a node is a view of, through views of views."""
     while node.op.startswith("call_") and not _may_write(node):
         sources = [source for source in node.all_input_nodes if _storages(source) == _storages(node)]
         if not sources:
@@ -98,7 +98,7 @@ def _base(node: torch.fx.Node) -> torch.fx.Node:
 
 
 def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> list[torch.fx.Node] | None:
-    """The nodes that make a view of what is taken, in order; None where it is not one."""
+    """Return the nodes that make a view from the arguments, in order; None where this is not possible."""
     storages, found, stack = _storages(node), dict[torch.fx.Node, None](), [node]
     while stack:
         view = stack.pop()
@@ -106,9 +106,9 @@ def _views_between(node: torch.fx.Node, taken: Collection[torch.fx.Node]) -> lis
             continue
         of_that = all(any(_storages(n) == storages for n in nodes) for nodes in ([view], view.all_input_nodes))
         if not view.op.startswith("call_") or not of_that or _may_write(view) or any(map(is_wrapped, _tensors(view))):
-            return None  # it makes this memory, or writes it, or is made in a region of vmap or grad
+            return None  # it allocates this memory, or writes it, or is in a region of vmap or grad
         found.pop(view, None)
-        found[view] = None  # again, and so before whatever takes it
+        found[view] = None  # moved to the end, and so before its users in the reversed list
         stack += view.all_input_nodes
     return [*reversed(found)]
 
@@ -128,9 +128,13 @@ def _may_write(node: torch.fx.Node) -> bool:
     return node.op.startswith("call_") and (in_place or works_in_place(node))
 
 
+def _sets_grad_mode(node: torch.fx.Node) -> bool:
+    """Return whether a node sets grad mode: views made at the beginning of the graph would be in another mode."""
+    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
+
 
 def _return_only(stub: PartitionGraph, needed: Collection[torch.fx.Node]) -> PartitionGraph:
-    """The partition without results that nothing takes any more."""
+    """Return the partition without the results that are not needed any more."""
     outputs = tuple(node for node in stub.outputs if node in needed)
     if outputs == stub.outputs:
         return stub

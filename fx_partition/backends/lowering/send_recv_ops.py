@@ -1,13 +1,13 @@
-"""Send and receive as operators, so that a stage's graph says what crosses its boundaries.
+"""Send and receive as operators, so that a stage's graph shows the values that cross its boundaries.
 
-A stage that takes ``relu`` from stage 0 and gives ``add`` to stage 2 prints as::
+A stage that receives ``relu`` from stage 0 and sends ``add`` to stage 2 prints as::
 
     recv = torch.ops.fx_partition.recv([4, 256], torch.float32, 'cpu', 0, 'relu')
     add = recv + bias
     send = torch.ops.fx_partition.send(add, 2, 'add')
 
-Within one process they meet in a mailbox of the calling thread. The in-line runtime does not run them: it
-compiles the partition as it was cut (see `lowering.stage`), where each is an argument or a result, and costs nothing.
+Within one process they exchange tensors by a mailbox of the calling thread. The in-line runtime does not run them: it
+compiles the partition without them (see `lowering.stage`), where each is an argument or a result, and costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.fx.node import has_side_effect
 
 
 class _Mailbox(threading.local):
-    """Tensors that were sent and not yet received, by tag; each thread runs stages of its own."""
+    """Tensors that were sent and not yet received, by tag; each thread has its own."""
 
     def __init__(self) -> None:
         self.boxes: defaultdict[str, deque[Tensor]] = defaultdict(deque)
@@ -32,16 +32,16 @@ _MAILBOX = _Mailbox()
 
 @torch.library.custom_op("fx_partition::send", mutates_args=())
 def send(value: Tensor, peer: int, tag: str) -> None:
-    """Give ``value`` to stage ``peer``, which receives it under ``tag``."""
+    """Send ``value`` to stage ``peer``, which receives it under ``tag``."""
     _MAILBOX.boxes[tag].append(value)
 
 
 @torch.library.custom_op("fx_partition::recv", mutates_args=())
 def recv(shape: list[int], dtype: torch.dtype, device: torch.device, peer: int, tag: str) -> Tensor:
-    """Take from stage ``peer`` what it sent under ``tag``: a tensor of ``shape`` and ``dtype``, on ``device``.
+    """Receive the tensor that stage ``peer`` sent under ``tag``, of ``shape`` and ``dtype``, on ``device``.
 
     Raises:
-        RuntimeError: nothing was sent under this tag, or something of another shape or dtype.
+        RuntimeError: nothing was sent under this tag, or a tensor of another shape or dtype.
     """
     box = _MAILBOX.boxes[tag]
     if not box:
@@ -49,7 +49,7 @@ def recv(shape: list[int], dtype: torch.dtype, device: torch.device, peer: int, 
     value = box.popleft()
     if list(value.shape) != list(shape) or value.dtype != dtype:
         raise RuntimeError(f"{tag!r} is {list(value.shape)} {value.dtype}, expected {list(shape)} {dtype}")
-    return value.to(device, copy=True)  # an operator must not return what another holds
+    return value.to(device, copy=True)  # an operator must not return memory that others have
 
 
 @recv.register_fake
@@ -60,4 +60,4 @@ def _(shape: list[int], dtype: torch.dtype, device: torch.device, peer: int, tag
 SEND = torch.ops.fx_partition.send.default
 RECV = torch.ops.fx_partition.recv.default
 has_side_effect(SEND)  # a send returns nothing, and must not be removed as dead code
-has_side_effect(RECV)  # each send is met by one recv, used or not
+has_side_effect(RECV)  # each send needs its recv, whether or not the tensor is used

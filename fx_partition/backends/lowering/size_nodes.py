@@ -1,4 +1,4 @@
-"""Symbolic sizes as nodes: ``4*s0 + 1`` becomes calls on the placeholder of ``s0``."""
+"""Write symbolic sizes as nodes: ``4*s0 + 1`` becomes calls on the placeholder of ``s0``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def write_size(graph: torch.fx.Graph, size: sympy.Expr | int, symbols: Mapping[str, torch.fx.Node]) -> Argument:
-    """Write nodes that compute a size at the graph's insertion point.
+    """Write nodes that compute a size, at the graph's insertion point.
 
     Args:
         symbols: the node of each symbol, by name.
 
     Raises:
-        ValueError: the size uses a symbol without a node, or a function that is not one of sizes.
+        ValueError: the size has a symbol without a node, or a function that cannot be written as a node.
     """
     if isinstance(size, int) or size.is_Integer:
         return int(size)
     if isinstance(size, sympy.Symbol):
         if size.name not in symbols:
-            raise ValueError(f"no input carries the size {size.name}")
+            raise ValueError(f"no input has the size {size.name}")
         return symbols[size.name]
     arguments = [write_size(graph, argument, symbols) for argument in size.args]
     if all(isinstance(argument, int) for argument in arguments):
@@ -49,7 +49,7 @@ def write_size(graph: torch.fx.Graph, size: sympy.Expr | int, symbols: Mapping[s
         return graph.call_function(operator.pow, tuple(arguments))
     name = type(size).__name__
     if name not in _CALLS:
-        raise ValueError(f"the size {size} uses {name}, which has no node")
+        raise ValueError(f"the size {size} has the function {name}, which cannot be written as a node")
     return _fold(graph, _CALLS[name], arguments)
 
 

@@ -1,6 +1,6 @@
 """A stage: a partition lowered to one device, with its sends and receives in its graph.
 
-Before (a partition that takes ``relu`` and a weight, and makes ``add`` for stage 2)::
+Before (a partition with the inputs ``relu`` and a weight, and the result ``add`` for stage 2)::
 
     def forward(self, relu, bias):
         add = relu + bias
@@ -14,7 +14,7 @@ After::
         send = torch.ops.fx_partition.send.default(add, 2, 'add')
         return ()
 
-The in-line runtime compiles the form before: each ``recv`` is an argument that is handed over, each ``send`` a result.
+The in-line runtime compiles the form before: each ``recv`` is an argument, each ``send`` a result.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def _write_copies(stub: PartitionGraph, written: frozenset[str]) -> None:
     for node, placeholder in zip(stub.inputs, placeholders, strict=True):
         if node.name in written:
             other = copies.setdefault(id(value_of(node).untyped_storage()), node)
-            if other is not node:  # in two copies the one would not see what is written into the other
+            if other is not node:  # in two copies a write into one would not be seen in the other
                 raise UnreadableError(
-                    f"{other.name} and {node.name} are views of one memory that another partition writes, and the one "
-                    "cannot be made of the other there"
+                    f"{other.name} and {node.name} are views of one memory that another partition writes, and neither "
+                    "can be made from the other there"
                 )
             with graph.inserting_after(placeholders[-1]):
                 copied = graph.call_method("clone", (placeholder,))
@@ -75,9 +75,13 @@ def _write_copies(stub: PartitionGraph, written: frozenset[str]) -> None:
 
 
 class Boundaries:
-    """Who makes and who takes what crosses the boundaries of a graph; the peers of a stage are stages.
+    """The stages that make and take the values that cross the boundaries of a graph; the peers of a stage are stages.
 
     Attributes:
+        maker: the stage that makes a value.
+        takers: the stages that take a value.
+        returned: the nodes that the graph returns.
+        symbol_inputs: the input of each size symbol, by its name.
         home: the device of the model.
     """
 
@@ -94,15 +98,15 @@ class Boundaries:
         self.home = home_of(captured)
 
     def sender(self, node: torch.fx.Node, stage: int) -> int | None:
-        """The peer from which a stage receives an input; None for what it has."""
+        """Return the peer that sends a stage an input; None where the input is not received."""
         return self.maker.get(node)
 
     def receivers(self, node: torch.fx.Node, stage: int) -> Sequence[int]:
-        """The peers to which a stage sends a result."""
+        """Return the peers to which a stage sends a result."""
         return self.takers.get(node, ())
 
     def keeps(self, node: torch.fx.Node, stage: int) -> bool:
-        """Whether a result is needed where the stage runs."""
+        """Return whether a result is needed where the stage runs."""
         return node in self.returned
 
 
@@ -111,10 +115,10 @@ class Stage:
     """One partition on one device.
 
     Attributes:
-        index: which partition.
-        device: where it runs.
-        stub: its graph, and the nodes of the whole graph that it takes and gives.
-        boundaries: those of the whole graph.
+        index: the index of the partition.
+        device: the device that runs it.
+        stub: its graph, and the nodes of the whole graph that are its inputs and outputs.
+        boundaries: the boundaries of the whole graph.
     """
 
     index: int
@@ -123,14 +127,14 @@ class Stage:
     boundaries: Boundaries
 
     def place(self, value: torch.Tensor) -> torch.device:
-        """Where the stage has a value of the trace."""
+        """Return the device on which the stage has a value of the trace."""
         return place(value.device, self.boundaries.home, self.device)
 
     def graph(self) -> torch.fx.GraphModule:
-        """The stage with its transfers as nodes.
+        """Return the stage's graph with sends and receives as nodes.
 
-        Inputs of the whole graph, its sizes and weights are placeholders; tensors of other stages arrive by ``recv``
-        and leave by ``send``; it returns what the whole graph returns of it, and numbers that other stages need.
+        Inputs, sizes and weights of the whole graph are placeholders; tensors of other stages arrive by ``recv``, and
+        results for them leave by ``send``. It returns its results of the whole graph, and numbers for other stages.
         """
         graph = copy.deepcopy(self.stub.module.graph)
         taken = dict(zip(self.stub.inputs, graph.find_nodes(op="placeholder"), strict=True))

@@ -1,4 +1,4 @@
-"""What a stage is compiled with: fake values of its inputs, on its device, with the strides that they really have."""
+"""Make the fake inputs that a stage is compiled for: on its device, with the strides that they really have."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from .graph_edits import shares_memory
 from .stage import Stage
 
 
-def stage_inputs(
-    stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Crossings
-) -> list[Any]:
-    """What to compile a stage with: the fake value of every input, on the stage's device.
+def stage_inputs(stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Crossings) -> list[Any]:
+    """Return the fake value of every input of a stage, on the stage's device.
 
     Args:
-        real: the real inputs of the whole graph. A fake may have been changed while Dynamo traced (an in-place update
-            by something that needs a gradient makes it need one); the real one tells.
-        crossings: what arrives, with its strides; the stages before are settled.
+        real: the real inputs of the whole graph. They decide whether a gradient is needed, as a fake input may have
+            changed in Dynamo's trace (after an in-place update by a tensor that needs a gradient, it needs one too).
+        crossings: the values that cross boundaries; the stages before this one are settled.
     """
     inputs = []
     for node in stage.stub.inputs:
@@ -37,7 +35,7 @@ def stage_inputs(
         elsewhere = not shares_memory(device, value.device)
         value = crossings.value(node)
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
-            inputs.append(value)  # itself: it remembers which symbol its item() is
+            inputs.append(value)  # itself, as it has notes: for example the symbol of its item()
             continue
         assert isinstance(value, FakeTensor)
         with value.fake_mode, torch.no_grad():

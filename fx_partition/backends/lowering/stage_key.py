@@ -1,20 +1,20 @@
-"""Which stages are alike: the same code may run them, with each one's own weights and activations as arguments.
+"""Stage keys: stages with equal keys can run the same code, with the weights and activations of each as arguments.
 
 Terms
 -----
-key
-    All that a compiler reads of a stage, as one hashable value: stages with equal keys are alike.
-thing
-    What has no contents that could be compared safely (a function, a module, a tensor constant, an object of another
-    library): it is like itself only. When in doubt a thing, so that stages are rather compiled twice than mixed up.
+stage key
+    All that a compiler reads of a stage, as one hashable value.
+identity key
+    The key of an object whose contents cannot be compared safely (a function, a module, a tensor constant, an object of
+    another library): it equals only itself. In doubt an object gets an identity key, as compiling a stage twice is
+    better than mixing two up.
 
-What a key holds: the graph, node by node in order (kind, target, arguments, what is returned), captured bodies of
-higher-order operators by their own graphs; for every input and result its shape and strides as expressions of the
-graph's symbols, dtype, device, storage offset and size, whether it needs a gradient, is a parameter, a view, or is
-known to Dynamo to stay at its address, and which inputs share a storage. Names of nodes and where they come from in the
-source do not count. Grad mode, autocast and inductor's options are those of the caller, the same for all stages; what
-code that is kept for other processes depends on beside the key is in `compiler_fingerprint`, and `portable_key` writes
-the key.
+A key has the graph, node by node in order (kind, target, arguments, results), with the graphs of the bodies of
+higher-order operators. For every input and result it has the shape and strides as expressions of the graph's symbols,
+the dtype, device, storage offset and size, whether it needs a gradient, is a parameter or a view, and whether Dynamo
+knows that it stays at its address; and which inputs share a storage. Names of nodes and their source lines do not
+count. Grad mode, autocast and inductor's options are those of the caller, the same for all stages. Code that is kept
+for other processes depends on more than the key: on `compiler_fingerprint`. `portable_key` writes a key as text.
 
 Before (two stages; ``weight`` and ``weight_1`` are float32 of [64, 64])::
 
@@ -39,10 +39,10 @@ from fx_partition.passes.capture.symbolic_sizes import to_expr
 
 from .torch_internals import fake_notes, static_input_type
 
-# Equal ones are the same to a compiler; their type stays beside them, as 1 == True == 1.0.
+# Values of these types are the same to a compiler if they are equal and of one type (1 == True == 1.0).
 PLAIN = (bool, int, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
-# What tracers leave on a node for people, or for themselves; the values of inputs are looked at apart.
+# Entries that tracers leave on a node for people or for themselves; the key has the values of inputs elsewhere.
 _IGNORED_META = frozenset(
     {
         "creation_timestamp",
@@ -65,7 +65,7 @@ _IGNORED_META = frozenset(
 
 
 class IdentityKey:
-    """Equal to what stands for the same object; keeps it alive, so that no other takes its address."""
+    """A key that equals only keys of the same object; keeps the object alive, so that no other gets its address."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -78,20 +78,20 @@ class IdentityKey:
 
 
 def stage_key(gm: torch.fx.GraphModule, inputs: Sequence[Any], results: Sequence[Any]) -> Hashable:
-    """The key of a stage, in time linear in its graph.
+    """Return the key of a stage, in time linear in the size of its graph.
 
     Args:
-        gm: the graph that would be compiled.
-        inputs: what it would be compiled with: fake tensors, SymInts, numbers.
+        gm: the graph of the stage.
+        inputs: the inputs that it is to be compiled for: fake tensors, SymInts, numbers.
         results: the fake values that it returns.
 
-    Example: the keys of two equal layers are equal; of layers with different ``eps`` they are not.
+    Example: the keys of two equal layers are equal; the keys of layers with different ``eps`` are not.
     """
     return _graph(gm), _values(inputs), _values(results)
 
 
 def _graph(gm: torch.fx.GraphModule) -> Hashable:
-    """A graph with what else is on its module."""
+    """Return the key of a graph and of the other attributes of its module."""
     places = {node: place for place, node in enumerate(gm.graph.nodes)}
     rows = tuple(
         (node.op, _target(gm, node), _plain(node.args, places), _plain(node.kwargs, places), _meta(node))
@@ -115,7 +115,7 @@ def _meta(node: torch.fx.Node) -> Hashable:
 
 
 def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
-    """An argument: nodes by their places, containers by their contents."""
+    """Return the key of an argument: nodes by their positions, containers by their contents."""
     if isinstance(value, torch.fx.Node):
         return torch.fx.Node, places[value]
     kind = type(value)
@@ -137,7 +137,7 @@ def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
 
 
 def _values(values: Sequence[Any]) -> Hashable:
-    """What is known of inputs (or results), and which of them share a storage or are views of another."""
+    """Return the key of inputs (or results), with those that share a storage or are views of another."""
     storages: dict[int, int] = {}
     same: dict[int, int] = {}
     rows: list[Hashable] = []
@@ -147,7 +147,7 @@ def _values(values: Sequence[Any]) -> Hashable:
             continue
         storage = value.untyped_storage()
         first = (same.setdefault(id(value), place), storages.setdefault(storage._cdata, place))
-        # The base of a view is asked for only where autograd looks at it.
+        # Only a view has a base, and only autograd looks at it.
         base = same.get(id(value._base), -1) if value._is_view() else None
         rows.append((_tensor(value), to_expr(storage.nbytes()), first, base))
     return tuple(rows)

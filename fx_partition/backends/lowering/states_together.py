@@ -1,7 +1,8 @@
-"""A plan under which each state, what the graph writes of its weights and inputs, is touched in one place alone.
+"""Plan a graph so that only one place touches each state: a weight or an input that the graph writes.
 
-A partition may read a state that a later one writes, as they run one after the other. Where stages overlap (the next
-request reads before this one has written), or where each holds weights of its own, all that touches it stays together.
+In one call a partition may read a state that a later one writes, as they run one after the other. Where stages overlap
+(the next request reads before this one has written), or where each place has its own weights, all nodes that touch a
+state must stay together.
 """
 
 from __future__ import annotations
@@ -24,47 +25,48 @@ from .stage import split_stages
 
 def plan_states_together(
     captured: CapturedGraph,
-    facts: GraphMemory,
+    memory: GraphMemory,
     request: Request,
     make: Callable[[Request], Plan],
     place: Callable[[Partition], Hashable],
     *,
     says: str = "",
 ) -> tuple[Plan, CapturedGraph, list[PartitionGraph]]:
-    """Plan a graph, once more with each state kept together where the first plan takes it apart.
+    """Plan and split a graph; where several places touch a state, plan again with its nodes kept together.
 
     Args:
         make: makes a plan for a request.
-        place: where a partition runs.
-        says: a reason for a warning, should states be kept together; "" for none.
+        place: returns the place where a partition runs.
+        says: the reason in a warning where states are kept together; "" for no warning.
 
     Returns:
-        The plan, the graph that it cuts, and the stages.
+        The plan, the graph that it splits, and the partitions.
     """
     for _ in range(2):
         plan = make(request)
-        planned, memory = planned_with_memory(captured, facts, plan)
-        stubs = split_stages(planned, plan, memory)
-        apart = _touched_apart(facts, plan, stubs, place)
+        planned, planned_memory = planned_with_memory(captured, memory, plan)
+        stubs = split_stages(planned, plan, planned_memory)
+        apart = _touched_apart(memory, plan, stubs, place)
         if not apart:
             return plan, planned, stubs
         if says:
             warnings.warn(f"{', '.join(apart)}: {says}", PartitionWarning, stacklevel=2)
         request = replace(request, keep_together=(*request.keep_together, *apart.values()))
-    raise AssertionError("what was kept together is apart")
+    raise AssertionError("the planner took nodes apart that it was to keep together")
 
 
 def _touched_apart(
-    facts: GraphMemory, plan: Plan, stubs: Sequence[PartitionGraph], place: Callable[[Partition], Hashable]
+    memory: GraphMemory, plan: Plan, stubs: Sequence[PartitionGraph], place: Callable[[Partition], Hashable]
 ) -> dict[str, tuple[str, ...]]:
-    """States that several places take, with the nodes that touch each."""
+    """Return the states that several places take, each with the nodes that touch it."""
     places: dict[str, set[Hashable]] = {}
     for partition, stub in zip(plan.partitions, stubs, strict=True):
         for node in stub.inputs:
-            if node.name in facts.written:
+            if node.name in memory.written:
                 places.setdefault(node.name, set()).add(place(partition))
+    steps = [(step.node, {*step.weights, *step.weight_writes}) for step in memory.steps]
     return {
-        name: tuple(step.node for step in facts.steps if facts.weight_of[name] in {*step.weights, *step.weight_writes})
+        name: tuple(node for node, weights in steps if memory.weight_of[name] in weights)
         for name, found in places.items()
         if len(found) > 1
     }

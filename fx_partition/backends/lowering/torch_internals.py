@@ -1,27 +1,27 @@
-"""Every name that the backend borrows from torch's private modules, in one place.
+"""All names that the backend uses of torch's private modules, in one place.
 
 Tried on torch 2.11.0, 2.13.0 and 2.14.1.
 
 - ``torch._inductor.compile_fx.compile_fx``: inductor's entry point for a graph; ``torch._inductor.compile`` drops the
   distinction between a tuple and a list that Dynamo relies on.
-- ``torch._inductor.list_mode_options``: what ``mode="reduce-overhead"`` means.
+- ``torch._inductor.list_mode_options``: the options of ``mode="reduce-overhead"``.
 - ``torch._dynamo.exc.RestartAnalysis``: how inductor asks Dynamo to trace again with other specialisations; a backend
   must let it pass.
-- ``torch._inductor.decomposition.select_decomp_table``: what inductor takes operators apart into; results may have
+- ``torch._inductor.decomposition.select_decomp_table``: inductor's decompositions of operators; their results may have
   other strides than those of the operators.
 - ``torch._guards``: each stage gets a tracing context of its own. A shared one overwrites ``fw_metadata``, which the
   lazily compiled backward needs.
 - ``torch._inductor.aot_compile``: a shared object with the C interface of AOTInductor from a graph of torch.fx; the
-  documented ``aoti_compile_and_package`` takes an exported program alone, and a stage is none.
+  documented ``aoti_compile_and_package`` takes only an exported program, which a stage is not.
 - The ``config`` modules of inductor, AOTAutograd and symbolic shapes, ``torch._inductor.cpp_builder`` and
-  ``torch.version.git_version``: what compiled code depends on beside its graph.
-- ``torch._C._aoti``: tensors to and from the handles of that interface, as code that inductor generates does it.
-- ``torch.distributed.distributed_c10d._get_default_store``: the store of the default process group, where ranks tell
-  one another what no connection carries any more.
+  ``torch.version.git_version``: what compiled code depends on besides its graph.
+- ``torch._C._aoti``: tensors to and from the handles of that interface, as in code that inductor generates.
+- ``torch.distributed.distributed_c10d._get_default_store``: the store of the default process group, by which ranks
+  reach one another when their connections have failed.
 - ``torch.distributed.ProcessGroupGloo`` and ``ProcessGroupNCCL``: transports without a process group, and with NCCL the
   ``_timeout`` of its options (tried on 2.13.0 and 2.14.1, NCCL by reading).
-- ``vars(FakeTensor)``: what a fake tensor carries beside its shape, memos of symbols among it.
-- ``node._dynamo_source``: where Dynamo read an input from, which is how a user knows it.
+- ``vars(FakeTensor)``: notes of a fake tensor besides its shape, such as memos of symbols.
+- ``node._dynamo_source``: the place in the model from which Dynamo read an input: its name for the user.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store  # not there in builds without torch.distributed
+    from torch._C._distributed_c10d import Store  # absent in builds without torch.distributed
 else:
     Store = Any
 
@@ -81,10 +81,10 @@ __all__ = [
 
 
 def inductor_options(mode: str | None, options: Mapping[str, Any], dynamic: bool) -> dict[str, Any]:
-    """Inductor's configuration for a torch.compile mode, overlaid with options of its own.
+    """Return inductor's configuration for a mode of torch.compile, overlaid with the user's options of inductor.
 
     Raises:
-        ValueError: an option that inductor does not have.
+        ValueError: inductor does not have an option.
     """
     patches: dict[str, Any] = {}
     if mode and mode != "default":
@@ -123,10 +123,10 @@ def compile_part(
 
 
 def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: Mapping[str, Any]) -> str:
-    """Compile a graph to a shared object that needs no Python; returns its path. ``gm`` belongs to inductor afterwards.
+    """Compile a graph to a shared object without Python, and return its path; ``gm`` belongs to inductor afterwards.
 
     Args:
-        example_inputs: fake tensors alone.
+        example_inputs: only fake tensors.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own use of it
@@ -136,7 +136,7 @@ def compile_native(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patc
 
 
 class InductorDecompositions(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """While on, operators run as inductor takes them apart: on fake tensors, results have the strides it will give."""
+    """A mode in which operators run by inductor's decompositions, so that fake results have the strides of its code."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -155,31 +155,31 @@ class InductorDecompositions(TorchDispatchMode):  # type: ignore[no-untyped-call
 
 
 def compiler_settings() -> dict[str, dict[str, Any]]:
-    """All settings that a compile may read, by module and name.
+    """Return all settings that a compilation may read, by module and name.
 
-    All: torch's own list of those that matter leaves out custom passes, of which it knows more than their names.
+    torch's own list of the settings that matter leaves out custom passes, as torch hashes these apart.
     """
     settings = {
         module.__name__: dict(module.get_config_copy())
         for module in (config, autograd_config, sizes_config)
     }
-    # Compiling writes notes here, which make no difference to the code.
+    # Compilation writes notes here that do not change the code.
     settings[config.__name__].pop("aot_inductor.metadata", None)
     return settings
 
 
 def compiler_versions() -> tuple[str | None, ...]:
-    """torch, its source, and the C++ compiler that inductor calls."""
+    """Return the versions of torch, of its source, and of the C++ compiler that inductor calls."""
     return str(torch.__version__), torch.version.git_version, get_compiler_version_info(get_cpp_compiler())
 
 
 def caches_are_off(patches: Mapping[str, Any]) -> bool:
-    """Whether torch is told to keep no compiled code: ``TORCHINDUCTOR_FORCE_DISABLE_CACHES=1``, or by its setting."""
+    """Return whether torch's caches of code are off: by ``TORCHINDUCTOR_FORCE_DISABLE_CACHES=1`` or by an option."""
     return bool(patches.get("force_disable_caches", config.force_disable_caches))
 
 
 def store_of_world() -> Store | None:
-    """The store of the default process group; None without one."""
+    """Return the store of the default process group, or None where there is no group."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return None
     store: Store = torch.distributed.distributed_c10d._get_default_store()
@@ -189,12 +189,13 @@ def store_of_world() -> Store | None:
 def new_transport(
     name: str, store: Store, members: Sequence[int], rank: int, kind: str, timeout: datetime.timedelta
 ) -> Any:
-    """A transport among some ranks, as `torch.distributed.new_group` makes it for a group, which meet under ``name``.
+    """Return a transport among some ranks, as `torch.distributed.new_group` makes it for a group.
 
     Args:
-        members: numbers of the ranks in the world, for torch's logs.
-        rank: this one's place among them.
-        kind: "cpu" for gloo, else NCCL.
+        name: the prefix in the store under which these ranks meet.
+        members: the numbers of the ranks in the world, for torch's logs.
+        rank: the position of this rank among them.
+        kind: "cpu" for gloo, another device type for NCCL.
     """
     apart = torch.distributed.PrefixStore(f"{name}/", store)  # type: ignore[attr-defined]
     if kind == "cpu":
@@ -206,19 +207,19 @@ def new_transport(
 
 
 def to_handles(tensors: list[torch.Tensor]) -> list[Any]:
-    """New handles of tensors, in capsules; whoever takes them must use or delete each once."""
+    """Return new handles of tensors, in capsules; the caller must use or delete each handle once."""
     handles: list[Any] = _aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)
     return handles
 
 
 def tensors_of(handles: list[Any]) -> list[torch.Tensor]:
-    """The tensors of handles, which must not be used afterwards."""
+    """Return the tensors of handles; the handles must not be used afterwards."""
     tensors: list[torch.Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(handles)
     return tensors
 
 
 def training_patches(outputs: Sequence[Any], patches: Mapping[str, Any]) -> dict[str, Any]:
-    """Inductor options that keep a stage's backward right on a CPU, given the fake values that the stage returns.
+    """Return inductor's options with one that keeps a stage's backward right on a CPU, for the results of the stage.
 
     In torch 2.13 a vectorised scatter (the gradient of an embedding) writes out of bounds when its source is read
     transposed and more than one thread runs (pytorch#191837; plain inductor does it too). A stage that returns a
@@ -237,7 +238,7 @@ def training_patches(outputs: Sequence[Any], patches: Mapping[str, Any]) -> dict
 
 
 def source_name(placeholder: torch.fx.Node) -> str:
-    """Where Dynamo read an input: ``"L['self']._modules['fc']._parameters['weight']"``; "" for what it made itself."""
+    """Return where Dynamo read an input: ``"L['self']._modules['fc']._parameters['weight']"``; "" for its own."""
     source = getattr(placeholder, "_dynamo_source", None)
     if source is None:
         return ""
@@ -246,23 +247,26 @@ def source_name(placeholder: torch.fx.Node) -> str:
 
 
 def is_static_input(placeholder: torch.fx.Node) -> bool:
-    """Whether Dynamo knows an input to stay at one address from call to call: parameters, buffers, static caches."""
+    """Return whether Dynamo knows that an input stays at its address: a parameter, a buffer, a static cache."""
     return static_input_type(placeholder) is not None
 
 
 def static_input_type(placeholder: torch.fx.Node) -> str | None:
-    """How Dynamo marks an input that stays at one address: "guarded" or "unguarded"; None for others."""
+    """Return Dynamo's mark of an input that stays at its address, "guarded" or "unguarded"; None for other inputs."""
     mark = placeholder.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
     return None if mark is None else str(mark)
 
 
-# What a fake tensor has in every graph, and what tells whether its memos are up to date, which reading them asks.
+# Attributes that every fake tensor has. Those of memos that say whether they are up to date are skipped below: reading
+# a memo checks them.
 _OF_EVERY_FAKE = {"fake_mode", "_fake_device", "pytype", "dispatch_keys"}
 
 
 def fake_notes(value: FakeTensor) -> dict[str, Any]:
-    """What a fake tensor carries beside its shape: the symbol that its ``item()`` is, a constant that it stands for,
-    marks of Dynamo. Only what is there: ``{}`` for most."""
+    """Return the notes of a fake tensor besides its shape: the symbol of its ``item()``, its constant, marks of Dynamo.
+
+    Most have none: ``{}``.
+    """
     notes = {}
     for name, note in vars(value).items():
         if name in _OF_EVERY_FAKE or name.endswith(("_memo_vc", "_memo_epoch")):
@@ -275,8 +279,10 @@ def fake_notes(value: FakeTensor) -> dict[str, Any]:
 
 
 def binds_addresses(patches: Mapping[str, Any]) -> bool:
-    """Whether compiled code belongs to the tensors that it was made for, so that others may not run it: CUDA graphs
-    replay addresses, and freezing makes constants of weights."""
+    """Return whether compiled code can run only with the tensors that it was made for.
+
+    CUDA graphs replay addresses, and freezing makes constants of weights.
+    """
     return any(
         patches.get(name, operator.attrgetter(name)(config)) for name in ("triton.cudagraphs", "freezing")
     )

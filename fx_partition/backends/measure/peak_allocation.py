@@ -1,7 +1,7 @@
-"""What one call of compiled code allocates at its peak: the figure to hold beside a planned footprint.
+"""The peak of the bytes that one call of compiled code allocates, to compare with a planned footprint.
 
-The call is made twice, once to warm up: a first call may build what later ones reuse. What was allocated before the
-call and is freed in it does not count, neither up nor down: weights and arguments belong to the caller.
+The call is made twice, once to warm up: a first call may build what later calls reuse. Memory that was allocated before
+the call and is freed in it does not count, neither up nor down: weights and arguments belong to the caller.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def allocated_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most bytes that one call had allocated and not yet freed at one time, its results included.
+    """Return the largest number of bytes that one call had allocated and not yet freed, its results included.
 
     Args:
-        call: takes nothing, and may be called twice.
-        device: whose memory to watch. On a CPU the figures come from torch.profiler's memory events: what goes through
-            torch's allocator on the calling thread. On CUDA they are those of torch's caching allocator, which rounds
-            every block up to 512 bytes.
+        call: a function without arguments that may be called twice.
+        device: the device whose memory to watch. On a CPU the figures come from torch.profiler's memory events: what
+            goes through torch's allocator on the calling thread. On CUDA they are those of torch's caching allocator,
+            which rounds every block up to 512 bytes.
 
     Raises:
-        ValueError: a device that is neither a CPU nor a GPU.
+        ValueError: the device is neither a CPU nor a CUDA GPU.
 
     Example::
 
@@ -63,9 +63,9 @@ def _on_cpu(call: Callable[[], Any]) -> int:
 
 
 def recorded(call: Callable[[], Any]) -> list[dict[str, Any]]:
-    """The profiler's events of one call, memory included, from its exported Chrome trace: its public form of them."""
+    """Return the profiler's events of one call, memory included, from its Chrome trace, their only public form."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = call()  # alive to the end, so that the results count as long as the call runs
+        result = call()  # kept to the end, so that the results count as long as the call runs
         del result
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
@@ -75,7 +75,7 @@ def recorded(call: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def memory_events(events: list[dict[str, Any]]) -> list[tuple[float, int, int]]:
-    """(time, address, bytes) of every allocation on the CPU, and of every release with bytes below 0, in order."""
+    """Return (time, address, bytes) of every allocation on the CPU in order; a release has bytes below 0."""
     found = sorted(
         (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
         for event in events
@@ -85,7 +85,7 @@ def memory_events(events: list[dict[str, Any]]) -> list[tuple[float, int, int]]:
 
 
 def change(live: dict[int, int], address: int, size: int) -> int:
-    """By how much one event changes what is ``live``; the release of what was there before the call changes nothing."""
+    """Return by how much one event changes the ``live`` bytes; the release of an older block changes nothing."""
     if size >= 0:
         live[address] = size
         return size

@@ -1,7 +1,7 @@
-"""Calls a compiled stage once on zeros to see what it allocates; nothing of the model is changed by that.
+"""Call a compiled stage on zeros to measure what it allocates, without changing the model.
 
-Zeros are valid wherever a stage may be given anything: as indices, masks, activations. Weights are the model's own,
-except those that the graph writes, which are copied.
+Zeros are valid for every kind of input: indices, masks and activations. Weights are the model's own, except that a
+weight which the graph writes is copied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def measured_bytes(
     inputs: Sequence[Any],
     device: torch.device,
 ) -> int | None:
-    """Return the peak of bytes allocated during one call of a compiled stage.
+    """Return the peak of the bytes that one call of a compiled stage allocates.
 
     Args:
         context: its graph; symbols have the sizes of the trace.
@@ -52,9 +52,9 @@ def measured_bytes(
         ]
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             return allocated_bytes(lambda: call(*arguments), device)
-    except Exception as error:  # the model runs without this figure, and may not be stopped by it
+    except Exception as error:  # the model can run without this figure
         warnings.warn(
-            f"what a stage allocates could not be measured: {type(error).__name__}: {error}",
+            f"the memory that a stage allocates could not be measured: {type(error).__name__}: {error}",
             PartitionWarning,
             stacklevel=2,
         )
@@ -66,7 +66,7 @@ def _own(weight: torch.Tensor, written: bool, device: torch.device) -> torch.Ten
 
 
 def zeros_of(value: Any, numbers: Mapping[sympy.Symbol, int], device: torch.device) -> Any:
-    """Zeros of the sizes and strides of a fake tensor; the number that a symbolic one was traced with."""
+    """Return zeros of the sizes and strides of a fake tensor, and for a symbolic number its number in the trace."""
     if isinstance(value, torch.SymInt):
         return evaluate(to_expr(value), numbers)
     if not isinstance(value, torch.Tensor):

@@ -1,7 +1,7 @@
-"""Takes a microbatch's rows out of a tensor, and joins those of all microbatches.
+"""Take the rows of a microbatch out of a tensor, and join the rows of all microbatches.
 
-Rows that are apart in memory are a view. Where they are not (the batch is not the outermost dimension in memory) the
-strides of a batch depend on its size, so rows are copied out to have those of a batch of theirs.
+Where the batch is the outermost dimension in memory, the rows of a microbatch are a view. Elsewhere the strides of a
+tensor depend on its number of rows, and a stage is compiled for the strides of a microbatch: so the rows are copied.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..lowering.boundary_strides import memory_order
 
 @dataclass(frozen=True)
 class BatchSlices:
-    """The rows of one tensor of the graph.
+    """How to take rows out of one tensor of the graph, and how to join them.
 
     Attributes:
-        dim: the batch's dimension.
+        dim: the dimension of the batch.
         order: the dimensions from the outermost in memory to the innermost, where rows are copied; () where they are a
-            view, or are joined as they are.
+            view, or where the joined tensor is contiguous.
 
     Example::
 
@@ -47,17 +47,17 @@ class BatchSlices:
     def of_input(
         cls, value: torch.Tensor, dim: int, batch: Sequence[sympy.Symbol], name: str, *, written: bool
     ) -> BatchSlices:
-        """How to cut an input.
+        """Return how to take rows out of an input.
 
         Args:
             value: its fake value.
-            dim: the batch's dimension.
-            batch: the batch's symbols.
-            name: what the user calls it.
-            written: whether the graph writes it, so that it must not be copied.
+            dim: the dimension of the batch.
+            batch: the symbols of the batch.
+            name: its name for the user.
+            written: whether the graph writes it: then its rows must not be copies.
 
         Raises:
-            PartitionError: it cannot be cut.
+            PartitionError: the rows must not be copied, or have gaps, and are not a view.
         """
         strides = [to_expr(stride) for stride in value.stride()]
         if all(isinstance(stride, int) or stride.free_symbols.isdisjoint(batch) for stride in strides):
@@ -65,14 +65,14 @@ class BatchSlices:
         order = memory_order(value)
         if written or not _is_dense(value, order):
             raise PartitionError(
-                f"the input {name} cannot be cut: its rows are not apart in memory, and it is written or has gaps; "
-                f"pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
+                f"the input {name} cannot be cut along the batch: its rows are not one after another in memory, "
+                f"and it is written or has gaps; pass {name}.contiguous() with the batch as dimension 0, or {WAY_OUT}"
             )
         return cls(dim, tuple(order))
 
     @classmethod
     def of_result(cls, value: torch.Tensor, dim: int) -> BatchSlices:
-        """How to join a result, laid out as that of the whole batch."""
+        """Return how to join a result so that it is laid out as that of the whole batch."""
         order = memory_order(value)
         return cls(dim, () if order == sorted(order) else tuple(order))
 
@@ -81,28 +81,28 @@ class BatchSlices:
         return [self.order.index(d) for d in range(len(self.order))]
 
     def take(self, tensor: torch.Tensor, first: int, count: int) -> torch.Tensor:
-        """The rows from ``first`` on."""
+        """Return ``count`` rows from ``first`` on."""
         if not self.order:
             return tensor.narrow(self.dim, first, count)
         part = tensor.permute(self.order).narrow(self.order.index(self.dim), first, count)
         return part.contiguous().permute(self._inverse)
 
     def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """All rows, in a tensor of its own."""
+        """Return all rows in a new tensor."""
         if not self.order:
             return torch.cat(list(parts), self.dim)
         joined = torch.cat([part.permute(self.order) for part in parts], self.order.index(self.dim))
         return joined.permute(self._inverse)
 
     def take_text(self, name: str, first: str, count: str) -> str:
-        """`take` as an expression of generated code."""
+        """Return `take` as an expression of generated code."""
         if not self.order:
             return f"{name}.narrow({self.dim}, {first}, {count})"
         place, order = self.order.index(self.dim), list(self.order)
         return f"{name}.permute({order}).narrow({place}, {first}, {count}).contiguous().permute({self._inverse})"
 
     def join_text(self, name: str, cat: str) -> str:
-        """`join` as an expression of generated code, where ``cat`` is the name of torch.cat."""
+        """Return `join` as an expression of generated code, where ``cat`` is the name of torch.cat."""
         if not self.order:
             return f"{cat}({name}, {self.dim})"
         place, order = self.order.index(self.dim), list(self.order)

@@ -51,7 +51,7 @@ def assemble_microbatches(
 
 
 class _Writer:
-    """Writes the function's text."""
+    """Writes the text of the function, and compiles it."""
 
     def __init__(
         self, graph: MicrobatchGraph, stages: Sequence[Stage], install: Install, whole: Callable[..., Any]
@@ -84,7 +84,7 @@ class _Writer:
         return types.MethodType(namespace["forward"], self._scope)
 
     def _write_blocks(self, arguments: str) -> None:
-        """The blocks of rows, and the inputs in blocks."""
+        """Write the blocks of rows, and the inputs in blocks."""
         sizes = self._captured.symbol_inputs
         self._lines += [
             f"_blocks = self.blocks({', '.join(node.name for node in sizes.values())})",
@@ -105,7 +105,7 @@ class _Writer:
                 self._lists.add(node)
 
     def _last_uses(self) -> dict[int, list[torch.fx.Node]]:
-        """By partition, the values that nobody needs after it."""
+        """Return for each partition the values that are not needed after it."""
         (output,) = self._captured.gm.graph.find_nodes(op="output")
         kept = set(output.all_input_nodes) | set(self._captured.symbol_inputs.values())
         last: dict[torch.fx.Node, int] = {}
@@ -139,7 +139,7 @@ class _Writer:
         return f"self.{node.name}"
 
     def _joined(self, node: Any, dim: int | None) -> str:
-        """One result, laid out as that of the whole batch."""
-        return (
-            repr(node) if dim is None else BatchSlices.of_result(value_of(node), dim).join_text(node.name, "self.cat")
-        )
+        """Write one result, laid out as that of the whole batch."""
+        if dim is None:
+            return repr(node)
+        return BatchSlices.of_result(value_of(node), dim).join_text(node.name, "self.cat")

@@ -1,4 +1,4 @@
-"""Plan a graph for microbatches, and give it the fake values of one.
+"""Plan a graph for microbatches, and give it the fake values of one microbatch.
 
 Stages are compiled once, for a symbolic number of rows whose hint is that of a microbatch (see `respecialize`). What
 they were compiled to assume of the number holds for every microbatch, or the batch runs whole (see
@@ -49,24 +49,24 @@ class MicrobatchPlan:
         Raises:
             PartitionError: gradients are needed, stages run on several devices, or the graph is not separable.
         """
-        asked = context.options
-        if asked.microbatches == 1:
+        options = context.options
+        if options.microbatches == 1:
             return None
         if context.needs_gradients:
             raise PartitionError(
                 f"microbatches are for inference, and an input or a parameter needs a gradient: run under "
                 f"torch.no_grad(), or {WAY_OUT}"
             )
-        if not asked.ranks:
+        if not options.ranks:
             _refuse_other_devices(context)
         separation = separate(context.captured)
         symbols = (separation.symbol, *separation.equal)
-        found = plan_microbatches(context.captured, context.memory, asked.request, symbols, asked.microbatches)
+        found = plan_microbatches(context.captured, context.memory, options.request, symbols, options.microbatches)
         if found is None:
             return None
         plan, rows = found
         note = f"A call runs in microbatches of at most {rows} rows, all of them through a partition before the next."
-        return cls(separation, replace(plan, note=note), rows, asked.microbatches)
+        return cls(separation, replace(plan, note=note), rows, options.microbatches)
 
     def refake(self, traced: CapturedGraph) -> MicrobatchGraph:
         """Give a planned graph the fake values of a microbatch."""

@@ -1,4 +1,4 @@
-"""What a user may ask of ``torch.compile(..., backend="l2partition", options={...})``."""
+"""The options of ``torch.compile(..., backend="l2partition", options={...})``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fx_partition.report.output import check_place
 from ..devices.home_device import with_index
 from .rank_options import RankOptions
 
-#: The name that stands for a thread on each group of cores, where stages may have threads.
+#: The device name for "a stage thread on each group of cores", where a runtime has stage threads.
 STAGE_THREADS = "cpu:threads"
 
 _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
@@ -25,20 +25,21 @@ _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
 
 @dataclass(frozen=True)
 class Options:
-    """The backend's options; everything else about a plan is `request.Request`.
+    """The backend's own options; those of the planner are in `request`.
 
     Attributes:
-        request: what is asked of the planner; its budget is ``NO_BUDGET`` where none was given.
-        report: True prints the report to standard error once compiled; a path ending in .txt, .md or .json writes it.
+        request: the request to the planner; its budget is ``NO_BUDGET`` where the user gave none.
+        report: True prints the report to standard error after compilation; a path that ends in .txt, .md or .json
+            writes it to this file.
         inductor: options of inductor itself.
-        microbatches: into how many microbatches a call's batch is cut, each partition running all of them before the
-            next; 1: the batch runs whole; None ("auto" to the user): those of the least cost, and
-            1 where none gains (see `batching.microbatch_cost`). For inference, and for graphs that treat each row of
-            the batch alone (see `separability`).
+        microbatches: the number of microbatches of a call; each partition runs all of them before the next partition
+            runs. 1: the batch runs whole. None ("auto" to the user): the number of the least cost, which is 1 where
+            microbatches do not pay (see `batching.microbatch_cost`). For inference, and for graphs that treat each row
+            of the batch alone (see `separability`).
         keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
-            (see `malloc_settings`); that is a setting of the whole process.
-        ranks: what is asked of the ranks where they are the devices: ``devices="ranks"``, and by default when a process
-            group of more than one was initialised.
+            (see `malloc_settings`); this is a setting of the whole process.
+        ranks: the options of the runtime on ranks, where the devices are ranks: ``devices="ranks"``, and by default
+            when a process group of more than one rank was initialised. None elsewhere.
     """
 
     request: Request
@@ -50,11 +51,11 @@ class Options:
 
     @classmethod
     def check(cls, options: Mapping[str, Any] | None) -> Options:
-        """Options from a user's words, before anything is compiled.
+        """Read the options that a user gave, before anything is compiled.
 
         Raises:
-            PartitionError: an unknown option, device or choice, a size that is none, or a report that cannot be
-                written; it names what there is.
+            PartitionError: an unknown option, device or choice, a wrong size, or a report that cannot be written; it
+                names the choices.
         """
         given = dict(options or {})
         own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
@@ -88,7 +89,7 @@ class Options:
 
     @property
     def places_nothing(self) -> bool:
-        """Whether neither a budget nor a device was named: then this is inductor, whole."""
+        """Whether the user named neither a budget nor a device: then inductor compiles the whole graph."""
         return self.request.budget == NO_BUDGET and not self.request.devices and self.microbatches == 1
 
     @property
@@ -98,11 +99,12 @@ class Options:
 
     @property
     def measures(self) -> bool:
-        """Whether to see what compiled stages allocate: footprints are for inference, and eager's are not theirs."""
+        """Whether to measure what compiled stages allocate: only for inference, and for footprints of compiled code."""
         return self.request.footprint == "fused" and not torch.is_grad_enabled()
 
     @property
     def report_format(self) -> str:
+        """The format of the report: "text", "markdown" or "json"."""
         return _REPORT_SUFFIXES[_suffix(self.report)] if isinstance(self.report, str) else "text"
 
 
@@ -121,28 +123,32 @@ def _suffix(path: str) -> str:
 
 
 def _devices(devices: int | str | Sequence[str] | None, has_budget: bool) -> int | tuple[str, ...]:
-    """Stage devices. None: the visible GPUs, or in-line stages without one; one name: all stages on it; a number: so
-    many of the visible GPUs, or of in-line stages without one."""
+    """Return the devices of the stages by name, or a number of in-line stages where there is no GPU.
+
+    Args:
+        devices: None: the visible GPUs if there is a budget; one name: all stages run there; a number: that many of the
+            visible GPUs, or of in-line stages where there is none.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices is None:
         return tuple(f"cuda:{i}" for i in range(count)) if has_budget else ()
     if isinstance(devices, int):
         if count and devices > count:
-            raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may repeat one")
+            raise PartitionError(f"devices={devices}, and there are {count} CUDA devices; a list may name one twice")
         return tuple(f"cuda:{i}" for i in range(devices)) if count else devices
     if isinstance(devices, str):
         name = check_device(devices)
         return () if name == "cpu" else (name,)
     if not devices:
-        raise PartitionError("devices=[] names none; leave it out for the default")
+        raise PartitionError("devices=[] names no device; leave it out for the default")
     return tuple(map(check_device, devices))
 
 
 def check_device(name: str | torch.device) -> str:
-    """The name of a device as tensors say it (``cuda`` is the current GPU), once torch and this machine have it.
+    """Return the name that tensors give a device (``cuda`` is the current GPU).
 
     Raises:
-        PartitionError: it says what there is.
+        PartitionError: torch or this machine does not have the device; it says which there are.
     """
     name = str(name)
     if name == STAGE_THREADS or is_group(name):
@@ -154,7 +160,7 @@ def check_device(name: str | torch.device) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise PartitionError(
-            f"devices names {name!r}, which is no torch device; for example 'cpu' or 'cuda:0'"
+            f"devices names {name!r}, which is not a torch device; name 'cpu' or 'cuda:0', for example"
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PartitionError(f"devices names {name!r}; this machine has {torch.cuda.device_count()} CUDA devices")

@@ -1,4 +1,4 @@
-"""What a user may ask of the distributed runtime."""
+"""The options of the distributed runtime."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ OUTPUTS = ("all", "last")
 
 @dataclass(frozen=True)
 class RankOptions:
-    """Options of ``devices="ranks"``.
+    """The options of ``devices="ranks"``.
 
     Attributes:
-        size: how many ranks there are.
-        group: the ranks, which are counted within it; None: all.
-        output: which of them return the results, "all" or "last": the rank of the last stage; others return None for
-            each result.
-        timeout: seconds that a rank waits for another.
-        given: all options as the user gave them, to compare between ranks.
+        size: the number of ranks.
+        group: the process group of the ranks; None: all ranks.
+        output: the ranks that return the results: "all", or "last", the rank of the last stage; other ranks return None
+            for each result.
+        timeout: the seconds that a rank waits for another.
+        given: all options as the user gave them, to compare them between ranks.
     """
 
     size: int
@@ -34,7 +34,7 @@ class RankOptions:
 
     @classmethod
     def check(cls, given: Mapping[str, Any]) -> RankOptions | None:
-        """None where the devices are not ranks: they were named otherwise, or there is no process group.
+        """Read the options; None where the devices are not ranks, as the user named others or there is no group.
 
         Raises:
             PartitionError: a choice that does not exist, or ranks without a process group.
@@ -54,16 +54,16 @@ class RankOptions:
         group = given.get("group")
         if group is not None and not isinstance(group, dist.ProcessGroup):
             raise PartitionError(
-                f"group={group!r} is no process group of this rank: make one by torch.distributed.new_group on all "
-                "ranks, and call the model on those of the group alone"
+                f"group={group!r} is not a process group of this rank: make one with torch.distributed.new_group on "
+                "all ranks, and call the model only on the ranks of the group"
             )
         output, timeout = given.get("output", "all"), given.get("timeout", 60.0)
         if output not in OUTPUTS:
             raise PartitionError(f"output={output!r} is not known; choose from {', '.join(OUTPUTS)}")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-            raise PartitionError(f"timeout={timeout!r} is no number of seconds; 60 is the default")
+            raise PartitionError(f"timeout={timeout!r} is not a number of seconds above 0; the default is 60")
         if given.get("replicate"):
-            raise PartitionError('replicate=True is for fx_partition.pipeline; ranks run each partition once')
+            raise PartitionError("replicate=True is for fx_partition.pipeline; leave it out with devices=\"ranks\"")
         return cls(dist.get_world_size(group), group, output, float(timeout), given)
 
     @property

@@ -27,7 +27,7 @@ from ..lowering.states_together import plan_states_together
 from ..microbatch.microbatch_plan import MicrobatchGraph, MicrobatchPlan
 from ..process_group.consistency import Document, refuse_differences
 from ..process_group.rank_team import Team
-from ..weights.lazy_weights import fill, fingerprint
+from ..weights.lazy_weights import fingerprint, materialize
 from .boundaries import RankBoundaries
 from .microbatches import Microbatches, refuse_writes
 from .runtime import RankFunction
@@ -115,7 +115,7 @@ def _compile(
     failed: Exception | None = None
     document = {"error": "", "guards": "[]"}
     try:
-        fill(real[node] for stage in own for node in stage.stub.inputs if node in real)
+        materialize(real[node] for stage in own for node in stage.stub.inputs if node in real)
         lowered = lower(context, own, graph=stages)
         if env:
             document["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])

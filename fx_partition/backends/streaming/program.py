@@ -27,7 +27,7 @@ from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.split.extract import PartitionGraph
 
 from ..lowering.boundary_strides import Crossings
-from ..lowering.derived_sizes import refuse_unreadable, told_sizes, write_told_sizes
+from ..lowering.derived_sizes import find_derived_sizes, refuse_unreadable, write_derived_sizes
 from ..lowering.graph_edits import write_in
 from ..lowering.layout_guard import Layout
 
@@ -113,16 +113,16 @@ def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], 
     """
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
-    crossings = Crossings(partitions, keeps_views=False)
-    derived = told_sizes(partitions)
-    numbers = _ValueNumbers(captured, partitions, leaves, derived, written)
+    crossings = Crossings(stubs, keeps_views=False)
+    told = find_derived_sizes(stubs)
+    numbers = _Numbers(captured, stubs, leaves, told, written)
     steps = []
-    for index, partition in enumerate(partitions):
-        module = copy.deepcopy(partition.module)
-        write_told_sizes(module, partition, derived)
-        needed = [node for node in partition.inputs if node not in derived]
-        constants = [node for node in needed if _is_constant(value_of(node))]
-        for node, placeholder in zip(needed, module.graph.find_nodes(op="placeholder"), strict=True):
+    for index, stub in enumerate(stubs):
+        module = copy.deepcopy(stub.module)
+        write_derived_sizes(module, stub, told)
+        taken = [node for node in stub.inputs if node not in told]
+        constants = [node for node in taken if _is_constant(value_of(node))]
+        for node, placeholder in zip(taken, module.graph.find_nodes(op="placeholder"), strict=True):
             if node in constants:
                 write_in(module.graph, placeholder, value_of(node))
         module.recompile()

@@ -20,7 +20,7 @@ import torch
 from fx_partition.common.errors import PartitionError, PartitionWarning
 
 from ..lowering.boundary_strides import in_order
-from ..lowering.dedup_compile import compile_each_once
+from ..lowering.dedup_compile import compile_deduplicated
 from ..lowering.layout_guard import Layout
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_native, compile_part, tensors_of, to_handles
@@ -57,7 +57,7 @@ def compile_steps(
         (count, step.writes and _weights(step), stage_key(step.module, step.fake_inputs, step.fake_outputs))
         for step, count in zip(steps, threads, strict=True)
     ]
-    return compile_each_once(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
+    return compile_deduplicated(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
 
 
 def compile_step(

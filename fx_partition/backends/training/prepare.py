@@ -25,8 +25,8 @@ from ..devices.home_device import home_of, refuse_several
 from ..lowering.states_together import plan_states_together
 from ..lowering.torch_internals import training_patches
 from ..process_group.consistency import Document
-from ..weights.lazy_weights import fill
-from .parameter_copies import ParameterCopies
+from ..weights.lazy_weights import materialize
+from .parameter_copies import Owner
 from .placement import check_stages
 from .stage_arguments import ArgumentReader
 from .stage_graphs import StageGraph, stage_graphs
@@ -122,11 +122,12 @@ class Prepared:
         """Return the modules of some stages, with tensors of their own."""
         read = {id(tensor) for module in self.modules for tensor in all_tensors(module).values()}
         unread = {name: tensor for name, tensor in self.members.by_name.items() if id(tensor) not in read}
-        # Read weights from the checkpoint first: until then their memory is not the one that stages will share.
-        fill(tensor for index in mine for tensor in all_tensors(self.modules[index]).values())
+        # Before copies of a weight are made over its memory, which is the checkpoint's until it has been read.
+        own = [self.modules[index] for index in mine]
+        materialize(tensor for module in own for tensor in (*module.parameters(), *module.buffers()))
         if 0 in mine:
-            fill(unread.values())
-        copies = ParameterCopies(self.home, device)
+            materialize(unread.values())
+        owner = Owner(self.home, device)
         found = []
         for index in mine:
             source = self.graphs[index]

@@ -1,12 +1,12 @@
-"""Weights on the devices of their stages: one copy of a storage on a device, however many stages and graphs use it.
+"""Copies of weights on the devices of their stages: one for each weight and device, for all stages and graphs.
 
 A stage on the model's own device uses the model's own tensors, so training, ``load_state_dict`` and in-place updates
-need nothing. A stage elsewhere uses a copy; the store notices when the original has changed since, by torch's version
-counters and by its storage, and copies again before it is used next. Copies are waited for: they are made on the
-current streams of one call, and read on those of others, which nothing else orders after them.
+need nothing. A stage on another device uses a copy. The store notices, by torch's version counters and by the storage,
+that the original has changed, and copies it again before the next use. The host waits for each copy: it is made on the
+current streams of one call and read on the streams of others, and nothing else orders these after it.
 
-Dynamo calls the code of one module for others of its class, each with its own weights: a copy is that of the weight
-which a call is made with.
+Dynamo calls the code of one module for other modules of its class, each with its own weights: a call uses the copies of
+the weights that it is made with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Copy:
         self._make(original)
 
     def refresh(self) -> None:
-        """Copy again if the original was written, or given other memory, since it was copied."""
+        """Copy again if the original was written, or was given other memory, since the last copy."""
         original = self.original()
         if original is None:
             return
@@ -43,7 +43,7 @@ class _Copy:
             self._version = version
 
     def _make(self, original: Tensor) -> None:
-        # What is made under inference mode could not be written outside it when the weight changes.
+        # A copy made under inference mode could not be written outside of it when the weight changes.
         with torch.inference_mode(False), torch.no_grad():
             self.tensor = original.detach().to(self._device, copy=True)
         self._wait()
@@ -55,19 +55,20 @@ class _Copy:
 
 
 def _memory_of(tensor: Tensor) -> weakref.ref[torch.UntypedStorage] | None:
-    """Other than before once ``tensor.data`` was set, which no version tells; None for what has no storage."""
+    """Return what changes when ``tensor.data`` is set, which no version counter shows; None without a storage."""
     return weakref.ref(tensor.untyped_storage()) if tensor.layout == torch.strided else None
 
 
 def version_of(tensor: Tensor) -> int:
+    """Return torch's count of writes into a tensor; inference tensors have none."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 class Store:
-    """Copies of weights by (tensor, device); a copy goes when the last graph that uses it goes.
+    """Copies of weights by (tensor, device); a copy is freed with the last graph that uses it.
 
     Args:
-        driver: what stands for ``torch.cuda``.
+        driver: the calls of ``torch.cuda``.
     """
 
     def __init__(self, driver: Driver = DRIVER) -> None:
@@ -75,7 +76,7 @@ class Store:
         self._copies: weakref.WeakValueDictionary[tuple[int, torch.device], _Copy] = weakref.WeakValueDictionary()
 
     def place(self, tensor: Tensor, device: torch.device) -> _Copy:
-        """The copy of ``tensor`` on ``device``; made once, and alive as long as the caller keeps it."""
+        """Return the copy of ``tensor`` on ``device``; it is made once, and lives as long as a caller keeps it."""
         key = (id(tensor), device)
         found = self._copies.get(key)
         if found is None or found.original() is not tensor:
@@ -83,17 +84,17 @@ class Store:
         return found
 
 
-class Here:
-    """A weight on ``device``, for code that runs there: called with the weight of a call, it gives the copy.
+class WeightOnDevice:
+    """A function from the weight of a call to its copy on ``device``, for a stage that runs there.
 
     Args:
-        weight: that of the first call, of which there is a copy from now on.
+        weight: the weight of the first call; it is copied now.
     """
 
     def __init__(self, weight: Tensor, device: torch.device, store: Store) -> None:
         self._device, self._store = device, store
         copy = store.place(weight, device)
-        self._copies: Any = WeakIdKeyDictionary({weight: copy})  # a copy goes with its weight
+        self._copies: Any = WeakIdKeyDictionary({weight: copy})  # a copy is freed with its weight
         self._last = weakref.ref(copy)
 
     def __call__(self, weight: Tensor) -> Tensor:

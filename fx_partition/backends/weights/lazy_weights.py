@@ -1,12 +1,12 @@
-"""Weights that have not been read: each is bound to a tensor of a checkpoint, and `fill` reads it.
+"""Lazy weights: each is bound to a tensor of a checkpoint, and `materialize` reads it.
 
-A hollow weight is a plain tensor: a tracer sees its sizes, strides, dtype and device. On the CPU it lies in the
-checkpoint's mapped file. So whoever reads it, eager code or ``state_dict()``, reads the right values, page by page.
-On another device it has no memory (its storage has 0 bytes, as FSDP's have between uses), and reading it is an error.
+A lazy weight is a plain tensor: a tracer sees its sizes, strides, dtype and device. On the CPU it is a view of the
+mapped file of the checkpoint, so eager code and ``state_dict()`` read the right values, page by page. On another device
+it has no memory (its storage has 0 bytes, as FSDP's have between uses), and reading it is an error.
 
-Before ``fill([weight])``: ``weight`` lies in the file's pages, or has no memory.
-After: it has memory of its own with the same bits; pages of the file that were brought for it have been given back. It
-is the same tensor, with the same version, so graphs, guards and copies that know it stay valid.
+Before ``materialize([weight])``: ``weight`` is a view of the file, or has no memory.
+After: it has memory of its own with the same bits, and the pages of the file that were loaded for it are released. It
+is the same tensor, with the same version, so graphs, guards and copies that refer to it stay valid.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .mmap_file import give_back
 
-# So much of a large weight is in memory twice while it is filled.
+# The part of a large weight that is in memory twice while the weight is read.
 _CHUNK_BYTES = 4 << 20
-# What a fingerprint reads at each end of a tensor.
+# The bytes that a fingerprint reads at each end of a tensor.
 _SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The tensor of the checkpoint; ``ours``: it lies in a file that was mapped here."""
+    """The tensor of the checkpoint; ``ours``: it is a view of a file that was mapped here."""
 
     tensor: Tensor
     ours: bool
@@ -44,7 +44,7 @@ _LOCK = threading.Lock()
 
 
 def _forget_lock() -> None:
-    """In a forked child: a thread of the parent may have held it, and it is not there to let go."""
+    """Make a new lock in a forked child: a thread of the parent, which the child lacks, may have held the old one."""
     global _LOCK
     _LOCK = threading.Lock()
 
@@ -53,27 +53,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_lock)
 
 
-def lies_in_file(device: torch.device) -> bool:
-    """Whether a hollow weight on a device can be read, as it lies in the mapped file."""
+def stays_in_file(device: torch.device) -> bool:
+    """Return whether lazy weights on a device are views of the mapped file, which can be read."""
     return device.type == "cpu"
 
 
-def make_hollow(like: Tensor, source: Tensor, device: torch.device, *, ours: bool) -> Tensor:
-    """A tensor for ``source`` that is not read yet; read at once where it cannot be left in the file.
+def make_lazy(like: Tensor, source: Tensor, device: torch.device, *, ours: bool) -> Tensor:
+    """Return a lazy weight for ``source``, or read it at once where it cannot be lazy.
 
     Args:
-        like: tells sizes, strides, dtype, whether it is a parameter and whether it needs a gradient.
-        source: of the same sizes and dtype.
-        device: where it is to be.
-        ours: whether ``source`` lies in a file that was mapped here.
+        like: a tensor of the sizes, strides and dtype of the weight; a parameter where the weight is to be one.
+        source: the tensor of the checkpoint, of the same sizes and dtype.
+        device: the device of the weight.
+        ours: whether ``source`` is a view of a file that was mapped here.
     """
-    if like.numel() == 1 or _lies_over_itself(like):  # a counter, for one, of which inference makes no use
+    if like.numel() == 1 or _has_overlapping_memory(like):  # such as a counter, which inference does not read
         return make_read(like, source, device, ours=ours)
-    if not lies_in_file(device):
+    if not stays_in_file(device):
         data = _empty(like, device)
         data.untyped_storage().resize_(0)
     elif source.device == device and _same_order(source, like):
-        # .data, as a view would keep the file mapped after it has been read
+        # .data, as a view would keep the file mapped after the weight was read
         data = source.as_strided(like.shape, like.stride(), source.storage_offset()).data
     else:
         return make_read(like, source, device, ours=ours)
@@ -84,7 +84,7 @@ def make_hollow(like: Tensor, source: Tensor, device: torch.device, *, ours: boo
 
 
 def make_read(like: Tensor, source: Tensor, device: torch.device, *, ours: bool) -> Tensor:
-    """A tensor with memory of its own, read from ``source`` now; arguments as for `make_hollow`."""
+    """Return a tensor with memory of its own, read from ``source`` now; arguments as for `make_lazy`."""
     data = _empty(like, device)
     _copy(data, source, ours)
     return _as_kind_of(like, data)
@@ -96,19 +96,19 @@ def _as_kind_of(like: Tensor, data: Tensor) -> Tensor:
     return data.requires_grad_(like.requires_grad)
 
 
-def is_hollow(value: Any) -> bool:
-    """Whether a value is a weight that has not been read from its checkpoint."""
+def is_lazy(value: Any) -> bool:
+    """Return whether a value is a weight that has not been read from its checkpoint."""
     source = _SOURCES.get(value) if isinstance(value, Tensor) else None
     return source is not None and _is_unread(value, source.tensor)
 
 
-def any_hollow() -> bool:
-    """Whether any weight of this process may be hollow."""
+def any_lazy() -> bool:
+    """Return whether any weight of this process may be lazy."""
     return len(_SOURCES) > 0
 
 
-def fill(values: Iterable[Any]) -> None:
-    """Read the hollow weights among ``values``, each once, bit by bit as in the checkpoint; the rest is left alone."""
+def materialize(values: Iterable[Any]) -> None:
+    """Read the lazy weights among ``values``, each once, with the bits of the checkpoint; leave other values alone."""
     with _LOCK, torch.no_grad(), torch.inference_mode(False):
         for value in values:
             source = _SOURCES.get(value) if isinstance(value, Tensor) else None
@@ -121,13 +121,13 @@ def fill(values: Iterable[Any]) -> None:
             del _SOURCES[value]
 
 
-def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:
-    """A compiled function that reads the weights which it is called with, where they are hollow.
+def materialize_on_first_call(function: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:
+    """Return a function that reads the lazy weights among its arguments, then calls ``function``.
 
-    Dynamo calls the code of one model for another one of its class, whose weights nothing has read.
+    Dynamo calls the code of one model for another model of its class, whose weights may still be lazy.
 
     Args:
-        positions: which of its arguments are weights that it reads.
+        positions: the positions of the arguments that are weights.
     """
     if not positions:
         return function
@@ -135,10 +135,10 @@ def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Calla
 
     def run(*args: Any) -> Any:
         nonlocal known
-        if any_hollow():
+        if any_lazy():
             weights = [args[position] for position in positions]
             if known is None or not all(ref() is weight for ref, weight in zip(known, weights, strict=True)):
-                fill(weights)
+                materialize(weights)
                 known = [weakref.ref(weight) for weight in weights]
         return function(*args)
 
@@ -146,9 +146,9 @@ def fills_first(function: Callable[..., Any], positions: Sequence[int]) -> Calla
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What tells checkpoints apart without reading them: equal for equal tensors, hollow or not, on any device.
+    """Return a digest of each tensor that tells checkpoints apart: equal for equal tensors, lazy or not, on any device.
 
-    It samples: name, sizes, dtype and the first and last 4 KiB count, what is between them does not.
+    Only a sample is read: the digest is of the name, the sizes, the dtype, and the first and the last 4 KiB.
 
     Returns:
         For each name 32 hexadecimal digits.
@@ -163,35 +163,35 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def equal_samples(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have one fingerprint, were it not for their names."""
+    """Return whether two tensors have the same fingerprint, apart from their names."""
     return _digest("", one) == _digest("", other)
 
 
 def _is_unread(tensor: Tensor, source: Tensor) -> bool:
-    """Whether a weight is still what `make_hollow` made: ``model.to(...)`` gives it other memory, for one."""
+    """Return whether a weight is as `make_lazy` made it; ``model.to(...)``, for example, gives it other memory."""
     if not tensor.numel():
         return False
     return tensor.untyped_storage().nbytes() == 0 or tensor.data_ptr() == source.data_ptr()
 
 
 def _empty(like: Tensor, device: torch.device) -> Tensor:
-    if _lies_over_itself(like):  # nothing can be written into such memory
+    if _has_overlapping_memory(like):  # nothing can be written into such memory
         return torch.empty(like.shape, dtype=like.dtype, device=device)
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
 
 
-def _lies_over_itself(tensor: Tensor) -> bool:
-    """Whether ``expand`` made it."""
+def _has_overlapping_memory(tensor: Tensor) -> bool:
+    """Return whether several elements have one address, as in a tensor that ``expand`` made."""
     return any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _same_order(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of the same sizes lie in memory alike; strides of dimensions of size 1 do not matter."""
+    """Return whether two tensors of the same sizes have the same elements at the same places in memory."""
     return one.stride() == other.stride() or (one.is_contiguous() and other.is_contiguous())
 
 
 def _copy(target: Tensor, source: Tensor, ours: bool) -> None:
-    """Piece by piece, so that no more than a piece is in memory twice."""
+    """Copy piece by piece, so that no more than a piece is in memory twice."""
     if not (target.is_contiguous() and source.is_contiguous()):
         target.copy_(source)
         return
@@ -205,7 +205,7 @@ def _copy(target: Tensor, source: Tensor, ours: bool) -> None:
 
 
 def _digest(name: str, tensor: Tensor) -> str:
-    if is_hollow(tensor):
+    if is_lazy(tensor):
         tensor = _SOURCES[tensor].tensor
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.numel():
@@ -216,7 +216,7 @@ def _digest(name: str, tensor: Tensor) -> str:
 
 
 def _end(tensor: Tensor, count: int, *, first: bool) -> Tensor:
-    """The first or last ``count`` numbers of a tensor in the order of its dimensions, copying no more than it must."""
+    """Return the first or last ``count`` numbers in the order of the dimensions, with the least copying."""
     while tensor.dim() > 1 and tensor[0].numel() >= count:
         tensor = tensor[0 if first else -1]
     if tensor.dim() > 1:

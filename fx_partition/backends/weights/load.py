@@ -1,4 +1,4 @@
-"""A model without memory gets its weights from a checkpoint, each when a stage of this process needs it."""
+"""Load the weights of a model without memory from a checkpoint, each when a stage of this process needs it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fx_partition.passes.capture.fake_tensors import FakeTensor
 from fx_partition.passes.capture.module_members import all_tensors, members
 
 from .checkpoint import Checkpoint, Opened, open_checkpoint
-from .lazy_weights import any_hollow, equal_samples, is_hollow, lies_in_file, make_hollow, make_read
+from .lazy_weights import any_lazy, equal_samples, is_lazy, make_lazy, make_read, stays_in_file
 
 
 @dataclass
 class _Slot:
-    """One tensor of the model without memory; tied ones have several names, and modules that hold them."""
+    """One tensor of the model that has no memory; a tied one has several names and modules that hold it."""
 
     tensor: Tensor
     names: list[str] = field(default_factory=list)
@@ -36,29 +36,30 @@ def load_stage_weights(
 ) -> None:
     """Bind the weights of a model without memory to a checkpoint; each is read when a stage needs it.
 
-    Nothing but headers is read here. ``torch.compile(model, backend="l2partition")`` and `pipeline` read the weights
-    of the stages that this process runs, once, into memory of their own; a process that runs a quarter of the stages
-    holds a quarter of the weights. The files must stay as they are until then.
+    This reads only headers. ``torch.compile(model, backend="l2partition")`` and `pipeline` read the weights of the
+    stages that this process runs, once, into memory of their own; a process that runs a quarter of the stages holds a
+    quarter of the weights. The files must not change until then.
 
-    On the CPU a weight that was not read lies in the mapped file: eager calls, ``state_dict()`` and ``model.to()``
-    work, and read what they touch. On another device it has no memory: calling the model without compiling it, and
-    ``state_dict()``, raise a RuntimeError until all weights are read; ``copy.deepcopy``, ``model.to()`` and calls of
-    its submodules are not guarded, and end in an error of the device.
+    On the CPU a weight that was not read is a view of the mapped file: eager calls, ``state_dict()`` and ``model.to()``
+    work, and read the pages that they touch. On another device it has no memory: a call of the model that is not
+    compiled, and ``state_dict()``, raise a RuntimeError until all weights are read; ``copy.deepcopy``, ``model.to()``
+    and calls of submodules are not checked, and fail with an error of the device.
 
     Args:
-        model: its parameters and buffers on the meta device, or fake (made under FakeTensorMode), get other tensors of
-            the same sizes, strides and dtypes; tied ones stay tied. Tensors with memory are left as they are.
+        model: the model. Its parameters and buffers that are on the meta device, or fake (made under FakeTensorMode),
+            are replaced by tensors of the same sizes, strides and dtypes; tied ones stay tied. Tensors with memory are
+            left as they are.
         checkpoint: a .safetensors file; a directory or ``*.safetensors.index.json`` of several; a file of
             ``torch.save``, with a ``state_dict()``; or a mapping of names to tensors (a ``state_dict()`` of
             ``torch.load(mmap=True)``), used as they are until a stage needs them. A weight whose strides in the file
             are not the model's is read at once.
-        device: where the weights are to be.
-        others: tensors by name for what the checkpoint lacks, or should not give; buffers that are not saved, for one.
-            They are copied, into the strides of the model, as ``load_state_dict`` does.
+        device: the device of the loaded weights.
+        others: tensors by name that the checkpoint lacks (buffers that are not saved, for example), or that are to be
+            used instead of its own. They are copied into the strides of the model, as ``load_state_dict`` does.
 
     Raises:
-        PartitionError (a ValueError): no such checkpoint; what is neither in it nor in ``others``, or has other sizes
-            or another dtype there: all of it by name, and the model is as it was.
+        PartitionError (a ValueError): there is no such checkpoint, or weights are neither in it nor in ``others``, or
+            have other sizes or another dtype there: it names all of them. The model is left as it was.
 
     Example::
 
@@ -69,7 +70,7 @@ def load_stage_weights(
         >>> compiled = torch.compile(model, backend="l2partition", options={"cache_bytes": "32KiB"})
     """
     if isinstance(torch.empty(0), FakeTensor):
-        raise PartitionError("load_stage_weights makes real tensors: call it outside of FakeTensorMode")
+        raise PartitionError("load_stage_weights makes real tensors; call it outside of FakeTensorMode")
     with torch.no_grad(), torch.inference_mode(False):
         _load(model, open_checkpoint(checkpoint), torch.device(device), dict(others or {}))
 
@@ -92,7 +93,7 @@ def _load(model: nn.Module, opened: Opened, device: torch.device, given: dict[st
         tensor = _make(slot.tensor, source, device, opened, name in given, seen)
         for holder, key in slot.holders:
             setattr(holder, key, tensor)
-    if not lies_in_file(device):
+    if not stays_in_file(device):
         model.register_forward_pre_hook(_before_call)
         model.register_state_dict_pre_hook(_before_saving)  # type: ignore[no-untyped-call]
 
@@ -115,9 +116,9 @@ def _find(slot: _Slot, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check(
     model: nn.Module, slots: Sequence[_Slot], found: Mapping[int, dict[str, Tensor]], opened: Opened, given: Any
 ) -> None:
-    """Whether every tensor can be had, before the model is touched."""
+    """Raise an error unless every tensor can be loaded, before the model is changed."""
     known = {name for slot in slots for name in slot.names}
-    problems = [f"others names {name}, which is no weight of the model without memory" for name in given.keys() - known]
+    problems = [f"others names {name}, which the model does not have without memory" for name in given.keys() - known]
     for slot in slots:
         sources, name = found[id(slot)], slot.names[0]
         if not sources:
@@ -126,18 +127,18 @@ def _check(
         problems += unlike
         values = list(sources.values())
         if not unlike and not all(equal_samples(values[0], value) for value in values[1:]):
-            problems.append(f"{', '.join(sources)} are one tensor in the model and not equal in the checkpoint")
+            problems.append(f"{', '.join(sources)} are one tensor in the model, and differ in the checkpoint")
     if problems:
         raise PartitionError(
             f"the weights of {type(model).__name__} cannot be taken from {opened.name}; the model is as it was:\n"
             + "".join(f"  {problem}\n" for problem in sorted(problems))
-            + 'what the checkpoint lacks (buffers that are not saved) comes from others={"name": tensor}, or is built '
-            'outside of torch.device("meta"); where sizes or dtypes differ, build the model as the checkpoint has it'
+            + 'pass what the checkpoint lacks (buffers that are not saved) by others={"name": tensor}, or build it '
+            'outside of torch.device("meta"); where sizes or dtypes differ, build the model with the checkpoint\'s'
         )
     extra = sorted(opened.tensors.keys() - all_tensors(model, every_name=True).keys())
     if extra:
         warnings.warn(
-            f"{opened.name} holds what {type(model).__name__} has not, which is left out: {', '.join(extra)}",
+            f"{opened.name} has tensors that {type(model).__name__} lacks; they are not loaded: {', '.join(extra)}",
             PartitionWarning,
             stacklevel=4,
         )
@@ -161,14 +162,14 @@ def _unlike(name: str, tensor: Tensor, source: Tensor) -> str:
 def _make(like: Tensor, source: Tensor, device: torch.device, opened: Opened, is_given: bool, seen: set[int]) -> Tensor:
     if is_given:
         return make_read(like, source, device, ours=False)
-    # Two weights of the model over the same bytes would be written together as long as they are not read.
-    make = make_read if source.data_ptr() in seen else make_hollow
+    # Two lazy weights over the same bytes would share each write until they are read, so the second is read at once.
+    make = make_read if source.data_ptr() in seen else make_lazy
     seen.add(source.data_ptr())
     return make(like, source, device, ours=opened.ours)
 
 
 def _before_call(model: nn.Module, args: Any) -> None:
-    """Dynamo sees that a compiled call goes on, and leaves nothing of this in its code."""
+    """Refuse an eager call. Dynamo evaluates the condition when it traces, so compiled code has no trace of this."""
     if not torch.compiler.is_compiling():
         _refuse(model, "a call that is not compiled")
 
@@ -178,12 +179,12 @@ def _before_saving(model: nn.Module, prefix: str, keep_vars: bool) -> None:
 
 
 def _refuse(model: nn.Module, what: str) -> None:
-    if not any_hollow():
+    if not any_lazy():
         return
-    unread = [name for name, tensor in all_tensors(model).items() if is_hollow(tensor)]
+    unread = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
     if unread:
         raise RuntimeError(
-            f"{what} needs all weights of {type(model).__name__}, and {len(unread)} of them, {unread[0]} for one, were "
-            "not read from the checkpoint: only those of stages that this process runs are; to use all of the model "
-            "here, load it the usual way"
+            f"{what} needs all weights of {type(model).__name__}, and {len(unread)} of them, such as {unread[0]}, were "
+            "not read from the checkpoint, as no stage of this process uses them; to use the whole model here, load it "
+            "with load_state_dict"
         )

@@ -1,11 +1,11 @@
-"""A file in the process's address space: its bytes are read when they are first used, and can be given back unread.
+"""A file in the address space of the process: its pages are read when they are first used, and can be released.
 
 Before: a checkpoint of 140 GB on disk.
-After ``map_file``: a buffer of 140 GB, of which nothing is in memory. Reading a byte brings its page; ``give_back``
-lets pages go again, and reading them anew would bring them once more from the file.
+After ``map_file``: a buffer of 140 GB, of which nothing is in memory. Reading a byte loads its page; ``give_back``
+releases pages, and reading them again would load them from the file once more.
 
 Pages are private to the process: what is written to them is never written to the file. The file must not shrink while
-it is mapped: reading what is gone ends the process (SIGBUS), as with ``torch.load(mmap=True)``.
+it is mapped: reading a page that it no longer has ends the process (SIGBUS), as with ``torch.load(mmap=True)``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 from torch import Tensor
 
-# Else Linux refuses to map a file that is larger than memory, as all its pages might be written. Python names it from
-# 3.13 on; the number is that of x86-64, AArch64 and RISC-V.
+# Without this flag Linux refuses to map a file that is larger than memory, as all its pages might be written. Python
+# names it from 3.13 on; the number is that of x86-64, AArch64 and RISC-V.
 _NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """A writable private mapping of a file, which is not empty."""
+    """Return a writable private mapping of a file that is not empty."""
     with path.open("rb") as file:
         if sys.platform != "linux":
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -33,9 +33,9 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def give_back(tensor: Tensor) -> None:
-    """Let go of the pages that a contiguous tensor of mapped memory fills alone; elsewhere than on Linux, of none.
+    """Release the pages that only this contiguous tensor of mapped memory fills; does nothing except on Linux.
 
-    What was written to them is lost: they are the file's again.
+    What was written to these pages is lost: they have the contents of the file again.
     """
     start = tensor.data_ptr()
     stop = start + tensor.numel() * tensor.element_size()

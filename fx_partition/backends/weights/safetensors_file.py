@@ -1,9 +1,9 @@
-"""The tensors of a ``.safetensors`` file, none of them read: each lies in the mapped file.
+"""Read the header of a ``.safetensors`` file; its tensors are views of the mapped file.
 
-Eight bytes (the length of the header), the header (JSON: for each name its dtype, its shape, and which of the bytes
-after the header are its own), the bytes. It is read here, as the package safetensors does not say where in the file a
-tensor lies. What that package refuses is refused here: the header is at most 100 MB and tensors fill the rest of the
-file, without holes, overlaps and a remainder, so that no file holds what is hidden from one of its readers.
+The file has eight bytes (the length of the header), the header (JSON: for each tensor its name, dtype, shape and range
+of bytes), and the bytes of the tensors. This module reads it, as the package safetensors does not say where in the
+file a tensor is. It refuses what the package refuses: the header has at most 100 MB, and the tensors fill the rest of
+the file without holes, overlaps or a remainder, so that no file has contents that one of its readers cannot see.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fx_partition.common.errors import PartitionError
 
 from .mmap_file import map_file
 
-#: Bytes of a header, as the package safetensors has it.
+#: The most bytes of a header, as in the package safetensors.
 MOST_HEADER = 100_000_000
 
-_LARGEST = 2**63 - 1  # what torch takes for a size
+_LARGEST = 2**63 - 1  # the largest size of torch
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
     "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64, "F16": torch.float16,
@@ -34,10 +34,10 @@ _DTYPES = {
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Map a file; each tensor is a view of its bytes.
+    """Map a file, and return its tensors by name, each a view of its bytes.
 
     Raises:
-        PartitionError: it is damaged, or not of this form.
+        PartitionError: the file is damaged, or not a safetensors file.
     """
     size = path.stat().st_size
     if size < 8:
@@ -46,7 +46,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         length = int.from_bytes(file.read(8), "little")
         if length > MOST_HEADER:
             raise PartitionError(
-                f"{path} is no safetensors file: its header would have {length} bytes, and {MOST_HEADER} is the most"
+                f"{path} is not a safetensors file: its header would have {length} bytes, and {MOST_HEADER} is the most"
             )
         if 8 + length > size:
             raise PartitionError(f"{path} is cut short: its header would end at byte {8 + length} of {size}")
@@ -61,10 +61,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def json_object(text: bytes, path: Path) -> dict[str, Any]:
-    """The object that a file's JSON is, read as strictly as the format says: UTF-8, and each name once.
+    """Parse the JSON object of a file, as strictly as the format says: UTF-8, and each name once.
 
     Raises:
-        PartitionError: it is something else.
+        PartitionError: the text is not such an object.
     """
     try:
         found = json.loads(
@@ -80,9 +80,9 @@ def json_object(text: bytes, path: Path) -> dict[str, Any]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("it says one name twice")
+        raise ValueError("it has one name twice")
     for name in found:
-        name.encode()  # half of a surrogate pair is no text
+        name.encode()  # fails for half of a surrogate pair
     return found
 
 
@@ -99,7 +99,7 @@ def _are_texts(value: object) -> bool:
 
 
 class _Entry(NamedTuple):
-    """What a header says of one tensor: its bytes are ``first`` to ``last`` of those after the header."""
+    """The entry of one tensor in a header: it has the bytes from ``first`` to before ``last`` after the header."""
 
     dtype: torch.dtype
     shape: list[int]
@@ -112,11 +112,11 @@ def _entry(path: Path, name: str, given: Any) -> _Entry:
     kind, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(kind, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise PartitionError(
-            f"{path} is damaged: of {name} its header says {str(given)[:200]}, which is no dtype with a shape and "
+            f"{path} is damaged: of {name} its header says {str(given)[:200]}, which is not a dtype with a shape and "
             "two data_offsets"
         )
     if kind not in _DTYPES:
-        raise PartitionError(f"{name} in {path} is of type {kind[:200]}; known are {', '.join(_DTYPES)}")
+        raise PartitionError(f"{name} in {path} has the type {kind[:200]}; known are {', '.join(_DTYPES)}")
     return _Entry(_DTYPES[kind], shape, *offsets)
 
 
@@ -125,7 +125,7 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
 
 
 def _check_layout(path: Path, entries: Mapping[str, _Entry], size: int) -> None:
-    """Each tensor has the bytes of its shape, and together they are those after the header, each once."""
+    """Raise an error unless each tensor has the bytes of its shape, and each byte after the header has one tensor."""
     end, before = 0, "the header"
     for (first, last), name in sorted(((entry.first, entry.last), name) for name, entry in entries.items()):
         entry = entries[name]
@@ -136,9 +136,9 @@ def _check_layout(path: Path, entries: Mapping[str, _Entry], size: int) -> None:
                 f"shape {str(entry.shape)[:200]} has {'too many' if count is None else count}"
             )
         if first < end:
-            raise PartitionError(f"{path} is damaged: {before} and {name} lie over one another in it")
+            raise PartitionError(f"{path} is damaged: {before} and {name} overlap in it")
         if first > end:
-            raise PartitionError(f"{path} is damaged: {first - end} bytes between {before} and {name} are no tensor's")
+            raise PartitionError(f"{path} is damaged: {first - end} bytes before {name} belong to no tensor")
         if last > size:
             raise PartitionError(
                 f"{path} is cut short or damaged: {name} would be bytes {first} to {last} after its header, and the "
@@ -146,11 +146,11 @@ def _check_layout(path: Path, entries: Mapping[str, _Entry], size: int) -> None:
             )
         end, before = last, name
     if end < size:
-        raise PartitionError(f"{path} is damaged: its last {size - end} bytes are no tensor's")
+        raise PartitionError(f"{path} is damaged: its last {size - end} bytes belong to no tensor")
 
 
 def _bytes(entry: _Entry) -> int | None:
-    """Of a tensor; None if they, or the sizes multiplied on the way there, are more than an address can say."""
+    """Return the bytes of a tensor; None where they, or a product of its first sizes, exceed the largest size."""
     count = 1
     for size in entry.shape:
         count *= size
@@ -160,11 +160,11 @@ def _bytes(entry: _Entry) -> int | None:
 
 
 def _view(data: mmap.mmap, entry: _Entry, start: int) -> Tensor:
-    """A tensor over its bytes in the mapped file."""
+    """Return a tensor that is a view of the mapped file."""
     dtype, shape, first, last = entry
     if first == last:
         return torch.empty(shape, dtype=dtype, device="cpu")
     raw = torch.frombuffer(data, dtype=torch.uint8, count=last - first, offset=start + first)
     if raw.data_ptr() % dtype.itemsize:
-        raw = raw.clone()  # the format does not promise that numbers lie at multiples of their size
+        raw = raw.clone()  # the format does not promise addresses that are multiples of the item size
     return raw.view(dtype).view(shape)

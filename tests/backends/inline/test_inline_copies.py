@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fx_partition.backends.inline.runtime import assemble
 from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.stage import Boundaries, Stage
-from fx_partition.backends.weights.device_copies import STORE, Here, Store
+from fx_partition.backends.weights.device_copies import STORE, Store, WeightOnDevice
 from fx_partition.passes.capture.capture_model import annotated, capture
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import make_plan
@@ -233,7 +233,7 @@ def test_copies_of_weights_are_waited_for() -> None:
         return bool(clock) and all(driver.host.get(name, 0) >= tick for name, tick in clock.items())
 
     driver.put(torch.ones(1), device)  # stands for the copy, and what it has to wait for
-    here = Here(weight, device, store)
+    here = WeightOnDevice(weight, device, store)
     assert host_has_seen_all()
     driver.put(torch.ones(1), device)
     here(weight)

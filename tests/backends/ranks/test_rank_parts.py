@@ -182,7 +182,7 @@ def test_options_without_a_process_group(given: dict[str, Any], said: str) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"group": "world"}, "'world' is no process group of this rank"),
+        ({"group": "world"}, "'world' is not a process group of this rank"),
         ({"output": "first"}, "choose from all, last"),
         ({"timeout": 0}, "number of seconds"),
         ({"timeout": True}, "number of seconds"),

@@ -237,8 +237,8 @@ def test_a_forked_child_may_close_and_forget_a_pipeline(made: Made, kind: str) -
 
 def test_a_forked_child_reads_weights_that_a_thread_of_its_parent_was_reading() -> None:
     with lazy_weights._LOCK:
-        assert in_a_child(lambda: lazy_weights.fill([])) == "None"
-    lazy_weights.fill([])
+        assert in_a_child(lambda: lazy_weights.materialize([])) == "None"
+    lazy_weights.materialize([])
 
 
 def test_a_script_forks_while_a_stage_works_and_both_processes_end() -> None:

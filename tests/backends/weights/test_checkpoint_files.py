@@ -41,7 +41,7 @@ def reference(path: Path) -> dict[str, Any] | None:
 
 
 # What is refused here alone: the format forbids to say a name twice, and torch has no such dtype or size.
-STRICTER = ("one name twice", "known are", "which is no dtype with a shape", "no index")
+STRICTER = ("one name twice", "known are", "which is not a dtype with a shape", "not an index")
 
 
 def agree(path: Path) -> bool:
@@ -262,7 +262,7 @@ def test_an_index_that_is_as_large_as_weights_is_none(tmp_path: Path) -> None:
     path = index_of(tmp_path, {})
     with path.open("r+b") as file:
         file.truncate(10**9)
-    with pytest.raises(PartitionError, match="no index"):
+    with pytest.raises(PartitionError, match="not an index"):
         open_checkpoint(path)
 
 

@@ -26,7 +26,13 @@ from fx_partition.backends.l2partition import l2partition
 from fx_partition.backends.weights import lazy_weights
 from fx_partition.backends.weights import load as weights_load
 from fx_partition.backends.weights.checkpoint import open_checkpoint
-from fx_partition.backends.weights.lazy_weights import fill, fills_first, fingerprint, is_hollow, make_hollow
+from fx_partition.backends.weights.lazy_weights import (
+    fingerprint,
+    is_lazy,
+    make_lazy,
+    materialize,
+    materialize_on_first_call,
+)
 
 WIDTH = 64  # a linear layer is 16.25 KiB
 
@@ -109,8 +115,8 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def hollow_names(model: nn.Module) -> set[str]:
-    return {name for name, tensor in tensors(model).items() if is_hollow(tensor)}
+def lazy_names(model: nn.Module) -> set[str]:
+    return {name for name, tensor in tensors(model).items() if is_lazy(tensor)}
 
 
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
@@ -129,16 +135,16 @@ def mapped(path: Path) -> int:
 def test_each_form_of_checkpoint_is_read_when_filled(net: Net, tmp_path: Path, form: str, build: Any) -> None:
     model = build()
     fx_partition.load_stage_weights(model, save(net, form, tmp_path), others=OTHERS)
-    assert hollow_names(model) == tensors(net).keys() - AT_ONCE
+    assert lazy_names(model) == tensors(net).keys() - AT_ONCE
     assert model.head.weight is model.embed.weight
     assert isinstance(model.embed.weight, nn.Parameter) and not isinstance(model.scale, nn.Parameter)
     assert "scale" not in model.state_dict()
     assert torch.equal(model(IDS), net(IDS))  # what is not read yet can be read
     known, versions = tensors(model), {name: tensor._version for name, tensor in tensors(model).items()}
-    fill(model.layers[0].parameters())
-    assert hollow_names(model) == tensors(net).keys() - AT_ONCE - {"layers.0.weight", "layers.0.bias"}
-    fill([*known.values(), 3, None])
-    assert not hollow_names(model) and same(tensors(model), tensors(net))
+    materialize(model.layers[0].parameters())
+    assert lazy_names(model) == tensors(net).keys() - AT_ONCE - {"layers.0.weight", "layers.0.bias"}
+    materialize([*known.values(), 3, None])
+    assert not lazy_names(model) and same(tensors(model), tensors(net))
     assert all(tensor is known[name] and tensor._version == versions[name] for name, tensor in tensors(model).items())
 
 
@@ -146,7 +152,7 @@ def test_files_are_let_go_once_all_is_read(net: Net, tmp_path: Path) -> None:
     model, path = on_meta(), sharded(net, tmp_path)
     fx_partition.load_stage_weights(model, path, others=OTHERS)
     assert mapped(tmp_path) == 2
-    fill(tensors(model).values())
+    materialize(tensors(model).values())
     assert mapped(tmp_path) == 0
 
 
@@ -164,7 +170,7 @@ def test_compiled_as_if_loaded_the_usual_way(net: Net, tmp_path: Path, options: 
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "file", tmp_path), others=OTHERS)
     found = compiled_logits(model, **options)
-    assert not hollow_names(model) and mapped(tmp_path) == 0
+    assert not lazy_names(model) and mapped(tmp_path) == 0
     assert torch.equal(found, compiled_logits(net, **options))
     assert same(model.state_dict(), net.state_dict())
 
@@ -190,7 +196,7 @@ def test_code_of_one_model_reads_the_weights_of_another(tmp_path: Path, options:
         with torch.no_grad():
             for _ in range(2):
                 torch.testing.assert_close(run(IDS), usual(IDS))
-        assert not hollow_names(model)
+        assert not lazy_names(model)
     assert count.frame_count == 1
 
 
@@ -204,24 +210,24 @@ def test_code_of_a_model_loaded_the_usual_way_reads_the_weights_of_another(
     with torch.no_grad():
         for each in (net, model):
             torch.testing.assert_close(torch.compile(each, backend=count)(IDS), net(IDS))
-    assert count.frame_count == 1 and not hollow_names(model)
+    assert count.frame_count == 1 and not lazy_names(model)
 
 
 def test_a_weight_at_the_address_of_one_that_is_gone_is_read() -> None:
     source = torch.arange(4.0)
-    run = fills_first(lambda weight: None, [0])
+    run = materialize_on_first_call(lambda weight: None, [0])
     for _ in range(9):
-        weight = make_hollow(source, source, source.device, ours=False)
-        assert is_hollow(weight)
+        weight = make_lazy(source, source, source.device, ours=False)
+        assert is_lazy(weight)
         run(weight)
-        assert not is_hollow(weight)
+        assert not is_lazy(weight)
         del weight
 
 
 def test_trains_as_if_loaded_the_usual_way(net: Net, tmp_path: Path) -> None:
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "torch", tmp_path), others=OTHERS)
-    optimisers = [torch.optim.SGD(m.parameters(), 0.1) for m in (model, net)]  # one that knows hollow weights
+    optimisers = [torch.optim.SGD(m.parameters(), 0.1) for m in (model, net)]  # one that knows lazy weights
     for trained, optimiser in zip((model, net), optimisers, strict=True):
         torch._dynamo.reset()
         run = torch.compile(trained, backend="l2partition", options={"cache_bytes": "40KiB"})
@@ -237,7 +243,7 @@ def test_a_plan_that_cannot_be_made_reads_nothing(net: Net, tmp_path: Path) -> N
     fx_partition.load_stage_weights(model, save(net, "file", tmp_path), others=OTHERS)
     with pytest.raises(Exception, match=r"oversize="), torch.no_grad():
         compiled_logits(model, cache_bytes="4KiB", oversize="error")
-    assert len(hollow_names(model)) == len(tensors(net)) - len(AT_ONCE)
+    assert len(lazy_names(model)) == len(tensors(net)) - len(AT_ONCE)
 
 
 def test_a_split_model_reads_nothing_before_it_runs(net: Net, tmp_path: Path) -> None:
@@ -246,7 +252,7 @@ def test_a_split_model_reads_nothing_before_it_runs(net: Net, tmp_path: Path) ->
     with torch.no_grad():
         parts = fx_partition.split(model, IDS, cache_bytes="40KiB")
         assert parts.plan.num_partitions > 1
-        assert hollow_names(model) == tensors(net).keys() - AT_ONCE and torch.equal(parts(IDS), net(IDS))
+        assert lazy_names(model) == tensors(net).keys() - AT_ONCE and torch.equal(parts(IDS), net(IDS))
 
 
 def test_a_pipeline_reads_the_weights_of_its_stages(tmp_path: Path) -> None:
@@ -260,7 +266,7 @@ def test_a_pipeline_reads_the_weights_of_its_stages(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # stages take turns on the one group of cores
         pipe = fx_partition.pipeline(model, x, cache_bytes="20KiB", devices=["cores:0"], on_shortage="wrap")
     with pipe:
-        assert pipe.plan.num_partitions == 3 and not hollow_names(model) and mapped(tmp_path) == 0
+        assert pipe.plan.num_partitions == 3 and not lazy_names(model) and mapped(tmp_path) == 0
         assert same(tensors(model), tensors(usual))
         assert torch.allclose(pipe(x), usual(x), atol=1e-6)
 
@@ -285,7 +291,7 @@ def test_what_is_missing_or_unlike_is_listed_and_nothing_changed(net: Net, tmp_p
 
 
 def test_what_the_model_lacks_is_named_in_a_warning(net: Net) -> None:
-    with pytest.warns(PartitionWarning, match="left out: adapter, more"):
+    with pytest.warns(PartitionWarning, match="not loaded: adapter, more"):
         fx_partition.load_stage_weights(
             on_meta(), {**net.state_dict(), "more": torch.ones(1), "adapter": torch.ones(1)}, others=OTHERS
         )
@@ -297,7 +303,7 @@ def test_what_is_real_stays(net: Net) -> None:
     kept = tensors(model.norm)
     fx_partition.load_stage_weights(model, net.state_dict())
     assert all(tensors(model.norm)[name] is tensor for name, tensor in kept.items()) and model.scale.sum() == WIDTH
-    assert len(hollow_names(model)) == len(tensors(model)) - len(kept) - 1
+    assert len(lazy_names(model)) == len(tensors(model)) - len(kept) - 1
     with pytest.warns(PartitionWarning, match="nothing is loaded"):
         fx_partition.load_stage_weights(net, {})
 
@@ -305,7 +311,7 @@ def test_what_is_real_stays(net: Net) -> None:
 def test_weights_tied_in_one_of_model_and_checkpoint_alone(net: Net) -> None:
     state = net.state_dict()
     state["head.weight"] = state["embed.weight"] + 1
-    with pytest.raises(PartitionError, match=r"embed\.weight, head\.weight are one tensor in the model and not equal"):
+    with pytest.raises(PartitionError, match=r"embed\.weight, head\.weight are one tensor in the model, and differ in"):
         fx_partition.load_stage_weights(on_meta(), state, others=OTHERS)
     pair = {"0.weight": state["embed.weight"], "1.weight": state["embed.weight"]}
     model = on_meta(lambda: nn.Sequential(*(nn.Linear(WIDTH, 100, bias=False) for _ in range(2))))
@@ -322,8 +328,8 @@ def test_values_written_before_they_were_read_are_kept(net: Net, tmp_path: Path)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         model.layers[0].weight.add_(1)
-    assert is_hollow(model.layers[0].weight) and not hollow_names(twin)
-    fill(model.parameters())
+    assert is_lazy(model.layers[0].weight) and not lazy_names(twin)
+    materialize(model.parameters())
     assert torch.equal(model.layers[0].weight, net.layers[0].weight + 1)
     assert same(tensors(twin), tensors(net)) and Path(path).read_bytes() == bits
 
@@ -332,8 +338,8 @@ def test_what_was_moved_is_not_read_again(net: Net) -> None:
     model = on_meta()
     fx_partition.load_stage_weights(model, net.state_dict(), others=OTHERS)
     model.double()
-    assert not hollow_names(model)
-    fill(model.parameters())
+    assert not lazy_names(model)
+    materialize(model.parameters())
     assert same(tensors(model), tensors(net.double()))
 
 
@@ -345,8 +351,8 @@ def test_layouts_of_the_model_and_modules_with_references(tmp_path: Path) -> Non
     usual, model = build(), on_meta(build)
     save_file(untied(usual), tmp_path / "model.safetensors")
     fx_partition.load_stage_weights(model, tmp_path)
-    assert not is_hollow(model["conv"].weight) and is_hollow(model["thin"].weight)
-    fill(model.parameters())
+    assert not is_lazy(model["conv"].weight) and is_lazy(model["thin"].weight)
+    materialize(model.parameters())
     assert same(tensors(model), tensors(usual))
     x = torch.randn(2, 1, 8)
     assert torch.equal(model["lstm"](x)[0], usual["lstm"](x)[0])
@@ -363,7 +369,7 @@ def test_strides_are_the_models_as_load_state_dict_leaves_them(given: bool) -> N
 
     model = on_meta(build)
     fx_partition.load_stage_weights(model, {} if given else state, others=state if given else None)
-    assert model.weight.stride() == (3, 1) and not hollow_names(model)
+    assert model.weight.stride() == (3, 1) and not lazy_names(model)
     assert all(torch.equal(found, state[name]) for name, found in tensors(model).items())
     with torch.no_grad():
         model.weight.zero_(), model.repeated.zero_()
@@ -376,7 +382,7 @@ def test_under_inference_mode(net: Net, tmp_path: Path) -> None:
         fx_partition.load_stage_weights(model, save(net, "mapping", tmp_path), others=OTHERS)
         run = torch.compile(model, backend="l2partition", options={"cache_bytes": "40KiB"})
         assert torch.allclose(run(IDS), net(IDS), atol=1e-5)
-        assert not hollow_names(model)
+        assert not lazy_names(model)
     assert not model.embed.weight.is_inference() and same(tensors(model), tensors(net))
 
 
@@ -412,10 +418,10 @@ def broken(path: Path, kind: str) -> tuple[Path, str]:
         index = path / "model.safetensors.index.json"
         weight_map = {"bias": "other.safetensors"} if kind == "lost shard" else {"bias": "model.safetensors"}
         index.write_text(json.dumps({"weight_map": weight_map}))
-        return index, "not beside it: other" if kind == "lost shard" else "lack: bias"
+        return index, "do not exist: other" if kind == "lost shard" else "lack: bias"
     elif kind == "nested":
         torch.save({"model": {"weight": torch.ones(1)}, "step": 3}, path / "a.pt")
-        return path / "a.pt", "'model', 'step' and no state_dict"
+        return path / "a.pt", "'model', 'step' and is not a state_dict"
     elif kind == "old":
         torch.save({"weight": torch.ones(1)}, path / "a.pt", _use_new_zipfile_serialization=False)
         return path / "a.pt", "cannot be mapped"
@@ -468,7 +474,7 @@ def test_tensors_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
     empty = {"none": {**ENTRY, "shape": [0], "data_offsets": [8, 8]}, "__metadata__": {"format": "pt"}}
     assert open_checkpoint(with_header(tmp_path, {**apart, **empty})).tensors.keys() == {"a", "b", "none"}
     for offsets in ([4, 12], [8, 16]):
-        with pytest.raises(PartitionError, match=r"model.safetensors is damaged: (a|b) and (b|c) lie over one another"):
+        with pytest.raises(PartitionError, match=r"model.safetensors is damaged: (a|b) and (b|c) overlap"):
             open_checkpoint(with_header(tmp_path, {**apart, "c": {**half, "data_offsets": offsets}}))
 
 
@@ -489,7 +495,7 @@ def test_numbers_of_every_type_also_where_they_are_not_aligned(tmp_path: Path) -
             model.register_buffer(key.replace(".", "_"), tensor.to("meta"))
         opened = fx_partition.backends.weights.checkpoint.open_checkpoint(tmp_path / f"{name}.safetensors").tensors
         fx_partition.load_stage_weights(model, {key.replace(".", "_"): tensor for key, tensor in opened.items()})
-        fill(model.buffers())
+        materialize(model.buffers())
         for key, tensor in expected.items():
             found = model.get_buffer(key.replace(".", "_"))
             assert found.dtype == tensor.dtype and found.shape == tensor.shape
@@ -500,8 +506,8 @@ def test_fingerprints_tell_contents_and_not_where_they_are(net: Net, tmp_path: P
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "index", tmp_path), others=OTHERS)
     real = fingerprint(tensors(net))
-    assert fingerprint(tensors(model)) == real and hollow_names(model)
-    fill(model.parameters())
+    assert fingerprint(tensors(model)) == real and lazy_names(model)
+    materialize(model.parameters())
     assert fingerprint(tensors(model)) == real
     assert (
         fingerprint(fx_partition.backends.weights.checkpoint.open_checkpoint(tmp_path).tensors).items() < real.items()
@@ -524,16 +530,16 @@ def test_fingerprints_tell_contents_and_not_where_they_are(net: Net, tmp_path: P
 def no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU as a device that cannot read mapped files."""
     for module in (lazy_weights, weights_load):
-        monkeypatch.setattr(module, "lies_in_file", lambda device: False)
+        monkeypatch.setattr(module, "stays_in_file", lambda device: False)
 
 
 def check_without_memory(net: Net, path: Any, device: str) -> None:
     model = on_meta()
     fx_partition.load_stage_weights(model, path, device=device, others=OTHERS)
-    assert all(tensors(model)[name].untyped_storage().nbytes() == 0 for name in hollow_names(model))
-    assert hollow_names(model) == tensors(net).keys() - AT_ONCE
+    assert all(tensors(model)[name].untyped_storage().nbytes() == 0 for name in lazy_names(model))
+    assert lazy_names(model) == tensors(net).keys() - AT_ONCE
     assert fingerprint(tensors(model)) == fingerprint(tensors(net))
-    with pytest.raises(RuntimeError, match=r"a call that is not compiled .* of them, embed\.weight for one"):
+    with pytest.raises(RuntimeError, match=r"a call that is not compiled .* of them, such as embed\.weight"):
         model(IDS.to(device))
     with pytest.raises(RuntimeError, match=r"state_dict\(\) needs all weights of Net"):
         model.state_dict()
@@ -572,7 +578,7 @@ def test_models_of_transformers(name: str, tmp_path: Path) -> None:
     save_file(untied(usual), tmp_path / "model.safetensors")
     others = {n: b for n, b in usual.named_buffers() if n not in usual.state_dict()}
     fx_partition.load_stage_weights(model, tmp_path, others=others)
-    assert hollow_names(model) == tensors(usual).keys() - others.keys()
+    assert lazy_names(model) == tensors(usual).keys() - others.keys()
     args, kwargs = family.inputs(2)
     results = []
     for each in (model, usual):
@@ -580,7 +586,7 @@ def test_models_of_transformers(name: str, tmp_path: Path) -> None:
         with torch.no_grad():
             run = torch.compile(each, backend="l2partition", options={"cache_bytes": "512KiB"})
             results.append(family.output(run(*args, **kwargs)))
-    assert not hollow_names(model) and same(tensors(model), tensors(usual))
+    assert not lazy_names(model) and same(tensors(model), tensors(usual))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -590,7 +596,7 @@ import json, sys, torch, fx_partition
 from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
-from fx_partition.backends.weights.lazy_weights import fill
+from fx_partition.backends.weights.lazy_weights import materialize
 
 def status(key):
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
@@ -603,7 +609,7 @@ def model():
 def a_quarter(path):
     mine = model()
     fx_partition.load_stage_weights(mine, path)
-    fill(mine[4:8].parameters())
+    materialize(mine[4:8].parameters())
     assert all((p == i / 7).all() for i in range(4, 8) for p in mine[i].parameters())
 
 def usual(path):
