@@ -491,7 +491,7 @@ def test_a_shared_weight_is_copied_once_and_copies_die_with_the_graph() -> None:
         run = torch.compile(model, backend="l2partition", options=options)
         assert close(run(x), model(x))
     stages = stages_of(model)
-    reading = [s for s in stages if any("shared" in n.name and "weight" in n.name for n in s.stub.inputs)]
+    reading = [s for s in stages if any("shared" in n.name and "weight" in n.name for n in s.partition.inputs)]
     assert len(reading) == 2, "the weight must be needed by two stages"
     assert len(copies) - before == 4  # two weights and two biases
     del run, stages, reading
@@ -512,7 +512,7 @@ def run_stages(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         arguments = [results[node.name] for node in graph.graph.find_nodes(op="placeholder")]
         given = graph(*arguments)
         output = next(iter(reversed(graph.graph.nodes)))
-        kept = [n for n in stage.stub.outputs if n in stage.boundaries.returned or not _tensor(n)]
+        kept = [n for n in stage.partition.outputs if n in stage.boundaries.returned or not _tensor(n)]
         assert len(kept) == len(given) == len(output.args[0])
         results |= {node.name: value for node, value in zip(kept, given, strict=True)}
     return results
@@ -551,7 +551,7 @@ def test_stage_graphs_say_what_crosses_and_run_as_they_are() -> None:
         results = run_stages(model, dict(zip(names, inputs, strict=True)))
         whole = gm(*inputs)[0]
     stages = stages_of(model)
-    last = stages[-1].stub.outputs[-1].name
+    last = stages[-1].partition.outputs[-1].name
     assert torch.equal(results[last], whole) and close(whole, expected)
 
     sent, received = {}, {}

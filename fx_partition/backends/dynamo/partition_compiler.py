@@ -36,9 +36,10 @@ def compile_partitions(
     graph = microbatches.refake(context.captured) if microbatches else None
     if graph:
         context = context.with_values(graph.refaked)
-    stubs = split_stages(context.captured, plan, context.memory)
-    boundaries = Boundaries(context.captured, stubs)
-    stages = [Stage(i, device, stub, boundaries) for i, (stub, device) in enumerate(zip(stubs, devices, strict=True))]
+    partitions = split_stages(context.captured, plan, context.memory)
+    boundaries = Boundaries(context.captured, partitions)
+    placed = zip(partitions, devices, strict=True)
+    stages = [Stage(i, device, partition, boundaries) for i, (partition, device) in enumerate(placed)]
     for stage in stages:
         _refuse_training_elsewhere(stage, context)
     lowered = lower(context, stages)
@@ -57,12 +58,11 @@ def compile_partitions(
 
 def _allocated(context: GraphContext, lowered: Lowered) -> tuple[int | None, ...]:
     """Return the bytes that each stage allocates; stages that share code are measured once."""
-    measured = {
-        i: measured_bytes(
-            context, lowered.compiled[i], lowered.stages[i].stub.inputs, lowered.inputs[i], lowered.stages[i].device
-        )
-        for i in lowered.first_of_kind
-    }
+    measured = {}
+    for i in lowered.first_of_kind:
+        stage = lowered.stages[i]
+        nodes = stage.partition.inputs
+        measured[i] = measured_bytes(context, lowered.compiled[i], nodes, lowered.inputs[i], stage.device)
     return tuple(measured[i] for i in lowered.code)
 
 
@@ -70,7 +70,7 @@ def _refuse_training_elsewhere(stage: Stage, context: GraphContext) -> None:
     if not torch.is_grad_enabled():
         return
     real = context.real
-    for node in stage.stub.inputs:
+    for node in stage.partition.inputs:
         weight = real.get(node)
         if isinstance(weight, torch.nn.Parameter) and weight.requires_grad and stage.place(weight) != weight.device:
             raise PartitionError(

@@ -44,11 +44,11 @@ def assemble(
     """Return a function of the graph's inputs that runs the compiled stages in order.
 
     Args:
-        install: calls its argument with each stage and its code: a function of ``stage.stub.inputs`` that returns
-            ``stage.stub.outputs``.
+        install: calls its argument with each stage and its code: a function of ``stage.partition.inputs`` that returns
+            ``stage.partition.outputs``.
         written: the names of the inputs that the graph writes.
     """
-    graph = stitch(captured.gm.graph, [stage.stub for stage in stages])
+    graph = stitch(captured.gm.graph, [stage.partition for stage in stages])
     scope = types.SimpleNamespace()
     for node in graph.find_nodes(op="get_attr"):  # tensors that the graph itself holds, as an optimizer's does
         name = str(node.target).split(".")[0]
@@ -93,7 +93,7 @@ class _Mover:
                         self._bring(source, node, value.device)
 
     def _bring_arguments(self, call: torch.fx.Node, stage: Stage) -> None:
-        before = dict(zip(stage.stub.inputs, call.args, strict=True))
+        before = dict(zip(stage.partition.inputs, call.args, strict=True))
         for original, argument in before.items():
             if isinstance(argument, torch.fx.Node) and isinstance(value := value_of(original), torch.Tensor):
                 self._bring(argument, call, stage.place(value))

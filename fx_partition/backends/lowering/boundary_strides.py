@@ -102,13 +102,13 @@ class Crossings:
     `settle` must be called for the stages in order.
 
     Args:
-        stubs: all partitions of the graph.
+        partitions: all partitions of the graph.
         keeps_views: whether a view of a stage's argument crosses with its gaps.
     """
 
-    def __init__(self, stubs: Iterable[PartitionGraph], *, keeps_views: bool) -> None:
+    def __init__(self, partitions: Iterable[PartitionGraph], *, keeps_views: bool) -> None:
         self._keeps_views = keeps_views
-        self._taken = {node for stub in stubs for node in stub.inputs}
+        self._taken = {node for partition in partitions for node in partition.inputs}
         self._values: dict[torch.fx.Node, torch.Tensor] = {}
         self._layouts: dict[torch.fx.Node, Layout] = {}
         self._retyped: set[torch.fx.Node] = set()

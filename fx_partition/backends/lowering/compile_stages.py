@@ -36,7 +36,8 @@ class Lowered:
 
     Attributes:
         stages: the stages.
-        compiled: the code of each stage, a function of ``stage.stub.inputs`` that returns ``stage.stub.outputs``.
+        compiled: the code of each stage: a function of ``stage.partition.inputs`` that returns
+            ``stage.partition.outputs``.
         code: for each stage the index of the first stage with the same code.
         inputs: the fake inputs that each stage is compiled for.
         crossings: the values that cross the boundaries of the graph, with their strides.
@@ -55,7 +56,7 @@ class Lowered:
             put: puts the code of one stage; it is called again with the code alone once the guard holds for all sizes.
         """
         for stage, function, takes in zip(self.stages, self.compiled, self.inputs, strict=True):
-            outputs = stage.stub.outputs
+            outputs = stage.partition.outputs
             layouts, makes = self.crossings.layouts(outputs), [self.crossings.value(node) for node in outputs]
             unguarded = functools.partial(put, stage, function)
             if any(layout for _, layout in layouts):
@@ -88,11 +89,11 @@ def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Sta
     """
     graph = graph or stages
     real = context.real
-    crossings = Crossings([stage.stub for stage in graph], keeps_views=True)
+    crossings = Crossings([stage.partition for stage in graph], keeps_views=True)
     all_inputs: dict[int, list[Any]] = {}
     for stage in graph:
         all_inputs[stage.index] = stage_inputs(stage, real, crossings)
-        crossings.settle(_module(stage), stage.stub.inputs, all_inputs[stage.index], stage.stub.outputs)
+        crossings.settle(_module(stage), stage.partition.inputs, all_inputs[stage.index], stage.partition.outputs)
     inputs = [all_inputs[stage.index] for stage in stages]
     keys: Sequence[Hashable] = range(len(stages))
     if not binds_addresses(context.patches):
@@ -100,9 +101,9 @@ def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Sta
 
     def compile_stage(index: int) -> Callable[..., Any]:
         stage = stages[index]
-        module = copy.deepcopy(stage.stub.module)  # inductor owns and changes its graph
+        module = copy.deepcopy(stage.partition.module)  # inductor owns and changes its graph
         retarget(module, stage.boundaries.home, stage.device)
-        crossings.promise(module, stage.stub.outputs)
+        crossings.promise(module, stage.partition.outputs)
         results = _results(stage, crossings)
         with no_new_guards(shape_env_of(results)):  # looking at strides must not specialise the sizes
             patches = training_patches(results, context.patches)
@@ -115,16 +116,16 @@ def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Sta
 def _module(stage: Stage) -> torch.fx.GraphModule:
     """Return the graph of a stage on its device."""
     if stage.device.type == stage.boundaries.home.type == "cpu":  # retargeting would change nothing
-        return stage.stub.module
-    module = copy.deepcopy(stage.stub.module)
+        return stage.partition.module
+    module = copy.deepcopy(stage.partition.module)
     retarget(module, stage.boundaries.home, stage.device)
     return module
 
 
 def _key(stage: Stage, inputs: Sequence[Any], crossings: Crossings) -> Hashable:
-    layouts = tuple(layout for _, layout in crossings.layouts(stage.stub.outputs))
-    return stage.device, layouts, stage_key(stage.stub.module, inputs, _results(stage, crossings))
+    layouts = tuple(layout for _, layout in crossings.layouts(stage.partition.outputs))
+    return stage.device, layouts, stage_key(stage.partition.module, inputs, _results(stage, crossings))
 
 
 def _results(stage: Stage, crossings: Crossings) -> list[Any]:
-    return [crossings.value(node) for node in stage.stub.outputs]
+    return [crossings.value(node) for node in stage.partition.outputs]

@@ -29,17 +29,17 @@ from .graph_edits import write_in
 from .size_nodes import Argument, write_size
 
 
-def find_derived_sizes(stubs: Iterable[PartitionGraph]) -> set[torch.fx.Node]:
+def find_derived_sizes(partitions: Iterable[PartitionGraph]) -> set[torch.fx.Node]:
     """Return the sizes among the inputs and outputs of stages that every stage which takes them can derive.
 
     Sizes that the graph returns are among them: they follow from its inputs.
     """
     derived: set[torch.fx.Node] = set()
     others: set[torch.fx.Node] = set()
-    for stub in stubs:
-        places = _places(stub.inputs)
-        derived.update(filter(_is_size, stub.outputs))
-        for node in filter(_is_size, stub.inputs):
+    for partition in partitions:
+        places = _places(partition.inputs)
+        derived.update(filter(_is_size, partition.outputs))
+        for node in filter(_is_size, partition.inputs):
             (derived if _can_write(to_expr(value_of(node)), places) else others).add(node)
     return derived - others
 
@@ -61,19 +61,19 @@ def refuse_unreadable(index: int, inputs: Iterable[torch.fx.Node]) -> None:
             )
 
 
-def write_derived_sizes(module: torch.fx.GraphModule, stub: PartitionGraph, derived: set[torch.fx.Node]) -> None:
+def write_derived_sizes(module: torch.fx.GraphModule, partition: PartitionGraph, derived: set[torch.fx.Node]) -> None:
     """Let a stage's copy of its graph compute the derived sizes, and no longer take or return them."""
     graph = module.graph
-    taken = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    taken = dict(zip(partition.inputs, graph.find_nodes(op="placeholder"), strict=True))
     output = next(iter(reversed(graph.nodes)))
-    results = zip(stub.outputs, output.args[0], strict=True)
+    results = zip(partition.outputs, output.args[0], strict=True)
     output.args = (tuple(result for node, result in results if node not in derived),)
     with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
         read = {
             size: graph.call_function(torch.ops.aten.sym_size.int, (taken[source], dim))
-            for size, (source, dim) in _places(stub.inputs).items()
+            for size, (source, dim) in _places(partition.inputs).items()
         }
-        for node in filter(derived.__contains__, stub.inputs):
+        for node in filter(derived.__contains__, partition.inputs):
             write_in(graph, taken[node], _write(graph, to_expr(value_of(node)), read))
     for call in read.values():
         if not call.users:

@@ -29,31 +29,31 @@ from fx_partition.passes.footprint.assumed_effects import works_in_place
 from fx_partition.passes.split.extract import PartitionGraph
 
 
-def repeat_views(stubs: list[PartitionGraph], returned: Collection[torch.fx.Node]) -> list[PartitionGraph]:
+def repeat_views(partitions: list[PartitionGraph], returned: Collection[torch.fx.Node]) -> list[PartitionGraph]:
     """Return the partitions of a graph so that none has two arguments that share memory which it writes.
 
     A view that cannot be made in the partition stays an argument.
 
     Args:
-        stubs: all partitions; their graphs are changed.
+        partitions: all partitions; their graphs are changed.
         returned: the nodes that the whole graph returns.
     """
-    made = {node for stub in stubs for node in stub.outputs}
-    repeated = [_repeat(stub, made) for stub in stubs]
-    if all(new is old for new, old in zip(repeated, stubs, strict=True)):
-        return stubs
-    needed = {node for stub in repeated for node in stub.inputs} | {*returned}
-    return [_return_only(stub, needed) for stub in repeated]
+    made = {node for partition in partitions for node in partition.outputs}
+    repeated = [_repeat(partition, made) for partition in partitions]
+    if all(new is old for new, old in zip(repeated, partitions, strict=True)):
+        return partitions
+    needed = {node for partition in repeated for node in partition.inputs} | {*returned}
+    return [_return_only(partition, needed) for partition in repeated]
 
 
-def _repeat(stub: PartitionGraph, made: Collection[torch.fx.Node]) -> PartitionGraph:
-    graph = stub.module.graph
-    shared = Counter(storage for node in stub.inputs for storage in _storages(node))
+def _repeat(partition: PartitionGraph, made: Collection[torch.fx.Node]) -> PartitionGraph:
+    graph = partition.module.graph
+    shared = Counter(storage for node in partition.inputs for storage in _storages(node))
     operands = (source for node in graph.nodes if _may_write(node) for source in node.all_input_nodes)
     written = {storage for source in operands for storage in _storages(source) if shared[storage] > 1}
-    if not written or any(map(sets_grad_mode, graph.nodes)):  # a view made at the start would have another grad mode
-        return stub
-    placeholders = dict(zip(stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+    if not written or any(_sets_grad_mode(node) for node in graph.nodes):
+        return partition
+    placeholders = dict(zip(partition.inputs, graph.find_nodes(op="placeholder"), strict=True))
     _add_bases(graph, placeholders, written, made)
     first = next(node for node in graph.nodes if node.op != "placeholder")
     kept = dict(placeholders)
@@ -68,8 +68,8 @@ def _repeat(stub: PartitionGraph, made: Collection[torch.fx.Node]) -> PartitionG
         placeholder.replace_all_uses_with(copies[node])
         del kept[node]
         graph.erase_node(placeholder)
-    stub.module.recompile()
-    return replace(stub, inputs=tuple(kept))
+    partition.module.recompile()
+    return replace(partition, inputs=tuple(kept))
 
 
 def _add_bases(
@@ -133,13 +133,13 @@ def _sets_grad_mode(node: torch.fx.Node) -> bool:
     return getattr(node.target, "__name__", "") == "_set_grad_enabled"
 
 
-def _return_only(stub: PartitionGraph, needed: Collection[torch.fx.Node]) -> PartitionGraph:
+def _return_only(partition: PartitionGraph, needed: Collection[torch.fx.Node]) -> PartitionGraph:
     """Return the partition without the results that are not needed any more."""
-    outputs = tuple(node for node in stub.outputs if node in needed)
-    if outputs == stub.outputs:
-        return stub
-    output = next(iter(reversed(stub.module.graph.nodes)))
+    outputs = tuple(node for node in partition.outputs if node in needed)
+    if outputs == partition.outputs:
+        return partition
+    output = next(iter(reversed(partition.module.graph.nodes)))
     results: Iterator[torch.fx.Node] = iter(output.args[0])
-    output.args = (tuple(r for r, node in zip(results, stub.outputs, strict=True) if node in needed),)
-    stub.module.recompile()
-    return replace(stub, outputs=outputs)
+    output.args = (tuple(r for r, node in zip(results, partition.outputs, strict=True) if node in needed),)
+    partition.module.recompile()
+    return replace(partition, outputs=outputs)

@@ -49,17 +49,17 @@ def split_stages(captured: CapturedGraph, plan: Plan, memory: GraphMemory) -> li
         captured, memory: the planned graph (see `graph_context.planned_with_memory`).
     """
     returned = next(iter(reversed(captured.gm.graph.nodes))).all_input_nodes
-    stubs = repeat_views(cut(captured, plan), returned)
-    for stub, written in zip(stubs, received_writes(memory, [p.nodes for p in plan.partitions]), strict=True):
-        _write_copies(stub, written)
-    return stubs
+    partitions = repeat_views(cut(captured, plan), returned)
+    for partition, written in zip(partitions, received_writes(memory, [p.nodes for p in plan.partitions]), strict=True):
+        _write_copies(partition, written)
+    return partitions
 
 
-def _write_copies(stub: PartitionGraph, written: frozenset[str]) -> None:
-    graph = stub.module.graph
+def _write_copies(partition: PartitionGraph, written: frozenset[str]) -> None:
+    graph = partition.module.graph
     placeholders = graph.find_nodes(op="placeholder")
     copies: dict[int, torch.fx.Node] = {}
-    for node, placeholder in zip(stub.inputs, placeholders, strict=True):
+    for node, placeholder in zip(partition.inputs, placeholders, strict=True):
         if node.name in written:
             other = copies.setdefault(id(value_of(node).untyped_storage()), node)
             if other is not node:  # in two copies a write into one would not be seen in the other
@@ -71,7 +71,7 @@ def _write_copies(stub: PartitionGraph, written: frozenset[str]) -> None:
                 copied = graph.call_method("clone", (placeholder,))
             copied.meta = dict(placeholder.meta)
             placeholder.replace_all_uses_with(copied, delete_user_cb=lambda user, copied=copied: user is not copied)
-    stub.module.recompile()
+    partition.module.recompile()
 
 
 class Boundaries:
@@ -85,11 +85,11 @@ class Boundaries:
         home: the device of the model.
     """
 
-    def __init__(self, captured: CapturedGraph, stubs: list[PartitionGraph]) -> None:
-        self.maker = {node: index for index, stub in enumerate(stubs) for node in stub.outputs}
+    def __init__(self, captured: CapturedGraph, partitions: list[PartitionGraph]) -> None:
+        self.maker = {node: index for index, partition in enumerate(partitions) for node in partition.outputs}
         self.takers: dict[torch.fx.Node, list[int]] = {}
-        for index, stub in enumerate(stubs):
-            for node in stub.inputs:
+        for index, partition in enumerate(partitions):
+            for node in partition.inputs:
                 if node in self.maker:
                     self.takers.setdefault(node, []).append(index)
         output = next(iter(reversed(captured.gm.graph.nodes)))
@@ -117,13 +117,13 @@ class Stage:
     Attributes:
         index: the index of the partition.
         device: the device that runs it.
-        stub: its graph, and the nodes of the whole graph that are its inputs and outputs.
+        partition: its graph, and the nodes of the whole graph that are its inputs and outputs.
         boundaries: the boundaries of the whole graph.
     """
 
     index: int
     device: torch.device
-    stub: PartitionGraph
+    partition: PartitionGraph
     boundaries: Boundaries
 
     def place(self, value: torch.Tensor) -> torch.device:
@@ -136,15 +136,15 @@ class Stage:
         Inputs, sizes and weights of the whole graph are placeholders; tensors of other stages arrive by ``recv``, and
         results for them leave by ``send``. It returns its results of the whole graph, and numbers for other stages.
         """
-        graph = copy.deepcopy(self.stub.module.graph)
-        taken = dict(zip(self.stub.inputs, graph.find_nodes(op="placeholder"), strict=True))
+        graph = copy.deepcopy(self.partition.module.graph)
+        taken = dict(zip(self.partition.inputs, graph.find_nodes(op="placeholder"), strict=True))
         self._receive(graph, taken)
         self._send(graph)
         graph.lint()
-        return torch.fx.GraphModule(self.stub.module, graph, class_name=f"Stage{self.index}")
+        return torch.fx.GraphModule(self.partition.module, graph, class_name=f"Stage{self.index}")
 
     def _receive(self, graph: torch.fx.Graph, taken: dict[torch.fx.Node, torch.fx.Node]) -> None:
-        senders = {node: self.boundaries.sender(node, self.index) for node in self.stub.inputs if _is_tensor(node)}
+        senders = {node: self.boundaries.sender(node, self.index) for node in self.partition.inputs if _is_tensor(node)}
         received = [node for node, peer in senders.items() if peer is not None]
         shapes = {node: [to_expr(size) for size in value_of(node).shape] for node in received}
         sizes = {name: taken[node] for name, node in self.boundaries.symbol_inputs.items() if node in taken}
@@ -165,7 +165,7 @@ class Stage:
         assert isinstance(results, tuple)
         kept = []
         with graph.inserting_before(output):
-            for node, value in zip(self.stub.outputs, results, strict=True):
+            for node, value in zip(self.partition.outputs, results, strict=True):
                 if _is_tensor(node):
                     for peer in self.boundaries.receivers(node, self.index):
                         graph.call_function(SEND, (value, peer, node.name))

@@ -25,7 +25,7 @@ def stage_inputs(stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Cro
         crossings: the values that cross boundaries; the stages before this one are settled.
     """
     inputs = []
-    for node in stage.stub.inputs:
+    for node in stage.partition.inputs:
         value = value_of(node)
         if not isinstance(value, torch.Tensor):
             inputs.append(value if value is not None else real[node])

@@ -45,10 +45,10 @@ def plan_states_together(
     for _ in range(2):
         plan = make(request)
         planned, planned_memory = planned_with_memory(captured, memory, plan)
-        stubs = split_stages(planned, plan, planned_memory)
-        apart = _touched_apart(memory, plan, stubs, place)
+        partitions = split_stages(planned, plan, planned_memory)
+        apart = _touched_apart(memory, plan, partitions, place)
         if not apart:
-            return plan, planned, stubs
+            return plan, planned, partitions
         if says:
             warnings.warn(f"{', '.join(apart)}: {says}", PartitionWarning, stacklevel=2)
         request = replace(request, keep_together=(*request.keep_together, *apart.values()))
@@ -56,14 +56,14 @@ def plan_states_together(
 
 
 def _touched_apart(
-    memory: GraphMemory, plan: Plan, stubs: Sequence[PartitionGraph], place: Callable[[Partition], Hashable]
+    memory: GraphMemory, plan: Plan, partitions: Sequence[PartitionGraph], place: Callable[[Partition], Hashable]
 ) -> dict[str, tuple[str, ...]]:
     """Return the states that several places take, each with the nodes that touch it."""
     places: dict[str, set[Hashable]] = {}
-    for partition, stub in zip(plan.partitions, stubs, strict=True):
-        for node in stub.inputs:
+    for planned, partition in zip(plan.partitions, partitions, strict=True):
+        for node in partition.inputs:
             if node.name in memory.written:
-                places.setdefault(node.name, set()).add(place(partition))
+                places.setdefault(node.name, set()).add(place(planned))
     steps = [(step.node, {*step.weights, *step.weight_writes}) for step in memory.steps]
     return {
         name: tuple(node for node, weights in steps if memory.weight_of[name] in weights)

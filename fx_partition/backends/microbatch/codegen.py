@@ -110,7 +110,7 @@ class _Writer:
         kept = set(output.all_input_nodes) | set(self._captured.symbol_inputs.values())
         last: dict[torch.fx.Node, int] = {}
         for stage in self._stages:
-            last |= dict.fromkeys((*stage.stub.outputs, *stage.stub.inputs), stage.index)
+            last |= dict.fromkeys((*stage.partition.outputs, *stage.partition.inputs), stage.index)
         result: dict[int, list[torch.fx.Node]] = {}
         for node, index in last.items():
             if node not in kept and node not in self._captured.weights:
@@ -119,9 +119,9 @@ class _Writer:
 
     def _write_stage(self, stage: Stage) -> None:
         call = f"self.{PREFIX}{stage.index}"
-        names = [self._name(node) for node in stage.stub.inputs]
-        lists = [name for name, node in zip(names, stage.stub.inputs, strict=True) if node in self._lists]
-        results = "".join(f"{node.name}, " for node in stage.stub.outputs)
+        names = [self._name(node) for node in stage.partition.inputs]
+        lists = [name for name, node in zip(names, stage.partition.inputs, strict=True) if node in self._lists]
+        results = "".join(f"{node.name}, " for node in stage.partition.outputs)
         target = f"{results}= " if results else ""
         if not lists:
             self._lines.append(f"{target}{call}({', '.join(names)})")
@@ -130,7 +130,7 @@ class _Writer:
         variables = "".join(f"_of_{name}, " for name in lists)
         calls = f"[{call}({', '.join(each)}) for {variables}in zip({', '.join(lists)})]"
         self._lines.append(f"{target}zip(*{calls})" if results else calls)
-        self._lists.update(stage.stub.outputs)
+        self._lists.update(stage.partition.outputs)
 
     def _name(self, node: torch.fx.Node) -> str:
         if node.op != "get_attr":

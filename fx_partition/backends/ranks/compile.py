@@ -115,7 +115,7 @@ def _compile(
     failed: Exception | None = None
     document = {"error": "", "guards": "[]"}
     try:
-        materialize(real[node] for stage in own for node in stage.stub.inputs if node in real)
+        materialize(real[node] for stage in own for node in stage.partition.inputs if node in real)
         lowered = lower(context, own, graph=stages)
         if env:
             document["guards"] = guards_to_text(guard.expr for guard in env.guards[before:])

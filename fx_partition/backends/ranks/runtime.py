@@ -28,12 +28,12 @@ class RankFunction:
     """The compiled function of a graph on one rank.
 
     Args:
-        captured: the graph that was split into the stages.
-        stages: the stages of this rank, in order.
-        compiled: their code, from ``stage.stub.inputs`` to ``stage.stub.outputs``.
-        messages: the messages of the whole graph.
-        team: the ranks; all ranks make the functions of their graphs in the same order.
-        names: by rank, a description of its stages.
+        captured: the graph that the stages were cut from.
+        stages: this rank's, in order.
+        compiled: their code, taking ``stage.partition.inputs`` and returning ``stage.partition.outputs``.
+        messages: those of the whole graph.
+        team: the ranks; each makes the functions of its graphs in the same order.
+        names: by rank, the stages that it runs, for people.
         device: the device of this rank's stages.
         microbatches: how a call is split; None: the batch runs whole.
 
@@ -57,7 +57,7 @@ class RankFunction:
         self._names = names
         self._tag = team.next_graph() * TAGS
         self._placeholders = captured.gm.graph.find_nodes(op="placeholder")
-        read = {node for stage in stages for node in stage.stub.inputs}
+        read = {node for stage in stages for node in stage.partition.inputs}
         self.reads = frozenset(i for i, node in enumerate(self._placeholders) if node in read)
         self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op == "get_attr"}
         schedule = messages.of(team.rank)
@@ -189,7 +189,7 @@ class _CompiledStep:
     ) -> None:
         self.index, self.name = stage.index, f"stage {stage.index}"
         self.code, self.early, self.receives, self.sends = code, early, receives, sends
-        self.inputs, self.outputs = stage.stub.inputs, stage.stub.outputs
+        self.inputs, self.outputs = stage.partition.inputs, stage.partition.outputs
         self.dead: list[torch.fx.Node] = []
 
 

@@ -95,7 +95,7 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
 
     def install(put: Callable[[Stage, Callable[..., Any]], None]) -> None:
         for stage in stages:
-            put(stage, stage.stub.module)
+            put(stage, stage.partition.module)
 
     run = assemble(captured, stages, install, frozenset({"state"}))
     for i in range(3):

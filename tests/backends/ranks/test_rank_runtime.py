@@ -93,7 +93,7 @@ def rank_functions(captured: CapturedGraph, ranks: Sequence[int], size: int, out
     for rank in range(size):
         own = [stage for stage in stages if ranks[stage.index] == rank]
         team: Any = Rank(lines, rank, size)
-        functions.append(RankFunction(captured, own, [s.stub.module for s in own], messages, team, {}, CPU))
+        functions.append(RankFunction(captured, own, [s.partition.module for s in own], messages, team, {}, CPU))
     return functions
 
 
