@@ -97,9 +97,9 @@ def pipeline(
     plan, captured, partitions = plan_states_together(
         traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
     )
-    materialize((*captured.weights.values(), *captured.gm.parameters(), *captured.gm.buffers()))
-    program = make_program(captured, stubs, facts.written)
-    signature = Signature(captured, program, _examples(model, example_inputs))
+    materialize((*captured.weights.values(), *all_tensors(captured.gm).values()))
+    program = make_program(captured, partitions, facts.written)
+    signature = RequestSignature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:

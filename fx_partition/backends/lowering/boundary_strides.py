@@ -227,7 +227,7 @@ def _run(
     try:
         with grad_mode, no_new_guards(mode.shape_env), enable_python_dispatcher(), mode:
             dummy_inputs = [_dummy_input(value) for value in takes]
-            with left_regions(interpreter.values), InductorDecompositions():
+            with left_modes(module.graph, interpreter.values), InductorDecompositions():
                 made = list(interpreter.run(*dummy_inputs, enable_io_processing=False))
     except Exception as error:  # an operator may refuse these fakes; the graph keeps the promise for any strides
         _log.debug("the strides of a stage's results are those of the trace: %s: %s", type(error).__name__, error)
@@ -247,12 +247,6 @@ class _StageInterpreter(ShapeInterpreter):
             return super().run_node(n)
         self.values[n] = traced
         return traced
-
-
-def _opens_a_mode(node: torch.fx.Node) -> bool:
-    """Return whether a node enters inference mode or vmap, which a failed run would not leave; autocast is left."""
-    name = getattr(node.target, "__name__", "")
-    return ("enter" in name or "nesting" in name) and not is_region_handle(node)
 
 
 def _is_like(made: Any, traced: Any) -> bool:

@@ -21,7 +21,6 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture.autocast_regions import sets_grad_mode
 from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import is_wrapped
 from fx_partition.passes.capture.tensor_storage import storage_key

@@ -59,14 +59,14 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
     assert ranked is not None
     team = Team.current(ranked.timeout, home, ranked.group)
     microbatches: Microbatches | None = None
-    with team.roll.alive():
+    with team.consistency.alive():
         graph: MicrobatchGraph | None = None
         if found := MicrobatchPlan.of(context):
             refuse_writes(facts)
             plan, planned = found.plan, context.planned(found.plan)
             graph = found.refake(planned.captured)
             captured = graph.captured
-            stubs = split_stages(captured, plan, planned.memory)
+            partitions = split_stages(captured, plan, planned.memory)
         else:
             plan, captured, partitions = plan_states_together(
                 captured,
@@ -78,7 +78,7 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
                 "may need more partitions or larger ones",
             )
         document = _document(captured, plan, ranked.given, context.inputs, facts.written)
-        refuse_differences(team.roll.exchange(document, "plan this graph"))
+        refuse_differences(team.consistency.exchange(document, "plan this graph"))
         team.connect()
         ranks = [partition.slot % team.size for partition in plan.partitions]
         names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
@@ -86,10 +86,11 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
         boundaries = RankBoundaries(captured, partitions, ranks, messages)
         stages = [Stage(i, home, partition, boundaries) for i, partition in enumerate(partitions)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]
-        lowered, told = _compile(team, names, own, stages, replace(context, captured=captured))
+        lowered, guards_by_rank = _compile(team, names, own, stages, replace(context, captured=captured))
         env = shape_env_of(captured.values.values())
         if env and graph:
-            guards = [*graph.refaked.guards, *(guard for text in told for guard in guards_from_text(text, env))]
+            of_ranks = (guard for text in guards_by_rank for guard in guards_from_text(text, env))
+            guards = [*graph.refaked.guards, *of_ranks]
             microbatches = Microbatches(graph, list(dict.fromkeys(guards)))
         elif env:
             for text in guards_by_rank:
@@ -108,7 +109,7 @@ def _compile(
     stages: Sequence[Stage],
     context: GraphContext,
 ) -> tuple[Lowered, list[str]]:
-    """Own stages compiled, once every rank has compiled its own, and what each rank's assume of sizes."""
+    """Compile this rank's stages and wait for all ranks; return the code, and each rank's guards on sizes as text."""
     real = context.real
     env = shape_env_of(map(value_of, real))
     before = len(env.guards) if env else 0

@@ -28,14 +28,14 @@ class Microbatches:
     def __init__(self, graph: MicrobatchGraph, guards: Sequence[sympy.Basic]) -> None:
         captured, traced, separation = graph.captured, graph.traced, graph.plan.separation
         self._sizes = list(captured.symbol_inputs.values())
-        self._cutter = graph.splitter(guards)
+        self._splitter = graph.splitter(guards)
         batch, values = graph.batch, captured.values
         self._batch = [node for node in self._sizes if to_expr(values[node]) in batch]
-        self._cut: dict[torch.fx.Node, BatchSlices] = {}
+        self._batched: dict[torch.fx.Node, BatchSlices] = {}
         for node in captured.gm.graph.find_nodes(op="placeholder"):
             if (dim := separation.inputs.get(node.name)) is not None:
                 name = captured.names.get(node, node.name)
-                self._cut[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
+                self._batched[node] = BatchSlices.of_input(values[node], dim, batch, name, written=False)
         (output,) = traced.gm.graph.find_nodes(op="output")
         pairs = zip(output.args[0], separation.outputs, strict=True)
         self._joined = [None if dim is None else BatchSlices.of_result(traced.values[leaf], dim) for leaf, dim in pairs]
@@ -51,7 +51,7 @@ class Microbatches:
             ValueError: the stages were compiled for other sizes; raised on every rank.
         """
         sizes = [table[node] for node in self._sizes]
-        blocks = self._cutter(*sizes)
+        blocks = self._splitter(*sizes)
         if not blocks:
             raise ValueError(f"inputs of the sizes {sizes} cannot be split into microbatches that the stages accept")
         tables = []

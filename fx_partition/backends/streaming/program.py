@@ -113,16 +113,16 @@ def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], 
     """
     output = next(iter(reversed(captured.gm.graph.nodes)))
     leaves, results_tree = pytree.tree_flatten(output.args[0])
-    crossings = Crossings(stubs, keeps_views=False)
-    told = find_derived_sizes(stubs)
-    numbers = _Numbers(captured, stubs, leaves, told, written)
+    crossings = Crossings(partitions, keeps_views=False)
+    derived = find_derived_sizes(partitions)
+    numbers = _ValueNumbers(captured, partitions, leaves, derived, written)
     steps = []
-    for index, stub in enumerate(stubs):
-        module = copy.deepcopy(stub.module)
-        write_derived_sizes(module, stub, told)
-        taken = [node for node in stub.inputs if node not in told]
-        constants = [node for node in taken if _is_constant(value_of(node))]
-        for node, placeholder in zip(taken, module.graph.find_nodes(op="placeholder"), strict=True):
+    for index, partition in enumerate(partitions):
+        module = copy.deepcopy(partition.module)
+        write_derived_sizes(module, partition, derived)
+        needed = [node for node in partition.inputs if node not in derived]
+        constants = [node for node in needed if _is_constant(value_of(node))]
+        for node, placeholder in zip(needed, module.graph.find_nodes(op="placeholder"), strict=True):
             if node in constants:
                 write_in(module.graph, placeholder, value_of(node))
         module.recompile()

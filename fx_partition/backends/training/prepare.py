@@ -26,7 +26,7 @@ from ..lowering.states_together import plan_states_together
 from ..lowering.torch_internals import training_patches
 from ..process_group.consistency import Document
 from ..weights.lazy_weights import materialize
-from .parameter_copies import Owner
+from .parameter_copies import ParameterCopies
 from .placement import check_stages
 from .stage_arguments import ArgumentReader
 from .stage_graphs import StageGraph, stage_graphs
@@ -122,12 +122,11 @@ class Prepared:
         """Return the modules of some stages, with tensors of their own."""
         read = {id(tensor) for module in self.modules for tensor in all_tensors(module).values()}
         unread = {name: tensor for name, tensor in self.members.by_name.items() if id(tensor) not in read}
-        # Before copies of a weight are made over its memory, which is the checkpoint's until it has been read.
-        own = [self.modules[index] for index in mine]
-        materialize(tensor for module in own for tensor in (*module.parameters(), *module.buffers()))
+        # Read weights from the checkpoint first: until then their memory is not the one that stages will share.
+        materialize(tensor for index in mine for tensor in all_tensors(self.modules[index]).values())
         if 0 in mine:
             materialize(unread.values())
-        owner = Owner(self.home, device)
+        copies = ParameterCopies(self.home, device)
         found = []
         for index in mine:
             source = self.graphs[index]
