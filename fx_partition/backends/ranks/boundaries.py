@@ -17,9 +17,9 @@ class RankBoundaries(Boundaries):
     """Boundaries between ranks: stages of one rank need no send or receive, and rank 0 sends the graph's inputs."""
 
     def __init__(
-        self, captured: CapturedGraph, stubs: list[PartitionGraph], ranks: Sequence[int], messages: Messages
+        self, captured: CapturedGraph, partitions: list[PartitionGraph], ranks: Sequence[int], messages: Messages
     ) -> None:
-        super().__init__(captured, stubs)
+        super().__init__(captured, partitions)
         self._ranks, self._messages = ranks, messages
 
     def sender(self, node: torch.fx.Node, stage: int) -> int | None:
