@@ -139,6 +139,8 @@ class Crossings:
         traced = [value_of(node) for node in outputs]
         if not any(type(value) is FakeTensor and value.layout == torch.strided for value in traced):
             return
+        # A region of torch.func is not run here, and the trace may be wrong about a result whose metadata it changes.
+        runs = not any(map(opens_whole_region, module.graph.nodes))
         key = stage_key(module, takes, traced)
         if key not in self._found:
             self._found[key] = _run(module, takes, traced, [*map(value_of, inputs)])
@@ -150,7 +152,7 @@ class Crossings:
             dense = is_dense(made)
             if self._keeps_views and not dense and is_of_argument:
                 self._keep(node, value, made)
-            elif dense or node in self._taken:
+            elif (dense and runs) or node in self._taken:
                 # A dense result of the graph too: its stage may share its code with a stage whose result crosses.
                 ordered = dense or _has_order(made)
                 self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))

@@ -199,6 +199,19 @@ def test_a_stage_that_reads_a_number_has_the_strides_of_what_it_takes(monkeypatc
     assert any("normed" in part.nodes and "expand" in part.nodes for part in graph.plan.partitions)
 
 
+def test_a_result_turned_in_a_region_of_torch_func_has_the_strides_of_eager_mode() -> None:
+    def turned(x: Tensor) -> Tensor:
+        tangent = torch.func.jvp(torch.tanh, (x,), (x,))[1]
+        gradient = torch.func.grad(lambda t: (t * t).sum())(tangent)
+        return gradient.transpose_(0, 1)
+
+    x = torch.randn(5, 8)
+    torch._dynamo.reset()
+    fast = torch.compile(turned, backend="l2partition", options={"cache_bytes": 1, "report": False})
+    with torch.no_grad():
+        assert_same(fast(x), turned(x))
+
+
 def test_a_tensor_that_is_in_order_is_not_copied() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert in_order(x, (0, 1, 2, 3)) is x
