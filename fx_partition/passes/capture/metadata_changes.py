@@ -148,7 +148,7 @@ class _Settler:
         before = list(map(layout, arguments))
         try:
             found = self._call(node)
-        except Exception as error:  # any operator may refuse fake tensors, in a way of its own
+        except Exception as error:  # any operator may refuse fake tensors, with any exception
             if not may_change_metadata(node) and not self._is_stale(traced):
                 return pytree.tree_map(self._stand_in, traced)
             raise UnreadableError(

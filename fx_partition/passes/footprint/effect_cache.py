@@ -79,7 +79,7 @@ class Effects(Generic[SeenT]):
         with under_autocast(self._regions.open):
             try:
                 effect = self._look(self._callable(node), args, kwargs, self._mode)
-            except Exception:  # any operator may refuse fake tensors, in a way of its own
+            except Exception:  # any operator may refuse fake tensors, with any exception
                 return None
         return self._without_fresh_symbols(node, effect)
 

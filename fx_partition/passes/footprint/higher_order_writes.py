@@ -56,7 +56,7 @@ def _written_inputs(
     tensors = distinct_tensors(values)
     try:
         effect = observe(body, tuple(values), {}, mode)
-    except Exception:  # any operator may refuse fake tensors, in a way of its own
+    except Exception:  # any operator may refuse fake tensors, with any exception
         return None
     changed = {id(tensors[number]) for number in effect.writes | effect.reshapes}
     return {place for place, value in zip(inputs, values, strict=True) if id(value) in changed}

@@ -2,7 +2,7 @@
 
 Before (`analyze`, no sizes yet; a bfloat16 linear layer over s0 rows)::
 
-    fixed: (0,);  kernels: (0 bytes beside aten.mm([s0, 512], [512, 512]))
+    fixed: (0,);  kernels: (0 bytes before aten.mm([s0, 512], [512, 512]))
 
 After `Scratch.at` with the number 4 for s0, on a machine where that product takes 9,216 bytes::
 
@@ -49,23 +49,23 @@ class Scratch:
         """Return the same moments with ``own`` bytes less."""
         return Scratch(
             undominated(_less(size, own) for size in self.fixed),
-            tuple((_less(beside, own), call) for beside, call in self.kernels),
+            tuple((_less(before, own), call) for before, call in self.kernels),
             self.unmeasurable,
         )
 
     def by_rules(self) -> tuple[Size, ...]:
         """Return the bytes of all moments by rules alone."""
-        return undominated([*self.fixed, *(beside + call.scratch for beside, call in self.kernels)])
+        return undominated([*self.fixed, *(before + call.scratch for before, call in self.kernels)])
 
     def at(self, numbers: Mapping[sympy.Symbol, int]) -> tuple[tuple[Size, ...], tuple[str, ...]]:
         """Return the bytes of all moments, measured at these sizes, and the operators that could not be measured."""
         moments: list[Size] = list(self.fixed)
         estimated = dict.fromkeys(self.unmeasurable)
-        for beside, call in self.kernels:
+        for before, call in self.kernels:
             found = measured(call, numbers)
             if found is None:
                 estimated[call.func.name()] = None
-            moments.append(beside + (call.scratch if found is None else found))
+            moments.append(before + (call.scratch if found is None else found))
         return undominated(moments), tuple(estimated)
 
 
@@ -92,15 +92,15 @@ class Moments:
 
     def __init__(self) -> None:
         self._fixed: dict[Size, None] = {}
-        self._beside: dict[str, dict[Size, None]] = {}
+        self._before: dict[str, dict[Size, None]] = {}
         self._calls: dict[str, KernelCall] = {}
         self._unmeasurable: dict[str, None] = {}
 
-    def add(self, beside: Size, scratch: Size, kernel: KernelCall | None, unmeasurable: str = "") -> None:
+    def add(self, before: Size, scratch: Size, kernel: KernelCall | None, unmeasurable: str = "") -> None:
         """Add the moment when a kernel runs.
 
         Args:
-            beside: bytes that the operator has allocated before.
+            before: bytes that the operator has allocated before.
             scratch: the kernel's own bytes by its rule.
             kernel: the call to measure; None if the rule is exact or the call cannot be measured.
             unmeasurable: the name of a kernel that cannot be measured.
@@ -108,14 +108,14 @@ class Moments:
         if unmeasurable:
             self._unmeasurable[unmeasurable] = None
         if kernel is None:
-            self._fixed[beside + scratch] = None
+            self._fixed[before + scratch] = None
             return
         self._calls[kernel.text] = kernel
-        self._beside.setdefault(kernel.text, {})[beside] = None
+        self._before.setdefault(kernel.text, {})[before] = None
 
     def scratch(self) -> Scratch:
         """Return the moments that can be the peak."""
-        kernels = [(size, self._calls[text]) for text, sizes in self._beside.items() for size in undominated(sizes)]
+        kernels = [(size, self._calls[text]) for text, sizes in self._before.items() for size in undominated(sizes)]
         return Scratch(undominated(self._fixed), tuple(kernels), tuple(self._unmeasurable))
 
 

@@ -15,25 +15,9 @@ from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.api import plan
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.capture.user_names import user_name
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("L['self']._modules['layers']._modules['0']._parameters['weight']", "layers.0.weight"),
-        ("L['self']._buffers['calls']", "calls"),
-        ("L['kwargs']['input_ids']", "input_ids"),
-        ("L['x']", "x"),
-        ("L['args'][1]", "args.1"),
-        ("G['table']", "table"),
-    ],
-)
-def test_names_that_a_user_knows(source: str, name: str) -> None:
-    assert user_name(source) == name
 
 
 class Net(nn.Module):
