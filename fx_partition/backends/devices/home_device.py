@@ -1,4 +1,4 @@
-"""Where the tensors of a graph are, and where a stage has them.
+"""Find the devices on which a graph has its tensors, and on which a stage has them.
 
 A graph's *home* is the device of its model: the first GPU among the devices of its weights, its inputs and its other
 tensors; without a GPU, the CPU. A tensor that the trace has on any device of the home's type, a stage has on its own

@@ -1,4 +1,4 @@
-"""Capture a Dynamo graph: tell its inputs apart, which are weights, user inputs and symbols."""
+"""Capture a Dynamo graph: find which of its inputs are weights, user inputs and symbols."""
 
 from __future__ import annotations
 

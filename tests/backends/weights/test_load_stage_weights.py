@@ -410,7 +410,7 @@ def broken(path: Path, kind: str) -> tuple[Path, str]:
         return path / "weights.pt", "there is no checkpoint"
     elif kind == "several":
         save_file({"weight": torch.ones(100)}, path / "b.safetensors")
-        return path, "name the one"
+        return path, "name one, or an index"
     elif kind == "nothing there":
         file.unlink()
         return path, "name the file"
