@@ -144,7 +144,7 @@ def test_a_map_that_is_not_read_on_blocks_no_other_request(layers):
 @pytest.mark.parametrize("inflight", [0, -1])
 def test_a_map_that_lets_no_request_in_is_refused_at_the_call(layers, inflight):
     _, pipe = layers
-    with pytest.raises(PartitionError, match=f"inflight={inflight}.*1 or more"):
+    with pytest.raises(PartitionError, match=f"inflight={inflight}.*at least 1"):
         pipe.map([request(2)], inflight=inflight)
 
 
@@ -373,7 +373,7 @@ def test_a_thread_that_is_not_parked_is_told_from_one_that_is(pause):
     [
         ({"devices": "cores:0,4096"}, "core 4096"),
         ({"devices": ["gpu"]}, "gpu"),
-        ({"devices": []}, "none"),
+        ({"devices": []}, "no device"),
         ({"inflight": 0}, "inflight"),
         ({"nonsense": 1}, "nonsense"),
     ],

@@ -52,7 +52,7 @@ def test_ranks_compare_what_they_were_given() -> None:
         assert "the same contents of the weight layers.0.weight: ranks 0, 2:" in said["contents"]
         assert "the same shape of x: ranks 0, 2: (4, 64)" in said["shape"]
         assert "the same version of torch: ranks 0, 2:" in said["version"] and "rank 1: 1.0" in said["version"]
-        assert "needs a gradient" in said["gradients"] and "to_pipeline_stages" in said["gradients"]
+        assert "requires a gradient" in said["gradients"] and "to_pipeline_stages" in said["gradients"]
     assert "rank 1 did not plan this graph within 10 s" in found[0]["absent"]
 
 
