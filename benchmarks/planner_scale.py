@@ -1,14 +1,18 @@
-"""How the planner scales: time and peak memory of `dp`, the search over orders or `pareto` on chains of nine shapes.
+"""How plans scale: time and peak memory of `dp`, the search over orders, `pareto` or `verify` for nine shapes.
 
     python benchmarks/planner_scale.py --sizes 10000 100000 1000000
     python benchmarks/planner_scale.py --sizes 100000 --objective traffic
     python benchmarks/planner_scale.py --sizes 1000 5000 100000 --verb search
     python benchmarks/planner_scale.py --sizes 10000 100000 --verb pareto
+    python benchmarks/planner_scale.py --sizes 1000 10000 100000 --verb verify --shapes star heads
 
 Each row is a process of its own, so that its peak memory is its own: the largest resident set, with the
 interpreter and the chain in it. `k` is the number of partitions; each shape is planned for two budgets, one
 that gives a few partitions and one that gives many, at most one for 50 atoms. Atoms are one step each; sizes
 are drawn with a fixed seed, so that few atoms are equal and the bisection has work to do.
+
+`verify` needs a graph: one node for each step of the chain. It is captured and planned in the order of the trace, and
+this is not timed. `reading` is what of the seconds a run of the graph on fake tensors takes, `checking` the rest.
 """
 
 from __future__ import annotations
@@ -24,13 +28,20 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.fx
 
+from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.ordering.search import search_order
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract, whole_footprint
 from fx_partition.passes.partitioner.dp import dp
 from fx_partition.passes.partitioner.pareto import pareto
-from fx_partition.passes.plan.request import OBJECTIVES
+from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.request import OBJECTIVES, Request
+from fx_partition.passes.verify.check import faults_of
+from fx_partition.passes.verify.reading import read_graph
 
 IntArray = npt.NDArray[np.int64]
 Uses = list[tuple[IntArray, IntArray]]  # a pattern each: steps that read, and steps whose value they read
@@ -152,6 +163,44 @@ def makers(chain: Chain) -> list[list[int]]:
     return [[d for d in dict.fromkeys(defined[i:j]) if d != t] for t, (i, j) in enumerate(rows)]
 
 
+def read_all(weight: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+    """Run one step of a graph: it reads its weight and the results of other steps."""
+    return (sources[0] if len(sources) == 1 else torch.stack(sources).sum(0)) + weight.sum()
+
+
+def as_graph(chain: Chain) -> CapturedGraph:
+    """The graph in which each step of a chain is a node: weights of as many kilobytes as theirs have megabytes."""
+    graph, root = torch.fx.Graph(), torch.nn.Module()
+    x = graph.placeholder("x")
+    nodes: list[torch.fx.Node] = []
+    for step, (sources, weight) in enumerate(zip(makers(chain), chain.weight_id.tolist(), strict=True)):
+        if not hasattr(root, f"w{weight}"):
+            size = 8 + int(chain.weight_bytes[weight]) // 4096
+            root.register_parameter(f"w{weight}", torch.nn.Parameter(torch.empty(size), requires_grad=False))
+        read = [nodes[source] for source in sources] or [x]
+        nodes.append(graph.call_function(read_all, (graph.get_attr(f"w{weight}"), *read), name=f"step_{step}"))
+    graph.output(nodes[-1])
+    return capture(torch.fx.GraphModule(root, graph), [torch.empty(64)])
+
+
+def measure_verify(shape: str, n: int, parts: int, objective: str) -> str:
+    """Check one plan, and say what it took, in seconds of the processor."""
+    captured = as_graph(SHAPES[shape](n))
+    facts = gather_facts(captured)
+    whole = make_plan(captured, facts, Request.check(sys.maxsize, order="trace"))
+    budget = whole.max_bytes // parts + (1 << 15)
+    plan = make_plan(captured, facts, Request.check(budget, order="trace", objective=objective))
+    start = time.process_time()
+    reading = read_graph(captured)
+    read = time.process_time()
+    faults = faults_of(reading, plan)
+    end = time.process_time()
+    assert not faults, faults[0]
+    links = sum(len(run.touches) for run in reading.runs)
+    figures = f"{end - start:9.3f} {peak_mib():9.0f} {read - start:9.3f} {end - read:9.3f}"
+    return f"{shape:12} {n:9} {links:9} {plan.num_partitions:7} {figures}"
+
+
 def measure(shape: str, n: int, parts: int, slack: float, verb: str) -> str:
     """Plan one chain for about ``parts`` partitions, and say what it took, in seconds of the processor."""
     chain = SHAPES[shape](n)
@@ -182,16 +231,20 @@ def main() -> None:
     parser.add_argument(
         "--one", nargs=3, metavar=("SHAPE", "ATOMS", "PARTS"), help="one row, in this process"
     )
-    parser.add_argument("--verb", choices=["dp", "search", "pareto"], default="dp")
+    parser.add_argument("--verb", choices=["dp", "search", "pareto", "verify"], default="dp")
     parser.add_argument("--objective", choices=OBJECTIVES, default="balanced")
     arguments = parser.parse_args()
     if arguments.one:
         shape, atoms, parts = arguments.one
+        if arguments.verb == "verify":
+            print(measure_verify(shape, int(atoms), int(parts), arguments.objective))
+            return
         slack = math.inf if arguments.objective == "traffic" else 0.0
         print(measure(shape, int(atoms), int(parts), slack, arguments.verb))
         return
     print(f"{arguments.verb}, objective {arguments.objective}")
-    print(f"{'shape':12} {'atoms':>9} {'links':>9} {'k':>7} {'seconds':>9} {'peak MiB':>9}")
+    more = f" {'reading':>9} {'checking':>9}" if arguments.verb == "verify" else ""
+    print(f"{'shape':12} {'atoms':>9} {'links':>9} {'k':>7} {'seconds':>9} {'peak MiB':>9}{more}")
     for n in arguments.sizes:
         for shape in arguments.shapes:
             for parts in (5, n // 50):

@@ -29,7 +29,10 @@ from .metadata_changes import settle_metadata
 from .newest_writes import with_newest
 from .shape_propagation import run_on_examples
 
-__all__ = ["CapturedGraph", "ExampleInputs", "Model", "annotated", "capture", "from_graph", "value_of", "with_values"]
+__all__ = [
+    "CapturedGraph", "ExampleInputs", "Model", "annotated", "capture", "collector_at_rest", "from_graph", "value_of",
+    "with_values",
+]  # fmt: skip
 
 # Releases of torch in which `block_replay` is known to give the graph of torch.export alone
 # (`tests/passes/capture/test_block_replay.py`).
@@ -59,7 +62,7 @@ def capture(model: Model, example_inputs: ExampleInputs | None = None, dynamic_s
         UnreadableError: the metadata that an operator leaves on a tensor is unknown.
         TypeError: ``model`` is none of these.
     """
-    with _collector_at_rest():
+    with collector_at_rest():
         return settle_metadata(_read(model, example_inputs, dynamic_shapes))
 
 
@@ -93,7 +96,7 @@ def export(
 ) -> ExportedProgram:
     """Trace a module by torch.export; repeated blocks are traced once (see `block_replay`)."""
     trace = functools.partial(torch.export.export, model, args, kwargs, dynamic_shapes=dynamic_shapes)
-    with _collector_at_rest():
+    with collector_at_rest():
         if not torch.__version__.startswith(REPLAYED_RELEASES) or not _REPLAYING.acquire(blocking=False):
             return trace()
         from .block_replay import repeated_blocks_once  # its imports may be missing in other releases of torch
@@ -111,7 +114,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
+def collector_at_rest() -> Iterator[None]:
     """Switch off the collector of cyclic garbage: a trace makes millions of objects that live as long as it does, and
     scanning them again and again takes a tenth to a quarter of its time."""
     collects = gc.isenabled()

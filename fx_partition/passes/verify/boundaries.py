@@ -36,7 +36,7 @@ def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
         own_order: whether the plan claims to be the best over the order in which it runs.
     """
     plan, count, budget = case.plan, len(case.plan.partitions), case.plan.budget_bytes
-    fewest = case.stretches.sweep(budget)
+    fewest = case.filled
     is_short = 0 < plan.num_devices < len(fewest) and count <= plan.num_devices
     for place, (found, atoms) in enumerate(zip(case.figures, case.atoms, strict=True)):
         if found.total_bytes > budget and atoms > 1 and not is_short:
@@ -85,12 +85,11 @@ def _cheapest(case: Case) -> Iterator[Fault]:
         path = "algorithm" if slack == 0 else "max_slack" if plan.max_slack is not None else "objective"
         yield Fault(path, f"the largest partition has {largest} bytes, and {limit} are enough")
         return
-    cuts = Cuts(case.stretches, budget)
-    least = cuts.fewest(count, limit)
+    least = case.cuts.fewest(count, limit)
     path = "max_slack" if plan.max_slack else "objective"
     if least is None or case.cut_bytes > least:
         yield Fault(path, f"{case.cut_bytes} bytes are received, and {least} are enough within {limit}")
-    elif largest > smallest and cuts.fewest(count, largest - 1) == least:
+    elif largest > smallest and case.cuts.fewest(count, largest - 1) == least:
         yield Fault(path, f"as few bytes are received with a largest partition below {largest}")
 
 
@@ -187,7 +186,7 @@ def trace_faults(case: Case, trace: Stretches) -> Iterator[Fault]:
 def tradeoff_faults(case: Case) -> Iterator[Fault]:
     """Yield what is wrong with the rows that say what other plans over the same order offer."""
     plan, budget = case.plan, case.plan.budget_bytes
-    fewest = len(case.stretches.sweep(budget))
+    fewest = len(case.filled)
     has_rows = plan.objective not in TIMED and budget < NO_BUDGET and not _is_exact(case, fewest)
     rows = _rows(case, fewest) if has_rows else []
     expected = [rows]
@@ -213,18 +212,24 @@ def _covers(row: _Row, other: _Row) -> bool:
 
 
 def _rows(case: Case, fewest: int) -> list[_Row]:
-    """For each number of partitions the smallest maximum, then the fewest bytes; and the other way round."""
-    budget, stretches = case.plan.budget_bytes, case.stretches
-    cuts = Cuts(stretches, budget)
+    """For each number of partitions the smallest maximum, then the fewest bytes; and the other way round.
+
+    What a plan claims is tried first, and a row is not sought where another is as good.
+    """
+    budget, stretches, cuts = case.plan.budget_bytes, case.stretches, case.cuts
     rows: list[_Row] = []
-    for count in range(fewest, min(fewest + _MORE, stretches.count) + 1):
+    counts = range(fewest, min(fewest + _MORE, stretches.count) + 1)
+    for count, least in zip(counts, cuts.fewest_of_each(counts, budget), strict=True):
+        least = least or 0
         claimed = [row for row in case.plan.tradeoffs if row.num_partitions == count]
-        smallest = stretches.smallest_maximum(count, budget, [row.max_bytes for row in claimed])
+        guesses = [*(row.max_bytes for row in claimed), *(most for _, most, _ in rows)]
+        smallest = stretches.smallest_maximum(count, budget, guesses)
         _add(rows, (count, smallest, cuts.fewest(count, smallest) or 0))
-        least = cuts.fewest(count, budget) or 0
-        if not any(_covers(row, (count, smallest, least)) for row in rows):
+        # A row that receives as little is beaten by those of the others that do, unless its maximum is below theirs.
+        high = min((most - 1 for _, most, received in rows if received <= least), default=budget)
+        if high > smallest and (high >= budget or cuts.fewest(count, high) == least):
             guesses = [row.max_bytes for row in claimed if row.cut_bytes == least]
-            _add(rows, (count, _least_maximum(cuts, count, least, smallest, budget, guesses), least))
+            _add(rows, (count, _least_maximum(cuts, count, least, smallest, min(high, budget), guesses), least))
     return rows
 
 

@@ -16,7 +16,7 @@ from .windows import farthest
 def proof_faults(case: Case) -> Iterator[Fault]:
     """Yield what is wrong with the bounds and the witnesses of a plan over devices of one size."""
     proof, budget, count = case.plan.certificate, case.plan.budget_bytes, len(case.plan.partitions)
-    fewest = case.stretches.sweep(budget)
+    fewest = case.filled
     path = "certificate.min_partitions"
     if proof.min_partitions != len(fewest):
         yield Fault(path, f"it is {proof.min_partitions}, and the budget asks for {len(fewest)}")

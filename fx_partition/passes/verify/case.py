@@ -11,12 +11,13 @@ from typing import NamedTuple
 import sympy
 
 from ..plan.plan import Plan
+from .cuts import Cuts
 from .figures import Figures, figures
 from .fused import FusedSizes
 from .ledger import Ledger, Sizes
 from .order import Needs
 from .runs import Reading
-from .windows import Stretches
+from .windows import FarthestReach, Stretches
 
 
 class Fault(NamedTuple):
@@ -59,6 +60,15 @@ class Case:
     @cached_property
     def stretches(self) -> Stretches:
         return Stretches(self.ledger, self.starts)
+
+    @cached_property
+    def filled(self) -> FarthestReach:
+        """Each partition with as many atoms as the budget allows."""
+        return self.stretches.sweep(self.plan.budget_bytes)
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        return Cuts(self.stretches, self.plan.budget_bytes)
 
     @cached_property
     def ends(self) -> list[int]:

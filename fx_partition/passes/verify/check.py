@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 from fx_partition.common.errors import PartitionError
 
+from ..capture.capture_model import collector_at_rest
 from ..capture.captured_graph import CapturedGraph
 from ..capture.graph_hash import fingerprint
 from ..plan.plan import Plan
@@ -29,6 +30,7 @@ from .groups import Group, asked_for, find_groups
 from .ledger import Sizes, measured_sizes
 from .order import find_needs
 from .reading import read_graph
+from .runs import Reading
 from .searched import search_faults
 from .structure import atom_starts, places, running_faults, torn
 from .symbolic import symbolic_faults
@@ -55,7 +57,12 @@ def find_faults(captured: CapturedGraph, plan: Plan) -> list[Fault]:
         planned = apply_slicings(captured, plan.slicings)
     except PartitionError as error:
         return [Fault("slicings", str(error))]
-    reading = read_graph(planned)
+    return faults_of(read_graph(planned), plan)
+
+
+@collector_at_rest()
+def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
+    """As `find_faults`, of a graph that has been read as the plan cuts it."""
     needs = find_needs(reading)
     if faults := running_faults(reading, plan, needs):
         return faults
@@ -77,7 +84,7 @@ def find_faults(captured: CapturedGraph, plan: Plan) -> list[Fault]:
     if plan.footprint == "fused":
         names = [name for partition in plan.partitions for name in partition.nodes]
         cuts = list(accumulate((len(partition.nodes) for partition in plan.partitions[:-1]), initial=0))
-        sizes, kernels = fused_sizes(planned, numbers, names, cuts if names else [])
+        sizes, kernels = fused_sizes(reading.captured, numbers, names, cuts if names else [])
         groups += kernels
     starts = atom_starts(len(order), groups, place)
     return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers), groups))

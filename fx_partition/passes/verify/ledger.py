@@ -18,6 +18,7 @@ from functools import cached_property
 import sympy
 
 from ..capture.symbolic_sizes import Evaluator, Size
+from .deltas import Deltas
 from .runs import Reading, Run
 
 
@@ -157,3 +158,7 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def deltas(self) -> Deltas:
+        return Deltas(self)

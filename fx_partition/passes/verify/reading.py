@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError, UnreadableError
 
 from ..capture.autocast_regions import Regions, under_autocast
-from ..capture.capture_model import CapturedGraph
+from ..capture.capture_model import CapturedGraph, collector_at_rest
 from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
@@ -42,6 +43,7 @@ from .recorder import Recorder
 from .runs import Held, Reading, Run
 
 
+@collector_at_rest()
 def read_graph(captured: CapturedGraph) -> Reading:
     """Return what a captured graph does to memory; each node runs once on fake tensors.
 
@@ -67,22 +69,21 @@ class _Reader:
                 own |= {(str(node.target), name): tensor for name, tensor in self._own_tensors(node)}
         self._memories, weights = weight_memories({**tensors, **own})
         self._weight_of = {node: weights[node] for node in tensors}
-        self._modules_hold = {key: Held(weights[key], self._stand_in(tensor)) for key, tensor in own.items()}
+        self._modules_hold = {key: Held(weights[key], like=tensor) for key, tensor in own.items()}
         self._input_of = input_memories(captured, self._weight_of, self._memories)
         self._memory_at: dict[Any, int] = {}
         self._stand_ins: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
         self._env: dict[torch.fx.Node, Any] = {}
         self._runs: dict[torch.fx.Node, Run] = {}
         self._regions = Regions()
-        for held in self._modules_hold.values():
-            self._keep(held)
+        self._plain_calls: dict[Any, _PlainCall] = {}
 
     def _own_tensors(self, node: torch.fx.Node) -> Iterable[tuple[str, torch.Tensor]]:
         return all_tensors(self._modules[str(node.target)]).items()
 
     def _stand_in(self, leaf: torch.Tensor) -> torch.Tensor | None:
         """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
-        if is_wrapped(leaf) or not is_strided(leaf):
+        if not _has_stand_in(leaf):
             return None
         with no_new_guards(self._shape_env), torch.no_grad(), self._mode:
             return stand_in_for(leaf)
@@ -92,6 +93,13 @@ class _Reader:
             self._stand_ins.append(held.tensor)
             self._memory_at[storage_key(held.tensor)] = held.memory
         return held
+
+    def _tensor(self, held: Held) -> torch.Tensor | None:
+        """The stand-in of a tensor, which is made now if nothing has asked for it."""
+        if held.tensor is None and held.like is not None:
+            held.tensor, held.like = self._stand_in(held.like), None
+            self._keep(held)
+        return held.tensor
 
     def read(self) -> Reading:
         for node in self._graph.nodes:
@@ -128,7 +136,7 @@ class _Reader:
         value = self._captured.values.get(node)
         if node.op == "get_attr" or (node.op == "placeholder" and node in self._weight_of):
             weight = self._captured.weights.get(node)
-            held = None if weight is None else self._keep(Held(self._weight_of[node], self._stand_in(weight)))
+            held = None if weight is None else Held(self._weight_of[node], like=weight)
             self._env[node] = value if held is None else held
         elif node.op == "placeholder":
             self._env[node] = pytree.tree_map(self._input, value)
@@ -141,7 +149,7 @@ class _Reader:
     def _input(self, leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        return self._keep(Held(self._input_of[id(leaf)], self._stand_in(leaf)))
+        return Held(self._input_of[id(leaf)], like=leaf)
 
     def _given(self, node: torch.fx.Node) -> list[Held]:
         return [held for source in node.all_input_nodes for held in _leaves(self._env.get(source))]
@@ -211,10 +219,18 @@ class _Reader:
         run.unknown = effect.unknown
 
     def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
-        """Run a node on stand-ins, and note what it writes and where its results are."""
+        """Run a node on stand-ins, and note what it writes and where its results are; not if one alike was plain."""
+        key = self._alike(node)
+        plain = None if key is None else self._plain_calls.get(key)
+        results = _tensors(value)
+        if plain is not None and len(plain.results) == len(results) and not any(map(is_learned, results)):
+            run.draws = plain.draws
+            self._place_like(node, value, plain.results)
+            return
+        made_before = len(self._memories)
         given = [*self._given(node), *self._module_holds(node)]
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: _stand_ins(self._env[n]))
-        before = [(held, _metadata(held.tensor)) for held in given if held.tensor is not None]
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._tensors_in(self._env[n]))
+        before = [(held, _metadata(tensor)) for held in given if (tensor := self._tensor(held)) is not None]
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_new_guards(self._shape_env))
             stack.enter_context(torch.no_grad())
@@ -235,6 +251,47 @@ class _Reader:
         for held, _ in before if run.writes else ():
             self._note_resize(held)
         self._place(node, value, result, given)
+        made = [memory.bytes for memory in self._memories[made_before:] if isinstance(memory.bytes, int)]
+        is_plain = len(made) == len(results) and not run.writes and all(map(_has_stand_in, results))
+        if key is not None and is_plain:
+            self._plain_calls[key] = _PlainCall(run.draws, made)
+
+    def _place_like(self, node: torch.fx.Node, value: Any, sizes: list[int]) -> None:
+        """Note that each tensor of a result is in memory of its own."""
+        leaves, structure = pytree.tree_flatten(value)
+        left = iter(sizes)
+        held = [Held(self._make(node, next(left)), like=x) if isinstance(x, torch.Tensor) else x for x in leaves]
+        self._env[node] = pytree.tree_unflatten(held, structure)
+
+    def _alike(self, node: torch.fx.Node) -> Any:
+        """What calls have in common that do the same to stand-ins; None where that may depend on more."""
+        if node.op == "call_module":
+            return None
+        leaves, structure = pytree.tree_flatten(
+            torch.fx.map_arg((node.args, node.kwargs), lambda n: self._env.get(n)), is_leaf=_is_held
+        )
+        number: dict[int, tuple[int, Held]] = {}
+        parts: list[Any] = [node.op, node.target, structure, tuple(enter.args for enter in self._regions.open)]
+        for leaf in leaves:
+            if isinstance(leaf, Held):
+                place, first = number.setdefault(leaf.memory, (len(number), leaf))
+                layout = _layout(leaf)
+                if first is not leaf or layout is None:
+                    return None
+                parts.append((place, layout))
+            elif isinstance(leaf, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
+                return None
+            else:
+                parts.append((type(leaf), leaf))
+        key = tuple(parts)
+        try:
+            hash(key)
+        except TypeError:  # slices do not hash
+            return None
+        return key
+
+    def _tensors_in(self, value: Any) -> Any:
+        return pytree.tree_map_only(Held, self._tensor, value, is_leaf=_is_held)
 
     def _note_resize(self, held: Held) -> None:
         assert held.tensor is not None
@@ -249,7 +306,8 @@ class _Reader:
         if node.op == "call_method":
             return lambda own, *args, **kwargs: getattr(own, str(node.target))(*args, **kwargs)
         module = self._modules[str(node.target)]
-        held = {name: self._modules_hold[str(node.target), name].tensor for name, _ in self._own_tensors(node)}
+        names = [name for name, _ in self._own_tensors(node)]
+        held = {name: self._tensor(self._modules_hold[str(node.target), name]) for name in names}
         tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
         return lambda *args, **kwargs: torch.func.functional_call(module, tensors, args, kwargs)
 
@@ -272,9 +330,9 @@ class _Reader:
                 number = self._make(node, to_expr(found.untyped_storage().nbytes()))
             elif self._memories[number].kind == WEIGHT:
                 shown = self._shown(number, leaf, given)
-            held = self._keep(Held(number, found, shown))
+            held = self._keep(Held(number, shown, tensor=found))
             if _metadata(found)[:-1] != _metadata(leaf)[:-1] or found.dtype != leaf.dtype:
-                held = self._keep(Held(number, self._stand_in(leaf), shown))
+                held = Held(number, shown, like=leaf)
             leaves[place] = held
         self._env[node] = pytree.tree_unflatten(leaves, structure)
 
@@ -352,7 +410,20 @@ class _Reader:
             run.writes |= {held.memory for held in _leaves(self._env.get(source))}
 
     def _like(self, leaf: torch.Tensor, memory: int, shown: Size | None) -> Held:
-        return self._keep(Held(memory, self._stand_in(leaf), shown))
+        return Held(memory, shown, like=leaf)
+
+
+@dataclass(frozen=True)
+class _PlainCall:
+    """A call that writes nothing, and each of whose results is in memory of its own; others alike are not run.
+
+    Attributes:
+        draws: whether it takes random numbers.
+        results: bytes of the memory of each.
+    """
+
+    draws: bool
+    results: list[int]
 
 
 def _leaves(value: Any) -> Iterator[Held]:
@@ -365,10 +436,6 @@ def _is_held(leaf: Any) -> bool:
     return isinstance(leaf, Held)
 
 
-def _stand_ins(value: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.tensor if isinstance(leaf, Held) else leaf, value, is_leaf=_is_held)
-
-
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
@@ -376,3 +443,19 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def _metadata(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The sizes, the strides, and whether a gradient is asked for."""
     return tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride())), is_learned(tensor)
+
+
+def _has_stand_in(tensor: torch.Tensor) -> bool:
+    return not is_wrapped(tensor) and is_strided(tensor)
+
+
+def _layout(held: Held) -> Any:
+    """Sizes, strides and kind of a tensor; None where a size is symbolic or there is no stand-in."""
+    tensor = held.like if held.tensor is None else held.tensor
+    if tensor is None or not _has_stand_in(tensor):
+        return None
+    offset = 0 if held.tensor is None else tensor.storage_offset()  # a stand-in begins where its memory does
+    numbers = (*tensor.shape, None, *tensor.stride(), None, offset)
+    if any(isinstance(number, torch.SymInt) for number in numbers):
+        return None
+    return numbers, tensor.dtype, tensor.device, is_learned(tensor), tensor.is_conj(), tensor.is_neg()

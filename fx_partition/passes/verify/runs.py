@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx
@@ -14,12 +14,21 @@ from ..workspace.measured_scratch import Scratch
 from .memories import Memory
 
 
-class Held(NamedTuple):
-    """One tensor of a node: its memory, a stand-in (None where none can be), and what a view shows of a weight."""
+@dataclass(eq=False)
+class Held:
+    """One tensor of a node.
+
+    Attributes:
+        memory: where it is.
+        shown: what a view shows of a weight; None for all of it.
+        like: a tensor that a stand-in is made like when it is asked for, in memory that no other tensor shows.
+        tensor: the stand-in; None where it has not been made, or where none can be.
+    """
 
     memory: int
-    tensor: torch.Tensor | None
     shown: Size | None = None
+    like: torch.Tensor | None = None
+    tensor: torch.Tensor | None = None
 
 
 @dataclass

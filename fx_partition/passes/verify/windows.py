@@ -23,7 +23,10 @@ class Window:
     """
 
     def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
-        self._ledger, self._starts = ledger, starts
+        self._starts, self._sizes, self._adds_up = starts, ledger.sizes, ledger.adds_up
+        self._workspace, self._makes = ledger.workspace, ledger.makes
+        self._arrivals, self._departures = ledger.deltas.arrivals, ledger.deltas.departures
+        self._parts = ledger.deltas.parts
         self.reset(0)
 
     def reset(self, atom: int) -> None:
@@ -36,49 +39,60 @@ class Window:
     @property
     def footprint(self) -> int:
         """Bytes of the window, 0 if it is empty."""
-        if self._ledger.adds_up:
+        if self._adds_up:
             return self._weights + self._added
         return self._weights + self._fullest[0][1] + self._offset if self._fullest else 0
 
     def extend(self) -> None:
         """Take in the atom behind the window."""
-        ledger, begin = self._ledger, self._starts[self.first]
+        begin, fullest = self._starts[self.first], self._fullest
         for step in range(self._starts[self.end], self._starts[self.end + 1]):
-            gone = 0
-            for memory, previous in zip(ledger.activations[step], ledger.previous[step], strict=True):
-                size = ledger.sizes[memory]
-                if previous < begin:
-                    self._live += size
-                    if ledger.made_at[memory] != step:
-                        self._offset += size
-                if ledger.last[memory] == step:
-                    gone += size
-            self._add_weights(step, 1)
-            self._added += ledger.makes[step] + ledger.workspace[step]
-            here = self._live + ledger.workspace[step] - self._offset
-            while self._fullest and self._fullest[-1][1] <= here:
-                self._fullest.pop()
-            self._fullest.append((step, here))
-            self._live -= gone
+            since, live, enters, weights, gone, links = self._arrivals[step]
+            if since < begin:
+                for previous, size, read in links:
+                    if previous >= begin:
+                        break
+                    live += size
+                    enters += size
+                    weights += read
+            self._offset += enters
+            self._weights += weights
+            if self._parts[step]:
+                self._add_parts(step, 1)
+            workspace = self._workspace[step]
+            self._added += self._makes[step] + workspace
+            held = self._live + live
+            here = held + workspace - self._offset
+            while fullest and fullest[-1][1] <= here:
+                fullest.pop()
+            fullest.append((step, here))
+            self._live = held - gone
         self.end += 1
 
     def shrink(self) -> None:
         """Leave out the first atom."""
-        ledger, end = self._ledger, self._starts[self.end]
+        end = self._starts[self.end]
         for step in range(self._starts[self.first], self._starts[self.first + 1]):
-            for memory, following in zip(ledger.activations[step], ledger.following[step], strict=True):
-                if not 0 <= following < end and ledger.last[memory] != step:
-                    self._live -= ledger.sizes[memory]
-                    self._offset -= ledger.sizes[memory]
-            self._add_weights(step, -1)
-            self._added -= ledger.makes[step] + ledger.workspace[step]
+            until, live, weights, links = self._departures[step]
+            if until >= end:
+                for following, size, read in links:
+                    if following < end:
+                        break
+                    live += size
+                    weights += read
+            self._live -= live
+            self._offset -= live
+            self._weights -= weights
+            if self._parts[step]:
+                self._add_parts(step, -1)
+            self._added -= self._makes[step] + self._workspace[step]
             if self._fullest and self._fullest[0][0] == step:
                 self._fullest.popleft()
         self.first += 1
 
-    def _add_weights(self, step: int, sign: int) -> None:
-        for weight, size in self._ledger.weights[step]:
-            whole, before = self._ledger.sizes[weight], self._read.get(weight, 0)
+    def _add_parts(self, step: int, sign: int) -> None:
+        for weight, size in self._parts[step]:
+            whole, before = self._sizes[weight], self._read.get(weight, 0)
             self._read[weight] = before + sign * size
             self._weights += min(whole, before + sign * size) - min(whole, before)
 

@@ -78,10 +78,11 @@ def test_all_plans_of_small_graphs(block: int) -> None:
 
         regular = [s for s in stretches.alone if s <= budget]
         cuts = Cuts(stretches, budget)
+        of_each = cuts.fewest_of_each(range(1, n + 1), limit)
         for count in range(1, n + 1):
             within = [p for p in plans if len(p) - 1 == count and fits(p, size, limit, budget)]
             least = min((sum(received[part] for part in pairwise(p)) for p in within), default=None)
-            assert cuts.fewest(count, limit) == least
+            assert cuts.fewest(count, limit) == of_each[count - 1] == least
             limits = [
                 most for most in sorted({0, *size.values()})
                 if most >= max(regular, default=0)
