@@ -1,8 +1,9 @@
-"""Moves of atoms between the groups of a plan until all of them are within a budget: the overflow is annealed.
+"""Moves of atoms between the groups of a plan: its overflow over a budget is annealed, until no group is too large.
 
 A move takes one atom to another group, with those that must go along: what it needs and runs later than the target, or
-what needs it and runs earlier. Half of the moves start in a group that is too large. The overflow of all groups, and a
-little of their footprints, is what falls; it may rise while the temperature is high, in three cycles of cooling
+what needs it and runs earlier. An exchange with a neighbour also takes one back, likewise. Half of the moves start in a
+group that is too large. The overflow of all groups, and a
+little of their footprints, is what falls; it may rise while the temperature is high, in cycles of cooling
 (S. Kirkpatrick et al., "Optimization by Simulated Annealing", Science 1983).
 
 Before (groups of a piece; the budget is two weights)::
@@ -23,6 +24,10 @@ from collections.abc import Sequence
 from .piece import Piece, bits
 
 _SMALL = 0.02  # of a byte of overflow: what a byte within the budget counts
+_HOT, _COLD = 0.3, 0.03  # of the largest step, where a cycle begins; of that, where it ends
+_TOGETHER = 3  # atoms that a move takes at most
+_EXCHANGED = 0.6  # of the moves to a neighbour: how many take an atom back
+_CYCLE = 40_000  # moves of a cycle at most
 
 
 def anneal(piece: Piece, groups: Sequence[int], budget: int, moves: int, rng: random.Random) -> list[int] | None:
@@ -35,22 +40,24 @@ def anneal(piece: Piece, groups: Sequence[int], budget: int, moves: int, rng: ra
         moves: how many are tried.
         rng: a source of numbers that is seeded.
     """
-    state = _Annealing(piece, groups, budget)
-    scale = max(piece.own, default=1) or 1
-    closure = rng.choice((2, 4))
-    temperature = 0.0
-    for move in range(moves):
-        if not state.overflow:
+    state = _Annealing(piece, groups)
+    return state.groups_held() if state.run(budget, moves, moves // 3, rng) else None
+
+
+def squeeze(piece: Piece, groups: Sequence[int], moves: int, rng: random.Random) -> list[int]:
+    """As many groups or fewer, the largest of them as small as so many moves get it; never worse.
+
+    The budget is always one byte less than the largest of the best plan so far.
+    """
+    best, left = list(groups), moves
+    state = _Annealing(piece, groups)
+    cycle = max(1, min(_CYCLE, moves // 2))
+    while left > 0 and state.largest() > 0:
+        tried = state.run(state.largest() - 1, left, cycle, rng)
+        if not tried:
             break
-        if move % 32 == 0:
-            temperature = 0.6 * scale * 0.03 ** (3 * move / moves % 1)
-        found = state.propose(rng, closure)
-        if found is None:
-            continue
-        gain, change = found
-        if gain <= 0 or rng.random() < math.exp(-gain / temperature):
-            state.accept(change)
-    return [group for group in state.groups if group] if not state.overflow else None
+        best, left = state.groups_held(), left - tried
+    return best
 
 
 def merged_away(groups: Sequence[int], place: int) -> list[int]:
@@ -65,107 +72,122 @@ def merged_away(groups: Sequence[int], place: int) -> list[int]:
     return [*groups[: place - 1], groups[place - 1] | early, groups[place + 1] | late, *groups[place + 2 :]]
 
 
-_Change = tuple[dict[int, int], dict[int, int], dict[int, int], int, set[int]]
+_Changed = tuple[int, int, int]  # the place of a group, its atoms, what runs after it
 
 
 class _Annealing:
     """Groups, what runs after each, and their footprints."""
 
-    def __init__(self, piece: Piece, groups: Sequence[int], budget: int) -> None:
+    def __init__(self, piece: Piece, groups: Sequence[int]) -> None:
         self._piece = piece
-        self._budget = budget
-        self.groups = list(groups)
-        self._at = {atom: p for p, group in enumerate(groups) for atom in bits(group)}
-        self._atoms = sorted(self._at)
-        self._after = [0] * len(self.groups)
+        self._groups = list(groups)
+        self._at = [0] * piece.n
+        for p, group in enumerate(groups):
+            for atom in bits(group):
+                self._at[atom] = p
+        self._after = [0] * len(self._groups)
         later = 0
-        for p in range(len(self.groups) - 1, -1, -1):
+        for p in range(len(self._groups) - 1, -1, -1):
             self._after[p] = later
-            later |= self.groups[p]
-        self._known: dict[tuple[int, int], int] = {}
-        self._size = [self._footprint(g, a) for g, a in zip(self.groups, self._after, strict=True)]
-        self.overflow = sum(map(self._over, self._size))
-        self._users = [0] * piece.n  # of each atom all that touch one of its values
-        for atom, touched in enumerate(piece.touched):
-            for v in touched:
-                self._users[atom] |= piece.values[v][2]
+            later |= self._groups[p]
+        self._size = [self._footprint(g, a) for g, a in zip(self._groups, self._after, strict=True)]
+        self._before, self._behind = piece.closures()
+        self._others = [list(bits(piece.readers[next(iter(read))])) if read else [] for read in piece.reads]
+        self._moved = 0
 
-    def _over(self, size: int) -> int:
-        return max(size - self._budget, 0)
+    def largest(self) -> int:
+        return max(self._size, default=0)
+
+    def groups_held(self) -> list[int]:
+        return [group for group in self._groups if group]
 
     def _footprint(self, group: int, after: int) -> int:
-        size = self._known.get((group, after))
-        if size is None:
-            members = list(bits(group))
-            size = self._piece.footprint(members, group, after) if group else 0
-            if len(members) == 1 and size > self._piece.budget:
-                size = 0
-            self._known[group, after] = size
-        return size
+        if not group:
+            return 0
+        size = self._piece.footprint_of(group, after)
+        return size if size <= self._piece.budget or group & (group - 1) else 0
 
-    def propose(self, rng: random.Random, closure: int) -> tuple[float, _Change] | None:
-        """A move of at most ``closure`` atoms and what it adds to the cost; None where the draw gives none."""
-        at, groups, piece = self._at, self.groups, self._piece
-        if rng.random() < 0.5:
-            large = [p for p, size in enumerate(self._size) if size > self._budget]
-            atom = rng.choice(list(bits(groups[rng.choice(large)])))
+    def run(self, budget: int, moves: int, cycle: int, rng: random.Random) -> int:
+        """How many moves brought all groups within ``budget``, at least 1; 0 if so many do not."""
+        groups, after, sizes, at = self._groups, self._after, self._size, self._at
+        draw, exp, footprint = rng.random, math.exp, self._footprint
+        atoms, hot = self._piece.n, _HOT * (max(self._piece.own, default=1) or 1)
+        overflow = sum(max(size - budget, 0) for size in sizes)
+        temperature = hot
+        for move in range(moves):
+            if not overflow:
+                return max(move, 1)
+            if self._moved % 32 == 0:
+                temperature = hot * _COLD ** (self._moved % cycle / cycle)
+            self._moved += 1
+            if draw() < 0.5:
+                large = [p for p, size in enumerate(sizes) if size > budget]
+                members = list(bits(groups[large[int(draw() * len(large))]]))
+                atom = members[int(draw() * len(members))]
+            else:
+                atom = int(draw() * atoms)
+            target = self._target(atom, draw(), draw())
+            if target == at[atom] or not 0 <= target < len(groups):
+                continue
+            moved, changed = self._change(atom, target)
+            if moved.bit_count() > _TOGETHER:
+                continue
+            here, back = at[atom], 0
+            if len(changed) == 2 and draw() < _EXCHANGED:
+                back, changed = self._exchange(moved, changed, target > here, draw())
+                if back & moved or back.bit_count() > _TOGETHER:
+                    continue
+            gain, grown = 0.0, 0
+            found = [footprint(group, later) for _, group, later in changed]
+            for (p, _, _), size in zip(changed, found, strict=True):
+                grown += max(size - budget, 0) - max(sizes[p] - budget, 0)
+                gain += _SMALL * (size - sizes[p])
+            gain += grown
+            if gain <= 0 or draw() < exp(-gain / temperature):
+                overflow += grown
+                for (p, group, later), size in zip(changed, found, strict=True):
+                    groups[p], after[p], sizes[p] = group, later, size
+                for other in bits(moved):
+                    at[other] = target
+                for other in bits(back):
+                    at[other] = here
+        return max(moves, 1) if not overflow else 0
+
+    def _target(self, atom: int, kind: float, which: float) -> int:
+        """Where an atom may go: to a reader of its weight, to a neighbour, or anywhere."""
+        here = self._at[atom]
+        others = self._others[atom]
+        if kind < 0.25 and others:
+            return self._at[others[int(which * len(others))]]
+        if kind < 0.85:
+            return here + 1 if which < 0.5 else here - 1
+        return int(which * len(self._groups))
+
+    def _change(self, atom: int, target: int) -> tuple[int, list[_Changed]]:
+        """The atom with what must go along to ``target``, and the groups that this changes, in their order."""
+        groups, after, here = self._groups, self._after, self._at[atom]
+        if target > here:
+            moved = 1 << atom | self._behind[atom] & ~after[target - 1]
+            changed = [(p, groups[p] & ~moved, after[p] | moved) for p in range(here, target)]
+            changed.append((target, groups[target] | moved, after[target]))
         else:
-            atom = rng.choice(self._atoms)
-        here = at[atom]
-        if piece.reads[atom] and rng.random() < 0.25:  # to where its weight is
-            weight = next(iter(piece.reads[atom]))
-            target = at[rng.choice(list(bits(piece.readers[weight])))]
-        elif rng.random() < 0.8:
-            target = here + rng.choice((-1, 1))
-        else:
-            target = rng.randrange(len(groups))
-        if target == here or not 0 <= target < len(groups):
-            return None
-        moved = self._with_it(atom, target, closure)
-        return None if moved is None else self._weigh(moved, target)
+            moved = 1 << atom | self._before[atom] & after[target]
+            changed = [(target, groups[target] | moved, after[target] & ~moved)]
+            changed += [(p, groups[p] & ~moved, after[p] & ~moved) for p in range(target + 1, here)]
+            changed.append((here, groups[here] & ~moved, after[here]))
+        return moved, changed
 
-    def _with_it(self, atom: int, target: int, closure: int) -> set[int] | None:
-        """The atom and what must go along to ``target``; None if these are too many."""
-        at = self._at
-        earlier = target < at[atom]
-        beside = self._piece.predecessors if earlier else self._piece.successors
-        moved, stack = {atom}, [atom]
-        while stack:
-            for other in beside[stack.pop()]:
-                if other not in moved and (at[other] > target if earlier else at[other] < target):
-                    if len(moved) == closure:
-                        return None
-                    moved.add(other)
-                    stack.append(other)
-        return moved
-
-    def _weigh(self, moved: set[int], target: int) -> tuple[float, _Change]:
-        groups: dict[int, int] = {}
-        after: dict[int, int] = {}
-        users = 0
-        for atom in moved:
-            source, bit = self._at[atom], 1 << atom
-            groups[source] = groups.get(source, self.groups[source]) & ~bit
-            groups[target] = groups.get(target, self.groups[target]) | bit
-            for p in range(min(source, target), max(source, target)):
-                after[p] = after.get(p, self._after[p]) ^ bit
-            users |= self._users[atom]
-        sizes = {}
-        gain = 0.0
-        for p in sorted(groups.keys() | after.keys()):
-            if p in groups or self.groups[p] & users:
-                size = sizes[p] = self._footprint(groups.get(p, self.groups[p]), after.get(p, self._after[p]))
-                gain += self._over(size) - self._over(self._size[p]) + _SMALL * (size - self._size[p])
-        return gain, (groups, after, sizes, target, moved)
-
-    def accept(self, change: _Change) -> None:
-        groups, after, sizes, target, moved = change
-        for atom in moved:
-            self._at[atom] = target
-        for p, group in groups.items():
-            self.groups[p] = group
-        for p, later in after.items():
-            self._after[p] = later
-        for p, size in sizes.items():
-            self.overflow += self._over(size) - self._over(self._size[p])
-            self._size[p] = size
+    def _exchange(
+        self, moved: int, changed: list[_Changed], to_the_right: bool, which: float
+    ) -> tuple[int, list[_Changed]]:
+        """What goes back when ``moved`` has come to a neighbour, and the two groups then; nothing where none can."""
+        (left, first, behind), (right, second, rest) = changed
+        others = list(bits((second if to_the_right else first) & ~moved))
+        if not others:
+            return 0, changed
+        atom = others[int(which * len(others))]
+        if to_the_right:
+            back = 1 << atom | self._before[atom] & behind
+            return back, [(left, first | back, behind & ~back), (right, second & ~back, rest)]
+        back = 1 << atom | self._behind[atom] & first
+        return back, [(left, first & ~back, behind | back), (right, second | back, rest)]

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop
 from typing import NamedTuple
 
 from .piece import Piece, bits
@@ -39,13 +40,15 @@ class Breadth:
 
     Attributes:
         width: states that survive a group.
-        inner: partial fills that survive an atom.
+        inner: partial fills of a state that survive an atom.
         tries: atoms by which each of these may grow.
+        fills: of all states together at least so many partial fills survive; the first group has one state only.
     """
 
     width: int
     inner: int
     tries: int
+    fills: int = 0
 
 
 # After 0, 1, ... groups: of each state the groups that reach it, in the order in which they run.
@@ -116,8 +119,9 @@ class Beam:
         levels: Levels = [{0: ()}]
         while len(levels) <= most and piece.full not in states:
             grown: dict[int, _State] = {}
+            level = replace(breadth, inner=max(breadth.inner, breadth.fills // len(states)))
             for done, state in states.items():
-                for fill in self._fills(done, state.ready, breadth):
+                for fill in self._fills(done, state.ready, level):
                     to = done | fill.group
                     found = self._after(state, fill, alpha)
                     if to not in grown or found.estimate < grown[to].estimate:
@@ -252,11 +256,12 @@ class Beam:
 def _best(grown: dict[int, _State], width: int) -> dict[int, _State]:
     """The states of the least estimates, the best first, none of them a subset of a better one."""
     kept: dict[int, _State] = {}
-    for done, state in sorted(grown.items(), key=lambda pair: (pair[1].estimate, pair[0])):
-        if len(kept) == width:
-            break
+    heap = [(state.estimate, done) for done, state in grown.items()]
+    heapify(heap)
+    while heap and len(kept) < width:
+        _, done = heappop(heap)
         if not any(done & ~other == 0 for other in kept):  # less has run, and more is left behind
-            kept[done] = state
+            kept[done] = grown[done]
     return kept
 
 

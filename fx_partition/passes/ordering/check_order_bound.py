@@ -27,11 +27,15 @@ Without a moment: each weight of w bytes that a regular atom reads whole takes a
 partition that it is in, where r is the least that a step of one of its readers touches and allocates, and these parts
 add up to at most the number of partitions.
 
-This file shares no code with the planner. `order_bound.py` finds the moment that says most.
+All of this holds for some of the atoms just as well: what they make, read and touch alone, and the partitions that have
+one of them.
+
+This file shares no code with the planner. `order_bound.py` finds the moment that says most, `order_ends.py` the atoms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from ..partitioner.chain import Chain
@@ -48,61 +52,102 @@ def fewest_partitions(chain: Chain, budget: int, moment: int | None) -> int:
         budget: bytes of one device.
         moment: a step, None for the weights alone.
     """
-    assert not chain.adds_up
-    starts, workspace, size = chain.atom_start.tolist(), chain.workspace.tolist(), chain.value_bytes.tolist()
-    row, values = chain.touch_start.tolist(), chain.touch_value.tolist()
-    touched = [values[a:b] for a, b in pairwise(row)]
-    at_step = [sum([size[v] for v in found]) + extra for found, extra in zip(touched, workspace, strict=True)]
-    full, weight_row = chain.weight_bytes.tolist(), chain.weight_start.tolist()
-    ids, parts_read = chain.weight_id.tolist(), chain.weight_touch_bytes.tolist()
-
-    bare = 0
-    regular: list[tuple[int, int, dict[int, int]]] = []
-    for first, end in pairwise(starts):
-        read: dict[int, int] = {}
-        for i in range(weight_row[first], weight_row[end]):
-            read[ids[i]] = min(full[ids[i]], read.get(ids[i], 0) + parts_read[i])
-        weights = sum(read.values())
-        everything = sum([size[v] for v in set(values[row[first] : row[end]])])
-        if weights + everything + max(workspace[first:end]) <= budget:
-            regular.append((first, end, read))
-        elif weights + max(at_step[first:end]) > budget:
-            bare += 1
-    if not regular:
-        return max(bare, int(chain.num_atoms > 0))
-    if moment is None:
-        return bare + max(1, -(-_by_weights(full, budget, regular, at_step) // _UNIT))
-
-    held: dict[int, int] = {}
-    mine: set[int] = set()
-    for first, end, read in regular:
-        mine.update(range(first, end))
-        for w, number in read.items():
-            held[w] = min(full[w], held.get(w, 0) + number)
-    later = {v for found in touched[moment + 1 :] for v in found}
-    returned, defined = chain.value_returned.tolist(), chain.value_def.tolist()
-    live = {
-        v
-        for v, made_at in enumerate(defined)
-        if made_at in mine and made_at <= moment and (returned[v] or v in later)
-    }
-    rest = min(max(at_step[first:end]) for first, end, _ in regular)
-    for t in {defined[v] for v in live}:
-        rest = min(rest, at_step[t] - sum([size[v] for v in touched[t] if v in live]))
-    total = sum(held.values()) + sum([size[v] for v in live])
-    return bare + max(1, -(-total // (budget - rest)) if rest < budget else 0)
+    return Weighed(chain, budget).fewest(range(chain.num_atoms), moment)
 
 
-def _by_weights(
-    full: list[int], budget: int, regular: list[tuple[int, int, dict[int, int]]], at_step: list[int]
-) -> int:
-    """The parts of partitions that the weights take that some regular atom reads whole, each rounded down to a unit."""
-    least: dict[int, int] = {}
-    for first, end, read in regular:
-        for w, number in read.items():
-            if number == full[w] > 0:
-                least[w] = min(least.get(w, budget), max(at_step[first:end]))
-    room: dict[int, int] = {}
-    for w, rest in least.items():
-        room[budget - rest] = room.get(budget - rest, 0) + full[w]
-    return sum(number * _UNIT // left for left, number in room.items())
+class Weighed:
+    """The atoms of a chain in trace order, to be weighed together.
+
+    Args:
+        chain: not one that adds up.
+        budget: bytes of one device.
+    """
+
+    def __init__(self, chain: Chain, budget: int) -> None:
+        assert not chain.adds_up
+        self._budget = budget
+        starts, workspace, size = chain.atom_start.tolist(), chain.workspace.tolist(), chain.value_bytes.tolist()
+        row, values = chain.touch_start.tolist(), chain.touch_value.tolist()
+        self._size: list[int] = size
+        self._touched = [values[a:b] for a, b in pairwise(row)]
+        self._at_step = [
+            sum([size[v] for v in found]) + extra for found, extra in zip(self._touched, workspace, strict=True)
+        ]
+        self._full: list[int] = chain.weight_bytes.tolist()
+        self._defined: list[int] = chain.value_def.tolist()
+        self._until = [0] * len(size)
+        for t, found in enumerate(self._touched):
+            for v in found:
+                self._until[v] = t
+        for v, returned in enumerate(chain.value_returned.tolist()):
+            if returned:
+                self._until[v] = chain.num_steps
+        weight_row, ids = chain.weight_start.tolist(), chain.weight_id.tolist()
+        parts = chain.weight_touch_bytes.tolist()
+        self._bare: list[bool] = []
+        self._regular: list[bool] = []
+        self._reads: list[dict[int, int]] = []
+        self._makes: list[list[int]] = []
+        self._largest: list[int] = []
+        for first, end in pairwise(starts):
+            read: dict[int, int] = {}
+            for i in range(weight_row[first], weight_row[end]):
+                read[ids[i]] = min(self._full[ids[i]], read.get(ids[i], 0) + parts[i])
+            weights, largest = sum(read.values()), max(self._at_step[first:end])
+            touched = set(values[row[first] : row[end]])
+            everything = sum([size[v] for v in touched])
+            self._regular.append(weights + everything + max(workspace[first:end]) <= budget)
+            self._bare.append(weights + largest > budget)
+            self._reads.append(read)
+            self._makes.append([v for v in touched if first <= self._defined[v] < end])
+            self._largest.append(largest)
+
+    def fewest(self, atoms: Iterable[int], moment: int | None) -> int:
+        """The least number of partitions that have one of some atoms; by a moment, or by the weights alone."""
+        atoms = list(atoms)
+        bare = sum([self._bare[atom] for atom in atoms])
+        regular = [atom for atom in atoms if self._regular[atom]]
+        if not regular:
+            return max(bare, int(bool(atoms)))
+        if moment is None:
+            return bare + max(1, -(-self._by_weights(regular) // _UNIT))
+        held: dict[int, int] = {}
+        live: set[int] = set()
+        rest = self._budget
+        for atom in regular:
+            for w, number in self._reads[atom].items():
+                held[w] = min(self._full[w], held.get(w, 0) + number)
+            live.update([v for v in self._makes[atom] if self._defined[v] <= moment < self._until[v]])
+            rest = min(rest, self._largest[atom])
+        for t in {self._defined[v] for v in live}:
+            rest = min(rest, self._at_step[t] - sum([self._size[v] for v in self._touched[t] if v in live]))
+        total = sum(held.values()) + sum([self._size[v] for v in live])
+        return bare + max(1, -(-total // (self._budget - rest)) if rest < self._budget else 0)
+
+    def fullest(self, atoms: Iterable[int]) -> int | None:
+        """The first moment at which most bytes are live that the regular ones of some atoms make; None if none are."""
+        change: dict[int, int] = {}
+        for atom in atoms:
+            for v in self._makes[atom] if self._regular[atom] else ():
+                change[self._defined[v]] = change.get(self._defined[v], 0) + self._size[v]
+                change[self._until[v]] = change.get(self._until[v], 0) - self._size[v]
+        live = most = 0
+        moment = None
+        for t in sorted(change):
+            live += change[t]
+            if live > most:
+                most, moment = live, t
+        return moment
+
+    def _by_weights(self, regular: list[int]) -> int:
+        """The parts of partitions that the weights take that some of these atoms read whole, each rounded down to a
+        unit."""
+        least: dict[int, int] = {}
+        for atom in regular:
+            for w, number in self._reads[atom].items():
+                if number == self._full[w] > 0:
+                    least[w] = min(least.get(w, self._budget), self._largest[atom])
+        room: dict[int, int] = {}
+        for w, rest in least.items():
+            room[self._budget - rest] = room.get(self._budget - rest, 0) + self._full[w]
+        return sum(number * _UNIT // left for left, number in room.items())

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..partitioner.chain import Chain
 from ..partitioner.sliding_window import last_touches
-from .check_order_bound import fewest_partitions
+from .check_order_bound import Weighed
 
 # So many moments are weighed, the fullest first.
 _WEIGHED = 2
@@ -27,10 +27,14 @@ class OrderBound(NamedTuple):
     Attributes:
         fewest: partitions.
         moment: the step of the trace that shows it, None where the weights alone do.
+        before, behind: so many of these partitions run before, and behind, the atoms of which that is shown
+            (`order_ends`).
     """
 
     fewest: int
     moment: int | None
+    before: int = 0
+    behind: int = 0
 
 
 def order_bound(chain: Chain, budget: int) -> OrderBound:
@@ -38,7 +42,9 @@ def order_bound(chain: Chain, budget: int) -> OrderBound:
 
     Example: two atoms of 3 bytes of weights each, budget 4: two partitions, by the weights alone.
     """
-    best = OrderBound(fewest_partitions(chain, budget, None), None)
+    weighed = Weighed(chain, budget)
+    atoms = range(chain.num_atoms)
+    best = OrderBound(weighed.fewest(atoms, None), None)
     made = chain.value_def >= 0
     until = np.where(chain.value_returned != 0, chain.num_steps, last_touches(chain))
     change = np.zeros(chain.num_steps + 1, dtype=np.int64)
@@ -46,7 +52,7 @@ def order_bound(chain: Chain, budget: int) -> OrderBound:
     np.subtract.at(change, until[made], chain.value_bytes[made])
     live = np.cumsum(change)[:-1]
     for moment in np.argsort(-live, kind="stable")[:_WEIGHED].tolist():
-        fewest = fewest_partitions(chain, budget, moment)
+        fewest = weighed.fewest(atoms, moment)
         if fewest > best.fewest:
             best = OrderBound(fewest, moment)
     return best

@@ -24,6 +24,9 @@ from itertools import pairwise
 
 from ..partitioner.chain import Chain
 
+# Footprints that are remembered at most.
+_KNOWN = 1 << 17
+
 Steps = list[tuple[tuple[int, ...], int]]  # of an atom: (values touched, scratch bytes) of each step
 
 
@@ -33,6 +36,14 @@ def bits(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
+
+
+def _subset_sums(sizes: list[int]) -> list[int]:
+    """Of each set of some sizes the sum, by the set's mask."""
+    sums = [0]
+    for size in sizes:
+        sums += [total + size for total in sums]
+    return sums
 
 
 class Graph:
@@ -149,13 +160,20 @@ class Piece:
         self._whole = [sum(bit[w] for w in read if w in bit) for read in reads]
         self._parts = [[(w, number) for w, number in read.items() if w in partly] for read in reads]
         self._bytes_of_bit = [weight_bytes[w] for w in bit]
-        self._sums: dict[int, int] = {0: 0}
+        # Sums of eight weights at a time.
+        self._sums = [_subset_sums(self._bytes_of_bit[i : i + 8]) for i in range(0, len(bit), 8)]
         self._size = [size for size, _, _, _ in values]
         # Bit n stands for what is never over: a value with it is kept. The caller makes what has no maker here.
         self._users = [mask | kept << n for _, _, mask, kept in values]
         self._maker = [1 << maker if maker >= 0 else 0 for _, maker, _, _ in values]
+        self._known: dict[tuple[int, int], int] = {}
+        self._groups: dict[int, tuple[int, list[int]]] = {}
         self.touched = [list(dict.fromkeys(v for vs, _ in found for v in vs)) for found in steps]
         self.own = [max(extra + sum(self._size[v] for v in vs) for vs, extra in found) for found in steps]
+        self._near = [0] * n  # of each atom those that touch one of its values
+        for atom, found in enumerate(self.touched):
+            for v in found:
+                self._near[atom] |= values[v][2]
         # Of each step: its values, those first touched there that the atom makes (in bytes), scratch.
         self._rows: list[list[tuple[tuple[int, ...], int, int]]] = []
         for atom, of_atom in enumerate(steps):
@@ -172,9 +190,10 @@ class Piece:
         for atom in members:
             union |= self._whole[atom]
             parts = parts or bool(self._parts[atom])
-        total = self._sums.get(union)
-        if total is None:
-            total = self._sums[union] = sum(self._bytes_of_bit[i] for i in bits(union))
+        total = 0
+        for sums in self._sums:
+            total += sums[union & 255]
+            union >>= 8
         if parts:
             held: dict[int, int] = {}
             for atom in members:
@@ -185,6 +204,33 @@ class Piece:
 
     def footprint(self, members: Sequence[int], group: int, after: int) -> int:
         """The bytes of a group: its ``members`` ascending, the same as a mask, and what runs later."""
+        near = 0
+        for atom in members:
+            near |= self._near[atom]
+        key = (group, after & near)
+        total = self._known.get(key)
+        if total is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            total = self._known[key] = self.weights(members) + self._peak(members, group, after)
+        return total
+
+    def footprint_of(self, group: int, after: int) -> int:
+        """The bytes of a group that is a mask alone; for groups that come again and again."""
+        found = self._groups.get(group)
+        if found is None:
+            if len(self._groups) >= _KNOWN:
+                self._groups.clear()
+            members = list(bits(group))
+            near = 0
+            for atom in members:
+                near |= self._near[atom]
+            found = self._groups[group] = (near, members)
+        total = self._known.get((group, after & found[0]))
+        return self.footprint(found[1], group, after) if total is None else total
+
+    def _peak(self, members: Sequence[int], group: int, after: int) -> int:
+        """The most that is resident at a step of a group."""
         last: dict[int, int] = {}
         rows: list[tuple[tuple[int, ...], int, int]] = []
         for atom in members:
@@ -207,11 +253,22 @@ class Piece:
             if live + extra > peak:
                 peak = live + extra
             live -= freed
-        return self.weights(members) + peak
+        return peak
 
     def least(self, members: Sequence[int]) -> int:
         """Never more than the footprint of a group, whatever runs later: its weights and its largest step."""
         return self.weights(members) + max([self.own[atom] for atom in members])
+
+    def closures(self) -> tuple[list[int], list[int]]:
+        """Of each atom the masks of all that must run before it, and of all that must run behind it."""
+        before, behind = [0] * self.n, [0] * self.n
+        for atom, found in enumerate(self.predecessors):
+            for p in found:
+                before[atom] |= before[p] | 1 << p
+        for atom in range(self.n - 1, -1, -1):
+            for s in self.successors[atom]:
+                behind[atom] |= behind[s] | 1 << s
+        return before, behind
 
     def within(self, group: int, after: int) -> tuple[Piece, list[int]]:
         """Some atoms as a piece of their own, ``after`` running later; and their numbers here."""

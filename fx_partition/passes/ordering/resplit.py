@@ -6,13 +6,17 @@ window
     Some consecutive groups of a plan, as a piece of their own.
 pool
     The plans of fewest groups that are known.
+halves
+    Two broad beams for a number of groups that is given, one from each end; each runs half of the groups, and what is
+    left between two of their states is the group in the middle.
 
-1. Beams of growing breadth, forwards and backwards, each refined by the exact boundaries over the order that it gives.
+1. Beams of growing breadth, forwards and backwards, each refined by the exact boundaries over the order that it gives;
+   then halves for one group fewer.
 2. *Fewer groups*: a window is split anew. Either a beam splits it, and what it gives is taken if it is no more groups
    (a change that costs nothing may open the way), or one of its groups is shared out over its neighbours, and moves
    have to bring all within the budget again (`annealing`).
-3. *A smaller largest group*, at the number of groups found: beams under a smaller budget, by bisection; then moves
-   under one byte less than the largest, as long as they succeed.
+3. *A smaller largest group*, at the number of groups found: moves over the whole plan under one byte less than the
+   largest, as long as they succeed; then halves under smaller budgets.
 
 Before: a plan of 6 groups, the largest of 90 bytes.  After: of 5, or of 6 whose largest has 84; never a worse one.
 
@@ -23,8 +27,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from .annealing import anneal, merged_away
+from .annealing import anneal, merged_away, squeeze
 from .beam import Beam, Breadth, Levels, meet
 from .piece import Piece, bits
 
@@ -32,10 +37,12 @@ Groups = list[int]
 
 NARROW = Breadth(width=2, inner=3, tries=3)
 _WIDE = Breadth(width=4, inner=6, tries=4)
-_BETWEEN = Breadth(width=8, inner=8, tries=5)
-_WIDER = Breadth(width=12, inner=10, tries=6)
-# Up to so many atoms the widest beams, and beams under smaller budgets, take less than a second or two.
-_FEW, _SOME = 40, 64
+# Up to so many atoms halves take some tenths of a second.
+_FEW = 64
+# Of halves up to so many atoms; groups of a larger piece hold more, and take longer.
+_BROAD, _BROAD_ATOMS = Breadth(width=100, inner=2, tries=6, fills=300), 40
+# Halves look for a largest group that is smaller by one part in so many, as long as there is one.
+_SHARE = 64
 _ALPHAS = (0.4, 1.0, 2.0)
 _SPANS = (4, 5, 6, 8, 8, 10, 12)
 _MOVES = 6_000  # of one attempt
@@ -43,25 +50,25 @@ _MOVES = 6_000  # of one attempt
 
 def resplit(
     piece: Piece, known: Iterable[Groups], refine: Callable[[Groups], Groups], fewest: int, effort: int
-) -> Groups:
-    """The best plan found, never worse than one of those known.
+) -> list[Groups]:
+    """The best plan found, never worse than one of those known; then others of as few groups, as they were found.
 
     Args:
         piece: all atoms of the graph.
         known: plans, each of groups in the order in which they run.
         refine: a plan of other boundaries over the order of a plan; it may be worse.
         fewest: no plan has fewer groups.
-        effort: about so many moves are tried, the states of beams counted as well.
+        effort: about so many moves are tried for fewer groups, the states of beams counted as well; eight times as many
+            for a smaller largest group.
     """
     search = _Search(piece, refine, fewest)
     for groups in known:
         search.add(groups)
     search.beams(NARROW, (1.0, 0.4))
     search.beams(_WIDE, _ALPHAS)
-    if search.open:
-        search.beams(_WIDER if piece.n <= _FEW else _BETWEEN, _ALPHAS)
+    search.halves_of_fewer()
     search.fewer(effort)
-    return search.smaller(effort)
+    return [search.smaller(effort), *search.pool]
 
 
 def largest(piece: Piece, groups: Groups) -> int:
@@ -84,25 +91,20 @@ class _Search:
     def __init__(self, piece: Piece, refine: Callable[[Groups], Groups], fewest: int) -> None:
         self._piece, self._refine, self._least = piece, refine, fewest
         self._rng = random.Random(0)
-        self._pool: list[Groups] = []
-
-    @property
-    def open(self) -> bool:
-        """Whether there may be plans of fewer groups."""
-        return self._fewest > max(self._least, 1)
+        self.pool: list[Groups] = []
 
     @property
     def _fewest(self) -> int:
-        return len(self._pool[0])
+        return len(self.pool[0])
 
     def add(self, groups: Groups) -> None:
         """Put a plan into the pool if it has the fewest groups, and they are within the budget in trace order."""
-        if self._pool and (len(groups) > self._fewest or largest(self._piece, groups) > self._piece.budget):
+        if self.pool and (len(groups) > self._fewest or largest(self._piece, groups) > self._piece.budget):
             return
-        if self._pool and len(groups) < self._fewest:
-            self._pool.clear()
-        if groups not in self._pool:
-            self._pool.append(groups)
+        if self.pool and len(groups) < self._fewest:
+            self.pool.clear()
+        if groups not in self.pool:
+            self.pool.append(groups)
 
     def _add_refined(self, groups: Groups | None) -> None:
         if groups:
@@ -112,23 +114,31 @@ class _Search:
     def beams(self, breadth: Breadth, alphas: tuple[float, ...]) -> None:
         """Beams from both ends, what they make together, and the best boundaries over the orders of each."""
         # One group more than the best: the boundaries over its order may need one fewer.
-        most = self._fewest + 1 if self._pool else self._piece.n
+        most = self._fewest + 1 if self.pool else self._piece.n
         runs = _from_both_ends(self._piece, breadth, alphas, most)
         self._add_refined(meet(self._piece, *runs, most))
         for levels in (*runs[0], *runs[1]):
             if groups := levels[-1].get(self._piece.full):
                 self._add_refined(list(groups))
 
+    def halves_of_fewer(self) -> None:
+        """Halves for one group fewer than the best plan has, as long as they find one."""
+        while self._piece.n <= _FEW and self._fewest > max(self._least, 2):
+            found = _halves(self._piece, self._fewest - 1)
+            if found is None:
+                break
+            self._add_refined(found)
+
     def fewer(self, effort: int) -> None:
         """Look for plans of fewer groups, from three plans of the pool."""
         for _ in range(3):
-            plan, left = self._rng.choice(self._pool), effort // 3
+            plan, left = self._rng.choice(self.pool), effort // 3
             while len(plan) > max(self._least, 2) and left > 0:
                 plan, spent = self._split_window(plan)
                 left -= spent
                 if len(plan) < self._fewest:
                     self._add_refined(plan)
-                    plan = self._pool[0]
+                    plan = self.pool[0]
 
     def _split_window(self, plan: Groups) -> tuple[Groups, int]:
         """The plan with one window split anew, if that worked, and the effort spent."""
@@ -156,60 +166,35 @@ class _Search:
     def smaller(self, effort: int) -> Groups:
         """The plan of the pool with the smallest largest group, and then one whose largest is smaller still."""
         piece = self._piece
-        best = min(self._pool, key=lambda groups: (largest(piece, groups), groups))
+        best = min(self.pool, key=lambda groups: (largest(piece, groups), groups))
         if len(best) < 2 or not largest(piece, best):
             return best
-        if piece.n <= _SOME:
-            best = self._by_beams(best, _WIDE, 8)
+        moves = 8 * effort * _BROAD_ATOMS // max(piece.n, _BROAD_ATOMS)
+        best = squeeze(piece, best, moves, self._rng)
         if piece.n <= _FEW:
-            best = self._by_beams(best, _WIDER, 24)
-        left, fails = effort, 0
-        while left > 0 and fails < 40:
-            sizes = footprints(piece, best)
-            high = max(sizes)
-            found, spent = self._relieve(best, sizes.index(high), high - 1, fails)
-            left -= spent
-            fails = 0 if found else fails + 1
-            best = found or best
+            best = self._by_halves(best)
         refined = self._refine(best)
         return refined if len(refined) == len(best) and largest(piece, refined) < largest(piece, best) else best
 
-    def _relieve(self, plan: Groups, place: int, budget: int, attempt: int) -> tuple[Groups | None, int]:
-        """The plan with all groups of a window around ``place`` within ``budget``, and the effort spent."""
-        rng = self._rng
-        span = min(len(plan), (2, 2, 3, 3, 4, 5, 6, 8)[attempt % 8])
-        first = rng.randrange(max(0, place - span + 1), min(place, len(plan) - span) + 1)
-        inside, behind = plan[first : first + span], plan[first + span :]
-        window, atoms = self._piece.within(sum(inside), sum(behind))
-        spent = 100 * window.n
-        found = _whole(window, Beam(window.under(budget), rng.random() < 0.5).run(_WIDE, rng.uniform(0.2, 2.5), span))
-        if found and largest(window, found) > budget:
-            found = None
-        if not found:
-            at = {atom: i for i, atom in enumerate(atoms)}
-            moves = _MOVES * span // 8
-            spent += moves
-            found = anneal(window, [sum(1 << at[a] for a in bits(g)) for g in inside], budget, moves, rng)
-        if not found:
-            return None, spent
-        back = [sum(1 << atoms[i] for i in bits(group)) for group in found]
-        return [*plan[:first], *back, *plan[first + span :]], spent
-
-    def _by_beams(self, best: Groups, breadth: Breadth, share: int) -> Groups:
-        """Beams under budgets that are smaller by a part of one in ``share`` at most, by bisection."""
-        piece, k = self._piece, len(best)
+    def _by_halves(self, best: Groups) -> Groups:
+        """The plan, or one of as many groups that halves find under smaller budgets."""
+        piece = self._piece
         high = largest(piece, best)
-        low = max([own for own in piece.own if own <= piece.budget], default=0)
-        low = max(low, high - high // share)
-        while high - low > max(high // 256, 1):
-            middle = (low + high) // 2
-            tight = piece.under(middle)
-            found = meet(tight, *_from_both_ends(tight, breadth, _ALPHAS, k), k)
-            if found is None or largest(piece, found) >= high:
-                low = middle
-            else:
-                best, high = found, largest(piece, found)
+        while high > 1:
+            found = _halves(piece.under(high - max(high // _SHARE, 1)), len(best))
+            if not found or largest(piece, found) >= high:
+                break
+            best, high = found, largest(piece, found)
         return best
+
+
+def _halves(piece: Piece, k: int) -> Groups | None:
+    """A plan of at most ``k`` groups within the budget of the piece, by two beams that meet."""
+    share = min(1.0, _BROAD_ATOMS / piece.n)
+    broad = replace(_BROAD, fills=int(_BROAD.fills * share**3))
+    ahead = Beam(piece, False).run(broad, 1.0, k // 2)
+    behind = Beam(piece, True).run(broad, 1.0, (k - 1) // 2)
+    return meet(piece, [ahead], [behind], k)
 
 
 def _from_both_ends(

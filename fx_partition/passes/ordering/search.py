@@ -28,12 +28,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ..partitioner.chain import Chain, IntArray
+from ..partitioner.dp import dp
 from ..partitioner.greedy import fewest_over
 from ..partitioner.pareto import Tradeoff
 from ..partitioner.sliding_window import interval
 from .downsets import search_downsets
 from .list_schedules import HEURISTICS
 from .order_bound import OrderBound, order_bound
+from .order_ends import bound_with_ends
 from .piece import Graph, bits
 from .resplit import NARROW, resplit
 from .rolling_beam import roll
@@ -109,6 +111,7 @@ def search_order(
         best.searched = found.num_downsets
         if not traffic:
             return OrderedPlan(best.order, best.boundaries, SearchStats(found.num_downsets, True, bound))
+    bound = bound_with_ends(chain, predecessors, budget, bound)
     for order in _orders(chain, predecessors, budget):
         best.consider_order(order)
     if chain.num_atoms <= SMALL:
@@ -173,15 +176,16 @@ class _Best:
         chain = self._chain
         piece = Graph(chain, predecessors).piece(range(chain.num_atoms), self._budget, lambda _, __: False)
 
+        # The smallest maximum whatever is asked for: so all objectives choose from the same plans.
         def refine(groups: Sequence[int]) -> list[int]:
             order = [atom for group in groups for atom in bits(group)]
-            return _groups(order, self._solve(permuted(chain, order)))
+            return _groups(order, dp(permuted(chain, order), self._budget))
 
-        groups = resplit(piece, [_groups(self.order, self.boundaries)], refine, fewest, EFFORT)
-        order = [atom for group in groups for atom in bits(group)]
-        self.searched += 1
-        self.consider(order, np.cumsum([0, *(group.bit_count() for group in groups)]).tolist())
-        self.consider(order, self._solve(permuted(chain, order)))
+        plans = resplit(piece, [_groups(self.order, self.boundaries)], refine, fewest, EFFORT)
+        for groups in plans:
+            order = [atom for group in groups for atom in bits(group)]
+            self.consider(order, np.cumsum([0, *(group.bit_count() for group in groups)]).tolist())
+        self.consider_order([atom for group in plans[0] for atom in bits(group)])
 
 
 def _groups(order: Sequence[int], places: Sequence[int]) -> list[int]:

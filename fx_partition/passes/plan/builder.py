@@ -90,7 +90,7 @@ class PlanBuilder:
 
     def proof(self, certificate: Certificate, tried: SearchStats, traced: Sequence[NodeMemory]) -> Proof:
         """The proof in names; ``traced`` are the steps in the order of the trace."""
-        fewest, moment = tried.bound or (0, None)
+        fewest, moment, before, behind = tried.bound or (0, None, 0, 0)
         return Proof(
             min_partitions=certificate.min_partitions,
             witnesses=tuple(map(self._witness, certificate.witnesses)),
@@ -100,6 +100,8 @@ class PlanBuilder:
             exhaustive=tried.exhaustive,
             fewest_over_all_orders=fewest,
             moment="" if moment is None else traced[moment].node,
+            partitions_before=before,
+            partitions_behind=behind,
         )
 
     def _witness(self, witness: tuple[int, int, int]) -> Witness:

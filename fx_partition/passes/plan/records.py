@@ -118,6 +118,8 @@ class Proof:
             0 where nothing is claimed.
         moment: the node behind which, in the order of the trace, so much is live that this is so; "" where the weights
             alone say it.
+        partitions_before, partitions_behind: so many of these partitions run before, and behind, the atoms of which
+            that is said (`order_ends`); 0 where it is said of all.
     """
 
     min_partitions: int
@@ -128,6 +130,8 @@ class Proof:
     exhaustive: bool = False
     fewest_over_all_orders: int = 0
     moment: str = ""
+    partitions_before: int = 0
+    partitions_behind: int = 0
 
 
 @dataclass(frozen=True)

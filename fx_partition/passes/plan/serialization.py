@@ -53,6 +53,8 @@ def plan_to_dict(plan: Mapping[str, Any], *, num_partitions: int, max_bytes: int
             "exhaustive": plan["certificate"].exhaustive,
             "fewest_over_all_orders": plan["certificate"].fewest_over_all_orders,
             "moment": plan["certificate"].moment,
+            "partitions_before": plan["certificate"].partitions_before,
+            "partitions_behind": plan["certificate"].partitions_behind,
         },
         "partitions": [_partition_to_dict(p) for p in plan["partitions"]],
         "pareto": [row._asdict() for row in plan["tradeoffs"]],

@@ -107,7 +107,7 @@ def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
     if plan.device_budgets:
         if plan.tradeoffs:
             yield Fault("pareto", "there are none for devices of different sizes")
-        for name in ("fewest_over_all_orders", "moment"):
+        for name in ("fewest_over_all_orders", "moment", "partitions_before", "partitions_behind"):
             if claim := getattr(plan.certificate, name):
                 yield Fault(f"certificate.{name}", f"it is {claim}, and devices of different sizes have no such bound")
         if not bounds:
@@ -125,7 +125,8 @@ def _nothing_claimed(case: Case) -> Iterator[Fault]:
         yield Fault("certificate.min_partitions", f"it is {proof.min_partitions}, and nothing is proved")
     claims = {"witnesses": proof.witnesses, "max_bytes_lower_bound": proof.max_bytes_lower_bound,
               "max_witnesses": proof.max_witnesses, "exhaustive": proof.exhaustive,
-              "fewest_over_all_orders": proof.fewest_over_all_orders, "moment": proof.moment}  # fmt: skip
+              "fewest_over_all_orders": proof.fewest_over_all_orders, "moment": proof.moment,
+              "partitions_before": proof.partitions_before, "partitions_behind": proof.partitions_behind}  # fmt: skip
     yield from (Fault(f"certificate.{name}", "nothing is proved") for name, claim in claims.items() if claim)
     if proof.orders_tried != 1:
         yield Fault("certificate.orders_tried", f"it is {proof.orders_tried}, and no other order is tried")

@@ -34,6 +34,8 @@ LESS = {
 HOW_LONG = "certificate.orders_tried"
 #: Another moment may show the same number of partitions; the checker counts what each shows.
 MOMENT = "certificate.moment"
+#: Other atoms may show the same number of partitions, with fewer or more of them before and behind; likewise.
+ENDS = ("certificate.partitions_before", "certificate.partitions_behind")
 #: What a caller asks for. An edit of these is right if the planner, asked so, writes the very same plan.
 ASKED = ("algorithm", "objective", "max_slack", "budget_is_smallest", "device_budgets", "num_devices", "devices",
          "keep_together", "certificate.exhaustive", "certificate.orders_tried")  # fmt: skip
@@ -90,8 +92,8 @@ def says_nothing_wrong(edit: Edit) -> bool:
     """Whether an edit is of a field that the model cannot contradict, or takes back a part of what is known."""
     if any(re.fullmatch(pattern, edit.path) for pattern in NO_MEANING) or (edit.path, edit.after) in LESS:
         return True
-    if edit.path == MOMENT and edit.after:
-        return True
+    if (edit.path == MOMENT and edit.after) or edit.path in ENDS:
+        return bool(edit.data["certificate"]["fewest_over_all_orders"])
     return edit.path == HOW_LONG and not edit.data["certificate"]["exhaustive"] and edit.after > 1
 
 

@@ -169,10 +169,10 @@ def test_the_checker_imports_nothing_of_the_planner() -> None:
         "partitioner.pareto",
         "plan.placement", "plan.make_plan", "plan.problem", "ordering.search", "plan.replication",
         "ordering.downset_footprint", "plan.fused_refinement", "footprint.shared_inputs", "footprint.state_inputs",
-        "ordering.check_order_bound", "ordering.order_bound", "ordering.resplit", "ordering.rolling_beam",
-        "ordering.beam", "ordering.annealing", "ordering.piece", "partitioner.cut_ties", "partitioner.mixed_devices",
-        "footprint.weight_storage",
-        "footprint.storage_refs", "footprint.free_scalars", "partitioner.sliding_window",
+        "ordering.check_order_bound", "ordering.order_bound", "ordering.order_ends", "ordering.resplit",
+        "ordering.rolling_beam", "ordering.beam", "ordering.annealing", "ordering.piece", "partitioner.cut_ties",
+        "partitioner.mixed_devices", "footprint.weight_storage", "footprint.storage_refs", "footprint.free_scalars",
+        "partitioner.sliding_window",
     }  # fmt: skip
     folder = Path(fx_partition.__file__).parent / "passes" / "verify"
     found = {}
