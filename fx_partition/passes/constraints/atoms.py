@@ -1,18 +1,18 @@
-"""Which steps may not be separated.
+"""Group the steps that may not be separated into atoms.
 
-An *atom* is a run of steps that stay in one partition. Each rule below names a *hull*, the first and the last step of a
-run; hulls that overlap are one atom, and a step in no hull is an atom by itself.
+An *atom* is a run of steps that stay in one partition. Each rule below makes a *colocation group*, from the first to
+the last of its members; groups that overlap are one atom, and a step in no group is an atom by itself.
 
-- a container of tensors (``split``, ``max`` with indices) and whoever takes it apart;
+- a container of tensors (``split``, ``max`` with indices) and the steps that take it apart;
 - a value that is written in place, from where it is made to its last write: a copy that crosses a boundary would miss
-  the write. Reads after the last write may be elsewhere, and so may all where the value is handed on (see
-  `handed_on_writes`);
+  the write. Steps that read it after the last write may be in other partitions. Where the value is handed on, all
+  steps may be (see `handed_on_writes`);
 - a value or weight one of whose tensors has its metadata changed (``t_``), from its first touch to the last change;
 - a weight or state that is written, from its first write to its last touch: it lives on one device;
 - a size that is known only at run time, from its producer to the last step whose shape or check needs it;
 - a region whose mode cannot be entered again (inference mode, a profiler record, `torch.func`), and a tensor that
-  belongs to one with whoever takes it;
-- what the caller names in ``keep_together``.
+  belongs to such a region with the steps that use it;
+- the nodes that the caller names in ``keep_together``.
 
 Before: ``linear, relu_ (writes linear), size, split, getitem, getitem_1, add``
 After:  ``[linear, relu_] [size] [split, getitem, getitem_1] [add]``
@@ -37,17 +37,17 @@ from ..capture.graph_symbols import known_at_start, unbacked_in
 from ..capture.whole_regions import is_replayed, views_without_gradient, whole_regions
 from ..footprint.graph_memory import GraphMemory
 from .handed_on_writes import handed_on
-from .hoisting import Sorted, sort_hull
+from .hoisting import Hoisted, hoist
 
 KeepTogether: TypeAlias = "Sequence[str | Sequence[str]]"
 
-# A hull of more than this share of the steps is reported: it limits what any plan can do.
+# A group of more than this share of the steps gets a warning, because it limits every plan.
 LARGE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class ColocationGroup:
-    """Steps ``first`` to ``last``, both included: its ``members`` must stay together, because of ``reason``."""
+    """Steps ``first`` to ``last``, both included, whose ``members`` must stay together because of ``reason``."""
 
     first: int
     last: int
@@ -65,36 +65,36 @@ class Atoms:
     """The atoms of a graph.
 
     Attributes:
-        order: the step to run at each place; trace order, but for what was moved out of large hulls.
-        starts: the place where each atom begins, then the number of steps.
+        order: the step to run at each position; trace order, but for steps that were moved out of large groups.
+        starts: the position where each atom begins, then the number of steps.
     """
 
     order: tuple[int, ...]
     starts: tuple[int, ...]
 
     def permuted(self, atom_order: Sequence[int]) -> Atoms:
-        """The same atoms with atom ``atom_order[i]`` at place i."""
+        """Return the same atoms with atom ``atom_order[i]`` at position i."""
         runs = [self.order[self.starts[a] : self.starts[a + 1]] for a in atom_order]
         return Atoms(tuple(chain.from_iterable(runs)), (0, *accumulate(map(len, runs))))
 
 
 def find_atoms(
     captured: CapturedGraph,
-    facts: GraphMemory,
+    memory: GraphMemory,
     keep_together: KeepTogether = (),
     together: Iterable[ColocationGroup] = (),
 ) -> Atoms:
-    """Group the steps of a graph into atoms; linear in steps and touches, but for one sort of the hulls.
+    """Group the steps of a graph into atoms; linear in steps and touches, but for one sort of the groups.
 
     Args:
-        keep_together: groups of nodes; each is a module path (all steps that come from it) or a list of node names.
-        together: further hulls, such as the kernels that `fused_footprint.fuse` finds.
+        keep_together: groups of nodes; each is a module path (all steps of that module) or a list of node names.
+        together: further groups, such as the kernels that `fused_footprint.fuse` finds.
 
     Raises:
         PartitionError: a group in ``keep_together`` names nothing in this graph.
     """
-    hulls = _merge([*needed_hulls(captured, facts), *_asked_for(facts, keep_together), *together])
-    limit = max(LARGE_SHARE * len(facts.steps), 16)
+    groups = _merge([*needed_groups(captured, memory), *_asked_for(memory, keep_together), *together])
+    limit = max(LARGE_SHARE * len(memory.steps), 16)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
     order: list[int] = []
     starts: list[int] = []
@@ -104,56 +104,58 @@ def find_atoms(
             starts.append(len(order))
             order.append(step)
 
-    for hull in hulls:
-        alone(range(len(order), hull.first))
-        parts = Sorted([], list(range(hull.first, hull.last + 1)), [])
-        if len(parts.inside) > limit:
-            parts = sort_hull(facts, nodes, hull.first, hull.last, hull.members)
-        alone(parts.before)
+    for group in groups:
+        alone(range(len(order), group.first))
+        hoisted = Hoisted([], list(range(group.first, group.last + 1)), [])
+        # Small groups stay as traced: moving steps out of them would change the order for little gain.
+        if len(hoisted.inside) > limit:
+            hoisted = hoist(memory, nodes, group.first, group.last, group.members)
+        alone(hoisted.before)
         starts.append(len(order))
-        order += parts.inside
-        alone(parts.after)
-        if len(parts.inside) > limit:
-            _report(facts, hull, len(parts.inside))
-    alone(range(len(order), len(facts.steps)))
+        order += hoisted.inside
+        alone(hoisted.after)
+        if len(hoisted.inside) > limit:
+            _warn_of_size(memory, group, len(hoisted.inside))
+    alone(range(len(order), len(memory.steps)))
     return Atoms(tuple(order), (*starts, len(order)))
 
 
-def needed_hulls(captured: CapturedGraph, facts: GraphMemory) -> Iterable[ColocationGroup]:
-    """Yield the hulls whose members give wrong results in different partitions; they may overlap."""
-    yield from _written_values(captured, facts)
-    yield from _written_weights(facts)
-    yield from _reshaped(facts)
-    yield from _containers_and_unbacked(captured, facts)
-    yield from _regions(captured, facts)
+def needed_groups(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield the groups whose members would give wrong results in different partitions; they may overlap."""
+    yield from _written_values(captured, memory)
+    yield from _written_weights(memory)
+    yield from _reshaped(memory)
+    yield from _containers_and_unbacked(captured, memory)
+    yield from _regions(captured, memory)
 
 
-def _merge(hulls: list[ColocationGroup]) -> list[ColocationGroup]:
-    """Hulls that overlap as one, with the reason of the widest; in order."""
+def _merge(groups: list[ColocationGroup]) -> list[ColocationGroup]:
+    """Return the groups in order, those that overlap merged into one with the reason of the widest."""
     merged: list[ColocationGroup] = []
-    for hull in sorted(hulls, key=lambda h: (h.first, -h.last)):
-        if merged and hull.first <= merged[-1].last:
-            widest = max(merged[-1], hull, key=lambda h: h.last - h.first)
-            merged[-1] = ColocationGroup.of(merged[-1].members | hull.members, widest.reason)
+    for group in sorted(groups, key=lambda g: (g.first, -g.last)):
+        if merged and group.first <= merged[-1].last:
+            widest = max(merged[-1], group, key=lambda g: g.last - g.first)
+            merged[-1] = ColocationGroup.of(merged[-1].members | group.members, widest.reason)
         else:
-            merged.append(hull)
+            merged.append(group)
     return merged
 
 
-def _report(facts: GraphMemory, hull: ColocationGroup, size: int) -> None:
+def _warn_of_size(memory: GraphMemory, group: ColocationGroup, size: int) -> None:
     warnings.warn(
-        f"{size} of {len(facts.steps)} steps ({facts.steps[hull.first].node} to "
-        f"{facts.steps[hull.last].node}) cannot be separated: {hull.reason}",
+        f"{size} of {len(memory.steps)} steps ({memory.steps[group.first].node} to "
+        f"{memory.steps[group.last].node}) cannot be separated: {group.reason}",
         PartitionWarning,
         stacklevel=2,
     )
 
 
-def _written_values(captured: CapturedGraph, facts: GraphMemory) -> Iterable[ColocationGroup]:
-    crossing = handed_on(captured, facts)
+def _written_values(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield a group from the producer to the last write of each value that is written in place."""
+    crossing = handed_on(captured, memory)
     last_write: dict[int, int] = {}
     touches: dict[int, list[int]] = {}
-    for i, step in enumerate(facts.steps):
+    for i, step in enumerate(memory.steps):
         for value in step.values:
             touches.setdefault(value, []).append(i)
         for value in step.writes:
@@ -161,13 +163,16 @@ def _written_values(captured: CapturedGraph, facts: GraphMemory) -> Iterable[Col
     for value, last in last_write.items():
         groups = crossing.get(value, [[t for t in touches[value] if t <= last]])
         for members in groups:
-            yield ColocationGroup.of(members, f"{facts.values[value].name} is written in place")
+            yield ColocationGroup.of(members, f"{memory.values[value].name} is written in place")
 
 
-def _written_weights(facts: GraphMemory) -> Iterable[ColocationGroup]:
-    """From the first write on: what reads before has to run before, wherever it is."""
+def _written_weights(memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield a group for each weight from its first write on.
+
+    A step that reads the weight before the first write may be in an earlier partition, which runs before the write.
+    """
     members: dict[int, list[int]] = {}
-    for i, step in enumerate(facts.steps):
+    for i, step in enumerate(memory.steps):
         for weight in step.weight_writes:
             members.setdefault(weight, [])
         for weight in step.weights:
@@ -175,25 +180,29 @@ def _written_weights(facts: GraphMemory) -> Iterable[ColocationGroup]:
                 members[weight].append(i)
     for weight, found in members.items():
         if found:
-            yield ColocationGroup.of(found, f"{facts.weight_names[weight]} is written")
+            yield ColocationGroup.of(found, f"{memory.weight_names[weight]} is written")
 
 
-def _reshaped(facts: GraphMemory) -> Iterable[ColocationGroup]:
-    """Until the last change of metadata: a tensor that crosses a boundary before would be another object behind it."""
+def _reshaped(memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield a group for each storage from its first touch to the last change of metadata of one of its tensors.
+
+    A tensor that crossed a boundary before the change would be another object behind it, and keep its old metadata.
+    """
     last: dict[tuple[str, int], int] = {}
     touches: dict[tuple[str, int], list[int]] = {}
-    for i, step in enumerate(facts.steps):
+    for i, step in enumerate(memory.steps):
         for place in (*(("v", v) for v in step.values), *(("w", w) for w in step.weights)):
             touches.setdefault(place, []).append(i)
         last |= {("v", v): i for v in step.reshapes} | {("w", w): i for w in step.weight_reshapes}
     for (kind, number), until in last.items():
-        name = facts.values[number].name if kind == "v" else facts.weight_names[number]
+        name = memory.values[number].name if kind == "v" else memory.weight_names[number]
         members = [t for t in touches[kind, number] if t <= until]
         yield ColocationGroup.of(members, f"the metadata of a tensor of {name} is changed in place")
 
 
-def _containers_and_unbacked(captured: CapturedGraph, facts: GraphMemory) -> Iterable[ColocationGroup]:
-    index = {step.node: i for i, step in enumerate(facts.steps)}
+def _containers_and_unbacked(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield a group for each result that cannot cross a boundary, and one for each size known only at run time."""
+    index = {step.node: i for i, step in enumerate(memory.steps)}
     unbacked: dict[Any, list[int]] = {}
     known = known_at_start(captured)
     for node in captured.gm.graph.nodes:
@@ -203,7 +212,7 @@ def _containers_and_unbacked(captured: CapturedGraph, facts: GraphMemory) -> Ite
         value = captured.values.get(node)
         users = [index[user.name] for user in node.users if user.name in index]
         if users and _cannot_cross(value) and not is_replayed(node):
-            yield ColocationGroup.of([here, *users], f"{node.name} is no tensor and cannot cross a boundary")
+            yield ColocationGroup.of([here, *users], f"{node.name} is not a tensor and cannot cross a boundary")
         symbols = set()
         for operand in (value, *(captured.values.get(source) for source in node.all_input_nodes)):
             symbols |= unbacked_in(operand)
@@ -214,16 +223,19 @@ def _containers_and_unbacked(captured: CapturedGraph, facts: GraphMemory) -> Ite
 
 
 def _cannot_cross(value: Any) -> bool:
-    """Tensors, numbers and sizes cross a boundary; containers, opaque handles and tensors of `torch.func` do not."""
+    """Return whether a value must stay in its partition: a container, an opaque handle or a tensor of `torch.func`.
+
+    Tensors, numbers and sizes cross a boundary.
+    """
     if isinstance(value, torch.Tensor):
         return is_wrapped(value)
     crossing = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size)
     return not isinstance(value, crossing)
 
 
-def _regions(captured: CapturedGraph, facts: GraphMemory) -> Iterable[ColocationGroup]:
-    """From an enter node to its exit, for the modes that `autocast_regions` does not replay."""
-    index = {step.node: i for i, step in enumerate(facts.steps)}
+def _regions(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
+    """Yield a group from the enter node to the exit of each mode that `autocast_regions` does not replay."""
+    index = {step.node: i for i, step in enumerate(memory.steps)}
     for first, last in whole_regions(captured.gm.graph.nodes):
         yield ColocationGroup.of(range(index[first.name], index[last.name] + 1), f"{first.name} opens a region")
     for node in views_without_gradient(captured):
@@ -231,15 +243,16 @@ def _regions(captured: CapturedGraph, facts: GraphMemory) -> Iterable[Colocation
         yield ColocationGroup.of(members or [0], f"{node.name} is a view made where gradients are switched off")
 
 
-def _asked_for(facts: GraphMemory, groups: KeepTogether) -> Iterable[ColocationGroup]:
+def _asked_for(memory: GraphMemory, groups: KeepTogether) -> Iterable[ColocationGroup]:
+    """Yield the groups of ``keep_together``; raise an error for one that the graph does not have."""
     for group in groups:
         if isinstance(group, str):
             path = group
-            found = [i for i, s in enumerate(facts.steps) if s.path == path or s.path.startswith(f"{path}.")]
+            found = [i for i, s in enumerate(memory.steps) if s.path == path or s.path.startswith(f"{path}.")]
         else:
             names = set(group)
-            found = [i for i, s in enumerate(facts.steps) if s.node in names]
-            missing = names - {facts.steps[i].node for i in found}
+            found = [i for i, s in enumerate(memory.steps) if s.node in names]
+            missing = names - {memory.steps[i].node for i in found}
             if missing:
                 raise PartitionError(f"keep_together names {', '.join(sorted(missing))}: no such node in the graph")
         if not found:

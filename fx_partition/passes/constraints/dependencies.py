@@ -1,13 +1,13 @@
-"""Which step, and which atom, must run before which.
+"""Find which step, and which atom, must run before which.
 
 Terms
 -----
 predecessor
-    A step p of a step t that must run before it: t takes what p makes; one of them writes a storage that the other
-    touches; both draw random numbers or have effects that someone could see.
+    A step p that must run before a step t: t reads a result of p; one of them writes a storage that the other touches;
+    or both draw random numbers or have visible effects.
 barrier
-    A step that enters or leaves a mode (autocast, grad mode). Nothing moves across it: a mode is in force for whatever
-    runs while it is on, and `autocast_regions` replays it by position.
+    A step that enters or leaves a mode (autocast, grad mode). No step moves across it: the mode applies to every step
+    that runs while it is on, and `autocast_regions` replays it by position.
 
 Before (steps)::
 
@@ -17,8 +17,8 @@ After (predecessors)::
 
     linear: -;  draw: -;  relu_: linear;  drop: draw;  neg: relu_
 
-Only the predecessors that a rule names are listed, so others follow through them: the lists are linear in steps,
-touches and edges. A barrier needs every step since the barrier before it, and every step needs the last barrier.
+Only direct predecessors are listed, and the others follow through them, so the lists are linear in steps, touches and
+edges. A barrier needs every step since the barrier before it, and every step needs the last barrier.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from ..capture.whole_regions import is_region
 from ..footprint.graph_memory import GraphMemory
 
 _RANDOM = ("rand", "bernoulli", "multinomial", "normal", "exponential", "uniform", "poisson", "geometric", "rrelu")
-# Their own dropout is an argument among many.
+# Dropout is one of many arguments of these, so they count as random without a look at it.
 _MAY_DROP = ("multi_head_attention", "lstm", "gru", "rnn")
 
 
 def step_predecessors(
-    facts: GraphMemory, nodes: Mapping[str, torch.fx.Node], span: Sequence[int]
+    memory: GraphMemory, nodes: Mapping[str, torch.fx.Node], span: Sequence[int]
 ) -> dict[int, list[int]]:
-    """For each step of a span the steps of the span that must run before it, barriers left out.
+    """Return, for each step of a span, the steps of the span that must run before it, without barriers.
 
     Args:
         nodes: the graph's nodes by name.
         span: steps, ascending.
     """
-    index = {facts.steps[t].node: t for t in span}
+    index = {memory.steps[t].node: t for t in span}
     last_write: dict[tuple[str, int], int] = {}
     touches: dict[tuple[str, int], list[int]] = {}
     last_effect = -1
     needs: dict[int, list[int]] = {}
     for t in span:
-        step = facts.steps[t]
+        step = memory.steps[t]
         node = nodes[step.node]
         found = {index[source.name] for source in node.all_input_nodes if source.name in index}
         written = {("v", v) for v in step.writes} | {("w", w) for w in step.weight_writes}
@@ -60,6 +60,7 @@ def step_predecessors(
             if place in last_write:
                 found.add(last_write[place])
             if place in written:
+                # A write waits for all touches since the last write; who comes later then waits for this write alone.
                 found.update(touches.get(place, ()))
                 last_write[place] = t
                 touches[place] = []
@@ -73,33 +74,35 @@ def step_predecessors(
     return needs
 
 
-def atom_predecessors(facts: GraphMemory, nodes: Mapping[str, torch.fx.Node], starts: Sequence[int]) -> list[list[int]]:
-    """For each atom the atoms that must run before it, ascending; linear in steps, touches and edges.
+def atom_predecessors(
+    memory: GraphMemory, nodes: Mapping[str, torch.fx.Node], starts: Sequence[int]
+) -> list[list[int]]:
+    """Return, for each atom, the atoms that must run before it, ascending; linear in steps, touches and edges.
 
     Args:
-        facts: in the order in which the atoms are runs of steps (``facts.reordered(atoms.order)``).
+        memory: the graph's, in the order in which atoms are runs of steps (``memory.reordered(atoms.order)``).
         nodes: the graph's nodes by name.
-        starts: the place where each atom begins, then the number of steps (``atoms.starts``).
+        starts: the position where each atom begins, then the number of steps (``atoms.starts``).
 
     Example: ``a = x + 1; b = x * 2; c = a + b`` gives ``[[], [], [0, 1]]``.
     """
     atom_of = [atom for atom in range(len(starts) - 1) for _ in range(starts[atom], starts[atom + 1])]
     needs: list[set[int]] = [set() for _ in range(len(starts) - 1)]
-    for t, found in all_predecessors(facts, nodes):
+    for t, found in all_predecessors(memory, nodes):
         needs[atom_of[t]].update(atom_of[p] for p in found)
     return [sorted(found - {atom}) for atom, found in enumerate(needs)]
 
 
-def all_predecessors(facts: GraphMemory, nodes: Mapping[str, torch.fx.Node]) -> Iterator[tuple[int, Sequence[int]]]:
+def all_predecessors(memory: GraphMemory, nodes: Mapping[str, torch.fx.Node]) -> Iterator[tuple[int, Sequence[int]]]:
     """Yield (step, the steps that must run before it) for every step in order, barriers included.
 
     Args:
-        facts: in an order in which the graph may run.
+        memory: the graph's, in an order in which it may run.
         nodes: the graph's nodes by name.
     """
     barrier = -1
-    for t, found in step_predecessors(facts, nodes, range(len(facts.steps))).items():
-        if is_region(nodes[facts.steps[t].node]):
+    for t, found in step_predecessors(memory, nodes, range(len(memory.steps))).items():
+        if is_region(nodes[memory.steps[t].node]):
             yield t, [*found, *range(max(barrier, 0), t)]
             barrier = t
         else:
@@ -107,9 +110,10 @@ def all_predecessors(facts: GraphMemory, nodes: Mapping[str, torch.fx.Node]) -> 
 
 
 def has_effect(node: torch.fx.Node) -> bool:
-    """Random numbers, checks and calls whose insides are unknown keep their order among themselves.
+    """Return whether a node draws random numbers, checks something or makes a call with unknown contents.
 
-    Where an operator runs on fake tensors, ``Step.draws`` says that it takes random numbers; names are for the others.
+    Such nodes keep their order among themselves. Where an operator runs on fake tensors, ``NodeMemory.draws`` says
+    whether it draws random numbers; the names here are for the others.
     """
     if node.op == "call_module" or isinstance(node.target, HigherOrderOperator):
         return True
@@ -122,7 +126,7 @@ def has_effect(node: torch.fx.Node) -> bool:
 
 
 def _drops(node: torch.fx.Node, name: str) -> bool:
-    """Whether a dropout or an attention draws random numbers: not in eval mode, which the graph's constants say."""
+    """Return whether a dropout or an attention draws random numbers; in eval mode the graph's constants rule it out."""
     if name == "scaled_dot_product_attention":
         return bool(node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0.0)
     training = node.args[2] if len(node.args) > 2 else True

@@ -1,12 +1,13 @@
-"""Moving steps out of a hull that they only happen to lie in.
+"""Move steps that are no members of a colocation group out of its span.
 
-A hull is a run of steps, so it holds what lies between its members too. Of these, a step that needs no member moves
-before the hull, and one that no member needs moves behind it; what is needed both ways stays.
+A group becomes a run of steps, so it also holds the steps between its members. Of these, a step that depends on no
+member moves before the group, and a step that no member depends on moves behind it. A step with dependencies both
+ways stays.
 
 Before: ``add (member), neg, neg_1, mul_ (member, writes add), sub (reads neg_1 and add)``
 After:  ``neg, neg_1 | add, mul_ | sub``
 
-An order is kept wherever two steps could notice it (see `dependencies`).
+Two steps keep their order wherever it can change a result (see `dependencies`).
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from .dependencies import step_predecessors
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """The steps of a hull: those to run before it, those that stay in it, those to run behind it, each in order."""
+class Hoisted:
+    """The steps of a span: those to run before the group, those that stay in it, those to run behind it, in order."""
 
     before: list[int]
     inside: list[int]
     after: list[int]
 
 
-def sort_hull(
-    facts: GraphMemory, nodes: Mapping[str, torch.fx.Node], first: int, last: int, members: frozenset[int]
-) -> Sorted:
-    """Say where each step of ``first .. last`` may go; linear in steps and touches.
+def hoist(
+    memory: GraphMemory, nodes: Mapping[str, torch.fx.Node], first: int, last: int, members: frozenset[int]
+) -> Hoisted:
+    """Decide where each step of ``first .. last`` goes; linear in steps and touches.
 
     Args:
         nodes: the graph's nodes by name.
         members: the steps that must stay together.
     """
     span = range(first, last + 1)
-    if any(is_region(nodes[facts.steps[t].node]) for t in span):
-        return Sorted([], list(span), [])  # a mode is in force for whatever lies in it
-    needs = step_predecessors(facts, nodes, span)
+    if any(is_region(nodes[memory.steps[t].node]) for t in span):
+        return Hoisted([], list(span), [])  # a step must not leave the mode that it was traced in
+    needs = step_predecessors(memory, nodes, span)
     depends: set[int] = set()
     for t in span:
         if t not in members and any(p in members or p in depends for p in needs[t]):
@@ -52,7 +53,7 @@ def sort_hull(
         if t in members or t in wanted:
             wanted.update(p for p in needs[t] if p not in members)
     inside = [t for t in span if t in members or (t in depends and t in wanted)]
-    return Sorted(
+    return Hoisted(
         before=[t for t in span if t not in members and t not in depends],
         inside=inside,
         after=[t for t in span if t in depends and t not in wanted],

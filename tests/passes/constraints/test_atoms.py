@@ -99,7 +99,7 @@ def test_keep_together_by_module_and_by_name() -> None:
             atoms(Net(), X, keep=keep)
 
 
-def test_steps_that_only_lie_in_a_large_hull_move_out_of_it() -> None:
+def test_steps_between_the_members_of_a_large_group_move_out_of_it() -> None:
     def function(x: Tensor) -> Tensor:
         y = x + 1
         z = x

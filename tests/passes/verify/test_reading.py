@@ -15,7 +15,7 @@ from zoo.captured import captured_family
 
 from fx_partition.passes.capture.capture_model import CapturedGraph, capture
 from fx_partition.passes.capture.symbolic_sizes import evaluate
-from fx_partition.passes.constraints.atoms import needed_hulls
+from fx_partition.passes.constraints.atoms import needed_groups
 from fx_partition.passes.constraints.dependencies import all_predecessors
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.footprint.graph_memory import GraphMemory
@@ -70,8 +70,8 @@ def compare(captured: CapturedGraph) -> None:
     nodes = {node.name: node for node in captured.gm.graph.nodes}
     edges = {(before, t) for t, found in all_predecessors(facts, nodes) for before in found}
     assert edges == set(find_needs(reading).edges())
-    hulls = {frozenset(hull.members) for hull in needed_hulls(captured, facts) if len(hull.members) > 1}
-    assert hulls == {frozenset(group.members) for group in find_groups(reading) if len(set(group.members)) > 1}
+    groups = {frozenset(group.members) for group in needed_groups(captured, facts) if len(group.members) > 1}
+    assert groups == {frozenset(group.members) for group in find_groups(reading) if len(set(group.members)) > 1}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "resnet18", "mixtral", "lstm", "mobilenetv2", "wav2vec2"])
