@@ -1,7 +1,7 @@
-"""Inductor: which buffers and kernels compiled code will have, before anything is compiled.
+"""Inductor: predict the buffers and kernels of compiled code, before anything is compiled.
 
-In: a captured graph and its memory for eager mode. Out: the memory of the code that inductor makes
+In: a captured graph and its memory in eager mode. Out: its memory in the code that inductor makes
 (`fused_footprint.fuse`), for ``footprint="fused"``. A *kernel* is an external call or a fused loop. A value is
-*realised* if it is a buffer, and *deferred* if each reader computes it again. A buffer is *reused* when it takes over
-the memory of one that is no longer needed. Follows torch 2.13 with default options on a CPU.
+*realised* if it is a buffer, and *deferred* if each reader computes it again. A buffer is *reused* when another takes
+over its memory after its last use. The rules follow torch 2.13 with default options on a CPU.
 """

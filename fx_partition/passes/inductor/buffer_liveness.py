@@ -1,7 +1,7 @@
-"""Bytes over time: of the values of facts step by step, and of the buffers of kernels moment by moment.
+"""Compute bytes over time: of a graph's values step by step, and of inductor's buffers kernel by kernel.
 
-Both leave out what the caller passes in, which counts by one rule in either. Sums are kept as polynomials of the shape
-symbols, so that adding a size costs its own terms and not the sum's.
+Both leave out the caller's inputs, which count by the same rule in eager and compiled code. Sums are polynomials of
+the shape symbols, so that adding a size costs time for its own terms only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def _add(total: Terms, size: Size, sign: int = 1) -> None:
         total[monomial] = total.get(monomial, 0) + sign * coefficient
 
 
-def resident(facts: GraphMemory, starts: Sequence[int]) -> list[Terms]:
-    """Bytes of the values that are resident at each step and that its own partition made."""
-    end = len(facts.steps)
+def resident(memory: GraphMemory, starts: Sequence[int]) -> list[Terms]:
+    """Return, for each step, the bytes of the resident values that the step's own partition made."""
+    end = len(memory.steps)
     bounds = [*(starts or [0]), end]
-    last = {value: t for t, step in enumerate(facts.steps) for value in step.values}
+    last = {value: t for t, step in enumerate(memory.steps) for value in step.values}
     begins: list[list[Size]] = [[] for _ in range(end + 1)]
     ends: list[list[Size]] = [[] for _ in range(end + 1)]
-    for number, value in enumerate(facts.values):
+    for number, value in enumerate(memory.values):
         if value.role is Role.ACTIVATION and number in last:
             stop = bounds[bisect.bisect_right(bounds, value.made_at)]
             begins[value.made_at].append(value.bytes)
@@ -45,16 +45,20 @@ def resident(facts: GraphMemory, starts: Sequence[int]) -> list[Terms]:
 
 
 def allocated(parts: Iterable[Kernels], num_steps: int, symbols: Symbols) -> list[list[Terms]]:
-    """Bytes that a partition has allocated while each of its kernels runs, workspace included, by the kernel's step."""
-    moments: list[list[Terms]] = [[] for _ in range(num_steps)]
+    """Return, for each step, the bytes that its partition has allocated while each of the step's kernels runs.
+
+    Workspace is included.
+    """
+    totals: list[list[Terms]] = [[] for _ in range(num_steps)]
     numbers = symbols.bind()
     for kernels in parts:
         sizes = Evaluator([buffer.bytes for buffer in kernels.buffers])(numbers)
-        _allocated(kernels, takers(kernels, sizes), moments)
-    return moments
+        _allocated(kernels, takers(kernels, sizes), totals)
+    return totals
 
 
-def _allocated(kernels: Kernels, took: dict[int, int], moments: list[list[Terms]]) -> None:
+def _allocated(kernels: Kernels, took: dict[int, int], totals: list[list[Terms]]) -> None:
+    """Append the totals of one partition's kernels to ``totals``; ``took``: as `takers` returns it."""
     taken = set(took.values())
     dying: dict[int, list[Buffer]] = {}
     for number, buffer in enumerate(kernels.buffers):
@@ -62,14 +66,15 @@ def _allocated(kernels: Kernels, took: dict[int, int], moments: list[list[Terms]
             dying.setdefault(buffer.last, []).append(buffer)
     total: Terms = {}
     of_run = itertools.groupby(enumerate(runs(kernels)), key=lambda pair: pair[1])
+    # Loops of one run are one C++ function: all their results are allocated before it, and freed after it.
     for places in ([place for place, _ in run] for _, run in of_run):
         for place in places:
             for number in kernels.kernels[place].makes:
                 if number not in took and not kernels.inside(kernels.buffers[number]):
                     _add(total, kernels.buffers[number].bytes)
-        moment = dict(total)
-        _add(moment, kernels.kernels[places[0]].workspace)
-        moments[kernels.kernels[places[-1]].step].append(moment)
+        while_running = dict(total)
+        _add(while_running, kernels.kernels[places[0]].workspace)
+        totals[kernels.kernels[places[-1]].step].append(while_running)
         for place in places:
             for buffer in dying.get(place, ()):
                 _add(total, buffer.bytes, -1)

@@ -1,15 +1,16 @@
-"""Which buffers take over the memory of others, as inductor's wrapper code does.
+"""Find which buffers take over the memory of others, as inductor's wrapper code does.
 
 Terms
 -----
 run
-    Loops with no external kernel between them are one C++ function: all they make is allocated before it, and what dies
-    in it is freed after it.
+    Loops without an external kernel between them. They are one C++ function: all their results are allocated before
+    it, and buffers that die in it are freed after it.
 in place
-    A loop writes a result over an operand of the same size that dies in it, if it reads and writes it in one order.
+    A loop writes a result over an operand of the same size that dies in it, if it reads and writes its elements in the
+    same order.
 pool
-    What died is kept for a later result of the same size, as long as inductor's own estimate of the peak (without
-    anything written in place) stays what it was: so memory that nobody needs may be held.
+    Dead buffers are kept for later results of the same size, as long as inductor's own estimate of the peak (which
+    assumes that nothing is written in place) does not grow. So compiled code may hold memory that nothing needs.
 
 Source: torch/_inductor/codegen/wrapper.py, AllocateLine.should_reuse_buffer and EfficientPeakEstimate; cpp.py,
 KernelGroup.
@@ -25,7 +26,7 @@ _UNKNOWN = 1 << 62
 
 
 def runs(kernels: Kernels) -> list[int]:
-    """The number of the run that each kernel belongs to, ascending; an external kernel is one by itself."""
+    """Return the number of each kernel's run, ascending; an external kernel is a run by itself."""
     result: list[int] = []
     for place, kernel in enumerate(kernels.kernels):
         joins = place > 0 and kernel.extent is not None and kernels.kernels[place - 1].extent is not None
@@ -34,10 +35,11 @@ def runs(kernels: Kernels) -> list[int]:
 
 
 def takers(kernels: Kernels, sizes: list[int]) -> dict[int, int]:
-    """{buffer: the buffer whose memory it takes}, at these sizes of the buffers; O(n log n).
+    """Return {buffer: the buffer whose memory it takes over}; O(n log n).
 
-    Sizes decide only whether the pool may hold on to a buffer; two buffers share memory if their sizes are equal as
-    expressions.
+    Args:
+        sizes: the bytes of each buffer. They only decide whether the pool may keep a buffer; two buffers share memory
+            if their sizes are equal as expressions.
     """
     return _Reuse(kernels, sizes).run() if kernels.kernels else {}
 
@@ -51,13 +53,13 @@ class _Reuse:
                 self._dying.setdefault(buffer.last, []).append(number)
         self._estimate = self._estimated()
         self._peak = max(self._estimate)
-        # Estimates at the kernels before the present one, negated: the tree knows minima.
+        # Estimates at the kernels before the present one, negated because the tree finds minima.
         self._tree = SegmentTree([_UNKNOWN] * (len(self._estimate) + 1))
         self._pool: dict[object, list[tuple[int, int]]] = {}  # size: (buffer, the kernel that it died in)
         self._took: dict[int, int] = {}
 
     def _estimated(self) -> list[int]:
-        """What is alive at each kernel, nothing in place."""
+        """Return the bytes alive at each kernel if nothing is written in place."""
         total = 0
         result = []
         for place, kernel in enumerate(self._all.kernels):
@@ -84,7 +86,7 @@ class _Reuse:
         return self._took
 
     def _sources(self, number: int) -> set[int]:
-        """The buffers that a result is computed from, through those that its own kernel keeps inside."""
+        """Return the buffers that a result is computed from, also through results that stay inside its kernel."""
         found: set[int] = set()
         pending = list(self._all.buffers[number].sources)
         while pending:
@@ -95,6 +97,7 @@ class _Reuse:
         return found
 
     def _reveal(self, place: int) -> None:
+        """Replace the placeholder at a kernel by its estimate, now that the kernel has run."""
         self._tree.add_from(place, -_UNKNOWN - self._estimate[place])
         self._tree.add_from(place + 1, _UNKNOWN + self._estimate[place])
 
@@ -113,6 +116,7 @@ class _Reuse:
             return
         source, died = candidates[-1]
         size = self._sizes[number]
+        # To keep the dead buffer until now raises the estimates between its death and this kernel by its size.
         if died + 1 < place:
             if size - self._tree.min_from(died + 1) > self._peak:
                 return

@@ -1,16 +1,15 @@
-"""Facts of a graph as inductor materialises it: what pointwise operators hand to each other in one kernel is no buffer.
+"""Compute a graph's memory as inductor compiles it: results that stay inside one fused kernel take no memory.
 
-This is inductor for CPUs as of torch 2.13 with its default options (no freezing), which the modules beside this one
-read from its source. The steps, their order and their weights stay as they are. What changes:
+This is inductor for CPUs as of torch 2.13 with its default options (no freezing); the other modules of this room follow
+its source. The steps, their order and their weights stay as they are. Three things change:
 
 - a value that only its own fused kernel reads has no bytes, and the steps from its maker to its last reader stay
-  together, as a boundary between them would bring it back;
-- a result takes the storage of a value of the same size that dies in the making, and the steps between stay together;
-- the workspace of a step is what the step has allocated at its fullest, beyond the values that are resident: the
-  workspace of external kernels, operands laid out anew, statistics of norms, and the sources that a deferred result
-  keeps alive.
+  together, because a boundary between them would make it a buffer again;
+- a result takes the storage of a value of the same size that dies at that step, and the steps between stay together;
+- the workspace of a step is the most that it has allocated beyond the resident values: the workspace of external
+  kernels, operands copied into another layout, statistics of norms, and the sources that a deferred result keeps alive.
 
-Before (sizes in KiB, facts of ``linear(gelu(linear(x)) * 2)``)::
+Before (sizes in KiB, memory of ``linear(gelu(linear(x)) * 2)``)::
 
     linear: 64;  gelu: 64;  mul: 64;  linear_1: 64     steps: linear | gelu | mul | linear_1
 
@@ -20,8 +19,8 @@ After::
 
 Example::
 
-    facts, together = fuse(captured, gather_facts(captured))
-    atoms = find_atoms(captured, facts, together=together)
+    memory, together = fuse(captured, gather_facts(captured))
+    atoms = find_atoms(captured, memory, together=together)
 """
 
 from __future__ import annotations
@@ -41,55 +40,55 @@ from .op_trace import Trace, split_trace, trace
 
 
 def fuse(
-    captured: CapturedGraph, facts: GraphMemory, starts: Sequence[int] = ()
+    captured: CapturedGraph, memory: GraphMemory, starts: Sequence[int] = ()
 ) -> tuple[GraphMemory, list[ColocationGroup]]:
-    """The facts of a graph under inductor, and the steps that must stay together for them to hold.
+    """Return the memory of a graph under inductor, and the steps that must stay together for it to be right.
 
-    What a partition allocates depends on where it begins and ends, more than facts can say: what crosses a boundary
-    is a buffer, in the layout that eager gives it. So there are two uses: before there is a plan, for its search; and
-    with the places where the partitions of a plan begin, for the bytes that each of them will take.
+    The bytes that a partition allocates depend on its boundaries: a value that crosses one is a buffer, in eager's
+    layout. So this function has two uses: without ``starts`` for the search of a plan, and with the ``starts`` of a
+    plan for the exact bytes of each of its partitions.
 
     Args:
         captured: the graph.
-        facts: its facts as `gather_facts` gives them, or those in another order.
+        memory: its memory as `gather_facts` returns it, or the same in another order.
         starts: the first step of every partition, ascending from 0; empty before there is a plan.
 
     Returns:
-        Facts of the same steps, and hulls for `atoms.find_atoms`. Sizes stay symbolic.
+        The memory of the same steps, and groups for `atoms.find_atoms`. Sizes stay symbolic.
     """
-    whole = trace(captured, facts)
+    whole = trace(captured, memory)
     parts = [whole] if not starts else split_trace(whole, starts)
     kernels = [lower(part, planned=bool(starts)) for part in parts]
-    merged, hulls = _Merger(facts, whole, kernels, starts).run()
-    return _with_workspace(merged, kernels, starts), hulls
+    merged, groups = _Merger(memory, whole, kernels, starts).run()
+    return _with_workspace(merged, kernels, starts), groups
 
 
 class _Merger:
-    """Takes away values that are no buffers, and lets results take the storage of what dies in the making."""
+    """Removes the bytes of values that are not buffers, and gives results the storage of operands that die there."""
 
-    def __init__(self, facts: GraphMemory, whole: Trace, parts: Sequence[Kernels], starts: Sequence[int]) -> None:
-        self._facts = facts
+    def __init__(self, memory: GraphMemory, whole: Trace, parts: Sequence[Kernels], starts: Sequence[int]) -> None:
+        self._memory = memory
         buffers = {storage for kernels in parts for storage in kernels.realised if kernels.is_buffer(storage)}
         self._buffers = {value for storage, value in whole.value_of.items() if storage in buffers}
         external = {kernel.step for kernels in parts for kernel in kernels.kernels if kernel.extent is None}
-        self._external_until = [0]  # how many of the steps before each place run an external kernel
-        for t in range(len(facts.steps)):
+        self._external_until = [0]  # for each step the number of steps before it that run an external kernel
+        for t in range(len(memory.steps)):
             self._external_until.append(self._external_until[-1] + (t in external))
         later = set(starts[1:])
-        self._part = list(itertools.accumulate(t in later for t in range(len(facts.steps))))  # of each step
-        self._touched = [dict.fromkeys(step.values) for step in facts.steps]
-        self._hulls: list[ColocationGroup] = []
+        self._part = list(itertools.accumulate(t in later for t in range(len(memory.steps))))  # each step's partition
+        self._touched = [dict.fromkeys(step.values) for step in memory.steps]
+        self._groups: list[ColocationGroup] = []
 
     def run(self) -> tuple[GraphMemory, list[ColocationGroup]]:
         last = self._last_touches()
-        empty = {v for v in range(len(self._facts.values)) if self._is_inside(v, last.get(v, -1))}
+        empty = {v for v in range(len(self._memory.values)) if self._is_inside(v, last.get(v, -1))}
         for value in sorted(empty):
-            made = self._facts.values[value].made_at
+            made = self._memory.values[value].made_at
             if last[value] > made:
-                self._hulls.append(ColocationGroup.of(range(made, last[value] + 1), "one kernel of inductor"))
+                self._groups.append(ColocationGroup.of(range(made, last[value] + 1), "one kernel of inductor"))
         self._keep_sources(empty)
         root = self._take_over(empty, self._last_touches())
-        return self._renumbered(empty, root), self._hulls
+        return self._renumbered(empty, root), self._groups
 
     def _last_touches(self) -> dict[int, int]:
         return {value: t for t, touched in enumerate(self._touched) for value in touched}
@@ -101,26 +100,26 @@ class _Merger:
         return self._part[first] == self._part[last]
 
     def _is_inside(self, number: int, last: int) -> bool:
-        """Whether nobody but the kernel that makes a value reads it."""
-        value = self._facts.values[number]
+        """Return whether only the kernel that makes a value reads it."""
+        value = self._memory.values[number]
         if value.role is Role.INPUT or value.returned or number in self._buffers:
             return False
         return self._loops_only(value.made_at, last + 1) and self._in_one(value.made_at, last)
 
     def _keep_sources(self, empty: set[int]) -> None:
-        """Whoever reads what is no buffer reads its sources."""
+        """Let each step that reads a value without a buffer touch the sources of that value instead."""
         sources: dict[int, dict[int, None]] = {}
         for t, touched in enumerate(self._touched):
             for value in list(touched):
-                if value in empty and self._facts.values[value].made_at < t:
+                if value in empty and self._memory.values[value].made_at < t:
                     touched |= sources[value]
             for value in touched:
-                if value in empty and self._facts.values[value].made_at == t:
+                if value in empty and self._memory.values[value].made_at == t:
                     sources[value] = {v: None for v in touched if v not in empty}
 
     def _take_over(self, empty: set[int], last: dict[int, int]) -> list[int]:
-        """For every value, the value whose storage it has."""
-        values = self._facts.values
+        """Return, for every value, the value whose storage it has."""
+        values = self._memory.values
         root = list(range(len(values)))
         made_by: dict[int, list[int]] = {}
         for number, value in enumerate(values):
@@ -134,12 +133,12 @@ class _Merger:
                         root[number] = root[source]
                         dying.remove(source)
                         between = range(values[source].made_at, t + 1)
-                        self._hulls.append(ColocationGroup.of(between, "written in place by inductor"))
+                        self._groups.append(ColocationGroup.of(between, "written in place by inductor"))
                         break
         return root
 
     def _can_take(self, source: int, number: int, t: int) -> bool:
-        values = self._facts.values
+        values = self._memory.values
         return (
             values[source].role is Role.ACTIVATION
             and not values[source].returned
@@ -151,7 +150,7 @@ class _Merger:
     def _renumbered(self, empty: set[int], root: list[int]) -> GraphMemory:
         number_of: dict[int, int] = {}
         kept: list[ActivationStorage] = []
-        for number, value in enumerate(self._facts.values):
+        for number, value in enumerate(self._memory.values):
             if root[number] == number:
                 number_of[number] = len(kept)
                 kept.append(replace(value, bytes=0) if number in empty else replace(value))
@@ -160,22 +159,22 @@ class _Merger:
                 holder = kept[number_of[root[number]]]
                 holder.name, holder.returned = value.name, holder.returned or value.returned
         steps = []
-        for step, touched in zip(self._facts.steps, self._touched, strict=True):
+        for step, touched in zip(self._memory.steps, self._touched, strict=True):
             values = dict.fromkeys(number_of[root[v]] for v in touched)
             writes = frozenset(number_of[root[v]] for v in step.writes)
             reshapes = frozenset(number_of[root[v]] for v in step.reshapes)
             steps.append(replace(step, values=tuple(values), writes=writes, reshapes=reshapes))
-        return replace(self._facts, steps=steps, values=kept)
+        return replace(self._memory, steps=steps, values=kept)
 
 
-def _with_workspace(facts: GraphMemory, parts: Sequence[Kernels], starts: Sequence[int]) -> GraphMemory:
-    """Workspaces that bring what is resident at each step up to what its kernels have allocated."""
+def _with_workspace(memory: GraphMemory, parts: Sequence[Kernels], starts: Sequence[int]) -> GraphMemory:
+    """Set each workspace to the bytes that the step's kernels have allocated beyond the resident values."""
     steps: list[NodeMemory] = []
-    moments = allocated(parts, len(facts.steps), facts.symbols)
-    for step, own, fullest in zip(facts.steps, resident(facts, starts), moments, strict=True):
-        workspace = undominated(_difference(moment, own) for moment in fullest)
+    totals = allocated(parts, len(memory.steps), memory.symbols)
+    for step, values, of_kernels in zip(memory.steps, resident(memory, starts), totals, strict=True):
+        workspace = undominated(_difference(total, values) for total in of_kernels)
         steps.append(replace(step, workspace=workspace, scratch=None))
-    return replace(facts, steps=steps)
+    return replace(memory, steps=steps)
 
 
 def _difference(a: Terms, b: Terms) -> Size:

@@ -1,16 +1,16 @@
-"""Which buffers inductor makes for the calls of a graph, and in which kernels.
+"""Find the buffers that inductor makes for the calls of a graph, and the kernels that make them.
 
 Terms
 -----
 deferred
-    A pointwise result that is no buffer: whoever reads it computes it again from its *sources*, the buffers that it
-    reads in the end. A residual stream ``x + a + b`` is deferred, and so keeps x, a and b alive.
+    A pointwise result that is not a buffer: each reader computes it again from its *sources*, the buffers that it is
+    finally computed from. A residual stream ``x + a + b`` is deferred, and so keeps x, a and b alive.
 realised
     A result that is a buffer (see `kernels`).
 
-Realisation follows torch/_inductor (graph.py, run_node; ir.py, StorageBox), fusion the scheduler: a result joins the
-kernel of its latest source if that is a loop of the same extent, else a loop of the same extent that reads a buffer in
-common and runs when all its sources are there. A result that only its own kernel reads is no buffer.
+Realisation follows torch/_inductor (graph.py, run_node; ir.py, StorageBox). Fusion follows its scheduler: a result
+joins the kernel of its latest source if that is a loop of the same extent. Else it joins a loop of the same extent that
+reads one of its sources and runs after all of them are made. A result that only its own kernel reads is not a buffer.
 
 Before: ``addmm -> buffer 0;  gelu reads 0;  addmm reads gelu;  add reads x and addmm;  layer_norm reads add``
 After:  ``addmm: 0 | loop: 1 = gelu(0) | addmm: 2 | loop: 3 = mean, 4 = deviation, 5 = norm(x + 2)``
@@ -30,7 +30,7 @@ from .op_trace import Trace
 READS_IF_REUSED = 4
 READS = 12
 OPERATIONS = 50
-# scheduler.py, are_long_distant_nodes: loops this many kernels apart are not fused for what they both read.
+# scheduler.py, are_long_distant_nodes: loops this many kernels apart are not fused for a buffer that both read.
 FAR = 64
 # ir.py, should_realize_on_reuse: results of these are not computed twice on a CPU.
 _HEAVY = {
@@ -39,7 +39,7 @@ _HEAVY = {
         "exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh", "silu", "softplus", "expm1", "mish", "logsigmoid",
     )
 }  # fmt: skip
-# Decomposed, these read their first operand more than once.
+# Their decompositions read the first operand more than once.
 _TWICE = {Kind.NORM, Kind.SOFTMAX}
 # Results of these have their elements in another order than their operands, so that none is written in place.
 _MOVING = {
@@ -51,14 +51,14 @@ _MOVING = {
 }  # fmt: skip
 # External kernels that write into memory that inductor allocates for them.
 _OUT = {f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "dot")}
-# A product of batches that is a sum on a CPU: lowered from an external kernel, it wants buffers.
+# A product of batches that is a sum on a CPU. It is lowered from an external kernel, so its operands are buffers.
 _THIN = "aten::bmm"
 _ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
 @dataclass(frozen=True)
 class Deferred:
-    """A result that is not realised: its sources, the operations it takes, whether one is heavy or moves elements."""
+    """A result that is not realised: its sources, its number of operations, whether one is heavy or moves elements."""
 
     sources: dict[int, None]
     operations: int
@@ -74,8 +74,8 @@ def lower(trace: Trace, *, planned: bool) -> Kernels:
     """Simulate inductor's lowering and scheduling; linear in reads.
 
     Args:
-        planned: the trace is that of one partition, with its boundaries. Before there are boundaries a concatenation
-            begins where it stands; in a partition, where its first operand is made, which may be long before.
+        planned: whether the trace is that of one partition of a plan. Before there are boundaries, a concatenation
+            is allocated at its own step; in a partition, where its first operand is made, which may be long before.
     """
     return _Lowering(trace, planned=planned).run()
 
@@ -88,9 +88,9 @@ class _Lowering:
         self._realised: dict[int, int] = {}
         self._readers: dict[tuple[int, Size], int] = {}  # the last loop of an extent that reads a buffer
         self._deferred: dict[int, Deferred] = {}
-        self._copies: dict[int, list[int]] = {}  # of a deferred storage, one for each attention kernel that reads it
+        self._copies: dict[int, list[int]] = {}  # deferred storage: a buffer for each attention kernel that reads it
         self._uses: dict[int, int] = {}
-        self._external: set[int] = set()  # storages that are read as buffers, if they are used more than once
+        self._external: set[int] = set()  # storages that external kernels read; those used more than once are realised
         self._attended: dict[int, int] = {}  # how many attention kernels read a storage
         for _, call in trace.calls:
             for storage in call.reads:
@@ -126,7 +126,7 @@ class _Lowering:
         return len(self._buffers) - 1
 
     def _sources(self, storages: Iterable[int]) -> dict[int, None]:
-        """The buffers that computing from these storages reads."""
+        """Return the buffers that a computation from these storages reads."""
         found: dict[int, None] = {}
         for storage in storages:
             if storage in self._deferred:
@@ -136,7 +136,7 @@ class _Lowering:
         return found
 
     def _buffer_of(self, storage: int) -> int | None:
-        """The buffer of a storage, realised now if it is deferred; None for a constant."""
+        """Return the buffer of a storage, realising it now if it is deferred; None for a constant."""
         deferred = self._deferred.pop(storage, None)
         if deferred is not None:
             dense = storage in self._trace.returned and storage in self._trace.dense
@@ -147,7 +147,7 @@ class _Lowering:
         return self._realised.get(storage)
 
     def _as_returned(self, storage: int, number: int) -> int:
-        """The buffer that is returned: a dense copy of one that is channels last, if eager's result is dense."""
+        """Return the buffer to return: a contiguous copy of a channels-last one if eager returns a contiguous one."""
         buffer = self._buffers[number]
         if not buffer.channels_last or storage not in self._trace.dense:
             return number
@@ -165,7 +165,7 @@ class _Lowering:
             buffer.only_inside &= buffer.kernel == kernel
 
     def _loop(self, step: int, extent: Size, sources: dict[int, None], size: Size) -> int:
-        """A buffer that a fused kernel makes."""
+        """Add a buffer that a fused kernel makes, and return its number."""
         kernel = self._kernel_for(step, extent, sources)
         self._read(kernel, sources)
         number = self._new(size, kernel)
@@ -174,20 +174,21 @@ class _Lowering:
         return number
 
     def _kernel_for(self, step: int, extent: Size, sources: dict[int, None]) -> int:
+        """Return the loop that a result is fused into, a new one if there is none."""
         latest = max((self._buffers[number].kernel for number in sources), default=-1)
         if latest >= 0 and self._kernels[latest].extent == extent:
             return latest
-        # A loop that reads one of the sources, and runs when all of them are there.
-        beside = max((self._readers.get((number, extent), -1) for number in sources), default=-1)
-        if beside > latest and beside >= len(self._kernels) - FAR:
-            return beside
+        # Else a loop that reads one of the sources too, and runs after all of them are made.
+        sharing = max((self._readers.get((number, extent), -1) for number in sources), default=-1)
+        if sharing > latest and sharing >= len(self._kernels) - FAR:
+            return sharing
         self._kernels.append(Kernel(step, extent))
         return len(self._kernels) - 1
 
     # ---- calls
 
     def _defer(self, step: int, call: Call, made: dict[int, None], operations: int) -> None:
-        """The first result of a call as a function of what it reads and of the buffers ``made`` on the way."""
+        """Defer the first result of a call: a function of its operands and of the buffers ``made`` on the way."""
         sources = self._sources(call.reads) | made
         inner = [self._deferred[s] for s in call.reads if s in self._deferred]
         heavy = call.name.rstrip("_") in _HEAVY or any(d.heavy for d in inner)
@@ -197,6 +198,7 @@ class _Lowering:
         for storage, size in call.makes[:1]:
             self._place(storage, Deferred(sources, operations, heavy, moved, last, size, call.extent, step))
         for storage in call.writes:
+            # A buffer, or the caller's tensor, is written by a kernel; a deferred result becomes another expression.
             if storage in self._trace.inputs or storage not in self._deferred:
                 touched = sources if storage not in self._realised else {**sources, self._realised[storage]: None}
                 self._read(self._kernel_for(step, call.extent, touched), touched)
@@ -208,6 +210,7 @@ class _Lowering:
         return call.spatial and any(self._buffers[number].channels_last for number in sources)
 
     def _place(self, storage: int, result: Deferred) -> None:
+        """Record a deferred result, and realise it at once where inductor finds it too costly to compute again."""
         self._deferred[storage] = result
         uses, reads = self._uses.get(storage, 0), len(result.sources)
         costly = result.heavy or reads > READS_IF_REUSED or result.operations > OPERATIONS
@@ -217,7 +220,7 @@ class _Lowering:
 
     def _call_reduction(self, step: int, call: Call) -> None:
         sources = self._sources(call.reads)
-        if call.name == _THIN:  # what it reads as a buffer stays one, though its own kernel may have made it
+        if call.name == _THIN:  # its operands stay buffers, even those that its own kernel makes
             for storage in call.reads:
                 if storage in self._realised:
                     self._buffers[self._realised[storage]].only_inside = False
@@ -238,7 +241,7 @@ class _Lowering:
         return number
 
     def _call_cat(self, step: int, call: Call) -> None:
-        """Every operand is written into the result: in a partition, by the loop that makes the operand."""
+        """Add a concatenation: in a partition, the loop that makes an operand writes it into the result."""
         ((storage, size),) = call.makes
         places: list[int] = []
         last = False
@@ -275,8 +278,9 @@ class _Lowering:
             self._buffers[self._realised[storage]].channels_last = call.relayouts is not None
 
     def _operand(self, step: int, call: Call, storage: int) -> int | None:
-        """The buffer that an external kernel takes for one of its operands."""
+        """Return the buffer that an external kernel reads for one of its operands."""
         if call.name == _ATTENTION and self._attended[storage] > 1:
+            # Inductor gives each attention kernel that reads a deferred value its own copy of it.
             if storage in self._deferred and storage not in self._copies:
                 deferred = self._deferred[storage]
                 self._copies[storage] = [
@@ -296,7 +300,7 @@ class _Lowering:
         return copy
 
     def _is_fresh_loop(self, number: int) -> bool:
-        """Whether a loop made a buffer that no one has read: its layout is free."""
+        """Return whether a loop makes a buffer that nothing has read yet, so that its layout is still free."""
         buffer = self._buffers[number]
         is_loop = buffer.kernel >= 0 and self._kernels[buffer.kernel].extent is not None
         return is_loop and buffer.last == buffer.kernel and buffer.only_inside and not buffer.moved

@@ -1,15 +1,15 @@
-"""What a node is made of, as inductor lowers it: the leaf operators that one run of the node calls.
+"""Record the leaf operators that one run of a node calls, and how inductor lowers each.
 
 Terms
 -----
 call
-    One ATen operator that makes or writes a storage. Views make none and are left out.
+    One ATen operator that makes or writes a storage. Views do neither and are left out.
 kind
-    How inductor lowers it: *pointwise* (inlined into whoever reads it), *reduction* (a buffer of its own in a fused
+    How inductor lowers it: *pointwise* (inlined into its readers), *reduction* (a separate buffer, made in a fused
     kernel), *norm* and *softmax* (reductions, then pointwise), *cat* (a buffer that its operands are written into) or
     *external* (a kernel of ATen, oneDNN or BLAS, whose operands and results are buffers).
 slot
-    A storage that the node makes, by number; a storage that it was given is ``~number`` of the tensor argument.
+    The number of a storage that the node makes; ``~i`` is the storage of its tensor argument i.
 
 Example: ``F.layer_norm(F.linear(x, w), (8,), g, b)`` is an *external* call ``addmm`` that reads the arguments x and w
 and makes slot 0, and a *norm* call that reads slot 0, g and b and makes slots 1, 2 and 3 (result, mean, deviation).
@@ -55,12 +55,12 @@ class Call:
         reads: the storages that it reads, each once.
         makes: (slot, bytes) of the storages that it makes.
         writes: the storages, made before it, that it writes.
-        extent: the elements of its largest operand or result: what a fused kernel loops over.
-        workspace: bytes that an external kernel takes beyond its results.
-        statistics: bytes of what a norm or a softmax reduces on its way, one for each reduction.
-        copies: the bytes of operands that inductor lays out anew for this external kernel alone.
+        extent: the number of elements of its largest operand or result, over which a fused kernel loops.
+        workspace: bytes that an external kernel allocates beyond its results.
+        statistics: bytes of each intermediate reduction of a norm or a softmax.
+        copies: the bytes of operands that inductor copies into another layout for this external kernel alone.
         spatial: whether its result has channels and two or three dimensions of an image.
-        relayouts: (storage, bytes) of the operand that it wants channels last, if there is one.
+        relayouts: (storage, bytes) of the operand that has to be channels last, if there is one.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Calls:
-    """The calls of one node; ``outputs`` has the storage of each tensor leaf of its result, in pytree order."""
+    """The calls of one node; ``outputs`` are the storages of the tensor leaves of its result, in pytree order."""
 
     calls: tuple[Call, ...]
     outputs: tuple[int, ...]
@@ -96,7 +96,7 @@ _NAMES = {
         "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "linalg_vector_norm", "logsumexp",
         "max", "mean", "min", "nansum", "norm", "prod", "std", "std_mean", "sum", "var", "var_mean",
     },
-    # Those that torch does not tag as pointwise, and that inductor lowers to a loop over their result all the same.
+    # Torch does not tag these as pointwise, but inductor lowers them to a loop over their result.
     Kind.POINTWISE: {
         "_adaptive_avg_pool2d", "_native_batch_norm_legit_no_training", "_to_copy", "_weight_norm_interface", "arange",
         "avg_pool2d", "clone", "constant_pad_nd", "copy", "diag_embed", "embedding", "empty", "empty_like",
@@ -112,7 +112,7 @@ _KIND_OF = {f"aten::{name}": kind for kind, names in _NAMES.items() for name in 
 
 
 def kind_of(func: Any) -> Kind:
-    """How inductor lowers an ATen operator on a CPU."""
+    """Return how inductor lowers an ATen operator on a CPU."""
     named = _KIND_OF.get(schema_of(func).name.rstrip("_"))
     if named is not None:
         return named
@@ -120,13 +120,13 @@ def kind_of(func: Any) -> Kind:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Writes down each operator that makes or writes a storage."""
+    """Records each operator that makes or writes a storage."""
 
     def __init__(self, arguments: list[torch.Tensor], numbers: Mapping[sympy.Symbol, int] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = numbers
         self._number = {id(t.untyped_storage()): ~i for i, t in enumerate(arguments)}
-        self._kept: list[Any] = [t.untyped_storage() for t in arguments]  # an id is only good while the object lives
+        self._kept: list[Any] = [t.untyped_storage() for t in arguments]  # an id is valid only while its object lives
         self._slots = 0
         self.calls: list[Call] = []
 
@@ -188,7 +188,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         )
 
     def _workspace(self, call: LeafCall, makes: dict[int, Size]) -> Size:
-        """What an external kernel takes beyond its results: measured, if the sizes are known and it can be."""
+        """Return the bytes that an external kernel allocates beyond its results, measured where that is possible."""
         results: Size = 0
         for size in makes.values():
             results = results + size
@@ -199,7 +199,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         return workspace.bytes if found is None else found
 
     def storage(self, tensor: torch.Tensor) -> tuple[int, bool]:
-        """The number of a tensor's storage, and whether it was not seen before."""
+        """Return the number of a tensor's storage, and whether it is new."""
         storage = tensor.untyped_storage()
         fresh = id(storage) not in self._number
         if fresh:
@@ -222,7 +222,7 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def _channels_last(args: tuple[Any, ...], result: Any) -> tuple[tuple[Any, ...], Any, Size]:
-    """A convolution's operands as inductor hands them over, and the bytes of the weight if it is copied for that.
+    """Return a convolution's operands and result in channels-last layout, and the bytes of its weight if it is copied.
 
     ``decide_layout_opt`` in torch/_inductor/graph.py: with oneDNN every convolution runs on channels-last operands.
     """
@@ -237,10 +237,10 @@ def _is_one(size: int | torch.SymInt) -> bool:
 
 
 def _copied_for_bmm(a: torch.Tensor, b: torch.Tensor) -> Bytes:
-    """What inductor copies before a product of batches: matrices that are dense neither by rows nor by columns.
+    """Return the bytes that inductor copies before a product of batches: matrices dense neither by rows nor by columns.
 
-    A product with one matrix for the whole batch, a linear layer, becomes a product of two matrices: all rows of the
-    batch must be dense.
+    A product with one matrix for the whole batch, as in a linear layer, becomes a product of two matrices, for which
+    all rows of the batch must be dense.
     """
     shared = [any(likely(stride == 0) for stride in batch.stride()) for batch in (a, b)]
     if shared[1]:
@@ -250,14 +250,17 @@ def _copied_for_bmm(a: torch.Tensor, b: torch.Tensor) -> Bytes:
 
 
 def _statistics(kind: Kind, args: tuple[Any, ...], result: Any, makes: dict[int, Size]) -> tuple[Size, ...]:
-    """A norm returns its mean and deviation; a softmax takes the maximum and the sum along a dimension."""
+    """Return the bytes of each intermediate reduction.
+
+    A norm returns its mean and deviation; a softmax reduces to the maximum and the sum along a dimension.
+    """
     if kind is Kind.SOFTMAX and result.dim():
         return (to_expr(result.numel() // result.size(args[1]) * result.element_size()),) * 2
     return tuple(makes.values())[1:] if kind is Kind.NORM else ()
 
 
 def _widest(extents: list[Size]) -> Size:
-    """The largest extent; of symbolic ones the last with the most symbols, which is the result if it is one of them."""
+    """Return the largest extent; of symbolic ones the last with the most factors: the result, if it is among them."""
     numbers = [size for size in extents if isinstance(size, int)]
     symbolic = [size for size in extents if not isinstance(size, int)]
     if symbolic:
@@ -273,16 +276,17 @@ def record(
     *,
     numbers: Mapping[sympy.Symbol, int] | None = None,
 ) -> Calls:
-    """Run ``function`` once on stand-ins for its arguments, as `op_effects.observe` does, and write down its calls.
+    """Run ``function`` once on fake copies of its arguments, as `op_effects.observe` does, and record its calls.
 
-    ``numbers`` are the sizes at which kernels are measured whose memory depends on the processor; None: rules alone.
+    Args:
+        numbers: the sizes at which to measure kernels whose memory depends on the processor; None: use rules alone.
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = list(map(stand_in_for, originals))
-        stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
-        recorder = _Recorder(stand_ins, numbers)
+        fakes = list(map(stand_in_for, originals))
+        fake_of = {id(t): fake for t, fake in zip(originals, fakes, strict=True)}
+        args, kwargs = pytree.tree_map(lambda leaf: fake_of.get(id(leaf), leaf), (args, kwargs))
+        recorder = _Recorder(fakes, numbers)
         with recorder:
             result = function(*args, **kwargs)
         outputs = []

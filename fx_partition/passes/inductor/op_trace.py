@@ -1,4 +1,4 @@
-"""The leaf operators of a whole graph, over the storages that they read and make.
+"""Trace the leaf operators of a whole graph, over the storages that they read and make.
 
 Before (Dynamo's nodes): ``linear = F.linear(x, w); gelu = F.gelu(linear); getitem = gelu[0]``
 After (calls over storages): ``1: addmm reads {x, w}, makes linear;  2: gelu reads {linear}, makes gelu``; the view
@@ -32,10 +32,10 @@ class Trace:
 
     Attributes:
         calls: (step, call); the storages of a call are numbers of this trace.
-        value_of: the value of `GraphMemory` that a storage is; storages inside composite operators are none.
+        value_of: for a storage the number of its value in `GraphMemory`; storages inside composite operators have none.
         inputs: storages that the caller passes in, weights included.
         returned: storages that the graph returns.
-        dense: storages of images whose channels are not innermost in eager.
+        dense: storages of images that are contiguous in eager: their channels are not innermost.
     """
 
     calls: list[tuple[int, Call]] = field(default_factory=list)
@@ -45,29 +45,29 @@ class Trace:
     dense: set[int] = field(default_factory=set)
 
 
-def trace(captured: CapturedGraph, facts: GraphMemory) -> Trace:
-    """The calls of a graph; one run on fake tensors for each distinct (operator, argument shapes)."""
-    return _Tracer(captured, facts).run()
+def trace(captured: CapturedGraph, memory: GraphMemory) -> Trace:
+    """Return the calls of a graph; each distinct (operator, argument shapes) runs once on fake tensors."""
+    return _Tracer(captured, memory).run()
 
 
 class _Tracer:
-    def __init__(self, captured: CapturedGraph, facts: GraphMemory) -> None:
-        self._captured, self._facts = captured, facts
+    def __init__(self, captured: CapturedGraph, memory: GraphMemory) -> None:
+        self._captured, self._memory = captured, memory
         shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in pytree.tree_leaves(value))
         self._modules = dict(captured.gm.named_modules())
-        observe = functools.partial(record, numbers=facts.measured_for)
-        self._effects = Effects(self._modules, new_fake_mode(shape_env), facts.symbols, observe)
-        self._places: dict[torch.fx.Node, list[int]] = {}  # a storage for each tensor leaf of the node's value
+        observe = functools.partial(record, numbers=memory.measured_for)
+        self._effects = Effects(self._modules, new_fake_mode(shape_env), memory.symbols, observe)
+        self._places: dict[torch.fx.Node, list[int]] = {}  # the storage of each tensor leaf of the node's value
         self._trace = Trace()
         self._storages = 0
         self._made: dict[int, list[int]] = {}
-        for number, value in enumerate(facts.values):
+        for number, value in enumerate(memory.values):
             self._made.setdefault(value.made_at, []).append(number)
-        self._inputs = {facts.values[number].name: number for number in self._made.get(-1, [])}
+        self._inputs = {memory.values[number].name: number for number in self._made.get(-1, [])}
 
     def run(self) -> Trace:
-        """Nodes are read in the graph's order, calls are left in the order of the steps."""
-        steps = {step.node: t for t, step in enumerate(self._facts.steps)}
+        """Read the nodes in the graph's order, and return the calls in the order of the steps."""
+        steps = {step.node: t for t, step in enumerate(self._memory.steps)}
         for node in self._captured.gm.graph.nodes:
             if node.op == "output":
                 self._trace.returned = {s for source in node.all_input_nodes for s in self._places.get(source, [])}
@@ -96,7 +96,7 @@ class _Tracer:
         self._places[node] = places
 
     def _pick(self, node: torch.fx.Node) -> bool:
-        """``getitem`` of a tuple is the storage of the tuple's element."""
+        """Give a ``getitem`` of a tuple the storages of the element; return False for any other node."""
         if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem":
             return False
         source, key = node.args
@@ -149,22 +149,22 @@ class _Tracer:
         for place, tensor in zip(self._places[node], _tensors(self._captured.values.get(node)), strict=False):
             if tensor.dim() in (4, 5) and tensor.is_contiguous():
                 self._trace.dense.add(place)
-        if step is None:  # a view of a weight, or a number that every partition makes again
+        if step is None:  # a view of a weight, or a number that every partition computes for itself
             self._trace.inputs.update(own.values())
         self._name(dict.fromkeys(p for p, n in zip(self._places[node], seen.outputs, strict=True) if n >= 0), step)
 
     def _assume(self, node: torch.fx.Node, value: Any, places: list[int], step: int | None) -> None:
-        """An operator that does not run on fakes is an external kernel that reads all it is given."""
+        """Treat an operator that does not run on fakes as an external kernel that reads all its arguments."""
         if step is None:
             self._places[node] = places[: len(_tensors(value))]
             return
         made = self._made.get(step, [])
-        if not made and _tensors(value):  # it returns what it was given
+        if not made and _tensors(value):  # it makes no storage, so it returns an argument
             self._places[node] = [place for place in places[:1] for _ in _tensors(value)]
         else:
             self._places[node] = [self._new() for _ in _tensors(value)]
         fresh = [place for place in self._places[node] if place not in places]
-        sizes = dict(zip(fresh, (self._facts.values[number].bytes for number in made), strict=False))
+        sizes = dict(zip(fresh, (self._memory.values[number].bytes for number in made), strict=False))
         reads = tuple(dict.fromkeys(places))
         call = Call(str(node.target), Kind.EXTERNAL, reads, tuple(sizes.items()), (), 0, 0, (), 0, False, None)
         self._trace.calls.append((step, call))
@@ -175,7 +175,7 @@ class _Tracer:
             self._trace.value_of |= dict(zip(fresh, self._made.get(step, []), strict=False))
 
     def _only_needed(self) -> Trace:
-        """Without the calls that nothing needs, as AOTAutograd drops them."""
+        """Return the trace without the calls whose results nothing needs, which AOTAutograd drops."""
         needed = set(self._trace.returned)
         kept = []
         for step, call in sorted(self._trace.calls, key=lambda pair: pair[0])[::-1]:
@@ -187,7 +187,10 @@ class _Tracer:
 
 
 def split_trace(whole: Trace, starts: Sequence[int]) -> Iterator[Trace]:
-    """The traces of partitions that begin at these steps: what crosses is passed in here and returned there."""
+    """Yield the traces of partitions that begin at these steps.
+
+    A storage that crosses a boundary is returned by the partition that makes it and an input of those that read it.
+    """
     bounds = [*starts, sys.maxsize]
     parts: list[list[tuple[int, Call]]] = [[] for _ in starts]
     part = 0
