@@ -1,4 +1,4 @@
-"""Move steps that are no members of a colocation group out of its span.
+"""Move steps that are not members of a colocation group out of its span.
 
 A group becomes a run of steps, so it also holds the steps between its members. Of these, a step that depends on no
 member moves before the group, and a step that no member depends on moves behind it. A step with dependencies both

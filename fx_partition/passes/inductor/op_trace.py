@@ -2,7 +2,7 @@
 
 Before (Dynamo's nodes): ``linear = F.linear(x, w); gelu = F.gelu(linear); getitem = gelu[0]``
 After (calls over storages): ``1: addmm reads {x, w}, makes linear;  2: gelu reads {linear}, makes gelu``; the view
-``getitem`` makes no storage and is no call.
+``getitem`` makes no storage and is not a call.
 """
 
 from __future__ import annotations

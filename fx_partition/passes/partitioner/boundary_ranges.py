@@ -1,19 +1,19 @@
-"""Where the boundaries of a plan with a given number of partitions can be.
+"""Find where the boundaries of a plan with a given number of partitions can be.
 
 Terms
 -----
 limit
-    The largest footprint that a partition may have; a single atom that fits no limit at all is admitted too.
+    The largest footprint that a partition may have; a single atom above the limit may be a partition too.
 layer
-    The positions (places between atoms) at which boundary l can be, l = 0 .. K for K partitions: those that l
-    partitions reach from the left and from which the other K - l reach the end. Since a footprint never falls when an
-    interval grows, they are one range ``low[l] .. high[l]``: ``high`` is where farthest reach from the left ends,
-    ``low`` where it ends from the right.
+    The positions (between atoms) at which boundary l can be, l = 0 .. K for K partitions: those that l partitions
+    reach from the left and from which the other K - l reach the end. Since a footprint never falls when an interval
+    grows, they are one range ``low[l] .. high[l]``: farthest reach from the left ends at ``high``, and from the right
+    at ``low``.
 reach
-    For each position p the least start of a partition that may end at p.
+    For each position p the smallest start of a partition that may end at p.
 
 Where K is the fewest partitions under the limit, no two layers overlap: a position in two of them would give a plan of
-K - 1. With s partitions more a position is in at most s + 1 layers.
+K - 1. With s partitions more, a position is in at most s + 1 layers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Layers:
 
     Attributes:
         low, high: ``K + 1`` positions, ascending; layer l is ``low[l] .. high[l]``, both included.
-        reach: for partition l (between the boundaries l and l + 1) the least starts, ``(num_atoms + 1,)`` each.
+        reach: for each partition l (between the boundaries l and l + 1) its smallest starts, ``(num_atoms + 1,)``.
         empty: whether a partition may be empty: its device is left out.
     """
 
@@ -44,11 +44,11 @@ class Layers:
 
 
 def layers(reach: IntArray, num_partitions: int) -> Layers | None:
-    """The layers of plans of exactly ``num_partitions`` partitions, none empty, under one limit.
+    """Return the layers of plans of exactly ``num_partitions`` partitions, none empty, under one limit.
 
     Args:
-        reach: of the limit.
-        num_partitions: at most as many as there are atoms.
+        reach: the smallest starts under the limit.
+        num_partitions: at most the number of atoms.
 
     Returns:
         None if the limit needs more partitions.
@@ -68,16 +68,16 @@ def layers(reach: IntArray, num_partitions: int) -> Layers | None:
     return Layers(low, high, [reach] * num_partitions)
 
 
-def uneven_layers(sweeper: FarthestReachSolver, farthest: list[int], limits: Sequence[int], largest: int) -> Layers:
-    """The layers of plans with one partition a limit, in order, each of which may be empty.
+def uneven_layers(solver: FarthestReachSolver, farthest: list[int], limits: Sequence[int], largest: int) -> Layers:
+    """Return the layers of plans with one partition for each limit, in order, each of which may be empty.
 
     Args:
-        sweeper: of the chain.
+        solver: the chain's.
         farthest: the boundaries of farthest reach under the limits, ``len(limits) + 1`` of them, the last at the end.
         limits: bytes for each partition.
-        largest: an atom above it fits no device, and may be a partition of its own on any.
+        largest: an atom above it fits no device, and may be a partition by itself on any of them.
     """
-    starts = {limit: sweeper.reach_back(limit, largest) for limit in set(limits)}
+    starts = {limit: solver.reach_back(limit, largest) for limit in set(limits)}
     reach = [starts[limit] for limit in limits]
     low = [farthest[-1]]
     for starts_of in reversed(reach):

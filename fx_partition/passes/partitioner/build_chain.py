@@ -1,4 +1,4 @@
-"""From facts and a binding to the planner's input: every symbolic size becomes a number, once."""
+"""Build the planner's input from a graph's memory and a binding: every symbolic size becomes a number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .chain import Chain
 
 
 def lay_out(
-    facts: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], *, adds_up: bool = False
+    memory: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], *, adds_up: bool = False
 ) -> Chain:
-    """The chain of a graph under a binding; sizes in bytes, one lambdified evaluation for all of them.
+    """Return the chain of a graph under a binding, in bytes; one lambdified evaluation computes all sizes.
 
     Workspaces that depend on the processor are measured at these sizes.
 
@@ -29,21 +29,21 @@ def lay_out(
     Raises:
         PartitionError: the graph's bytes are more than a plan's arrays can count.
     """
-    facts = facts.measured_at(numbers)
-    sizes: list[Size] = [value.bytes for value in facts.values]
-    sizes += facts.weight_bytes
-    for step in facts.steps:
+    memory = memory.measured_at(numbers)
+    sizes: list[Size] = [value.bytes for value in memory.values]
+    sizes += memory.weight_bytes
+    for step in memory.steps:
         sizes += step.weights.values()
         sizes += step.workspace
     evaluated = iter(Evaluator(sizes)(numbers))
-    value_bytes = [next(evaluated) for _ in facts.values]
-    weight_bytes = [next(evaluated) for _ in facts.weight_bytes]
+    value_bytes = [next(evaluated) for _ in memory.values]
+    weight_bytes = [next(evaluated) for _ in memory.weight_bytes]
     touch_start, weight_start = [0], [0]
     touch_value: list[int] = []
     weight_id: list[int] = []
     weight_touch: list[int] = []
     workspace: list[int] = []
-    for step in facts.steps:
+    for step in memory.steps:
         touch_value += step.values
         touch_start.append(len(touch_value))
         weight_id += step.weights
@@ -51,15 +51,15 @@ def lay_out(
         weight_start.append(len(weight_id))
         workspace.append(max(0, *(next(evaluated) for _ in step.workspace)))
 
-    last = [0] * len(facts.values)
-    for number, step in enumerate(facts.steps):
+    last = [0] * len(memory.values)
+    for number, step in enumerate(memory.steps):
         for touched in step.values:
             last[touched] = number
     held = sum(
-        size * (1 + (len(facts.steps) if value.returned else end) - max(0, value.made_at))
-        for size, value, end in zip(value_bytes, facts.values, last, strict=True)
+        size * (1 + (len(memory.steps) if value.returned else end) - max(0, value.made_at))
+        for size, value, end in zip(value_bytes, memory.values, last, strict=True)
     )
-    # No sum of the planner is larger: of a footprint, of what crosses all boundaries, of partial weights.
+    # No sum of the planner is larger: no footprint, no total of the bytes that cross boundaries, no partial weights.
     scratch = sum(workspace) if adds_up else max(workspace, default=0)
     _refuse_overflow(held + sum(weight_bytes) + sum(weight_touch) + scratch, numbers)
 
@@ -70,8 +70,8 @@ def lay_out(
         atom_start=array(list(atoms.starts)),
         workspace=array(workspace),
         value_bytes=array(value_bytes),
-        value_def=array([value.made_at for value in facts.values]),
-        value_returned=array([int(value.returned) for value in facts.values]),
+        value_def=array([value.made_at for value in memory.values]),
+        value_returned=array([int(value.returned) for value in memory.values]),
         touch_start=array(touch_start),
         touch_value=array(touch_value),
         weight_bytes=array(weight_bytes),

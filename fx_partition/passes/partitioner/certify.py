@@ -1,6 +1,6 @@
-"""Finds the certificate of a plan: `certificate.py` defines the terms.
+"""Find the certificate of a plan; `certificate.py` defines the terms.
 
-The witnesses come from sweeps of farthest reach: under the budget, and one byte under the bound.
+The witnesses come from passes of farthest reach: under the budget, and one byte under the bound.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .mixed_devices import farthest, smallest_spread
 
 
 def certify(chain: Chain, boundaries: list[int], budget: int) -> Certificate:
-    """Prove what can be proved for a plan: two sweeps if its maximum is the smallest, a bisection if not.
+    """Return the certificate of a plan, in two passes if its maximum is the smallest, else by bisection.
 
     Example: four atoms of 2 bytes that share nothing, budget 6, plan ``[0, 2, 4]``: at least 2 partitions, as
     the atoms 0 .. 3 have 8 bytes; a maximum of at least 4, as the atoms 0 .. 2 and the atoms 2 .. 3 have 4 or
@@ -33,44 +33,44 @@ def certify(chain: Chain, boundaries: list[int], budget: int) -> Certificate:
     if boundaries[:1] != [0] or boundaries[-1] != chain.num_atoms or any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"the boundaries do not run from 0 to {chain.num_atoms}, ascending")
     contraction = contract(chain)
-    sweeper = FarthestReachSolver(contraction)
-    sweep = sweeper.run(budget)
-    bound, max_witnesses = _bound_maximum(contraction, sweeper, boundaries, budget)
-    return Certificate(len(sweep.footprints), _witnesses(sweep), bound, max_witnesses)
+    solver = FarthestReachSolver(contraction)
+    reach = solver.run(budget)
+    bound, max_witnesses = _bound_maximum(contraction, solver, boundaries, budget)
+    return Certificate(len(reach.footprints), _witnesses(reach), bound, max_witnesses)
 
 
 def _bound_maximum(
-    contraction: Contraction, sweeper: FarthestReachSolver, boundaries: list[int], budget: int
+    contraction: Contraction, solver: FarthestReachSolver, boundaries: list[int], budget: int
 ) -> tuple[int, tuple[Witness, ...]]:
-    """The largest lower bound on the maximum for the plan's number of partitions, and its witnesses."""
+    """Return the largest lower bound on the maximum for the plan's number of partitions, and its witnesses."""
     regular = np.where(contraction.alone > budget, 0, contraction.alone)
     largest_atom = int(regular.max(initial=0))
     maximum = largest_partition(contraction, boundaries, budget)
     m = len(boundaries) - 1
     if maximum > largest_atom:
-        below = sweeper.run(maximum - 1, most=m)
+        below = solver.run(maximum - 1, most=m)
         if len(below.rejected) == m:
             return maximum, _witnesses(below)
-        _, maximum = smallest_maximum(sweeper, m, largest_atom, below, below.largest(maximum - 1))
+        _, maximum = smallest_maximum(solver, m, largest_atom, below, below.largest(maximum - 1))
     if maximum > largest_atom:
-        return maximum, _witnesses(sweeper.run(maximum - 1, most=m))
+        return maximum, _witnesses(solver.run(maximum - 1, most=m))
     if maximum == 0:
         return 0, ()
     atom = int(regular.argmax())
     return maximum, ((atom, atom, maximum),)
 
 
-def _witnesses(sweep: FarthestReach) -> tuple[Witness, ...]:
-    starts = sweep.boundaries
-    return tuple((starts[i], starts[i + 1], size) for i, size in enumerate(sweep.rejected))
+def _witnesses(reach: FarthestReach) -> tuple[Witness, ...]:
+    starts = reach.boundaries
+    return tuple((starts[i], starts[i + 1], size) for i, size in enumerate(reach.rejected))
 
 
 def certify_spread(chain: Chain, runs: list[int], budgets: Sequence[int]) -> Certificate:
-    """Prove what can be proved for a plan over devices of different sizes.
+    """Return the certificate of a plan over devices of different sizes.
 
     Args:
         chain: the planner's input.
-        runs: of `mixed_devices.spread` or `mixed_devices.overfill`.
+        runs: the boundaries that `mixed_devices.spread` or `mixed_devices.overfill` returned.
         budgets: bytes of each device.
     """
     contraction = contract(chain)

@@ -12,8 +12,8 @@ value
     has one further touch after the last step (``value_returned``).
 weight
     One storage that exists before the graph runs and stays afterwards: parameter, buffer, constant, or an input that
-    the graph mutates (a KV cache). A step touches some bytes of it: all of them, what the views that it reads show, or
-    the rows that a gather reads. Parts add up, also where they overlap, and never to more than the whole.
+    the graph mutates (a KV cache). A step touches some bytes of it: all of them, the bytes that its views show, or
+    the rows that a gather reads. Parts add up, even where they overlap, up to the size of the whole.
 
 Footprint of the interval [i, j) of steps, in bytes::
 
@@ -21,12 +21,12 @@ Footprint of the interval [i, j) of steps, in bytes::
     resident(t)     = sum of value_bytes[v] over the values v that are resident at step t
     footprint(i, j) = weights(i, j) + max over t in [i, j) of (resident(t) + workspace[t])
 
-A value that has no touch in [i, j) is not there: it goes straight from its producer to its consumer. One that has is
+A value without a touch in [i, j) does not count: it goes straight from its producer to its consumer. Any other value is
 resident from its definition (from step i if it is defined before i: it is *received*) up to its last touch in [i, j),
 or up to step j - 1 if it is touched at or after j or returned by the graph. The footprint never falls when an interval
 grows at either end.
 
-A chain that *adds up* has another footprint, the size of the layers that the interval holds::
+A chain that *adds up* has another footprint, the total size of all steps of the interval::
 
     footprint(i, j) = weights(i, j) + sum over t in [i, j) of (bytes of the values defined at t + workspace[t])
 """
@@ -58,9 +58,9 @@ class Chain:
         weight_bytes: ``(num_weights,)``.
         weight_start, weight_id, weight_touch_bytes: rows of the weight touches, as for the values; each weight at most
             once a step.
-        atom_key: ``(num_atoms,)`` equal numbers for atoms that run the same with equal footprints
-            (`repeated_partitions`); None: not known. Decides only between plans that are equally good.
-        adds_up: which of the two footprints it has.
+        atom_key: ``(num_atoms,)`` equal numbers for atoms that run the same operators with equal footprints
+            (`repeated_partitions`); None: not known. It only decides between plans that are equally good.
+        adds_up: whether the chain has the second footprint above.
     """
 
     atom_start: IntArray

@@ -1,17 +1,17 @@
 """Contract every atom of a chain to one step, and values and weights to links between atoms.
 
-A planner that moves boundaries only between atoms need not see the steps. For atom a, in bytes:
+Boundaries are only between atoms, so a planner does not need the steps. For atom a, in bytes:
 
 ``alone[a]``
-    The footprint of the atom on its own.
+    The footprint of the atom by itself.
 ``enters[a]``
-    What every step of a window gains when the window is extended by a and has touched none of a's values and
-    weights so far: the values that a touches and does not define, and the weights that it touches.
+    The bytes that every step of a window gains when the window is extended by a and has touched none of a's values
+    and weights so far: the values that a touches and does not define, and the weights that it touches.
 ``stays[a]``
-    What is still there after a, when a is the whole window: values that are touched later or returned, and
+    The bytes still held after a, when a is the whole window: values that are touched later or returned, and
     weights.
 *link* (u, w, bytes)
-    Atoms u < w share these bytes: a window that holds both counts them once. ``w == num_atoms`` says that
+    Atoms u < w share these bytes: a window that holds both counts them once. ``w == num_atoms`` means that
     nothing after u shares them any more, and that a window which holds u keeps them to its end.
 
 Then for a window that grows from [i, j) to [i, j + 1), with *inner* the bytes of the links from [i, j) to j::
@@ -19,18 +19,18 @@ Then for a window that grows from [i, j) to [i, j + 1), with *inner* the bytes o
     peak   <- max(peak + enters[j] - inner, held - inner + alone[j])
     held   <- held - inner + stays[j]
 
-where *peak* is the footprint and *held* what is still there at the window's end. Dropping atom i of [i, j)
-changes the footprint of every other step by one amount, the bytes of the links from i to j and beyond.
+where *peak* is the footprint and *held* the bytes still held at the window's end. Dropping atom i of [i, j)
+changes the footprint at every other step by the same amount, the bytes of the links from i to j and beyond.
 
 Why this is exact. An atom's own profile of resident bytes does not depend on the window around it: a value
-that the atom touches is there from its definition or the atom's start, up to its last touch or the atom's
-end. All other values of the window cover the atom wholly or not at all. So the atom's own peak plus a
-constant is its peak.
+that the atom touches is resident from its definition or the atom's start, up to its last touch or the atom's
+end. Every other value of the window is resident during the whole atom or not at all. So the atom's peak in a
+window is its own peak plus a constant.
 
 A value gives one link for each two consecutive atoms that touch it, and one to ``num_atoms`` if it is
 returned. A weight that is always touched in full behaves like a value that is passed in and returned. A
-weight of W bytes that is touched in part counts min(W, sum of its touches a .. b); the links are this
-function's mixed differences
+weight of W bytes that is touched in part counts min(W, sum of its touches a .. b); its links are the mixed
+differences of this function
 
     link(a, b) = g(a+1, b) - g(a+1, b-1) - g(a, b) + g(a, b-1)    with g(a, b) = min(W, t[a] + ... + t[b])
 
@@ -53,9 +53,9 @@ class Contraction:
 
     Attributes:
         alone, enters, stays: ``(num_atoms,)`` bytes.
-        link_from, link_to, link_bytes: one entry a link, sorted by ``(link_to, link_from)``, no pair twice.
+        link_from, link_to, link_bytes: one entry for each link, sorted by ``(link_to, link_from)``, no pair twice.
         link_cut: the part of ``link_bytes`` that moves between partitions if the partition of ``link_to`` has
-            not touched it before: activations that a node made, and no weights or inputs of the graph.
+            not touched it before: activations that a node made, but no weights or inputs of the graph.
     """
 
     alone: IntArray
@@ -72,7 +72,7 @@ class Contraction:
 
     @property
     def num_inner_links(self) -> int:
-        """Links between two atoms; they come first, the ones to ``num_atoms`` last."""
+        """The number of links between two atoms; they come first, links to ``num_atoms`` last."""
         return int(np.searchsorted(self.link_to, self.num_atoms))
 
 
@@ -100,12 +100,12 @@ def contract(chain: Chain) -> Contraction:
 
 
 def whole_footprint(contraction: Contraction) -> int:
-    """The bytes of the window that holds every atom, in O(n + e) whole-array work; 0 without atoms."""
+    """Return the bytes of the window that holds every atom, in O(n + e) whole-array work; 0 without atoms."""
     return int(footprints(contraction, [0, contraction.num_atoms]).max(initial=0)) if contraction.num_atoms else 0
 
 
 def footprints(contraction: Contraction, boundaries: Sequence[int]) -> IntArray:
-    """The bytes of each partition of a plan, none empty, in O(n + e) whole-array work.
+    """Return the bytes of each partition of a plan, none empty, in O(n + e) whole-array work.
 
     Args:
         contraction: the chain.
@@ -128,7 +128,7 @@ def footprints(contraction: Contraction, boundaries: Sequence[int]) -> IntArray:
 
 
 def _contract_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, IntArray, Links]:
-    """Per atom the peak of values and workspace and the values that enter; and the values' links."""
+    """Return, per atom, the peak of values and workspace and the bytes that enter; and the values' links."""
     value, first, last = _by_atom(chain.touch_start, chain.touch_value, atom_of_step)
     atom = atom_of_step[first]
     begin, end = chain.atom_start[atom], chain.atom_start[atom + 1]
@@ -155,7 +155,7 @@ def _contract_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, In
 
 
 def _add_up_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, IntArray, Links]:
-    """As `_contract_values`, where what an atom makes and allocates counts in every window that it is in."""
+    """Do as `_contract_values` for a chain that adds up: the bytes of an atom count in every window that has it."""
     made = chain.workspace.copy()
     defined = chain.value_def >= 0
     np.add.at(made, chain.value_def[defined], chain.value_bytes[defined])
@@ -172,7 +172,7 @@ def _add_up_values(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, IntA
 
 
 def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, Links]:
-    """Per atom the bytes of the weights that it touches; and the weights' links."""
+    """Return, per atom, the bytes of the weights that it touches; and the weights' links."""
     order, heads = _runs(chain.weight_start, chain.weight_id, atom_of_step)
     weight = chain.weight_id[order][heads]
     step = np.repeat(np.arange(chain.num_steps), np.diff(chain.weight_start))
@@ -184,7 +184,7 @@ def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, L
     np.add.at(counted, atom, touched)
 
     again = weight[1:] == weight[:-1]
-    # Weights that are touched in part, in more than one atom, need the mixed differences; the others behave
+    # Only weights that several atoms touch, at least one in part, need the mixed differences; the others behave
     # like values that are returned.
     in_part = np.zeros(len(chain.weight_bytes), dtype=bool)
     in_part[weight[touched < full]] = True
@@ -205,12 +205,17 @@ def _contract_weights(chain: Chain, atom_of_step: IntArray) -> tuple[IntArray, L
 def _mixed_links(
     weight: IntArray, atom: IntArray, touched: IntArray, full: IntArray, num_atoms: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Links of weights that several atoms touch in part; one entry a (weight, atom), sorted by weight."""
+    """Return the links of weights that several atoms touch in part.
+
+    Args:
+        weight, atom, touched, full: one entry for each (weight, atom), sorted by weight.
+        num_atoms: the number of atoms of the chain.
+    """
     links: list[tuple[int, int, int]] = []
     heads = np.flatnonzero(np.diff(weight, prepend=-1)).tolist()
     for head, tail in zip(heads, [*heads[1:], len(weight)], strict=True):
         atoms = atom[head:tail].tolist()
-        left = touched[head:tail].tolist()  # what has not been linked to a later atom yet
+        left = touched[head:tail].tolist()  # bytes not yet linked to a later atom
         total = int(full[head])
         before = [0, *np.cumsum(touched[head:tail]).tolist()]
 
@@ -236,7 +241,7 @@ def _mixed_links(
 
 
 def _runs(start: IntArray, ids: IntArray, atom_of_step: IntArray) -> tuple[IntArray, IntArray]:
-    """The order that sorts touches by (id, step), and where in it each run of one (id, atom) begins."""
+    """Return the order that sorts touches by (id, step), and the start of each run of one (id, atom) in it."""
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
     atom = np.repeat(atom_of_step, np.diff(start))[order]
@@ -246,7 +251,7 @@ def _runs(start: IntArray, ids: IntArray, atom_of_step: IntArray) -> tuple[IntAr
 
 
 def _by_atom(start: IntArray, ids: IntArray, atom_of_step: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """The distinct (id, atom) of the touches, sorted: the id, and its first and last step in the atom."""
+    """Return the distinct (id, atom) of the touches, sorted: each id, with its first and last step in the atom."""
     order, heads = _runs(start, ids, atom_of_step)
     step = np.repeat(np.arange(len(atom_of_step)), np.diff(start))[order]
     tails = np.append(heads[1:], len(ids)) - 1 if len(heads) else heads

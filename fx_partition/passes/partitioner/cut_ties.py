@@ -1,7 +1,7 @@
-"""The smallest maximum among the plans that receive the fewest bytes.
+"""Find the smallest maximum among the plans that receive the fewest bytes.
 
 These plans are the paths through a graph that `min_cut.py` has solved: from a boundary at p back to each q that is as
-good as the best. Where bytes are not all alike these are few: two or three a layer. The smallest maximum is then the
+good as the best. Where tensors differ in size these are few, two or three in a layer. The smallest maximum is then the
 bottleneck of the paths, one footprint for each pair (q, p).
 """
 
@@ -13,17 +13,22 @@ from .min_cut import CutTable
 from .repeated_partitions import choose
 from .sliding_window import Window
 
-# Moves of the window for each atom, before there are too many pairs: more where which plan is taken matters.
+# Moves of the window for each atom before the search gives up: more where keys make one of the plans better.
 _PATIENCE, _PATIENCE_FOR_KEYS = 8, 32
 
 
 def smallest_of_ties(
     contraction: Contraction, table: CutTable, oversize: int, keys: IntArray | None = None
 ) -> tuple[int, list[int]] | None:
-    """The smallest maximum and the boundaries, or None where too many plans have the fewest bytes.
+    """Return the smallest maximum and its boundaries, or None where too many plans have the fewest bytes.
 
-    An atom above ``oversize`` on its own does not count for the maximum. Which of equal plans is taken, the
-    ``keys`` of the atoms say (`repeated_partitions.choose`). O(n + e) but for one row of the table for each p.
+    O(n + e), plus one row of the table for each p.
+
+    Args:
+        contraction: the chain.
+        table: the solved plans.
+        oversize: a single atom above it does not count for the maximum.
+        keys: the atoms' keys, to choose among equal plans (`repeated_partitions.choose`).
     """
     window = Window(contraction)
     moves = (_PATIENCE if keys is None else _PATIENCE_FOR_KEYS) * contraction.num_atoms
@@ -40,7 +45,7 @@ def smallest_of_ties(
         steps.append(pairs)
         ends = {q for found in pairs.values() for q, _ in found}
 
-    least = {0: 0}  # for each position the smallest maximum of a way to it
+    least = {0: 0}  # for each position the smallest maximum of the paths to it
     reached = [least]
     for pairs in reversed(steps):
         least = {p: min(max(least[q], size) for q, size in found) for p, found in pairs.items()}
@@ -56,7 +61,7 @@ def smallest_of_ties(
 
 
 def _footprints(window: Window, starts: list[int], end: int, oversize: int) -> list[int]:
-    """The bytes of [q, ``end``) for each of the ascending ``starts``."""
+    """Return the bytes of [q, ``end``) for each of the ascending ``starts``."""
     window.reset(starts[0])
     for _ in range(starts[0], end):
         window.extend()

@@ -1,20 +1,20 @@
-"""The exact planner over the linear order.
+"""The exact planner over a linear order.
 
 ``dp`` minimises, in this order: the number of partitions, the largest partition, and the bytes that
 partitions receive from one another; with a ``max_slack`` the bytes come before the largest partition. A set of atoms is
-feasible if its footprint is within the budget or it is one single atom; an oversize atom (alone over the budget) does
-not count for the largest partition. How:
+feasible if its footprint is within the budget or it is a single atom; an oversize atom (by itself over the budget) does
+not count for the largest partition. The method:
 
-1. The fewest partitions k: one sweep of farthest reach (`greedy.py`).
-2. The smallest maximum at k: bisection on bytes, with the sweep as probe. A sweep that fails rejected only
-   intervals above its limit, and decides the same under any limit below the smallest of them: the next lower
-   bound. One that succeeds shows that the largest partition that it made suffices: the next upper bound.
-3. The fewest bytes at k and that maximum: the layered dynamic programme of `min_cut.py`. With slack: at k and the
-   largest maximum that is allowed; then the smallest maximum at these bytes: among the few plans that have them
-   (`cut_ties.py`), and where these are many, by bisection with the programme as probe.
+1. The fewest partitions k: one pass of farthest reach (`greedy.py`).
+2. The smallest maximum at k: bisection on bytes, with such a pass as probe. A pass that fails has rejected only
+   intervals above its limit, and would fail in the same way under any limit below the smallest of them: that is the
+   next lower bound. A pass that succeeds shows that its largest partition suffices: that is the next upper bound.
+3. The fewest bytes at k and that maximum: the layered dynamic programme of `min_cut.py`. With slack: the fewest bytes
+   at k and the largest maximum that is allowed, and then the smallest maximum at these bytes: among the plans that
+   have them if these are few (`cut_ties.py`), else by bisection with the programme as probe.
 
-The bisection of step 2 starts from a bound below: a footprint is at most the sum of the footprints of the parts of its
-interval, so k partitions that cover the whole hold on average at least a k-th of the whole's footprint.
+The bisection of step 2 starts from a lower bound: a footprint is at most the sum of the footprints of the parts of its
+interval, so k partitions that cover the whole have on average at least a k-th of the whole's footprint.
 
 Time O((n + e) log(budget)), with slack O((n + e) log(n) log(budget)); memory O(n + e), for n atoms and e touches.
 """
@@ -36,10 +36,10 @@ from .min_cut import CutTable
 
 
 def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
-    """The best plan: boundaries as atom indices ``[0, ..., num_atoms]``.
+    """Return the best plan: boundaries as atom indices ``[0, ..., num_atoms]``.
 
-    Among plans that are equal in all three measures, one of few distinct partitions where the chain has
-    ``atom_key`` (`repeated_partitions`); else the last boundary is as far left as possible, then the one before it, and
+    Of plans that are equal in all three measures, the result is one with few distinct partitions if the chain has an
+    ``atom_key`` (`repeated_partitions`). Else its last boundary is as far left as possible, then the one before it, and
     so on.
 
     Example: four atoms of 2 bytes that share nothing, budget 6: ``[0, 2, 4]``; ``greedy`` says ``[0, 3, 4]``.
@@ -47,38 +47,38 @@ def dp(chain: Chain, budget: int, max_slack: float = 0.0) -> list[int]:
     Args:
         chain: the planner's input.
         budget: bytes of one device.
-        max_slack: by what share of the smallest possible maximum the largest partition may exceed it (and stay within
-            the budget) where that saves bytes received; ``math.inf``: by anything.
+        max_slack: the share of the smallest possible maximum by which the largest partition may exceed it (within the
+            budget) where that saves bytes received; ``math.inf``: any.
 
     Raises:
         ValueError: if ``budget`` or ``max_slack`` is negative.
     """
     check_budget(budget)
     check_slack(max_slack)
-    sweeper = FarthestReachSolver(contract(chain))
-    k, maximum = fewest_and_smallest(sweeper, budget)
+    solver = FarthestReachSolver(contract(chain))
+    k, maximum = fewest_and_smallest(solver, budget)
     limit = slack_limit(maximum, budget, max_slack)
-    return cheapest(sweeper.contraction, even(sweeper, k), maximum, limit, budget, chain.atom_key)[2]
+    return cheapest(solver.contraction, even(solver, k), maximum, limit, budget, chain.atom_key)[2]
 
 
 def balance(chain: Chain, num_partitions: int) -> list[int]:
-    """The plan for a given number of partitions, whatever the budget: boundaries as atom indices.
+    """Return the best plan of at most ``num_partitions`` partitions, without a budget: boundaries as atom indices.
 
-    The largest partition is as small as ``num_partitions`` partitions allow, all partitions counted; then as
-    few partitions as that maximum needs (fewer than ``num_partitions`` only where more would not make the
-    largest smaller); then the fewest bytes received.
+    The largest partition is as small as ``num_partitions`` partitions allow, all partitions counted; then the number
+    of partitions is the fewest for that maximum (fewer than ``num_partitions`` only where more would not make the
+    largest smaller); then the fewest bytes are received.
 
     Raises:
         ValueError: if ``num_partitions`` is less than 1.
     """
-    sweeper, fewest, maximum = _balanced(chain, num_partitions)
-    return cheapest(sweeper.contraction, even(sweeper, fewest), maximum, maximum, maximum, chain.atom_key)[2]
+    solver, fewest, maximum = _balanced(chain, num_partitions)
+    return cheapest(solver.contraction, even(solver, fewest), maximum, maximum, maximum, chain.atom_key)[2]
 
 
 def exactly(chain: Chain, num_partitions: int) -> list[int]:
-    """The plan of exactly so many partitions, none empty, whatever the budget: boundaries as atom indices.
+    """Return the best plan of exactly ``num_partitions`` partitions, none empty: boundaries as atom indices.
 
-    The largest partition is as small as so many allow, all partitions counted; then the fewest bytes are received.
+    There is no budget. The largest partition is as small as possible; then the fewest bytes are received.
 
     Example: atoms of 8, 2, 2 and 2 bytes that share nothing, three partitions: ``[0, 1, 2, 4]``; ``balance`` needs two.
 
@@ -87,12 +87,12 @@ def exactly(chain: Chain, num_partitions: int) -> list[int]:
     """
     if num_partitions > chain.num_atoms:
         raise ValueError(f"{chain.num_atoms} atoms do not make {num_partitions} partitions")
-    sweeper, _, maximum = _balanced(chain, num_partitions)
-    return cheapest(sweeper.contraction, even(sweeper, num_partitions), maximum, maximum, maximum, chain.atom_key)[2]
+    solver, _, maximum = _balanced(chain, num_partitions)
+    return cheapest(solver.contraction, even(solver, num_partitions), maximum, maximum, maximum, chain.atom_key)[2]
 
 
 def smallest_budget(chain: Chain, num_partitions: int) -> int:
-    """The least budget under which ``num_partitions`` partitions suffice and no atom is oversize, in bytes.
+    """Return the smallest budget in bytes under which ``num_partitions`` suffice and no atom is oversize.
 
     Raises:
         ValueError: if ``num_partitions`` is less than 1.
@@ -101,24 +101,25 @@ def smallest_budget(chain: Chain, num_partitions: int) -> int:
 
 
 def check_slack(max_slack: float) -> None:
+    """Raise a ValueError if ``max_slack`` is negative."""
     if not max_slack >= 0:
-        raise ValueError(f"max_slack is a share of the smallest maximum, 0 or more, not {max_slack}")
+        raise ValueError(f"max_slack must be a share of the smallest maximum, 0 or more, not {max_slack}")
 
 
 def slack_limit(maximum: int, budget: int, max_slack: float) -> int:
-    """The largest that a partition may be: ``maximum`` and the slack, within the budget."""
+    """Return the largest size that a partition may have: ``maximum`` plus the slack, within the budget."""
     if math.isinf(max_slack):
         return budget
     # Not in floating point, which rounds large numbers of bytes.
     return min(budget, math.floor(maximum * (1 + Fraction(max_slack))))
 
 
-def fewest_and_smallest(sweeper: FarthestReachSolver, budget: int) -> tuple[int, int]:
-    """The fewest partitions within ``budget``, and the smallest maximum of plans with so many."""
-    first = sweeper.run(budget)
+def fewest_and_smallest(solver: FarthestReachSolver, budget: int) -> tuple[int, int]:
+    """Return the fewest partitions within ``budget``, and the smallest maximum of plans with that number."""
+    first = solver.run(budget)
     k = len(first.footprints)
-    low = least_maximum(sweeper.contraction, k, budget)
-    return k, smallest_maximum(sweeper, k, low, first, first.largest(budget))[1]
+    low = least_maximum(solver.contraction, k, budget)
+    return k, smallest_maximum(solver, k, low, first, first.largest(budget))[1]
 
 
 def cheapest(
@@ -129,17 +130,19 @@ def cheapest(
     oversize: int,
     keys: IntArray | None = None,
 ) -> tuple[int, int, list[int]]:
-    """Of the plans under ``limit`` with the fewest bytes received one with the smallest maximum: the bytes, the maximum
-    and the boundaries.
+    """Return the plan under ``limit`` with the fewest bytes received, and of these one with the smallest maximum.
 
     Args:
         contraction: the chain.
-        under: the layers of the plans under a limit, None if there are no plans.
+        under: returns the layers of the plans under a limit, None if there are no plans.
         low: a lower bound of the maximum of all these plans.
-        limit: the largest that a partition may be.
-        oversize: an atom above it may be alone, and does not count for the maximum.
-        keys: of the atoms, to choose among equal plans by (`repeated_partitions`); not used where the maximum is found
-            by bisection, whose last table may hold plans of a larger maximum.
+        limit: the largest size that a partition may have.
+        oversize: an atom above it may be a partition by itself, which does not count for the maximum.
+        keys: the atoms' keys, to choose among equal plans (`repeated_partitions`); not used where the maximum is found
+            by bisection, whose last table may contain plans of a larger maximum.
+
+    Returns:
+        The bytes received, the maximum and the boundaries.
     """
     layers_under = under(limit)
     assert layers_under is not None
@@ -157,7 +160,7 @@ def smallest_of_cheapest(
     oversize: int,
     keys: IntArray | None = None,
 ) -> tuple[int, list[int]]:
-    """As `cheapest`, of the plans of a table that is solved: the maximum and the boundaries."""
+    """Return the maximum and the boundaries as `cheapest` does, for the plans of a solved table."""
     tied = smallest_of_ties(contraction, table, oversize, keys)
     if tied is not None:
         return tied
@@ -175,13 +178,13 @@ def smallest_of_cheapest(
     return high, best
 
 
-def even(sweeper: FarthestReachSolver, num_partitions: int) -> Callable[[int], Layers | None]:
-    """For `cheapest`: the layers of plans of exactly ``num_partitions`` partitions, none empty."""
-    return lambda limit: layers(sweeper.reach_back(limit), num_partitions)
+def even(solver: FarthestReachSolver, num_partitions: int) -> Callable[[int], Layers | None]:
+    """Return, for `cheapest`, the layers of plans of exactly ``num_partitions`` partitions, none empty, by limit."""
+    return lambda limit: layers(solver.reach_back(limit), num_partitions)
 
 
 def largest_partition(contraction: Contraction, boundaries: list[int], oversize: int) -> int:
-    """The largest partition of a plan in bytes, atoms above ``oversize`` on their own left out."""
+    """Return the bytes of the largest partition of a plan, without partitions of one atom above ``oversize``."""
     distinct = np.unique(boundaries)  # partitions may be empty
     if len(distinct) < 2:
         return 0
@@ -190,18 +193,19 @@ def largest_partition(contraction: Contraction, boundaries: list[int], oversize:
 
 
 def _balanced(chain: Chain, num_partitions: int) -> tuple[FarthestReachSolver, int, int]:
+    """Return the solver, the fewest partitions with the smallest maximum, and that maximum."""
     if num_partitions < 1:
         raise ValueError(f"num_partitions must be at least 1, not {num_partitions}")
     contraction = contract(chain)
-    sweeper = FarthestReachSolver(contraction)
+    solver = FarthestReachSolver(contraction)
     whole = whole_footprint(contraction)
     low = least_maximum(contraction, num_partitions, whole)
-    best, maximum = smallest_maximum(sweeper, num_partitions, low, sweeper.run(whole), whole)
-    return sweeper, len(best.footprints), maximum
+    best, maximum = smallest_maximum(solver, num_partitions, low, solver.run(whole), whole)
+    return solver, len(best.footprints), maximum
 
 
 def least_maximum(contraction: Contraction, num_partitions: int, budget: int) -> int:
-    """A lower bound on the largest of ``num_partitions`` partitions, oversize atoms left out."""
+    """Return a lower bound on the largest of ``num_partitions`` partitions, oversize atoms left out."""
     alone = contraction.alone
     oversize = alone > budget
     largest_atom = int(alone[~oversize].max(initial=0))
@@ -212,22 +216,22 @@ def least_maximum(contraction: Contraction, num_partitions: int, budget: int) ->
 
 
 def smallest_maximum(
-    sweeper: FarthestReachSolver, num_partitions: int, low: int, best: FarthestReach, maximum: int
+    solver: FarthestReachSolver, num_partitions: int, low: int, best: FarthestReach, maximum: int
 ) -> tuple[FarthestReach, int]:
-    """The least limit under which at most ``num_partitions`` partitions suffice, and the sweep under it.
+    """Return the farthest reach under the smallest limit for ``num_partitions`` partitions at most, and that limit.
 
     Args:
-        sweeper: of the chain.
-        num_partitions: how many partitions there may be.
+        solver: the chain's.
+        num_partitions: the most partitions that there may be.
         low: a lower bound of the limit, at least the largest atom that is not oversize.
-        best: a sweep that needs at most ``num_partitions`` partitions.
+        best: a farthest reach of at most ``num_partitions`` partitions.
         maximum: its largest partition that is not an oversize atom.
     """
     while low < maximum:
         middle = (low + maximum) // 2
-        sweep = sweeper.run(middle, most=num_partitions)
-        if len(sweep.rejected) < num_partitions:
-            best, maximum = sweep, sweep.largest(middle)
-        else:
-            low = min(sweep.rejected)
+        reach = solver.run(middle, most=num_partitions)
+        if len(reach.rejected) < num_partitions:
+            best, maximum = reach, reach.largest(middle)
+        else:  # up to the smallest of the rejected intervals every limit fails in the same way
+            low = min(reach.rejected)
     return best, maximum

@@ -1,11 +1,11 @@
 """Sequential aggregation: fill a partition until the next atom does not fit, then begin another.
 
 Since a footprint never falls when an interval grows, taking the farthest reach each time gives the fewest
-partitions that any plan over this order can have. It does not balance them and does not look at what crosses;
-see `dp.py`.
+partitions that any plan over this order can have. It does not balance them and ignores the bytes that cross
+boundaries; see `dp.py`.
 
-A set [i, j) of atoms is *feasible* if its footprint is within the budget or it is one single atom. An atom
-whose own footprint exceeds the budget is *oversize*: it is a partition of its own.
+A set [i, j) of atoms is *feasible* if its footprint is within the budget or it is a single atom. An atom
+whose footprint exceeds the budget is *oversize*: it is a partition by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .contraction import Contraction, contract
 
 
 def greedy(chain: Chain, budget: int) -> list[int]:
-    """The farthest-reach plan: boundaries as atom indices ``[0, ..., num_atoms]``, in O(n + e).
+    """Return the farthest-reach plan: boundaries as atom indices ``[0, ..., num_atoms]``, in O(n + e).
 
     Example: three atoms of 3 bytes each that share nothing, budget 6: ``[0, 2, 3]``.
 
@@ -32,12 +32,12 @@ def greedy(chain: Chain, budget: int) -> list[int]:
 
 
 def fewest_over(chain: Chain, budget: int) -> int:
-    """The fewest partitions of any plan over a chain's own order."""
+    """Return the fewest partitions of any plan over a chain's own order."""
     return len(FarthestReachSolver(contract(chain)).run(budget).footprints)
 
 
 def oversize_atoms(chain: Chain, budget: int) -> list[int]:
-    """The atoms whose own footprint exceeds ``budget``, ascending.
+    """Return the atoms whose own footprint exceeds ``budget``, ascending.
 
     Raises:
         ValueError: if ``budget`` is negative.
@@ -48,8 +48,9 @@ def oversize_atoms(chain: Chain, budget: int) -> list[int]:
 
 
 def check_budget(budget: int) -> None:
+    """Raise a ValueError if ``budget`` is negative."""
     if budget < 0:
-        raise ValueError(f"a budget is a number of bytes, not negative: {budget}")
+        raise ValueError(f"a budget must be a number of bytes, and not negative: {budget}")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class FarthestReach:
     """One pass of farthest reach under a limit.
 
     Attributes:
-        boundaries: ``[0, ..., num_atoms]``; where a sweep was stopped, the last partition's start ends the
-        list.
+        boundaries: ``[0, ..., num_atoms]``; where a pass was stopped, the list ends with the start of the partition
+            that was not filled.
         footprints: bytes of each partition; one that exceeds the limit is a single atom.
         rejected: bytes of partition i with the first atom that did not fit, for each but the last partition.
     """
@@ -68,12 +69,12 @@ class FarthestReach:
     rejected: list[int]
 
     def largest(self, limit: int) -> int:
-        """The largest footprint among those within ``limit``, 0 if there is none."""
+        """Return the largest footprint within ``limit``, 0 if there is none."""
         return max((size for size in self.footprints if size <= limit), default=0)
 
 
 class FarthestReachSolver:
-    """Runs sweeps over one contraction, forwards and backwards; all arrays become lists once."""
+    """Runs farthest reach over one contraction, forwards and backwards, after it has turned all arrays into lists."""
 
     def __init__(self, contraction: Contraction) -> None:
         n = contraction.num_atoms
@@ -88,8 +89,8 @@ class FarthestReachSolver:
         self._num_atoms = n
         self._alone: list[int] = contraction.alone.tolist()
         self._stays: list[int] = contraction.stays.tolist()
-        # The recurrence of `contraction.py` for a window that holds the origins of all links to an atom, and
-        # the farthest of these origins, which tells whether it does.
+        # The recurrence of `contraction.py` for a window that contains the origins of all links to an atom; and the
+        # first of these origins, which tells whether a window does.
         self._gain: list[int] = (contraction.enters - inner).tolist()
         self._own: list[int] = (contraction.alone - inner).tolist()
         self._hold: list[int] = (contraction.stays - inner).tolist()
@@ -100,8 +101,8 @@ class FarthestReachSolver:
         self._row: list[int] = rows.tolist()
         self._link_from: list[int] = source.tolist()
         self._link_bytes: list[int] = size.tolist()
-        # What leaves with an atom that no later one shares; its links by the atom that they come from, farthest first,
-        # and how far the first of them reaches.
+        # For the move at the start of a window: the bytes of an atom that no later one shares; its links by their
+        # origin, farthest target first; and that farthest target.
         order = np.lexsort((-target, source))
         out = np.searchsorted(source[order], np.arange(n + 1))
         leaves = contraction.stays.copy()
@@ -116,7 +117,7 @@ class FarthestReachSolver:
         self._out_bytes: list[int] = size[order].tolist()
 
     def run(self, limit: int, most: int | None = None) -> FarthestReach:
-        """Sweep under ``limit`` bytes; stop at rejection number ``most``: then ``most`` partitions fail."""
+        """Run farthest reach under ``limit`` bytes; stop at rejection ``most``: ``most`` partitions do not suffice."""
         n = self._num_atoms
         boundaries, footprints, rejected = [0], list[int](), list[int]()
         if n == 0:
@@ -130,7 +131,7 @@ class FarthestReachSolver:
             at_atom = held + own
             held += hold
             if origin < start:
-                # Some links come from before the window: what they share is not here yet.
+                # Some links come from before the window, which does not hold their bytes yet.
                 outer = 0
                 for link in range(row[atom], row[atom + 1]):
                     if link_from[link] >= start:
@@ -155,10 +156,11 @@ class FarthestReachSolver:
         return FarthestReach(boundaries, footprints, rejected)
 
     def reach_back(self, limit: int, largest: int | None = None) -> IntArray:
-        """For each position the least start of a partition under ``limit`` that ends there (0 for position 0).
+        """Return, for each position, the smallest start of a partition under ``limit`` that ends there.
 
-        A single atom is always admitted, unless its bytes are above ``limit`` and not above ``largest``: then the
-        position itself stands for "none". This is `Window` written out in one loop: plans ask for it again and again.
+        It is 0 for position 0. A single atom may always be a partition, unless its bytes are above ``limit`` and not
+        above ``largest``: then the position itself stands for "none". This is `Window` written out in one loop, because
+        planners call it again and again.
         """
         leaves, farthest = self._leaves, self._farthest
         out, out_to, out_bytes = self._out, self._out_to, self._out_bytes

@@ -1,9 +1,9 @@
-"""Fewest bytes between partitions, for a given number of partitions under a limit.
+"""Find the fewest bytes between partitions, for a given number of partitions under a limit.
 
 Terms
 -----
 layer, reach
-    Where the boundaries can be; see `boundary_ranges.py`.
+    The positions of the boundaries; see `boundary_ranges.py`.
 received(q, p)
     The bytes of the distinct values that an atom before q defines and that [q, p) touches: over the links
     (u, w) of `contraction.py` with u < q <= w < p, the sum of ``link_cut``.
@@ -13,14 +13,14 @@ Algorithm
     best(l, p) = min over q in layer l - 1 with reach[p] <= q < p of best(l - 1, q) + received(q, p)
 
 While p moves right through layer l, a link (u, w) begins to count when p passes w, for the q in (u, w]. Links with w
-before the layer count for all its p. Of the others, one whose u lies before all q counts for all of them, and one
-whose u lies among them for a suffix: a q beyond w is not a candidate yet when p passes w (q < p), and enters with its
-own cost when p passes it. So an addition to a suffix and the minimum of a suffix are all that is needed: a segment
-tree, in O(log n) a link and a position. Layers without links of the last kind need no tree, and small ones are done as
-one matrix of all (p, q), which whole-array work makes faster.
+before the layer count for all p of the layer. Of the others, a link with u before all q counts for all of them, and a
+link with u among them counts for a suffix: a q beyond w is not a candidate yet when p passes w (q < p), and enters with
+its own cost when p passes it. So the algorithm only adds to a suffix and takes the minimum of a suffix: a segment tree
+does both in O(log n) for each link and position. Layers without links of the last kind need no tree. Small layers are
+one matrix of all (p, q), because whole-array work is faster.
 
-Layers overlap only where there are more partitions than needed, so that all of them together have O((s + 1) n)
-positions and O((s + 1) e) links, for s partitions more than the fewest.
+Layers overlap only where there are more partitions than needed, so all layers together have O((s + 1) n) positions and
+O((s + 1) e) links, for s partitions more than the fewest.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from .chain import IntArray
 from .contraction import Contraction
 from .repeated_partitions import choose
 
-# Up to so many pairs (p, q) a layer is done as a matrix. Measured: beyond it the tree is as fast.
+# Up to this number of pairs (p, q) a layer is solved as a matrix. Measured: beyond it the tree is as fast.
 _SMALL = 1 << 15
 _NEVER = 1 << 62  # more than any sum of bytes
 
 
 class CutTable:
-    """The tables of the algorithm above, solved.
+    """The solved tables of the algorithm above.
 
     Attributes:
-        num_partitions: of the plans, those that are empty included.
+        num_partitions: the number of partitions of each plan, empty ones included.
         cut: the fewest bytes received.
 
     Example: four atoms that share nothing, layers of two partitions under any limit: ``cut == 0`` and
@@ -64,7 +64,7 @@ class CutTable:
         self.cut = int(self._best[-1][-1])
 
     def _received(self, first: int, last: int, p: int) -> IntArray:
-        """received(q, p) for the q in ``first .. last``, all of them at most p."""
+        """Return received(q, p) for the q in ``first .. last``, all of them at most p."""
         links = slice(self._row[first], self._row[p])
         change = np.zeros(last - first + 2, dtype=np.int64)
         size = self._bytes[links]
@@ -73,7 +73,7 @@ class CutTable:
         return np.cumsum(change)[:-1]
 
     def _solve(self, layer: int) -> IntArray:
-        """``best`` on the positions of ``layer``, from the layer before."""
+        """Return ``best`` on the positions of ``layer``, from the layer before."""
         first, last = self._layers.low[layer - 1], self._layers.high[layer - 1]
         low, high = self._layers.low[layer], self._layers.high[layer]
         before = self._best[layer - 1]
@@ -92,13 +92,13 @@ class CutTable:
         return best
 
     def _apart(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
-        """All q lie before all p, and each link that begins to count does so for every q."""
+        """Solve a layer where all q are before all p, and each link that begins to count does so for every q."""
         costs = np.append(before + self._received(first, last, low), _NEVER)
         suffix_least = np.minimum.accumulate(costs[::-1])[::-1]
         return np.asarray(suffix_least[reach] + self._common(first, low, high), dtype=np.int64)
 
     def _common(self, first: int, low: int, high: int) -> IntArray:
-        """For each p the bytes of the links to low .. p - 1 that come from before all q."""
+        """Return, for each p, the bytes of the links to low .. p - 1 that come from before all q."""
         links = slice(self._row[low], self._row[high])
         everywhere = self._from[links] < first
         change = np.zeros(high - low + 1, dtype=np.int64)
@@ -106,7 +106,7 @@ class CutTable:
         return np.cumsum(change)
 
     def _small(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
-        """A matrix with a row for each p and a column for each q."""
+        """Solve a layer by a matrix with a row for each p and a column for each q."""
         change = np.zeros((high - low + 1, last - first + 2), dtype=np.int64)
         links = slice(self._row[low], self._row[high])
         source, target, size = self._from[links], self._to[links], self._bytes[links]
@@ -114,7 +114,7 @@ class CutTable:
         np.add.at(change, (row, np.minimum(np.maximum(source + 1, first), last + 1) - first), size)
         np.subtract.at(change, (row, np.minimum(target, last) + 1 - first), size)
         received = np.cumsum(np.cumsum(change, axis=0), axis=1)[:, :-1]
-        # What counts from the start, for the q that are before all p; the others are later than those links.
+        # Links to before the layer count from its first p on, for the q before all p; other q are later than the links.
         early = min(last, low)
         received[:, : early + 1 - first] += self._received(first, early, low)
         column = np.arange(last - first + 1)
@@ -122,7 +122,7 @@ class CutTable:
         return np.asarray(np.where(allowed, received + before, _NEVER).min(axis=1), dtype=np.int64)
 
     def _large(self, before: IntArray, first: int, last: int, low: int, high: int, reach: IntArray) -> IntArray:
-        """A segment tree over the q; those at or beyond the first p enter when p has passed them."""
+        """Solve a layer by a segment tree over the q; a q at or beyond the first p enters when p has passed it."""
         common: list[int] = self._common(first, low, high).tolist()
         early = min(last, low - 1)
         costs = before[: early + 1 - first] + self._received(first, early, low) if early >= first else before[:0]
@@ -135,7 +135,7 @@ class CutTable:
         for p, q in zip(range(low, high + 1), reach.tolist(), strict=True):
             if p > low:
                 passed = p - 1
-                if early < passed <= last:
+                if early < passed <= last:  # less the part of `common` that is of links to atoms before this q
                     tree.set(passed - first, late[passed - early - 1] - common[passed - low])
                 for link in range(self._row[passed] - links.start, self._row[p] - links.start):
                     if first <= source[link] < last:
@@ -144,10 +144,11 @@ class CutTable:
         return np.array(least, dtype=np.int64)
 
     def boundaries(self, keys: IntArray | None = None) -> list[int]:
-        """Of a plan with the fewest bytes: its last boundary is leftmost, then the one before it, and so on; with the
-        ``keys`` of the atoms, one whose partitions are more alike if there is one (`repeated_partitions.choose`).
+        """Return the boundaries of a plan with the fewest bytes.
 
-        Boundaries that coincide are partitions that are empty, where the layers allow them.
+        Without ``keys`` its last boundary is leftmost, then the one before it, and so on; with the ``keys`` of the
+        atoms it is one with fewer distinct partitions if there is one (`repeated_partitions.choose`). Boundaries that
+        coincide are empty partitions, where the layers allow them.
         """
 
         def before(layer: int, p: int) -> list[int]:
@@ -157,7 +158,7 @@ class CutTable:
         return choose(before, self.num_partitions, self._layers.high[-1], keys)
 
     def before(self, layer: int, p: int) -> IntArray:
-        """Where the boundary before ``layer`` can be if that is at p, in plans with the fewest bytes; ascending.
+        """Return, ascending, where boundary ``layer - 1`` can be in plans with the fewest bytes if ``layer`` is at p.
 
         Recomputes received(q, p) for the q of one layer.
         """

@@ -1,12 +1,12 @@
-"""Devices of different sizes, in a given order.
+"""Plan for devices of different sizes, in a given order.
 
-Each device takes a run of atoms, behind that of the device before it. A run may be empty: then the device is left
+Each device holds a run of atoms, behind the run of the device before it. A run may be empty: then the device is left
 out, because the next atom does not fit it, or because that is better. An atom that fits none of the devices is
-*oversize* and may be alone on any.
+*oversize* and may be alone on any of them.
 
-As few devices from the front of the list as possible are used; on these, the largest partition is as small as possible;
-then as few bytes as possible are received (`dp.py` says how slack changes that). Farthest reach is exact for the first,
-as for equal devices (`greedy.py`): the more atoms the devices so far hold, the fewer are left.
+A plan uses as few devices from the front of the list as possible; on these, the largest partition is as small as
+possible; then as few bytes as possible are received (`dp.py` says how slack changes that). Farthest reach is exact for
+the number of devices, as for equal devices (`greedy.py`): the more atoms the first devices hold, the fewer are left.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from .sliding_window import Window
 
 
 def spread(chain: Chain, budgets: Sequence[int], max_slack: float = 0.0) -> list[int] | None:
-    """The best plan: ``boundaries[i] .. boundaries[i + 1]`` are the atoms of device i; None if the devices do not hold
-    the chain.
+    """Return the best plan: ``boundaries[i] .. boundaries[i + 1]`` are the atoms of device i.
+
+    It is None if the devices do not hold the chain.
 
     Example: three atoms of 2 bytes that share nothing, budgets 1, 4 and 4: ``[0, 0, 1, 3]``, the first device is left
     out. With budgets 4, 4 and 4: ``[0, 1, 3]``, the third is not needed.
@@ -43,17 +44,17 @@ def spread(chain: Chain, budgets: Sequence[int], max_slack: float = 0.0) -> list
     if first[-1] < chain.num_atoms:
         return None
     used = budgets[: len(first) - 1]
-    sweeper = FarthestReachSolver(contraction)
+    solver = FarthestReachSolver(contraction)
     smallest = smallest_spread(contraction, used, widest, largest_partition(contraction, first, widest))
 
     def under(limit: int) -> Layers | None:
-        return _layers(sweeper, [min(limit, budget) for budget in used], widest)
+        return _layers(solver, [min(limit, budget) for budget in used], widest)
 
     return cheapest(contraction, under, smallest, slack_limit(smallest, widest, max_slack), widest)[2]
 
 
 def smallest_spread(contraction: Contraction, used: Sequence[int], widest: int, high: int) -> int:
-    """The smallest maximum over the devices ``used``, of which ``high`` is known to be possible; by bisection."""
+    """Return the smallest maximum over the devices ``used``, by bisection from ``high``, which is possible."""
     low = 0
     while low < high:
         middle = (low + high) // 2
@@ -66,10 +67,11 @@ def smallest_spread(contraction: Contraction, used: Sequence[int], widest: int, 
 
 
 def overfill(chain: Chain, budgets: Sequence[int]) -> list[int]:
-    """The plan for devices that do not hold the chain: the most that any of them exceeds its budget by is as small as
-    possible, then as few bytes as possible are received. Boundaries as for `spread`.
+    """Return the best plan for devices that do not hold the chain; boundaries as for `spread`.
+
+    The largest excess of a device over its budget is as small as possible; then as few bytes as possible are received.
     """
-    # No atom counts as oversize here: it is a part of what a device is to hold.
+    # No atom counts as oversize here: its excess counts like any other.
     contraction = contract(chain)
     low, high = 0, whole_footprint(contraction)
     while low < high:
@@ -82,7 +84,7 @@ def overfill(chain: Chain, budgets: Sequence[int]) -> list[int]:
 
 
 def farthest(contraction: Contraction, budgets: Sequence[int], widest: int) -> tuple[list[int], list[Witness]]:
-    """The boundaries of farthest reach, up to the device that reaches the end; and why each device but that stops.
+    """Return the boundaries of farthest reach up to the device that reaches the end, and a witness for each other one.
 
     Args:
         contraction: the chain.
@@ -113,9 +115,9 @@ def farthest(contraction: Contraction, budgets: Sequence[int], widest: int) -> t
     return boundaries, witnesses
 
 
-def _layers(sweeper: FarthestReachSolver, limits: Sequence[int], widest: int) -> Layers | None:
-    boundaries, _ = farthest(sweeper.contraction, limits, widest)
-    if boundaries[-1] < sweeper.contraction.num_atoms:
+def _layers(solver: FarthestReachSolver, limits: Sequence[int], widest: int) -> Layers | None:
+    boundaries, _ = farthest(solver.contraction, limits, widest)
+    if boundaries[-1] < solver.contraction.num_atoms:
         return None
     boundaries += boundaries[-1:] * (len(limits) + 1 - len(boundaries))
-    return uneven_layers(sweeper, boundaries, limits, widest)
+    return uneven_layers(solver, boundaries, limits, widest)

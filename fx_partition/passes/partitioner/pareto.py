@@ -1,9 +1,9 @@
-"""What a few partitions more, or a larger maximum, would save.
+"""Find what a few more partitions, or a larger maximum, would save.
 
 For each number of partitions K from the fewest k on there is a front of plans: a smaller maximum costs more bytes
-received. Its two ends are found here: the smallest maximum (and then the fewest bytes), and the fewest bytes within
-the budget (and then the smallest maximum). More partitions can pay in either: they are smaller, and there are more
-ways to avoid an expensive boundary.
+received. This module finds its two ends: the smallest maximum (and then the fewest bytes), and the fewest bytes within
+the budget (and then the smallest maximum). More partitions can improve both: they are smaller, and there are more ways
+to avoid an expensive boundary.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .min_cut import CutTable
 
 
 class Tradeoff(NamedTuple):
-    """The measures of one plan; an oversize atom on its own does not count for the maximum."""
+    """The measures of one plan; a partition of one oversize atom does not count for the maximum."""
 
     num_partitions: int
     max_bytes: int
     cut_bytes: int
 
     def is_as_good_as(self, other: Tradeoff) -> bool:
-        """Whether ``other`` has nothing that this does not have as well."""
+        """Return whether this plan is at least as good as ``other`` in every measure."""
         return all(mine <= its for mine, its in zip(self, other, strict=True))
 
 
 def pareto(chain: Chain, budget: int, more: int = 2) -> list[Tradeoff]:
-    """The ends of the fronts for k .. k + ``more`` partitions, without those that another row beats or equals.
+    """Return the ends of the fronts for k .. k + ``more`` partitions, without rows that another row beats or equals.
 
     Example: four atoms of 2 bytes that share nothing, budget 6: 2 partitions of at most 4 bytes, or 4 of 2
     (``more=2``); with 3 the maximum is 4 again, so there is no such row.
@@ -40,35 +40,35 @@ def pareto(chain: Chain, budget: int, more: int = 2) -> list[Tradeoff]:
         ValueError: if ``budget`` is negative.
     """
     check_budget(budget)
-    sweeper = FarthestReachSolver(contract(chain))
-    first = sweeper.run(budget)
+    solver = FarthestReachSolver(contract(chain))
+    first = solver.run(budget)
     fewest = len(first.footprints)
     rows: list[Tradeoff] = []
     for count in range(fewest, min(fewest + more, chain.num_atoms) + 1):
-        low = least_maximum(sweeper.contraction, count, budget)
-        _, smallest = smallest_maximum(sweeper, count, low, first, first.largest(budget))
-        for row in _ends(sweeper, count, smallest, budget, rows):
+        low = least_maximum(solver.contraction, count, budget)
+        _, smallest = smallest_maximum(solver, count, low, first, first.largest(budget))
+        for row in _ends(solver, count, smallest, budget, rows):
             if not any(other.is_as_good_as(row) for other in rows):
                 rows.append(row)
     return rows
 
 
 def _ends(
-    sweeper: FarthestReachSolver, count: int, smallest: int, budget: int, rows: list[Tradeoff]
+    solver: FarthestReachSolver, count: int, smallest: int, budget: int, rows: list[Tradeoff]
 ) -> Iterator[Tradeoff]:
     """Yield both ends of one front; not the second where one of ``rows`` or the first end is as good.
 
-    To find the maximum of the second takes a programme for each halving of it, so that is last, and only below what
-    other rows have that receive as few bytes.
+    Finding the maximum of the second end takes a programme for each step of a bisection. So it comes last, and only
+    searches below the maximum of other rows that receive as few bytes.
 
     Args:
-        sweeper: of the chain.
+        solver: the chain's.
         count: the number of partitions.
-        smallest: the smallest maximum of so many.
+        smallest: the smallest maximum of ``count`` partitions.
         budget: bytes of one device.
-        rows: of fewer partitions.
+        rows: the rows of fewer partitions.
     """
-    contraction, under = sweeper.contraction, even(sweeper, count)
+    contraction, under = solver.contraction, even(solver, count)
 
     def solve(limit: int) -> CutTable:
         layers = under(limit)

@@ -1,19 +1,19 @@
-"""Among plans that are equally good, one whose partitions are alike: equal ones are compiled once (`backends`).
+"""Choose, among equally good plans, one with few distinct partitions: equal ones are compiled once (`backends`).
 
 Terms
 -----
 key
     A number for each atom: atoms with equal keys run the same operators with equal footprints. Partitions with equal
-    rows of keys are taken for equal here. That is a guess at what the compiler will find (it looks at more: arguments,
-    strides, who needs a gradient); where it is wrong the plan is as good as any other and compiles as often.
+    rows of keys are taken to be equal here. That is a guess at the compiler's answer, which also depends on arguments,
+    strides and gradients. Where the guess is wrong, the plan is still one of the best, and compiles more partitions.
 tied
-    Places for the boundary before one at p from which on the plan is still among the best: ``before(layer, p)``.
+    Positions of the boundary before a boundary at p with which the plan is still among the best: ``before(layer, p)``.
 trace
-    A plan, chosen from its end: at every boundary one of the tied places.
+    A plan, chosen from its end: one of the tied positions at every boundary.
 phase
-    Of a place the keys of the two atoms on both sides of it: where in a repeated block it lies.
+    The keys of the two atoms on each side of a position. They tell where in a repeated block the position is.
 
-Before (``Linear, ReLU`` again and again, a partition holds two; all places that are tied behind or before a ReLU)::
+Before (a repeated ``Linear, ReLU``; a partition holds two, and the positions before and behind a ReLU are tied)::
 
     leftmost   L R L | R L R L | R L R L | R L R L R     3 distinct
 
@@ -21,13 +21,13 @@ After::
 
     phase R|L  L R L R | L R L R | L R L R | L R L R     1 distinct
 
-Method: the leftmost trace, and for each of the phases most frequent among its tied places one that prefers, among the
-tied places, those that make a partition equal to one it has, then those in this phase, then the leftmost. The first of
-the traces with the fewest distinct partitions is the plan, so it never has more of them than the leftmost. The fewest
-of all plans are not always found: finding them is a set cover. Partitions are compared by polynomial hashes of their
-keys modulo 2^61 - 1 from prefix sums (Karp and Rabin, 1987), in O(1). Ties are looked up once a boundary, so that a
-trace costs O(n) and the numbers of tied places; longer chains than
-`MAX_ATOMS` get no keys, and the leftmost plan.
+Method: take the leftmost trace, and one trace for each of the phases most frequent among its tied positions. Such a
+trace prefers tied positions that make a partition equal to one it has, then those in its phase, then the leftmost. The
+plan is the first of the traces with the fewest distinct partitions, so it never has more of them than the leftmost. It
+does not always have the fewest of all plans: finding these is a set cover. Partitions are compared by polynomial hashes
+of their keys modulo 2^61 - 1 from prefix sums (Karp and Rabin, 1987), in O(1). Ties are looked up once for each
+boundary, so a trace costs O(n) plus the number of tied positions. Chains longer than `MAX_ATOMS` get no keys, and the
+leftmost plan.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ import numpy as np
 
 from .chain import Chain, IntArray
 
-# Beyond so many atoms nobody compiles the partitions, and the traces would take a share of the planner's time.
+# Graphs of more atoms are not compiled in practice, and the traces would take much of the planner's time.
 MAX_ATOMS = 20_000
 
 _PHASES = 6
-_SIDE = 2  # atoms on each side of a place that make its phase
+_SIDE = 2  # atoms on each side of a position that make its phase
 _PRIME = (1 << 61) - 1
-_BASE = 1_000_003_999_999  # any number of that order; larger than any key
+_BASE = 1_000_003_999_999  # any number of this order, larger than any key
 
 Before = Callable[[int, int], list[int]]
 
 
 def with_keys(chain: Chain, operators: Sequence[Hashable]) -> Chain:
-    """The chain with ``atom_key`` filled in, as it is if it has more than `MAX_ATOMS` atoms.
+    """Return the chain with its ``atom_key``, or unchanged if it has more than `MAX_ATOMS` atoms.
 
     Args:
         chain: the planner's input.
-        operators: what each step runs; equal where the same operator is called.
+        operators: for each step its operator, or anything that is equal where the operators are the same.
 
     Example: two layers ``linear, relu`` of one size, every step an atom: ``atom_key == [0, 1, 0, 1]``.
     """
@@ -79,13 +79,14 @@ def with_keys(chain: Chain, operators: Sequence[Hashable]) -> Chain:
 
 
 def choose(before: Before, num_partitions: int, end: int, keys: IntArray | None) -> list[int]:
-    """The boundaries ``[0, ..., end]`` of one of the tied plans, by the method above.
+    """Return the boundaries ``[0, ..., end]`` of one of the tied plans, by the method above.
 
     Args:
-        before: the tied places for boundary ``layer - 1`` if boundary ``layer`` is at p, ascending and at least one.
-        num_partitions: of all the plans.
-        end: where they end.
-        keys: of the atoms; without them the last boundary is leftmost, then the one before it, and so on.
+        before: returns the tied positions of boundary ``layer - 1`` if boundary ``layer`` is at p, ascending, at least
+            one.
+        num_partitions: the number of partitions of each plan.
+        end: the position of the last boundary.
+        keys: the atoms' keys; without them the last boundary is leftmost, then the one before it, and so on.
 
     Example: ``choose(lambda layer, p: [[0], [3, 4]][layer - 1], 2, 8, keys)`` with keys 0, 1, 0, 1, ... is
     ``[0, 4, 8]``, and without keys ``[0, 3, 8]``.
@@ -121,11 +122,11 @@ def choose(before: Before, num_partitions: int, end: int, keys: IntArray | None)
 
 
 class _Rows:
-    """Hashes of runs of keys."""
+    """Compares runs of keys by their hashes."""
 
     def __init__(self, keys: IntArray) -> None:
         self._keys: list[int] = keys.tolist()
-        # One more than the key, so that a run of zeros is not like a shorter one.
+        # Plus one, so that runs of zeros of different lengths have different hashes.
         self._sums = list(accumulate(self._keys, lambda total, key: (total * _BASE + key + 1) % _PRIME, initial=0))
         self._powers = list(accumulate(self._keys, lambda power, _: power * _BASE % _PRIME, initial=1))
 

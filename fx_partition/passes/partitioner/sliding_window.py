@@ -1,8 +1,8 @@
 """A sliding window over a chain, and the footprint of one interval in full detail.
 
 ``Window`` is for planners: it knows only the bytes, and every move costs amortised O(degree of the atom
-moved). ``interval`` is for reports: it computes one interval from the definition in `chain.py`, and says what
-is in it.
+moved). ``interval`` is for reports: it computes one interval from the definition in `chain.py`, and lists its
+contents.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class Window:
         self._alone: list[int] = contraction.alone.tolist()
         self._enters: list[int] = contraction.enters.tolist()
         self._stays: list[int] = contraction.stays.tolist()
-        # Links by the atom they lead to, nearest origin last; by the atom they come from, farthest target
-        # last.
+        # Links by their target, nearest origin last; and by their origin, farthest target last.
         self._in = np.searchsorted(target, np.arange(n + 1)).tolist()
         self._in_from: list[int] = source.tolist()
         self._in_bytes: list[int] = size.tolist()
@@ -104,13 +103,13 @@ class Window:
 
 @dataclass(frozen=True)
 class IntervalFootprint:
-    """What an interval [i, j) of steps holds; every size is in bytes.
+    """The contents of an interval [i, j) of steps; every size is in bytes.
 
     Attributes:
         weight: weights that the interval touches.
-        activation, workspace: values resident and scratch at the peak step; of all steps where the chain adds up, and
-            then the peak step is the last.
-        own: the most at one step of the scratch and of the values that the interval defines.
+        activation, workspace: resident values and scratch memory at the peak step; where the chain adds up, those of
+            all steps, and then the peak step is the last.
+        own: the largest sum, at one step, of scratch memory and of the values that the interval defines.
         total: weight + activation + workspace, the footprint.
         peak_step: the first step at which the footprint is reached.
         recv_bytes: distinct values that a step before i defines and that the interval touches.
@@ -132,9 +131,9 @@ class IntervalFootprint:
 
 
 def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
-    """The footprint of the steps [i, j), in O(their number + their touches).
+    """Return the footprint of the steps [i, j), in O(their number + their touches).
 
-    The first call for a chain looks once at all of its touches.
+    The first call for a chain also looks at all of its touches.
 
     Raises:
         ValueError: if [i, j) is empty or not within the chain.
@@ -205,7 +204,7 @@ def interval(chain: Chain, i: int, j: int) -> IntervalFootprint:
 
 @lru_cache(maxsize=1)  # a report asks for every partition of one chain
 def last_touches(chain: Chain) -> IntArray:
-    """The last step that touches each value, -1 if none does."""
+    """Return the last step that touches each value, -1 if none does."""
     last = np.full(len(chain.value_bytes), -1, dtype=np.int64)
     # Of several assignments to one element numpy keeps the last, which is the latest step.
     last[chain.touch_value] = np.repeat(np.arange(chain.num_steps), np.diff(chain.touch_start))

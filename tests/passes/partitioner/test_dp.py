@@ -207,7 +207,7 @@ def test_oversize_atoms_do_not_count_for_the_maximum() -> None:
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         dp(separate(1), -1)
-    with pytest.raises(ValueError, match="max_slack is a share"):
+    with pytest.raises(ValueError, match="max_slack must be a share"):
         dp(separate(1), 1, max_slack=-0.1)
     for function in (balance, smallest_budget):
         with pytest.raises(ValueError, match="at least 1"):
