@@ -1,4 +1,4 @@
-"""From a plan to the document that the text and the Markdown report lay out."""
+"""Make the document of a plan, which the text and the Markdown report lay out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fx_partition.common.units import format_bytes
 from fx_partition.passes.partitioner.pareto import Tradeoff
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.records import Oversize, Partition
-from fx_partition.passes.slicing.search import Slicing
+from fx_partition.passes.slicing.rewrite import Slicing
 
 from .document import Document, Section, Table, code, count, shortened
 from .headline import has_budget, headline
@@ -21,12 +21,12 @@ _OFFER = (
     '(objective="traffic" takes that, max_slack= allows what lies between):'
 )
 
-# Values named at a peak; the rest is one sum.
+# The number of values named at a peak; the others are one sum.
 _MOST_VALUES = 4
 
 
 def contents(plan: Plan) -> Document:
-    """Everything a report says of one plan, in the order in which a reader asks."""
+    """Return the report on one plan; its sections are in the order of a reader's questions."""
     if not plan.partitions:
         return Document(headline(plan), (), CLOSING)
     sections = [
@@ -66,7 +66,7 @@ def _totals(plan: Plan) -> Section:
 
 
 def _distinct(plan: Plan) -> str:
-    """How many of the partitions were compiled, where that is known: ", 3 distinct (alike ones share their code)"."""
+    """Return the number of distinct compiled partitions, if known: ", 3 distinct (alike ones share their code)"."""
     if plan.num_distinct is None or plan.num_partitions == 1:
         return ""
     shared = " (alike ones share their code)" if plan.num_distinct < plan.num_partitions else ""
@@ -74,7 +74,7 @@ def _distinct(plan: Plan) -> str:
 
 
 def _tradeoffs(plan: Plan) -> Section:
-    """Rows of other plans, the one that is shown marked."""
+    """Return a section on other plans, in which this plan is marked."""
     table = Table(
         headers=("partitions", "largest", "cut", ""),
         numeric=(True, True, True, False),
@@ -102,7 +102,7 @@ _ADDED_UP = (
 
 
 def _fullest(plan: Plan) -> Section:
-    """What each partition holds."""
+    """Return a section on the contents of each partition at its peak."""
     if plan.footprint == "sum":
         return Section("What adds up", _ADDED_UP, points=tuple(map(_peak, plan.partitions)))
     return Section("Fullest step of each partition", points=tuple(map(_peak, plan.partitions)))

@@ -1,4 +1,4 @@
-"""Rewrite nodes of a graph into slices that each read a part of a weight; `slicing.rules` says how.
+"""Rewrite nodes of a graph into slices that each read a part of a weight, by the recipes of `slicing.rules`.
 
 Before: ``linear = F.linear(x, weight, bias)``
 After ``Slicing("linear", "outputs", 2)``, as `slicing.writer` shows in full::
@@ -7,15 +7,19 @@ After ``Slicing("linear", "outputs", 2)``, as `slicing.writer` shows in full::
     linear_slice_1 = F.linear(x, weight[4:], bias[4:])
     linear = torch.cat([linear_slice_0, linear_slice_1], -1)
 
-The node that joins the slices keeps the name of the node that was sliced, and with it its place in ``keep_together``
-and in reports. Results are those of the original up to the order of summation; where the result's dtype is shorter
-than the sums inside a product (bfloat16), slices over inputs are each rounded to it before they are added up. The
-narrowed weights are views, so parameters and their gradients are the original's.
+The node that joins the slices keeps the name of the sliced node, so ``keep_together`` and reports still find it.
+Results equal the original's up to the order of summation; where the result's dtype is shorter than the sums inside a
+product (bfloat16), each slice over inputs is rounded to it before the slices are added up. The narrowed weights are
+views, so parameters and their gradients are the original's.
+
+Planning, splitting, checking and simulating one captured graph all need its slices. They are written once: while the
+captured graph lives, its last sliced graph is kept, and equal slicings of it are the same object.
 """
 
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +40,7 @@ from ..footprint.graph_memory import GraphMemory
 from .rules import Axis, Call, Recipe, Unsliceable, read_call
 from .writer import SliceWriter
 
-# Leaf modules that are one call of a function on their own tensors: {type: (function, its arguments from the module)}.
+# Leaf modules that call one function on their own tensors: {type: (function, the arguments that the module holds)}.
 _LEAVES: dict[type[nn.Module], tuple[Any, tuple[str, ...]]] = {
     nn.Linear: (F.linear, ("weight", "bias")),
     nn.Embedding: (F.embedding, ("weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")),
@@ -48,20 +52,32 @@ _LEAVES: dict[type[nn.Module], tuple[Any, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Slicing:
-    """One node to slice: its name, along which axis, into how many slices; plain data."""
+    """One node to slice: its name, the axis, the number of slices; plain data."""
 
     node: str
     axis: Axis
     parts: int
 
 
-def apply_slicings(captured: CapturedGraph, slicings: Iterable[Slicing]) -> CapturedGraph:
-    """The graph with some nodes in slices: a copy that shares the original's parameters and submodules.
+# By the id of a captured graph: its last slicings and the graph that has them. An entry dies with its captured graph.
+_SLICED: dict[int, tuple[tuple[Slicing, ...], CapturedGraph]] = {}
 
-    Equal graphs and slicings give equal graphs, with one fingerprint.
+
+def remember_sliced(captured: CapturedGraph, slicings: tuple[Slicing, ...], sliced: CapturedGraph) -> None:
+    """Keep a sliced graph, so that `apply_slicings` returns it instead of writing the slices again."""
+    if id(captured) not in _SLICED:
+        weakref.finalize(captured, _SLICED.pop, id(captured), None).atexit = False
+    _SLICED[id(captured)] = slicings, sliced
+
+
+def apply_slicings(captured: CapturedGraph, slicings: Iterable[Slicing]) -> CapturedGraph:
+    """Return the graph with some nodes in slices: a copy that shares the original's parameters and submodules.
+
+    Nothing may write to it: equal slicings of one captured graph return the same object. Equal graphs and slicings
+    give equal graphs, with the same fingerprint.
 
     Raises:
-        PartitionError: a slicing names no node, or one that cannot be sliced so; the message says why.
+        PartitionError: a slicing names a node that does not exist or cannot be sliced like this; it says why.
 
     Example::
 
@@ -74,6 +90,9 @@ def apply_slicings(captured: CapturedGraph, slicings: Iterable[Slicing]) -> Capt
     slicings = tuple(slicings)
     if not slicings:
         return captured
+    known, sliced = _SLICED.get(id(captured), ((), captured))
+    if known == slicings:
+        return sliced
     slicer = Slicer(captured, gather_facts(captured))
     node = ""
     try:
@@ -82,16 +101,9 @@ def apply_slicings(captured: CapturedGraph, slicings: Iterable[Slicing]) -> Capt
             slicer.slice(slicing)
     except Unsliceable as error:
         raise PartitionError(f"{node} cannot be sliced: {error}") from error
-    return slicer.result()
-
-
-def why_not_sliced(captured: CapturedGraph, facts: GraphMemory, node: str) -> str:
-    """Why the node of this name has no slices, as the end of a sentence about it; "" if it has.
-
-    Raises:
-        PartitionError: there is no such node.
-    """
-    return Slicer(captured, facts).why_not(node)
+    sliced = slicer.result()
+    remember_sliced(captured, slicings, sliced)
+    return sliced
 
 
 class Slicer:
@@ -99,10 +111,10 @@ class Slicer:
 
     Args:
         captured: the original; neither its graph nor its module is changed.
-        facts: what `gather_facts` says of it.
+        memory: as `gather_facts` returns it for the original.
     """
 
-    def __init__(self, captured: CapturedGraph, facts: GraphMemory) -> None:
+    def __init__(self, captured: CapturedGraph, memory: GraphMemory) -> None:
         self._gm = captured.gm
         self._graph = copy.deepcopy(captured.gm.graph)  # with its codegen, which knows the pytrees
         twin = dict(zip(captured.gm.graph.nodes, self._graph.nodes, strict=True))
@@ -111,8 +123,8 @@ class Slicer:
         self._captured = captured
         self._names = {twin[node]: name for node, name in captured.names.items()}
         self._nodes = {node.name: node for node in self._graph.nodes}
-        self._steps = {step.node for step in facts.steps}
-        written = facts.written
+        self._steps = {step.node for step in memory.steps}
+        written = memory.written
         self._written = {id(tensor) for node, tensor in self._weights.items() if node.name in written}
         self._mode = fake_mode_of(captured.values.values())
         self._sliced: set[str] = set()
@@ -123,7 +135,7 @@ class Slicer:
             regions.pass_node(node)
 
     def recipes(self, name: str) -> dict[Axis, Recipe]:
-        """How the node of this name can be sliced, the recipe to try first in front.
+        """Return the recipes of the node of this name, the one to try first in front.
 
         Raises:
             PartitionError: there is no such node.
@@ -132,7 +144,11 @@ class Slicer:
         return self._read(name)[1]
 
     def why_not(self, name: str) -> str:
-        """Why the node of this name has no slices, "" if it has; errors as for `recipes`."""
+        """Return why the node of this name cannot be sliced, as the end of a sentence about it; "" if it can.
+
+        Raises:
+            PartitionError: there is no such node.
+        """
         try:
             self.recipes(name)
         except Unsliceable as error:
@@ -140,11 +156,11 @@ class Slicer:
         return ""
 
     def slice(self, slicing: Slicing) -> tuple[str, ...]:
-        """Write the slices of one node in its place; returns the names of the slices and of what joins them.
+        """Replace one node by its slices; return the names of the slices and of the nodes that join them.
 
         Raises:
             PartitionError: there is no such node.
-            Unsliceable: it cannot be sliced so; the copy is then of no use.
+            Unsliceable: it cannot be sliced like this; the copy is then unusable.
         """
         if slicing.node in self._sliced:
             raise Unsliceable("it is in slices already")
@@ -153,11 +169,11 @@ class Slicer:
         return writer.write(slicing.parts)
 
     def sample(self, slicing: Slicing) -> tuple[str, ...]:
-        """Write slices of the shapes that a slicing has and leave the node; returns their names.
+        """Write one slice of each shape that a slicing has, keep the node, and return the names of the slices.
 
         Raises:
             PartitionError: there is no such node.
-            Unsliceable: it cannot be sliced so.
+            Unsliceable: it cannot be sliced like this.
         """
         return self._writer(slicing).sample(slicing.parts)
 
@@ -171,6 +187,7 @@ class Slicer:
         return SliceWriter(self._graph, self._values, self._mode, self._autocast[call.node], call, recipe)
 
     def result(self) -> CapturedGraph:
+        """Return the copy, with all slices that were written into it."""
         self._graph.lint()
         module = _module(self._gm, self._graph)
         return replace(self._captured, gm=module, values=self._values, weights=self._weights, names=self._names)
@@ -184,7 +201,7 @@ class Slicer:
         return read_call(node, self._values, self._is_weight)
 
     def _is_weight(self, node: torch.fx.Node) -> bool:
-        """Whether a node is a weight that the graph only reads, or a free view of one."""
+        """Return whether a node is a weight that the graph only reads, or a view of one that costs nothing."""
         if node not in self._weights and (not node.op.startswith("call_") or node.name in self._steps):
             return False
         stack, seen = [node], {node}
@@ -198,7 +215,7 @@ class Slicer:
         return True
 
     def _open_module(self, node: torch.fx.Node) -> None:
-        """Write a leaf module as the function that it calls."""
+        """Replace a leaf module by the function that it calls."""
         module = self._gm.get_submodule(str(node.target))
         found = _LEAVES.get(type(module))
         if found is None:
@@ -221,7 +238,7 @@ class Slicer:
 
 
 def _module(gm: torch.fx.GraphModule, graph: torch.fx.Graph) -> torch.fx.GraphModule:
-    """A module that runs ``graph`` with the very parameters, buffers and children of ``gm``, in their order."""
+    """Return a module that runs ``graph`` with the parameters, buffers and children of ``gm``, in the same order."""
     result = torch.fx.GraphModule(gm, graph, class_name=type(gm).__name__)
     for name, _ in list(members(result)):
         delattr(result, name)

@@ -1,4 +1,4 @@
-"""Which operators can be computed in slices, and along which dimensions: a table by operator.
+"""A table of the operators that can be computed in slices, and of the dimensions to slice them along.
 
 Terms
 -----
@@ -8,7 +8,7 @@ axis
     "outputs": each slice makes a part of the result, and the parts are concatenated. "inputs": each slice makes a
     summand of the whole result from a part of the input features.
 units
-    What slices share out: rows or columns of a weight, groups of a convolution. A slice has one unit or more.
+    Rows or columns of a weight, or groups of a convolution, which slices divide among them. A slice has at least one.
 recipe
     How to slice one node along one axis: which operands to narrow, and how to join the slices.
 
@@ -44,12 +44,12 @@ Axis: TypeAlias = Literal["outputs", "inputs"]
 
 
 class Unsliceable(PartitionError):
-    """A node that has no slices, and why."""
+    """Raised for a node that cannot be sliced; the message says why."""
 
 
 @dataclass(frozen=True)
 class Narrowed:
-    """An operand that a slice over the units [a, b) sees as [a * scale, b * scale) of dimension ``dim``."""
+    """An operand of which a slice over the units [a, b) reads [a * scale, b * scale) of dimension ``dim``."""
 
     operand: str
     dim: int
@@ -61,12 +61,12 @@ class Recipe:
     """How to slice a node along one axis.
 
     Attributes:
-        units: how many units there are to share out, hence the most slices.
-        narrowed: the operands that a slice sees in part.
+        units: the number of units, which is the largest number of slices.
+        narrowed: the operands that a slice reads in part.
         cat_dim: the dimension along which slices are concatenated; None where they are added up.
-        first_only: an operand that only the first slice gets (the bias, where slices are added up).
-        chained: an operand that is the sum of the slices before, in all but the first slice.
-        counted: an argument that is the number of the slice's units (the groups of a convolution).
+        first_only: an operand of the first slice only (the bias, where slices are added up).
+        chained: an operand that, in all but the first slice, is replaced by the sum of the slices before.
+        counted: an argument that becomes the number of the slice's units (the groups of a convolution).
     """
 
     axis: Axis
@@ -79,13 +79,13 @@ class Recipe:
 
 
 class Call:
-    """A call by the names of its parameters.
+    """The arguments of a call, by the names of its parameters.
 
     Args:
         node: a ``call_function`` or ``call_method``.
         names: its parameters in order, ``"other|mat2"`` where operators of the family differ.
         values: fake values of the graph's nodes.
-        is_weight: tells whether a node is a weight or a view of one.
+        is_weight: returns whether a node is a weight or a view of one.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Call:
                 self._slots[keys[0]] = passed[0]
 
     def get(self, name: str) -> Any:
-        """An argument, None if it was not passed."""
+        """Return an argument, None if it was not passed."""
         slot = self._slots.get(name)
         if slot is None:
             return None
         return self.node.args[slot] if isinstance(slot, int) else self.node.kwargs[slot]
 
     def replaced(self, new: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Its args and kwargs with other arguments under some of the names that were passed."""
+        """Return the call's args and kwargs with the arguments named in ``new`` replaced."""
         args, kwargs = list(self.node.args), dict(self.node.kwargs)
         for name, value in new.items():
             slot = self._slots[name]
@@ -127,25 +127,25 @@ class Call:
         return isinstance(operand, torch.fx.Node) and self._is_weight(operand)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The fake value of an operand.
+        """Return the fake value of an operand.
 
         Raises:
-            Unsliceable: it is no tensor, or one without strides.
+            Unsliceable: it is not a tensor, or a tensor without strides.
         """
         operand = self.get(name)
         value = self._values.get(operand) if isinstance(operand, torch.fx.Node) else None
         if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.is_quantized:
-            raise Unsliceable(f"its {name} is no plain tensor")
+            raise Unsliceable(f"its {name} is not a strided tensor")
         return value
 
     def weight(self, name: str) -> torch.Tensor:
         if not self.is_weight(name):
-            raise Unsliceable(f"its {name} is no weight of the model")
+            raise Unsliceable(f"its {name} is not a weight of the model")
         return self.tensor(name)
 
 
 def static(tensor: torch.Tensor, dim: int) -> int:
-    """A size that is a number.
+    """Return a size of a tensor as a number.
 
     Raises:
         Unsliceable: it is symbolic.
@@ -159,7 +159,7 @@ def static(tensor: torch.Tensor, dim: int) -> int:
 def _linear(call: Call) -> list[Recipe]:
     weight = call.weight("weight")
     if weight.dim() != 2:
-        raise Unsliceable("its weight is no matrix")
+        raise Unsliceable("its weight is not a matrix")
     bias = [Narrowed("bias", 0)] if call.get("bias") is not None else []
     over_inputs = (Narrowed("input", -1), Narrowed("weight", 1))
     return [
@@ -173,7 +173,7 @@ def _matmul(call: Call) -> list[Recipe]:
 
 
 def _product(call: Call, left: str, right: str, added: str | None = None) -> list[Recipe]:
-    """A matrix product, plus ``added``, whose size may be 1 where the result's is not."""
+    """Return the recipes of a matrix product plus ``added``, an operand that may be broadcast to the result."""
     if call.is_weight(right):
         weight, other, weight_name, other_name = call.weight(right), call.tensor(left), right, left
         free, contracted = -1, -2 if weight.dim() > 1 else -1
@@ -271,7 +271,7 @@ _RULES: dict[Any, _Rule] = {
 def read_call(
     node: torch.fx.Node, values: Mapping[torch.fx.Node, Any], is_weight: Callable[[torch.fx.Node], bool]
 ) -> tuple[Call, dict[Axis, Recipe]]:
-    """A node by the names of its parameters, and its recipes by axis, the one to try first in front.
+    """Return a node's arguments by name, and its recipes by axis, the one to try first in front.
 
     Raises:
         Unsliceable: it has no recipe; the message says why.
@@ -284,5 +284,5 @@ def read_call(
     call = Call(node, rule.names, values, is_weight)
     recipes = {recipe.axis: recipe for recipe in rule.recipes(call) if recipe.units > 1}
     if not recipes:
-        raise Unsliceable("its weight has nothing to share out")
+        raise Unsliceable("its weight has a single row or column, which cannot be divided")
     return call, recipes

@@ -1,8 +1,8 @@
-"""Which nodes to slice, and into how many parts, so that no atom exceeds the budget: ``oversize="slice"``.
+"""Choose the nodes to slice, and the number of parts of each, so that no atom exceeds the budget: ``oversize="slice"``.
 
-An atom is *oversize* if its own footprint exceeds the budget: alone in a partition, it spills. Where a node of it can
-be computed in slices (`slicing.rules`), the graph is rewritten (`slicing.rewrite`) so that each slice is an atom that
-fits.
+An atom is *oversize* if its own footprint exceeds the budget: it spills even alone in a partition. Where one of its
+nodes can be computed in slices (`slicing.rules`), the graph is rewritten (`slicing.rewrite`) so that each slice is an
+atom that fits.
 
 Before (budget 24 MiB)::
 
@@ -12,14 +12,14 @@ After ``find_slicings`` (``Slicing("linear", "outputs", 5)``) and ``apply_slicin
 
     linear_slice_0 ... linear_slice_4 (weight 20 MiB each), linear (cat)    nothing spills
 
-How the parts are found. A slice holds the node's inputs, its share of the weight and its share of the result, so
-these alone say how many parts are needed at least. What workspace its operator takes depends on the slice's shape, so
-slices of the shapes that so many parts have are written into the graph and its facts are gathered anew. Where they do
-not fit, the smallest slice there is tells whether any number of parts does; if so, the fewest are found in growing
-steps, then by bisection (more parts never make a slice larger). All nodes go through this together. At last the graph
-is rewritten as a whole, and a node of which anything does not fit goes on with its other axis: slices over outputs
-come first, since those over inputs add three results up where a concatenation holds two. A node is left as it is
-where no number of parts helps: its inputs alone exceed the budget, or what joins the slices does.
+How the parts are found. A slice holds the node's inputs, its share of the weight and its share of the result: these
+give a lower bound on the number of parts. The workspace of its operator depends on the slice's shape, so slices of
+the shapes of that many parts are written into a copy of the graph, whose memory is then measured. Where they do not
+fit, the smallest possible slice tells whether any number of parts does. If so, the fewest are found in growing steps,
+then by bisection (more parts never make a slice larger). All nodes go through this together. Finally all slices are
+written, and a node with a slice or a join that does not fit continues with its other axis. Slices over outputs come
+first: a concatenation holds two results, while adding up slices over inputs holds three. A node stays whole where no
+number of parts helps: its inputs alone exceed the budget, or the node that joins the slices does.
 """
 
 from __future__ import annotations
@@ -40,43 +40,42 @@ from ..footprint.graph_memory import GraphMemory
 from ..partitioner.build_chain import lay_out
 from ..partitioner.chain import Chain
 from ..partitioner.greedy import oversize_atoms
-from .rewrite import Slicer, Slicing, apply_slicings, why_not_sliced
+from .rewrite import Slicer, Slicing, remember_sliced
 from .rules import Recipe, Unsliceable
-
-__all__ = ["Slicing", "apply_slicings", "find_slicings", "why_not_sliced"]
 
 
 def find_slicings(
     captured: CapturedGraph,
-    facts: GraphMemory,
+    memory: GraphMemory,
     atoms: Atoms,
     numbers: Mapping[sympy.Symbol, int],
     budget: int,
     keep_together: KeepTogether = (),
 ) -> tuple[Slicing, ...]:
-    """The slicings that make oversize atoms fit, with the fewest parts each; in the order of the graph.
+    """Return the slicings that make oversize atoms fit, with the fewest parts each; in the order of the graph.
 
-    Each round gathers the facts of a rewritten graph; two are enough where slices take no workspace.
+    Each round rewrites the graph and measures its memory; two rounds are enough where slices have no workspace. The
+    graph of the last round is kept, so `apply_slicings` does not write it again.
 
     Args:
         captured: the graph.
-        facts: what `gather_facts` says of it, in its order.
-        atoms: what `find_atoms` says of it.
-        numbers: the binding, ``facts.symbols.bind(...)``.
+        memory: as `gather_facts` returns it for the graph, in the graph's order.
+        atoms: as `find_atoms` returns them for the graph.
+        numbers: the binding, ``memory.symbols.bind(...)``.
         budget: usable bytes of one device.
-        keep_together: what ``atoms`` was made with.
+        keep_together: the groups that ``atoms`` was made with.
 
     Example::
 
         >>> from fx_partition.passes.constraints.atoms import find_atoms
         >>> from fx_partition.passes.capture.capture_model import capture
         >>> captured = capture(torch.nn.Linear(256, 1024), torch.randn(1, 256))  # 1 MiB of weights
-        >>> facts = gather_facts(captured)
-        >>> find_slicings(captured, facts, find_atoms(captured, facts), facts.symbols.bind(), 400 * 1024)
+        >>> memory = gather_facts(captured)
+        >>> find_slicings(captured, memory, find_atoms(captured, memory), memory.symbols.bind(), 400 * 1024)
         (Slicing(node='linear', axis='outputs', parts=3),)
     """
-    search = _Search(captured, facts, numbers, budget, keep_together)
-    tries = _candidates(captured, facts, atoms, numbers, budget)
+    search = _Search(captured, memory, numbers, budget, keep_together)
+    tries = _candidates(captured, memory, atoms, numbers, budget)
     while tries:
         unsettled = [t for t in tries if not t.settled]
         if unsettled:
@@ -96,7 +95,7 @@ def find_slicings(
 
 @dataclass
 class _Sizes:
-    """Bytes of a node on its own: what it receives, the weights that it touches, the largest of them, its result."""
+    """Bytes of a node by itself: its inputs, the weights that it touches, the largest of them, its result."""
 
     received: int
     weights: int
@@ -104,10 +103,12 @@ class _Sizes:
     result: int
 
     def fewest_parts(self, recipe: Recipe, budget: int) -> int | None:
-        """A lower bound on the parts that fit, workspace left out; None if none can."""
+        """Return a lower bound on the number of parts that fit, without workspace; None if no number does."""
         if recipe.axis == "outputs":
+            # All slices and their concatenation are resident together; a slice shares out weights and result.
             joint, fixed, shared = 2 * self.result, self.received, self.weights + self.result
         else:
+            # Two summands and their sum; a chained slice adds to the sum as it goes.
             joint = (2 if recipe.chained is not None else 3) * self.result
             fixed, shared = self.received + self.result, self.largest_weight
         if joint > budget or fixed > budget:
@@ -119,7 +120,7 @@ class _Sizes:
 
 
 class _Try:
-    """The search for one node: recipes that are left, and what is known of the number of parts of the first."""
+    """The search for one node: the recipes left to try, and bounds on the number of parts of the first."""
 
     def __init__(self, node: str, recipes: Iterable[Recipe], sizes: _Sizes, budget: int) -> None:
         self.node = node
@@ -146,7 +147,7 @@ class _Try:
         return Slicing(self.node, self.recipes[0][0].axis, self.parts)
 
     def learn(self, fits: bool) -> None:
-        """Take in whether the slices of the proposal fit."""
+        """Record whether the slices of the proposal fit, and choose the next number of parts."""
         most = self.recipes[0][0].units
         if fits:
             self._enough = self.parts
@@ -165,29 +166,33 @@ class _Try:
 
 
 class _Search:
-    """Looks at a graph under slicings."""
+    """Writes trial slices into copies of a graph, and finds those that exceed the budget."""
 
     def __init__(
         self,
         captured: CapturedGraph,
-        facts: GraphMemory,
+        memory: GraphMemory,
         numbers: Mapping[sympy.Symbol, int],
         budget: int,
         keep_together: KeepTogether,
     ) -> None:
-        self._captured, self._facts, self._numbers = captured, facts, numbers
+        self._captured, self._memory, self._numbers = captured, memory, numbers
         self._budget, self._keep_together = budget, keep_together
 
     def too_large(self, slicings: Iterable[Slicing]) -> set[str]:
-        """The nodes of which a slice exceeds the budget; of each, slices of every shape are written, and no more."""
-        slicer = Slicer(self._captured, self._facts)
+        """Return the nodes with a slice that exceeds the budget; only one slice of each shape is written."""
+        slicer = Slicer(self._captured, self._memory)
         samples = {slicing.node: slicer.sample(slicing) for slicing in slicings}
         oversize = self._oversize(slicer.result())
         return {node for node, names in samples.items() if not oversize.isdisjoint(names)}
 
     def failures(self, slicings: Iterable[Slicing]) -> set[str]:
-        """The nodes of which a slice, or what joins them, exceeds the budget or cannot be written."""
-        slicer = Slicer(self._captured, self._facts)
+        """Return the nodes of which a slice or a join exceeds the budget or cannot be written.
+
+        Without failures the graph is the one to plan, so it is kept.
+        """
+        slicings = tuple(slicings)
+        slicer = Slicer(self._captured, self._memory)
         written: dict[str, tuple[str, ...]] = {}
         node = ""
         try:
@@ -196,37 +201,42 @@ class _Search:
                 written[node] = slicer.slice(slicing)
         except Unsliceable:
             return {node}
-        oversize = self._oversize(slicer.result())
-        return {node for node, names in written.items() if not oversize.isdisjoint(names)}
+        sliced = slicer.result()
+        oversize = self._oversize(sliced)
+        failed = {node for node, names in written.items() if not oversize.isdisjoint(names)}
+        if not failed:
+            remember_sliced(self._captured, slicings, sliced)
+        return failed
 
     def _oversize(self, captured: CapturedGraph) -> set[str]:
-        facts = gather_facts(captured)
+        """Return the names of the nodes of oversize atoms."""
+        memory = gather_facts(captured)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PartitionWarning)  # the planner will say it, of the graph that is kept
-            atoms = find_atoms(captured, facts, self._keep_together)
-        return _oversize_steps(facts, atoms, self._numbers, self._budget)
+            warnings.simplefilter("ignore", PartitionWarning)  # the planner warns, about the graph that is kept
+            atoms = find_atoms(captured, memory, self._keep_together)
+        return _oversize_steps(memory, atoms, self._numbers, self._budget)
 
 
-def _oversize_steps(facts: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int) -> set[str]:
-    facts = facts.reordered(atoms.order)
-    chain = lay_out(facts, atoms, numbers)
+def _oversize_steps(memory: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int) -> set[str]:
+    memory = memory.reordered(atoms.order)
+    chain = lay_out(memory, atoms, numbers)
     found: set[str] = set()
     for atom in oversize_atoms(chain, budget):
-        found.update(step.node for step in facts.steps[atoms.starts[atom] : atoms.starts[atom + 1]])
+        found.update(step.node for step in memory.steps[atoms.starts[atom] : atoms.starts[atom + 1]])
     return found
 
 
 def _candidates(
-    captured: CapturedGraph, facts: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int
+    captured: CapturedGraph, memory: GraphMemory, atoms: Atoms, numbers: Mapping[sympy.Symbol, int], budget: int
 ) -> list[_Try]:
-    """A search for each node of an oversize atom that has recipes, in the order of the graph."""
-    too_large = _oversize_steps(facts, atoms, numbers, budget)
+    """Return a search for each node of an oversize atom that has recipes, in the order of the graph."""
+    too_large = _oversize_steps(memory, atoms, numbers, budget)
     if not too_large:
         return []
-    chain = lay_out(facts, atoms, numbers)
-    slicer = Slicer(captured, facts)
+    chain = lay_out(memory, atoms, numbers)
+    slicer = Slicer(captured, memory)
     found: list[_Try] = []
-    for t, step in enumerate(facts.steps):
+    for t, step in enumerate(memory.steps):
         if step.node not in too_large:
             continue
         try:

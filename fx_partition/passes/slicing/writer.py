@@ -41,8 +41,8 @@ class SliceWriter:
     Args:
         graph: the graph; it is changed.
         values: fake values of its nodes; those of the new ones are added.
-        mode: the mode of these values.
-        autocast: the nodes that entered the autocast regions in which the node lies.
+        mode: the fake tensor mode of these values.
+        autocast: the nodes that enter the autocast regions around the node.
         call, recipe: the node, and how to slice it.
     """
 
@@ -63,15 +63,15 @@ class SliceWriter:
         self._cat = torch.ops.aten.cat.default if aten else torch.cat
         self._add = torch.ops.aten.add.Tensor if aten else torch.add
         self._key = next((key for key in ("val", "example_value") if key in call.node.meta), "")
-        # Values are copied: what a tracer left on the original is the original's.
+        # A tracer's value on the original describes the whole result, so it is not copied to slices.
         self._meta = {k: v for k, v in call.node.meta.items() if k not in ("val", "example_value", "tensor_meta")}
         self._grad = bool(getattr(values.get(call.node), "requires_grad", False))
 
     def write(self, parts: int) -> tuple[str, ...]:
-        """Write ``parts`` slices, as equal as can be, and over the node what joins them; returns the names of both.
+        """Write ``parts`` slices of nearly equal size, and turn the node into their join; return the names of both.
 
         Raises:
-            Unsliceable: the joined slices have other strides than the node's result, which views of it would notice.
+            Unsliceable: the joined slices have other strides than the node's result, so its views would be wrong.
         """
         node, recipe = self._node, self._recipe
         before = self._values[node]
@@ -97,7 +97,7 @@ class SliceWriter:
         return (*(part.name for part in made if part is not node), node.name)
 
     def sample(self, parts: int) -> tuple[str, ...]:
-        """Write the first slice of ``parts``, the smallest, and one of the largest of the others; leave the node."""
+        """Write the first slice of ``parts``, which is the smallest, and one of the largest; keep the node."""
         first = self._recipe.units // parts
         end = first - (-self._recipe.units // parts)
         made: list[torch.fx.Node] = []
@@ -110,7 +110,7 @@ class SliceWriter:
     def _arguments(
         self, i: int, first: int, end: int, total: torch.fx.Node | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What slice i over the units [first, end) is called with."""
+        """Return the args and kwargs of slice i over the units [first, end), after writing its narrowed operands."""
         recipe, new = self._recipe, dict[str, Any]()
         for part in recipe.narrowed:
             start, stop = first * part.scale, end * part.scale
@@ -131,7 +131,7 @@ class SliceWriter:
     def _put(
         self, suffix: str, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], joint: bool = False
     ) -> torch.fx.Node:
-        """A node before the one that is sliced; the ``joint`` is written over that one, whose name and users it has."""
+        """Write a node before the sliced one; the ``joint`` replaces the sliced one, and keeps its name and users."""
         value = self._value(op, target, args, kwargs)
         if joint:
             made = self._node
@@ -152,6 +152,6 @@ class SliceWriter:
 
 
 def _same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one shape have equal strides, but for dimensions of size 1."""
+    """Return whether two tensors of the same shape have equal strides, except in dimensions of size 1."""
     strides = zip(map(to_expr, a.shape), map(to_expr, a.stride()), map(to_expr, b.stride()), strict=True)
     return all(size == 1 or one == other for size, one, other in strides)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,10 +26,11 @@ from fx_partition.passes.constraints.atoms import KeepTogether, find_atoms
 from fx_partition.passes.footprint.analyze import gather_facts
 from fx_partition.passes.plan.make_plan import Request, make_plan
 from fx_partition.passes.plan.plan import Plan
-from fx_partition.passes.slicing.rewrite import Slicer
-from fx_partition.passes.slicing.search import Slicing, apply_slicings, find_slicings, why_not_sliced
+from fx_partition.passes.slicing.rewrite import Slicer, Slicing, apply_slicings
+from fx_partition.passes.slicing.search import find_slicings
 from fx_partition.passes.slicing.writer import SliceWriter
-from fx_partition.passes.split.extract import split_graph
+from fx_partition.passes.split.extract import planned_graph, split_graph
+from fx_partition.passes.verify.check import find_faults
 from fx_partition.passes.workspace.rules import RULES, WorkspaceRule
 
 MIB = 2**20
@@ -118,11 +121,12 @@ DIALECTS = {"export": exported, "symbolic trace": symbolic, "dynamo": compiled}
 
 def sliceable(captured: CapturedGraph) -> list[str]:
     facts = gather_facts(captured)
-    return [step.node for step in facts.steps if not why_not_sliced(captured, facts, step.node)]
+    slicer = Slicer(captured, facts)
+    return [step.node for step in facts.steps if not slicer.why_not(step.node)]
 
 
 def results(model: Callable[..., Tensor], parameters: list[Tensor], x: Tensor) -> list[Tensor]:
-    """The result and the gradients of the input (if it has one) and of the parameters."""
+    """Return the result, and the gradients of the input (if it has one) and of the parameters."""
     leaves = [*([x.detach().requires_grad_()] if x.is_floating_point() else [x]), *parameters]
     y = model(leaves[0])
     weights = torch.linspace(1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
@@ -199,7 +203,7 @@ def test_the_original_is_not_changed_and_state_is_shared() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
     model.register_buffer("scratch", torch.zeros(2), persistent=False)
     model.register_parameter("unused", nn.Parameter(torch.zeros(3)))
-    model[1].train()  # a mode of its own
+    model[1].train()  # its mode differs from the model's
     x = torch.randn(3, 4)
     for source in (torch.fx.symbolic_trace(model), torch.export.export(model, (x,)).module(check_guards=False)):
         captured = capture(source, x)
@@ -220,13 +224,40 @@ def test_equal_slicings_give_equal_graphs() -> None:
     model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), torch.randn(3, 4)
     slicings = [Slicing("linear", "outputs", 3), Slicing("linear_1", "inputs", 2)]
     captured = capture(model, x)
-    first, again = (apply_slicings(captured, slicings).gm.graph for _ in range(2))
-    assert fingerprint(first) == fingerprint(again) != fingerprint(captured.gm.graph)
+    first = apply_slicings(captured, slicings).gm.graph
+    assert fingerprint(first) != fingerprint(captured.gm.graph)
     fresh = apply_slicings(capture(model, x), slicings).gm.graph
-    assert fingerprint(fresh) == fingerprint(first)
+    assert fresh is not first and fingerprint(fresh) == fingerprint(first)
     other = apply_slicings(captured, [Slicing("linear", "outputs", 2), slicings[1]]).gm.graph
     assert fingerprint(other) != fingerprint(first)
     assert apply_slicings(captured, []) is captured
+
+
+def test_planning_splitting_and_checking_write_the_slices_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 512)), torch.randn(3, 64)
+    captured = capture(model, x)
+    plan = planned(captured, 40 << 10, oversize="slice")
+    assert plan.slicings
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the slices are written again")
+
+    monkeypatch.setattr(SliceWriter, "write", refuse)
+    sliced = planned_graph(captured, plan)
+    assert planned_graph(captured, Plan.from_json(plan.to_json())) is sliced
+    assert find_faults(captured, plan) == []
+    assert_same(model, split_graph(captured, plan), x)
+    with pytest.raises(AssertionError):
+        apply_slicings(captured, [Slicing("linear_1", "inputs", 2)])
+
+
+def test_a_sliced_graph_lives_no_longer_than_its_original() -> None:
+    captured = capture(nn.Linear(4, 8), torch.randn(3, 4))
+    sliced = weakref.ref(apply_slicings(captured, [Slicing("linear", "outputs", 2)]))
+    assert sliced() is not None
+    del captured
+    gc.collect()
+    assert sliced() is None
 
 
 def test_new_nodes_carry_values_and_where_they_come_from() -> None:
@@ -246,7 +277,7 @@ def test_new_nodes_carry_values_and_where_they_come_from() -> None:
 
 
 def test_weights_that_no_tracer_gave_a_value() -> None:
-    """They stand as real tensors among the fake ones; their slices belong to the tracer's mode."""
+    """They are real tensors among fake ones; their slices belong to the tracer's mode."""
     model, x = nn.Linear(4, 8), torch.randn(3, 4)
     gm = torch.export.export(model, (x,)).module(check_guards=False)
     for node in gm.graph.find_nodes(op="get_attr"):
@@ -266,16 +297,16 @@ def test_weights_that_no_tracer_gave_a_value() -> None:
         (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), torch.randn(2, 4, 8), "it pads with circular"),
         (Op(lambda x: x @ x.t()), torch.randn(3, 3), "neither of its operands is a weight"),
         (Op(lambda x, w: torch.relu(x) + w, (3,)), torch.randn(3, 3), "no rule says how to slice its operator"),
-        (Op(lambda x, w: F.linear(x, w * 2), (3, 3)), torch.randn(3, 3), "its weight is no weight of the model"),
+        (Op(lambda x, w: F.linear(x, w * 2), (3, 3)), torch.randn(3, 3), "its weight is not a weight of the model"),
         (Op(lambda x, w: torch.mm(x, w, out=torch.empty(3, 3)), (3, 3)), torch.randn(3, 3), "result into out="),
         (nn.Linear(3, 1), torch.randn(2, 3), ""),
-        (Op(lambda x, w: x @ w, (1, 1)), torch.randn(2, 1), "nothing to share out"),
+        (Op(lambda x, w: x @ w, (1, 1)), torch.randn(2, 1), "a single row or column"),
     ],
 )  # fmt: skip
 def test_the_reason_is_told(model: nn.Module, x: Tensor, words: str) -> None:
     captured = capture(_leaf_trace(model), x)
     facts = gather_facts(captured)
-    reason = why_not_sliced(captured, facts, facts.steps[-1].node)
+    reason = Slicer(captured, facts).why_not(facts.steps[-1].node)
     assert words in reason and bool(words) == bool(reason)
 
 
@@ -297,7 +328,7 @@ def test_a_weight_that_the_graph_writes_is_not_sliced() -> None:
 
     captured = capture(Updated(), torch.randn(2, 4))
     facts = gather_facts(captured)
-    assert why_not_sliced(captured, facts, "linear") == "the graph writes memory"
+    assert Slicer(captured, facts).why_not("linear") == "the graph writes memory"
     assert slicings_of(captured, 120) == ()
 
 
@@ -306,7 +337,7 @@ def test_a_module_with_hooks_is_not_sliced() -> None:
     captured = capture(torch.fx.symbolic_trace(model), torch.randn(2, 4))
     model[0].register_forward_hook(lambda *_: None)
     captured.gm.get_submodule("0").register_forward_hook(lambda *_: None)
-    assert why_not_sliced(captured, gather_facts(captured), "_0") == "its module has hooks"
+    assert Slicer(captured, gather_facts(captured)).why_not("_0") == "its module has hooks"
 
 
 @pytest.mark.parametrize(
@@ -473,7 +504,7 @@ def test_slices_in_an_autocast_region_have_its_dtype() -> None:
 
 
 def test_inputs_are_shared_out_where_outputs_do_not_help() -> None:
-    """One output: its weight has no second row to share out."""
+    """One output: its weight has a single row, which cannot be divided."""
     model, x = nn.Linear(4096, 1), torch.randn(1, 4096)
     captured = capture(model, x)
     budget = 16384 + 4096 + 64
@@ -544,7 +575,7 @@ def test_the_fewest_parts_where_operators_take_workspace(scratch: int, monkeypat
 
 
 def test_a_hopeless_node_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples tell before any node is written in full: a vocabulary has tens of thousands of rows."""
+    """Samples decide before any node is written in full: a vocabulary has tens of thousands of rows."""
     monkeypatch.setitem(RULES, "aten::addmm", WorkspaceRule(lambda call: 4000, "for this test"))
     asked = []
     sample = SliceWriter.sample
@@ -647,7 +678,7 @@ def test_every_footprint_fits_or_is_named(case: tuple[nn.Module, Tensor], budget
     left = {name for atom in plan.oversize for name in atom.nodes}
     for partition in plan.partitions:
         assert partition.total_bytes <= budget or set(partition.nodes) <= left
-    # what was sliced fits; what is left was too large before, in the same nodes
+    # sliced nodes fit; the oversize nodes that remain were oversize before
     assert not {s.node for s in slicings} & left
     assert left <= {name for atom in before.oversize for name in atom.nodes}
     for node in left - {s.node for s in slicings}:
@@ -658,9 +689,9 @@ def test_every_footprint_fits_or_is_named(case: tuple[nn.Module, Tensor], budget
 
 
 def _cannot_fit(captured: CapturedGraph, node: str, budget: int) -> bool:
-    """Whether a node has no slices, or spills with the most of them along either axis."""
+    """Return whether a node has no slices, or spills with the most of them along either axis."""
     facts = gather_facts(captured)
-    if why_not_sliced(captured, facts, node):
+    if Slicer(captured, facts).why_not(node):
         return True
     for axis, recipe in Slicer(captured, facts).recipes(node).items():
         sliced = apply_slicings(captured, [Slicing(node, axis, recipe.units)])
