@@ -1,4 +1,4 @@
-"""Cut a graph where a plan says: a module whose children are the partitions.
+"""Cut a graph at the boundaries of a plan: the result is a module whose children are the partitions.
 
 Before::
 
@@ -16,9 +16,9 @@ After (boundary behind relu)::
         partition_1 = self.partition_1(relu, x, weight_1); linear_1 = partition_1[0]
         return linear_1
 
-Values go straight from the partition that makes them to each that uses them. Parameters stay where they were, so that
-``state_dict()`` has the original's keys, and go into a partition as inputs, so that equal partitions are equal code.
-Free nodes (views of weights, scalars) are repeated in every partition that needs them.
+Values go straight from the partition that makes them to each that uses them. Parameters stay in the model, so that
+``state_dict()`` has the original's keys, and are inputs of partitions, so that equal partitions have equal code. Free
+nodes (views of weights, scalars) are repeated in every partition that needs them.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class PartitionGraph:
     """A partition cut out of its graph.
 
     Attributes:
-        module: its graph, returning a tuple.
-        inputs: nodes of the original graph that its placeholders stand for, in order.
-        outputs: nodes of the original graph that it returns, in order.
+        module: its graph, which returns a tuple.
+        inputs: the nodes of the original graph that are its placeholders, in order.
+        outputs: the nodes of the original graph that it returns, in order.
     """
 
     module: PartitionModule
@@ -61,7 +61,7 @@ class PartitionGraph:
 
 
 def planned_graph(captured: CapturedGraph, plan: Plan) -> CapturedGraph:
-    """The graph that a plan cuts: the captured one, with the nodes in slices that the plan slices.
+    """Return the graph that a plan cuts: the captured graph with the plan's slicings applied.
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
@@ -76,17 +76,18 @@ def planned_graph(captured: CapturedGraph, plan: Plan) -> CapturedGraph:
 
 
 def cut(captured: CapturedGraph, plan: Plan) -> list[PartitionGraph]:
-    """The partitions of a planned graph, each with what it takes and gives, in nodes of that; linear in nodes."""
+    """Return the partitions of a planned graph, their inputs and outputs as nodes of that graph; linear in nodes."""
     by_name = {node.name: node for node in captured.gm.graph.nodes}
     owner = {by_name[name]: p.index for p in plan.partitions for name in p.nodes}
     symbols = captured.symbol_inputs
     whole = inside_whole_regions(captured.gm.graph)
     regions = Regions()
-    stubs = []
+    partition_graphs = []
     for partition in plan.partitions:
         cutter = _Cutter(captured, owner, symbols, whole, partition.index)
-        stubs.append(cutter.run([by_name[name] for name in partition.nodes], regions))
-    return stubs
+        # `regions` carries the modes that are on from one partition to the next, which enters them again.
+        partition_graphs.append(cutter.run([by_name[name] for name in partition.nodes], regions))
+    return partition_graphs
 
 
 class _Cutter:
@@ -124,13 +125,13 @@ class _Cutter:
         return PartitionGraph(module, tuple(self._inputs), outputs)
 
     def _find_inputs(self, nodes: list[torch.fx.Node], regions: Regions) -> None:
-        """What comes from outside: sizes, then activations in the order of first use, then weights.
+        """Collect the inputs: sizes, then activations in the order of first use, then weights.
 
-        A compiler of the partition must find an input for every symbol that occurs in a shape, used or not.
+        A compiler of the partition needs an input for every symbol that occurs in a shape, even an unused one.
         """
         found: dict[torch.fx.Node, None] = {}
         stack = [source for node in reversed(nodes) for source in reversed(node.all_input_nodes)]
-        seen = set(regions.open)  # entered again here, not received
+        seen = set(regions.open)  # modes are entered again here, so their handles are not inputs
         while stack:
             node = stack.pop()
             if node in seen or self._owner.get(node) == self._index:
@@ -138,7 +139,7 @@ class _Cutter:
             seen.add(node)
             if node in self._owner or node.op == "placeholder" or node in self._weights:
                 found[node] = None
-            else:  # free: repeated here, so its own inputs are wanted
+            else:  # a free node is repeated here, so its inputs are needed instead
                 stack += reversed(node.all_input_nodes)
         sizes = dict.fromkeys(self._symbols[name] for name in self._symbols_in([*found, *nodes]))
         order = [*sizes, *(n for n in found if n not in self._weights), *(n for n in found if n in self._weights)]
@@ -170,14 +171,14 @@ class _Cutter:
         return self._graph.node_copy(node, lambda n: self._copy[n])
 
     def _bring_for(self, nodes: Iterable[torch.fx.Node]) -> None:
-        """Repeat the free nodes that a region needs before it begins: made inside, they would belong to it."""
+        """Repeat the free nodes that a region needs before it begins: inside, its mode would apply to them."""
         for node in nodes:
             for source in node.all_input_nodes:
                 if source not in self._whole and self._owner.get(source) is None:
                     self._bring(source)
 
     def _bring(self, node: torch.fx.Node) -> None:
-        """Repeat a free node here, with what it is made of."""
+        """Repeat a free node here, after the free nodes that it is computed from."""
         stack = [node]
         while stack:
             wanted = stack[-1]
@@ -194,42 +195,43 @@ class _Cutter:
 
 
 def split_graph(captured: CapturedGraph, plan: Plan) -> SplitModule:
-    """The split module of a captured graph; the original is not changed. See the module's docstring.
+    """Return the split module of a captured graph, as the module's docstring shows; the original is not changed.
 
     Raises:
         PlanMismatchError: the plan was made for another graph.
-        PartitionError: the model has a member of a name that the split module needs.
+        PartitionError: the model has a member with a name that the split module needs.
     """
     return split_planned(planned_graph(captured, plan), plan)
 
 
 def split_planned(captured: CapturedGraph, plan: Plan) -> SplitModule:
-    """The split module of a graph that `planned_graph` returned; see `split_graph`."""
+    """Return the split module of a graph that `planned_graph` returned; see `split_graph`."""
     refuse_taken_names(captured.gm, plan.num_partitions)
-    stubs = cut(captured, plan)
-    graph = stitch(captured.gm.graph, stubs)
+    partition_graphs = cut(captured, plan)
+    graph = stitch(captured.gm.graph, partition_graphs)
     write_check(graph, captured)
-    return assemble(captured.gm, graph, [stub.module for stub in stubs], plan)
+    return assemble(captured.gm, graph, [partition_graph.module for partition_graph in partition_graphs], plan)
 
 
-def stitch(original: torch.fx.Graph, stubs: list[PartitionGraph]) -> torch.fx.Graph:
-    """The graph that calls the partitions; inputs, outputs and their pytrees as in the original."""
+def stitch(original: torch.fx.Graph, partition_graphs: list[PartitionGraph]) -> torch.fx.Graph:
+    """Return the graph that calls the partitions, with the original's inputs, outputs and pytrees."""
     graph = copy.deepcopy(original)  # with its codegen, which knows the pytrees
     twin = dict(zip(original.nodes, graph.nodes, strict=True))
     output = next(iter(reversed(graph.nodes)))
     made: dict[torch.fx.Node, torch.fx.Node] = {}
     kept: set[torch.fx.Node] = set()
     with graph.inserting_before(output):
-        for index, stub in enumerate(stubs):
-            inputs = tuple(made.get(node, twin[node]) for node in stub.inputs)
+        for index, partition_graph in enumerate(partition_graphs):
+            inputs = tuple(made.get(node, twin[node]) for node in partition_graph.inputs)
             call = graph.call_module(f"{PREFIX}{index}", inputs)
             kept.add(call)
-            for i, node in enumerate(stub.outputs):
+            for i, node in enumerate(partition_graph.outputs):
                 made[node] = graph.create_node("call_function", operator.getitem, (call, i), name=node.name)
                 made[node].meta = dict(node.meta)
     for node, getitem in made.items():
         output.replace_input_with(twin[node], getitem)
     kept |= set(made.values())
+    # From the end: a node that only erased nodes used has no users left when it is reached.
     for node in reversed(graph.nodes):
         if node.op in ("placeholder", "output") or node in kept:
             continue

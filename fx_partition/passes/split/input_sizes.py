@@ -1,11 +1,11 @@
-"""The sizes that a traced graph holds for, and a check of a call's inputs against them.
+"""Check the inputs of a call against the sizes that its graph was traced for.
 
-A tracer writes the sizes of its example into a graph as numbers, unless a dimension was declared dynamic. Called at
-other sizes such a graph computes with the old numbers, so a graph that was cut begins with a check::
+A tracer writes the sizes of its example into a graph as numbers, unless a dimension was declared dynamic. Called with
+other sizes, such a graph would compute with the old numbers, so a split graph begins with a check::
 
     refuse_other_sizes([x, mask], '[["x", ["s0", 64]], ["mask", ["s0"]]]', '{"s0": [2, 512]}')
 
-Sizes are text, so that a graph module prints and copies as any other.
+Sizes are text, so that the graph module prints and copies like any other.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ Numbers: TypeAlias = "dict[sympy.Symbol, int]"
 
 @dataclass(frozen=True)
 class InputSizes:
-    """What a graph holds for.
+    """The inputs that a graph accepts.
 
     Attributes:
-        expected: of each input its name, and the sizes of a tensor, as a list, or a constant; None where all is right.
+        expected: (name, sizes) for each input; a list of sizes for a tensor, the number or text for a constant, None
+            for an input that may be anything.
         bounds: the smallest and the largest number of each symbol, None where there is no bound.
     """
 
@@ -45,7 +46,7 @@ class InputSizes:
 
     @classmethod
     def of(cls, captured: CapturedGraph) -> InputSizes:
-        """Return what a captured graph holds for."""
+        """Return the inputs that a captured graph accepts."""
         expected: list[tuple[str, Any]] = []
         symbols: set[sympy.Symbol] = set()
         for node in captured.gm.graph.find_nodes(op="placeholder"):
@@ -64,8 +65,8 @@ class InputSizes:
         """Check the inputs of a call, and return the number of each symbol.
 
         Raises:
-            TypeError: there is no tensor where one belongs.
-            PartitionError: an input has other sizes than the graph holds for; it names the input.
+            TypeError: an input must be a tensor and is not.
+            PartitionError: an input has sizes that the graph was not traced for; it names the input.
         """
         numbers: Numbers = numbers_of(
             (size, number)
@@ -77,12 +78,15 @@ class InputSizes:
             if isinstance(sizes, list):
                 self._check_tensor(name, x, sizes, numbers)
             elif sizes is not None and x != sizes:
-                raise PartitionError(f"input {name!r} is {x!r}; the graph holds for {sizes!r} alone")
+                raise PartitionError(
+                    f"input {name!r} is {x!r}, and the graph was traced for {sizes!r} only; pass {sizes!r}, or split "
+                    "the model again with the new value"
+                )
         return numbers
 
     def _check_tensor(self, name: str, x: Any, sizes: Sequence[Size], numbers: Numbers) -> None:
         if not isinstance(x, torch.Tensor):
-            raise TypeError(f"input {name!r} is {type(x).__name__}, and has to be a tensor")
+            raise TypeError(f"input {name!r} is {type(x).__name__}, and must be a tensor")
         if x.dim() != len(sizes) or any(evaluate(w, numbers) != s for w, s in zip(sizes, x.shape, strict=True)):
             raise PartitionError(
                 f"input {name!r} has shape {list(x.shape)}, and the graph takes [{', '.join(map(str, sizes))}]; give "
@@ -93,13 +97,13 @@ class InputSizes:
             number = x.shape[dim]
             if (lower is not None and number < lower) or (upper is not None and number > upper):
                 raise PartitionError(
-                    f"input {name!r} has size {number} in dimension {dim}, and the graph holds for {lower} to "
+                    f"input {name!r} has size {number} in dimension {dim}, and the graph takes {lower} to "
                     f"{'any size' if upper is None else upper}; give dynamic_shapes= with the range that you need"
                 )
 
 
 def refuse_other_sizes(inputs: Sequence[Any], expected: str, bounds: str) -> None:
-    """Check the inputs of a call; a cut graph begins with it. See the module's docstring.
+    """Check the inputs of a call; a split graph begins with this check, as the module's docstring shows.
 
     Raises:
         TypeError, PartitionError: as `InputSizes.check`.
@@ -121,7 +125,7 @@ def refuse_other_sizes(inputs: Sequence[Any], expected: str, bounds: str) -> Non
     _PASSED.add(key)
 
 
-# Calls that passed, so that a second one of the same sizes costs a look-up.
+# Calls that passed, so that a second call with the same sizes costs one look-up.
 _PASSED: set[tuple[Any, ...]] = set()
 _REMEMBERED = 4096
 
@@ -137,16 +141,17 @@ def _read(expected: str, bounds: str) -> InputSizes:
 
 
 def write_check(graph: torch.fx.Graph, captured: CapturedGraph) -> None:
-    """Let a graph begin with a check of its inputs, where the graph that it was made of holds for some sizes only.
+    """Write a check of the inputs at the start of a graph, if its original was traced for some sizes only.
 
     Args:
-        graph: takes the inputs of ``captured.gm``.
+        graph: the graph, with the inputs of ``captured.gm``.
+        captured: the original.
     """
     placeholders = graph.find_nodes(op="placeholder")
     if not captured.is_specialized or not placeholders:
         return
     sizes = InputSizes.of(captured)
-    # As torch.export's own module: what was traced for two rows and more is taken to hold for fewer.
+    # Like the modules of torch.export: a graph that was traced for two rows or more also accepts fewer.
     bounds = {symbol: [low if low and low > 2 else None, high] for symbol, (low, high) in sizes.bounds.items()}
 
     def text(known: Any) -> Any:

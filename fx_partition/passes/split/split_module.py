@@ -1,7 +1,7 @@
-"""The modules that a cut graph becomes: the one that is called, and one for each partition.
+"""The modules of a split graph: one to call, and one for each partition.
 
-The split module has the model's own parameters, buffers and submodules, under the names that they have in the model. A
-partition has no state in it: the leaf modules that it calls are the split module's, which saves and loads them.
+The split module has the model's parameters, buffers and submodules, under their names in the model. A partition holds
+no state: the leaf modules that it calls belong to the split module, which saves and loads them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ PREFIX = "partition_"
 
 
 class PartitionModule(torch.fx.GraphModule):
-    """One partition. Its leaf modules belong to the split module, which is the one to save and to load them."""
+    """One partition. Its leaf modules belong to the split module, which saves and loads them."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("destination") is not None:  # a part of the split module's own state_dict()
+        if kwargs.get("destination") is not None:  # called for the split module's state_dict(), which has them already
             return kwargs["destination"]
         return super().state_dict(*args, **kwargs)
 
 
 class SplitModule(AlreadySplit):
-    """A graph cut into ``partition_0 .. partition_{k-1}``; called like the original, and equal to it bit by bit.
+    """A graph cut into ``partition_0 .. partition_{k-1}``; call it like the original, for the same results bit by bit.
 
     It shares parameters, buffers and submodules with the original.
 
     Attributes:
-        plan: the `Plan` that it was cut by.
+        plan: the `Plan` with its boundaries.
     """
 
     plan: Plan
@@ -52,11 +52,11 @@ class SplitModule(AlreadySplit):
 
 
 def refuse_taken_names(gm: torch.fx.GraphModule, count: int) -> None:
-    """Raise an error if the model has a member of a name that its split module needs.
+    """Raise an error if the model has a member with a name that its split module needs.
 
     Args:
         gm: the model.
-        count: how many partitions it is cut into.
+        count: the number of partitions.
 
     Raises:
         PartitionError: it names the member.
@@ -77,9 +77,10 @@ def assemble(
     """Return the split module of a model.
 
     Args:
-        gm: the model, which has none of the `refuse_taken_names`.
-        graph: calls the partitions, and reads the model's members.
-        partitions: in order.
+        gm: the model; `refuse_taken_names` has passed it.
+        graph: the graph that calls the partitions and reads the model's members.
+        partitions: the modules to call, in order.
+        plan: the plan that the split module keeps.
     """
     root = torch.nn.Module()
     for index, partition in enumerate(partitions):
@@ -92,7 +93,7 @@ def assemble(
     set_constants(result, constants(gm))
     result.meta = dict(gm.meta)
     result.plan = plan
-    # Not train(): it would set the mode of the model's own submodules, which may be in one of their own.
+    # Not train(): it would change the mode of the model's submodules, which may differ from the model's.
     result.training = gm.training
     for partition in partitions:
         partition.training = gm.training
@@ -100,9 +101,9 @@ def assemble(
 
 
 def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -> None:
-    """Give a split module what its graph does not read: GraphModule leaves it out, and state_dict() must not.
+    """Give a split module the members that its graph does not read: GraphModule drops them, state_dict() needs them.
 
-    The partitions come last, so that parameters go by the names that they have in the model.
+    The partitions come last, so that parameters have the same names as in the model.
     """
     hand_over(source, result, lambda member: copy.deepcopy(member, memo))
     for name, child in list(result.named_children()):
@@ -112,7 +113,10 @@ def _adopt(result: SplitModule, source: torch.nn.Module, memo: dict[int, Any]) -
 
 
 def _load_nothing(module: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Report each key below a partition, and load none: it would be loaded twice. ``prefix`` is "" for itself alone."""
+    """Report each key below a partition as unexpected, and load nothing, because it would be loaded twice.
+
+    With ``prefix`` "" the partition itself is loaded, and loads as usual.
+    """
     module.__dict__["_loaded_as"] = prefix
     if prefix:
         unexpected = rest[-2]
@@ -121,7 +125,7 @@ def _load_nothing(module: torch.nn.Module, state: dict[str, Any], prefix: str, *
 
 
 def _miss_nothing(module: torch.nn.Module, incompatible: Any) -> None:
-    """What a partition's leaf modules miss was loaded, or missed, under the names that they have in the model."""
+    """Drop a partition's missing keys: they are loaded, or reported missing, under their names in the model."""
     prefix = module.__dict__.pop("_loaded_as")
     if prefix:
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not key.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""A cut graph refuses inputs of other sizes than those that a tracer wrote into it."""
+"""A split graph refuses inputs of other sizes than those that a tracer wrote into it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_dynamic_graph_takes_its_range() -> None:
     cut, model = split({"x": {0: Dim("rows", min=2, max=16)}})
     for x in (X, Y, Y, torch.randn(16, 8), torch.randn(2, 8)):
         assert same(cut(x), model(x))
-    with pytest.raises(PartitionError, match=r"'x' has size 17 in dimension 0, and the graph holds for .* to 16"):
+    with pytest.raises(PartitionError, match=r"'x' has size 17 in dimension 0, and the graph takes .* to 16"):
         cut(torch.randn(17, 8))
     with pytest.raises(PartitionError, match=r"'x' has shape \[4, 9\]"):
         cut(torch.randn(4, 9))
@@ -88,7 +88,7 @@ def test_a_constant_argument_must_be_the_one_of_the_trace() -> None:
     program = torch.export.export(model, (X, 3.0))
     cut = fx_partition.split(program, cache_bytes=400)
     assert same(cut(X, 3.0), model(X, 3.0))
-    with pytest.raises(PartitionError, match=r"input 'scale' is 2\.0; the graph holds for 3\.0 alone"):
+    with pytest.raises(PartitionError, match=r"input 'scale' is 2\.0, and the graph was traced for 3\.0 only"):
         cut(X, 2.0)
 
 

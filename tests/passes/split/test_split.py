@@ -1,4 +1,4 @@
-"""A split module is the model: the same bits, the same state, the same call."""
+"""A split module equals the model: the same results bit by bit, the same state, the same call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 64  # a linear layer is 16.25 KiB
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal bit by bit, in the same containers."""
+    """Assert that two results are equal bit by bit, in the same containers."""
     left, left_spec = pytree.tree_flatten(a)
     right, right_spec = pytree.tree_flatten(b)
     return left_spec == right_spec and all(
@@ -243,7 +243,7 @@ def test_autocast_and_no_grad_regions_cross_a_boundary() -> None:
 
 
 def test_an_autocast_handle_does_not_cross_a_boundary() -> None:
-    """A region is entered again in each partition; its handle is no tensor, and no compiler takes it."""
+    """A region is entered again in each partition; its handle is not a tensor, and no compiler accepts it."""
     gm, _ = dynamo_graph(Regions(), torch.randn(4, WIDTH))
     cut = fx_partition.split(gm, cache_bytes="36KiB")
     for index in range(cut.plan.num_partitions):

@@ -1,4 +1,4 @@
-"""Names and state of a split module: the model's own, wherever no partition needs them."""
+"""A split module has the names and the state of its model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ X = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 class Named(nn.Module):
-    """Two layers, and between them a member of a name that the test chooses."""
+    """Two layers, and between them a member with a name that the test chooses."""
 
     def __init__(self, name: str, member: Any) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ MEMBERS: dict[str, Callable[[], Any]] = {
 
 
 def two_ways(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
-    """Through torch.export, whose graph reads weights, and as a traced graph, which calls leaf modules."""
+    """Return a model for torch.export, whose graph reads weights, and a traced one, which calls leaf modules."""
     return [(model, {"example_inputs": X}), (torch.fx.symbolic_trace(model), {"example_inputs": X})]
 
 
