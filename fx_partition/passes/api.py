@@ -1,4 +1,4 @@
-"""The verbs that need no runtime: `plan` a model, `split` a model, `verify` a plan."""
+"""The public functions that need no runtime: `plan` a model, `split` a model, `verify` a plan."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def plan(
     on_shortage: str = "balance",
     replicate: bool = False,
 ) -> Plan:
-    """Say where a model would be cut so that every partition fits ``cache_bytes``; nothing is cut or compiled.
+    """Return a plan that cuts a model so that every partition fits ``cache_bytes``; nothing is cut or compiled.
 
     Args:
         model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
         example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
             nn.Module and for a graph without shapes.
         cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB", "6MB", the name of a device ("H100-SXM"), or
-            "auto" for that of this machine; or a list, of each device in their order. Left out, with ``devices``: the
-            smallest size of which so many devices suffice.
-        dynamic_shapes: which dimensions of the inputs are symbolic, as for ``torch.export.export``.
+            "auto" for this machine's device; or a list with the bytes of each device in order. Left out, with
+            ``devices``: the smallest size for which that number of devices suffices.
+        dynamic_shapes: the symbolic dimensions of the inputs, as for ``torch.export.export``.
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
-        devices: how many devices there are, or their names in order.
+        devices: the number of devices, or their names in order.
         algorithm, objective, max_slack, order, footprint, oversize, keep_together, on_shortage, replicate: see
             docs/options.md.
 
     Raises:
-        PartitionError (a ValueError): what cannot be planned, with the way out.
+        PartitionError (a ValueError): the model cannot be planned; the message names the reason and the way out.
 
     Example::
 
@@ -81,20 +81,20 @@ def split(
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> SplitModule:
-    """Cut a model into ``partition_0 .. partition_{k-1}``, each within ``cache_bytes``; equal to the model bit by bit.
+    """Cut a model into ``partition_0 .. partition_{k-1}``, each within ``cache_bytes``; results are equal bit by bit.
 
     Args:
         model, example_inputs, cache_bytes, dynamic_shapes, options: as for `plan`.
         plan: a plan made before for the same graph, instead of ``cache_bytes`` and options. It may have been edited,
-            so it is checked as by `verify`: one that would run nodes twice, never or too early is refused, and of one
-            that runs but says what does not hold (another processor takes other scratch memory) a warning says so.
+            so it is checked like by `verify`. A plan that would run nodes twice, never or too early raises an error. A
+            plan that runs but has wrong figures (another processor needs other scratch memory) gets a warning.
 
     Returns:
-        A GraphModule called like the model, with ``.plan``. It shares parameters and buffers with the model, and its
+        A GraphModule to call like the model, with ``.plan``. It shares parameters and buffers with the model, and its
         ``state_dict()`` has the model's keys.
 
     Raises:
-        PartitionError (a ValueError): what cannot be planned or cut, with the way out.
+        PartitionError (a ValueError): the model cannot be planned or cut; the message names the reason and the way out.
         PlanMismatchError (a PartitionError): ``plan`` was made for another graph, or cannot run this one.
 
     Example::
@@ -120,26 +120,26 @@ def split(
 def verify(
     plan: Plan, model: Model, example_inputs: ExampleInputs | None = None, dynamic_shapes: Any = None
 ) -> list[str]:
-    """Say what is wrong with a plan, from the model alone: an empty list if all that it says holds.
+    """Check a plan against its model, and return its faults: an empty list if everything in it is right.
 
-    Order, footprints, what crosses boundaries, symbolic sizes, budgets, trade-offs, bounds and their witnesses, and
-    what a search says that it has ruled out are computed again; `passes.verify` says what is shared with the planner.
-    Not checked, as nothing follows from them: the words of ``note`` and of why an operator was not sliced, the sizes of
-    the trace (the binding is what counts), what a compiled run recorded (``allocated_bytes``, ``code``), and how long a
-    search looked that was not exhaustive.
+    The order, the footprints, the values that cross boundaries, symbolic sizes, budgets, trade-offs, bounds and their
+    witnesses, and the claims of an exhaustive search are computed again; `passes.verify` says what it shares with the
+    planner. Fields that no other field depends on are not checked: ``note``, the reason why an operator was not sliced,
+    the sizes of the trace (the bindings count), the results of a compiled run (``allocated_bytes``, ``code``), and the
+    number of orders that a search tried if it was not exhaustive.
 
     Args:
-        plan: any plan, also one that someone has edited.
+        plan: any plan, even an edited one.
         model, example_inputs, dynamic_shapes: as for `plan`; scratch memory that depends on the processor is measured
             on this machine.
 
     Returns:
-        Reasons as ``path: why``; the path is that of a field in the plan's JSON, sizes are in bytes::
+        Faults as ``path: why``, with the path of a field in the plan's JSON and sizes in bytes::
 
             partitions[1].recv_bytes: it is 0, and by footprint=peak the model has 4096
 
     Raises:
-        PartitionError (a ValueError): there is no graph to check against, as for `plan`.
+        PartitionError (a ValueError): the model cannot be captured, as for `plan`.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Puts the planner's numbers into the names of the graph: partitions, oversize atoms, proofs."""
+"""Describe the planner's numbers in names of the graph: partitions, oversize atoms, proofs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from ..partitioner.certificate import Certificate
 from ..partitioner.chain import Chain
 from ..partitioner.sliding_window import interval, last_touches
 from .records import Oversize, Partition, Proof, Witness
-from .symbolic_peaks import add_up, find_moments
+from .symbolic_peaks import add_up, find_peak_candidates
 
 
 class PlanBuilder:
-    """Describes intervals of one chain.
+    """Makes the records of a plan from intervals of one chain.
 
     Args:
-        facts: of the graph, in the order in which its steps run.
-        atoms: of the graph.
-        chain: laid out from both.
+        memory: the graph's, in the order in which its steps run.
+        atoms: the graph's atoms.
+        chain: the chain that `lay_out` made of both.
     """
 
-    def __init__(self, facts: GraphMemory, atoms: Atoms, chain: Chain) -> None:
-        self._facts, self._starts, self._chain = facts, atoms.starts, chain
+    def __init__(self, memory: GraphMemory, atoms: Atoms, chain: Chain) -> None:
+        self._memory, self._starts, self._chain = memory, atoms.starts, chain
         self._last_touch = last_touches(chain)
 
     def partition(self, index: int, first_atom: int, end_atom: int, slot: int, budget: int) -> Partition:
+        """Return partition number ``index`` of a plan, with the atoms [first_atom, end_atom)."""
         first, end = self._starts[first_atom], self._starts[end_atom]
-        facts = self._facts
+        memory = self._memory
         held = interval(self._chain, first, end)
-        state_bytes = sum(size for weight, size in held.weights if weight in facts.state)
+        state_bytes = sum(size for weight, size in held.weights if weight in memory.state)
         received, handed_on = self._crossing(first, end)
-        resident = [(facts.values[v].name, int(self._chain.value_bytes[v])) for v in held.resident]
-        steps = facts.steps[first:end]
+        resident = [(memory.values[v].name, int(self._chain.value_bytes[v])) for v in held.resident]
+        steps = memory.steps[first:end]
         return Partition(
             index=index,
             slot=slot,
@@ -50,37 +51,38 @@ class PlanBuilder:
             own_bytes=held.own,
             total_bytes=held.total,
             spill_bytes=max(0, held.total - budget),
-            peak_node=facts.steps[held.peak_step].node,
+            peak_node=memory.steps[held.peak_step].node,
             resident=tuple(sorted(resident, key=lambda pair: (-pair[1], pair[0]))),
             recv_bytes=held.recv_bytes,
             send_bytes=held.send_bytes,
             inputs=received,
             outputs=handed_on,
-            weight=facts.weight_size(first, end, state=False),
-            state=facts.weight_size(first, end, state=True),
+            weight=memory.weight_size(first, end, state=False),
+            state=memory.weight_size(first, end, state=True),
             moments=(
-                (add_up(facts, first, end),)
+                (add_up(memory, first, end),)
                 if self._chain.adds_up
-                else find_moments(facts, self._last_touch, first, end, held.peak_step)
+                else find_peak_candidates(memory, self._last_touch, first, end, held.peak_step)
             ),
         )
 
     def _crossing(self, first: int, end: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names of the values that steps [first, end) receive, and of those that they hand on or return."""
-        values = self._facts.values
-        touched = dict.fromkeys(v for step in self._facts.steps[first:end] for v in step.values)
+        """Return the names of the values that steps [first, end) receive, and of those that they send or return."""
+        values = self._memory.values
+        touched = dict.fromkeys(v for step in self._memory.steps[first:end] for v in step.values)
         received = [v for v in touched if values[v].made_at < first]
         made = [v for v in touched if values[v].made_at >= first]
         handed_on = [v for v in made if values[v].returned or self._last_touch[v] >= end]
         return tuple(values[v].name for v in received), tuple(values[v].name for v in handed_on)
 
     def oversize(self, atom: int) -> Oversize:
+        """Return the record of an atom that exceeds the budget by itself."""
         first, end = self._starts[atom], self._starts[atom + 1]
         held = interval(self._chain, first, end)
-        values = self._facts.values
+        values = self._memory.values
         inputs = sum(int(self._chain.value_bytes[v]) for v in held.resident if values[v].made_at < first)
         return Oversize(
-            nodes=tuple(step.node for step in self._facts.steps[first:end]),
+            nodes=tuple(step.node for step in self._memory.steps[first:end]),
             weight_bytes=held.weight,
             input_bytes=inputs,
             output_bytes=held.activation - inputs,
@@ -88,16 +90,21 @@ class PlanBuilder:
             total_bytes=held.total,
         )
 
-    def proof(self, certificate: Certificate, tried: SearchStats, traced: Sequence[NodeMemory]) -> Proof:
-        """The proof in names; ``traced`` are the steps in the order of the trace."""
-        fewest, moment, before, behind = tried.bound or (0, None, 0, 0)
+    def proof(self, certificate: Certificate, stats: SearchStats, traced: Sequence[NodeMemory]) -> Proof:
+        """Return a certificate in names of the graph.
+
+        Args:
+            stats: of the search over orders.
+            traced: the steps in trace order.
+        """
+        fewest, moment = stats.bound or (0, None)
         return Proof(
             min_partitions=certificate.min_partitions,
             witnesses=tuple(map(self._witness, certificate.witnesses)),
             max_bytes_lower_bound=certificate.max_bytes_lower_bound,
             max_witnesses=tuple(map(self._witness, certificate.max_witnesses)),
-            orders_tried=tried.searched,
-            exhaustive=tried.exhaustive,
+            orders_tried=stats.searched,
+            exhaustive=stats.exhaustive,
             fewest_over_all_orders=fewest,
             moment="" if moment is None else traced[moment].node,
             partitions_before=before,
@@ -106,5 +113,5 @@ class PlanBuilder:
 
     def _witness(self, witness: tuple[int, int, int]) -> Witness:
         first, rejected, size = witness
-        steps = self._facts.steps
+        steps = self._memory.steps
         return Witness(steps[self._starts[first]].node, steps[self._starts[rejected + 1] - 1].node, size)

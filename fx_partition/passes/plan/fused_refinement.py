@@ -1,8 +1,8 @@
-"""Boundaries for compiled code, whose footprints are exact only once the boundaries are known.
+"""Refine boundaries for compiled code, whose footprints are exact only once the boundaries are known.
 
-The planner works with what it can say before (`fused_footprint.fuse` without starts). Where a partition turns out
-larger than the budget, the planner is given an eighth less, a few times, and the plan that spills least is taken. None
-of this proves that there is no better plan, so the certificate claims nothing.
+The planner first works with estimates (`fused_footprint.fuse` without starts). Where a partition turns out larger than
+the budget, the planner runs again with an eighth less, a few times, and the result is the plan that spills least. This
+does not prove that there is no better plan, so the certificate claims nothing.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ _ROUNDS = 6
 
 
 class RefinedPlacement(NamedTuple):
-    """A placement, and the facts and the chain that describe its partitions."""
+    """A placement, with the memory and the chain that describe its partitions exactly."""
 
     placement: Placement
-    facts: GraphMemory
+    memory: GraphMemory
     chain: Chain
 
     @property
     def spill(self) -> int:
-        """The bytes beyond the budget of all partitions."""
+        """The bytes beyond the budget, over all partitions."""
         budget = self.placement.budget
         places: list[int] = self.chain.atom_start[self.placement.boundaries].tolist()
         return sum(max(0, interval(self.chain, *part).total - budget) for part in pairwise(places))
 
 
-def settle(problem: Problem, placement: Placement, request: Request) -> RefinedPlacement:
-    """For compiled code, a placement whose partitions are within the budget by exact footprints, if that is found; for
-    eager code the placement as it is."""
+def refine(problem: Problem, placement: Placement, request: Request) -> RefinedPlacement:
+    """Return a placement whose exact footprints are within the budget, or the one found that spills least.
+
+    For eager code the placement stays as it is.
+    """
 
     def exactly(found: Placement) -> RefinedPlacement:
-        return RefinedPlacement(found, *problem.settled(found.boundaries))
+        return RefinedPlacement(found, *problem.refined(found.boundaries))
 
     if not problem.fused:
         return exactly(placement)

@@ -1,7 +1,7 @@
-"""The form of a plan as JSON: strict text, then ``plan_schema.json``; one error that names the field.
+"""Read the JSON of a plan strictly and check it against ``plan_schema.json``; an error names the field.
 
-The text may come from anywhere. It is read without NaN, numbers beyond all bounds, or a key twice in one object, which
-JSON in Python lets pass.
+The text is untrusted. NaN, numbers out of bounds and repeated keys in an object, which Python's json module accepts,
+are errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS = {
 
 
 class Unreadable(PartitionError):
-    """A field that cannot be read, and why; the path is that of the field."""
+    """Raised for a field that cannot be read; the message has the field's path and the reason."""
 
     def __init__(self, path: str, why: str) -> None:
         where = f"{path}: " if path else ""
@@ -33,7 +33,7 @@ class Unreadable(PartitionError):
 
 
 def read_form(text: str) -> dict[str, Any]:
-    """The JSON object of a plan, every field of which has the type and the bounds that the schema says.
+    """Return the JSON object of a plan, after checking every field against the schema.
 
     Raises:
         PartitionError: the text is not JSON, or not a plan, or a plan of another version; it names the field.
@@ -61,13 +61,13 @@ def _load(text: str) -> Any:
         raise Unreadable("", f"it is not JSON: {error}") from error
     if "\\" in text or not text.isascii():  # else no string can have such characters
         for found in _strings(data):
-            if not found.isprintable():  # what a terminal obeys, or half a character, which no file takes
+            if not found.isprintable():  # terminal control codes, or lone surrogates, which cannot be written to a file
                 raise Unreadable("", f"it has the characters {shown(found)}, which cannot be printed")
     return data
 
 
 def _strings(data: Any) -> Iterator[str]:
-    """All strings of a JSON value, keys included."""
+    """Yield all strings of a JSON value, keys included."""
     stack = [data]
     while stack:
         value = stack.pop()
@@ -93,7 +93,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _number(text: str) -> int:
-    return int(text[:40])  # as far too large as all its digits, which Python would take long to read
+    return int(text[:40])  # 40 digits are out of bounds too, and Python takes long to read very many
 
 
 def _finite(text: str) -> float:
@@ -111,17 +111,17 @@ def _check(data: dict[str, Any]) -> None:
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft202012Validator, validators  # takes as long to import as most plans to read
+    from jsonschema import Draft202012Validator, validators  # slow to import: as long as reading most plans
 
     check_items = Draft202012Validator.VALIDATORS["items"]
 
     def items(validator: Any, schema: Any, value: Any, parent: Any) -> Iterator[Any]:
-        """A list of names at once: one after another, 10,000 take 40 ms."""
+        """Check a list of names at once: one after another, 10,000 take 40 ms."""
         if schema == {"type": "string"} and isinstance(value, list) and all(type(item) is str for item in value):
             return
         yield from check_items(validator, schema, value, parent)
 
-    def is_integer(checker: Any, value: Any) -> bool:  # to the schema's own, 1.0 is one
+    def is_integer(checker: Any, value: Any) -> bool:  # jsonschema's own check accepts 1.0
         return type(value) is int
 
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer)
@@ -132,7 +132,7 @@ def _validator() -> Any:
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A schema with each reference as what it refers to: half of the time of a check is to follow references."""
+    """Return a schema with each reference replaced by its definition: following them takes half of a check's time."""
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):
@@ -143,7 +143,7 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _why(error: Any) -> str:
-    """What is wrong with a value, in few words; the library's own words show the whole value."""
+    """Say in few words what is wrong with a value; the library's own message shows the whole value."""
     value, wanted = shown(error.instance), error.validator_value
     match error.validator:
         case "type":
@@ -164,10 +164,11 @@ def _why(error: Any) -> str:
             return f"{value} is more than {wanted}"
         case "minItems" | "maxItems":
             return f"it has {len(error.instance)} entries, and must have {wanted}"
-    raise AssertionError(f"the schema has {error.validator}, which nothing words")
+    raise AssertionError(f"the schema has {error.validator}, and there is no message for it")
 
 
 def shown(value: Any) -> str:
+    """Return a JSON value for an error message, shortened."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):

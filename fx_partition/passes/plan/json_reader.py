@@ -1,8 +1,8 @@
-"""Read a plan from JSON text that anyone may have written: its fields, or one error that names the field.
+"""Read a plan from untrusted JSON text: return its fields, or raise an error that names the bad field.
 
-`json_form` sees to the types and bounds of all fields. Here, what one field says must agree with what others say, and
-every size must have a value for the plan's own bindings, and not a negative one. Whether the figures are those of a
-model is another question: `verify` answers it.
+`json_form` checks the types and bounds of all fields. This module checks that fields do not contradict each other, and
+that every size has a value under the plan's own bindings that is not negative. It does not check that the figures are
+right for a model: `verify` does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .serialization import ANY_SLACK, SYMBOLIC
 
 
 def fields_from_json(text: str) -> dict[str, Any]:
-    """The fields of the plan that a JSON text holds.
+    """Return the fields of a plan from its JSON text.
 
     Raises:
         PartitionError: the text is not JSON, or not a plan, or a plan of another version; it names the field.
@@ -38,7 +38,7 @@ def fields_from_json(text: str) -> dict[str, Any]:
 
 
 def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(path, why) of each field that contradicts another."""
+    """Yield (path, why) for each field that contradicts another."""
     partitions, devices, count = data["partitions"], data["devices"], data["num_devices"]
     places = count or len(partitions)
     holder: dict[str, int] = {}
@@ -102,7 +102,7 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _contradicted(symbolic: dict[str, Any], peak_node: str) -> Iterator[tuple[str, str]]:
-    """What is written for readers of the peak, where it is not what its moment says."""
+    """Yield (name, why) for each size of the peak, written for readers, that contradicts the moments."""
     moments = symbolic["moments"]
     peak = next((moment for moment in moments if moment[0] == peak_node), moments[0])
     for name, text in zip(("activation", "workspace"), peak[1:], strict=True):
@@ -111,7 +111,7 @@ def _contradicted(symbolic: dict[str, Any], peak_node: str) -> Iterator[tuple[st
 
 
 class _Fields:
-    """The fields of a plan whose form is right."""
+    """Reads the fields of a plan that passed the schema."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self._data = data
@@ -154,7 +154,7 @@ class _Fields:
             PeakCandidate(
                 node,
                 self._size(f"{path}.moments[{row}][1]", activation),
-                # One of several moments of a step may be the highest for other bindings, and below 0 for these.
+                # One of several entries of a step may be the largest under other bindings, and below 0 under these.
                 self._size(f"{path}.moments[{row}][2]", workspace, least=-LARGEST),
             )
             for row, (node, activation, workspace) in enumerate(symbolic["moments"])
@@ -167,13 +167,13 @@ class _Fields:
         return made
 
     def _check_total(self, path: str, text: str | None, partition: Partition) -> None:
-        """Raise an error if the footprint that is written for readers is another for the plan's bindings."""
+        """Raise an error if the footprint that is written for readers differs under the plan's bindings."""
         if text is None:
             return
         try:
             total = self._sizes.read(text).value
         except PartitionError as error:
-            if text != partition.total_text:  # one with very many moments is longer than a size may be
+            if text != partition.total_text:  # with very many entries it is longer than a size may be
                 raise Unreadable(path, str(error)) from error
             return
         if total != (expected := partition.footprint(self._numbers)):
@@ -188,12 +188,12 @@ class _Fields:
         if value is None:
             raise Unreadable(path, f"{shown(text)} has no value for the plan's bindings")
         if not least <= value <= LARGEST:
-            raise Unreadable(path, f"its value for the plan's bindings is {shown(value)}, which no size is")
+            raise Unreadable(path, f"its value for the plan's bindings is {shown(value)}, which cannot be a size")
         return size
 
 
 def _positive(bindings: dict[str, int]) -> dict[str, int]:
-    """A hint may be 0; nobody binds that."""
+    """Return the bindings without zeros: a hint may be 0, but a symbol cannot be bound to 0."""
     return {name: number for name, number in bindings.items() if number}
 
 
@@ -211,8 +211,8 @@ def _symbols(entries: dict[str, Any], bindings: dict[str, int]) -> Symbols:
         else:
             hints[symbol] = entry["hint"]
         dims |= dict.fromkeys(entry["names"], symbol)
-    told = Symbols(hints, dims, unbacked).told(_positive(bindings))
-    reader = SizeReader({symbol: told[symbol] for symbol in hints})
+    numbers = Symbols(hints, dims, unbacked).told(_positive(bindings))
+    reader = SizeReader({symbol: numbers[symbol] for symbol in hints})
     for symbol in unbacked:
         if (text := entries[symbol.name].get("bound")) is not None:
             unbacked[symbol] = _bound(f"symbols.{symbol.name}.bound", text, reader)

@@ -1,4 +1,4 @@
-"""From facts to a plan: lay the graph out as a chain of numbers, place the boundaries, describe the partitions."""
+"""Make a plan: lay the graph out as a chain of numbers, place the boundaries, describe the partitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..partitioner.dp import smallest_budget
 from ..partitioner.greedy import oversize_atoms
 from ..slicing.rewrite import Slicer
 from .builder import PlanBuilder
-from .fused_refinement import RefinedPlacement, settle
+from .fused_refinement import RefinedPlacement, refine
 from .placement import place, solve
 from .plan import Plan
 from .problem import Problem, pose
@@ -31,27 +31,30 @@ from .replication import share_out
 from .request import NO_BUDGET, Request
 from .time_objective import place_by_time
 
-# The order of the trace, and boundaries still to be placed.
+# Trace order, without boundaries yet.
 _NOTHING = OrderedPlan([], [], SearchStats(1, False))
 
 
-def make_plan(captured: CapturedGraph, facts: GraphMemory, request: Request) -> Plan:
-    """Place the boundaries of a graph whose facts are known.
+def make_plan(captured: CapturedGraph, memory: GraphMemory, request: Request) -> Plan:
+    """Return the plan of a graph, from its memory.
 
     Raises:
         OversizeError: an atom exceeds the budget and ``oversize="error"``.
-        PartitionError: ``bind`` or ``keep_together`` names nothing, or devices are short and ``on_shortage="error"``.
+        PartitionError: ``bind`` or ``keep_together`` names something that the graph does not have, or there are too few
+            devices and ``on_shortage="error"``.
     """
-    numbers = facts.symbols.bind(request.bind)
-    guessed = {symbol.name: symbol for symbol in facts.symbols.assumed(request.bind)}
+    numbers = memory.symbols.bind(request.bind)
+    guessed = {symbol.name: symbol for symbol in memory.symbols.assumed(request.bind)}
     if not guessed:
-        return _plan_for(captured, facts, request, numbers)
+        return _plan_for(captured, memory, request, numbers)
     strict = request.oversize == "error" or request.on_shortage == "error"
-    if strict:  # what does not fit at size 1 fits at no larger one: raise what was asked for
-        _plan_for(captured, facts, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
+    # An error must not come from a guess. A graph that does not fit at size 1 fits at no size, so it raises the error;
+    # else the plan at the guessed size may spill, with a warning.
+    if strict:
+        _plan_for(captured, memory, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
         request = _lenient(request)
     try:
-        plan = _plan_for(captured, facts, request, numbers)
+        plan = _plan_for(captured, memory, request, numbers)
     except PartitionError as error:
         raise type(error)(f"{error} ({explain_guess(guessed)})") from error
     if strict and plan.spill_bytes:
@@ -61,39 +64,40 @@ def make_plan(captured: CapturedGraph, facts: GraphMemory, request: Request) -> 
 
 
 def _lenient(request: Request) -> Request:
-    """The request with spills in place of errors."""
+    """Return the request with spills in place of errors."""
     oversize = "stream" if request.oversize == "error" else request.oversize
     on_shortage = "balance" if request.on_shortage == "error" else request.on_shortage
     return replace(request, oversize=oversize, on_shortage=on_shortage)
 
 
 def _plan_for(
-    captured: CapturedGraph, facts: GraphMemory, request: Request, numbers: Mapping[sympy.Symbol, int]
+    captured: CapturedGraph, memory: GraphMemory, request: Request, numbers: Mapping[sympy.Symbol, int]
 ) -> Plan:
-    problem = pose(captured, facts, request, numbers)
+    problem = pose(captured, memory, request, numbers)
     if request.budget is not None and request.oversize == "error":
-        writer = PlanBuilder(problem.model, problem.atoms, problem.chain)
+        builder = PlanBuilder(problem.model, problem.atoms, problem.chain)
         for atom in oversize_atoms(problem.chain, request.budget):
-            raise OversizeError(_explain(writer.oversize(atom), request.budget))
+            raise OversizeError(_explain(builder.oversize(atom), request.budget))
     found = _search(problem, request)
     if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
         found = _for_too_few_devices(problem, found, request.count)
     traced = problem.model.steps
-    if problem.atoms.order != tuple(range(len(traced))):  # steps have left an atom: no bound by the trace holds
+    if problem.atoms.order != tuple(range(len(traced))):  # steps moved out of a group: no bound over trace order holds
         found = found._replace(tried=found.tried._replace(bound=None))
     if found.order:
         problem = problem.in_order(found.order)
     placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
-    settled = settle(problem, placement, request)
-    return _described(fingerprint(captured.gm.graph), problem, settled, found.tried, traced, request)
+    refined = refine(problem, placement, request)
+    return _described(fingerprint(captured.gm.graph), problem, refined, found.tried, traced, request)
 
 
 def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
-    """The plan of a graph of which nothing is known.
+    """Return a plan without partitions, for a graph whose memory is unknown.
 
     Args:
         graph: its fingerprint.
-        note: why nothing is known, as a sentence.
+        request: the request that the plan repeats.
+        note: the reason, as a sentence.
     """
     return Plan(
         graph=graph,
@@ -114,7 +118,7 @@ def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
 
 
 def _search(problem: Problem, request: Request) -> OrderedPlan:
-    """Another order and its boundaries, where the search is for one size of devices and enough of them."""
+    """Search other orders for a better plan; return trace order where the request rules a search out."""
     budget = request.budget
     if request.exactly or request.order == "trace" or request.algorithm != "dp" or request.budgets:
         return _NOTHING
@@ -129,7 +133,7 @@ def _search(problem: Problem, request: Request) -> OrderedPlan:
 
 
 def _for_too_few_devices(problem: Problem, found: OrderedPlan, count: int) -> OrderedPlan:
-    """The order found, unless the devices are less overfilled in the order of the trace; boundaries to be placed."""
+    """Keep the searched order unless trace order needs a smaller budget; boundaries are placed later."""
     if smallest_budget(permuted(problem.chain, found.order), count) > smallest_budget(problem.chain, count):
         return _NOTHING
     return found._replace(boundaries=[], tried=SearchStats(found.tried.searched, False))
@@ -138,14 +142,14 @@ def _for_too_few_devices(problem: Problem, found: OrderedPlan, count: int) -> Or
 def _described(
     graph: str,
     problem: Problem,
-    settled: RefinedPlacement,
-    tried: SearchStats,
+    refined: RefinedPlacement,
+    stats: SearchStats,
     traced: Sequence[NodeMemory],
     request: Request,
 ) -> Plan:
-    """The plan in the names of the graph."""
-    placement, facts, chain = settled
-    writer = PlanBuilder(facts, problem.atoms, chain)
+    """Return the plan in names of the graph."""
+    placement, memory, chain = refined
+    builder = PlanBuilder(memory, problem.atoms, chain)
     parts = zip(pairwise(placement.boundaries), placement.slots, strict=True)
     budgets = request.budgets or (placement.budget,)
     plan = Plan(
@@ -158,25 +162,27 @@ def _described(
         budget_is_smallest=request.budget is None,
         device_budgets=request.budgets,
         num_devices=request.count,
-        symbols=facts.symbols,
-        bindings={symbol.name: number for symbol, number in facts.symbols.told(request.bind).items()},
+        symbols=memory.symbols,
+        bindings={symbol.name: number for symbol, number in memory.symbols.told(request.bind).items()},
         partitions=tuple(
-            writer.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
+            builder.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
         ),
-        certificate=writer.proof(placement.certificate, tried, traced),
+        certificate=builder.proof(placement.certificate, stats, traced),
         tradeoffs=placement.tradeoffs,
-        oversize=_with_reasons([writer.oversize(a) for a in oversize_atoms(chain, placement.budget)], problem, request),
+        oversize=_with_reasons(
+            [builder.oversize(atom) for atom in oversize_atoms(chain, placement.budget)], problem, request
+        ),
         slicings=problem.slicings,
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
         note=placement.note,
-        unknown_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.unknown)),
-        estimated_workspace=tuple(dict.fromkeys(name for step in facts.steps for name in step.estimated)),
+        unknown_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.unknown)),
+        estimated_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.estimated)),
     ).with_devices(request.devices)
     return _replicated(plan, budgets) if request.replicate else plan
 
 
 def _with_reasons(atoms: list[Oversize], problem: Problem, request: Request) -> tuple[Oversize, ...]:
-    """The atoms, each with why it was not sliced if that was asked for."""
+    """Return the oversize atoms, each with the reason why it was not sliced if the request is to slice."""
     if request.oversize != "slice" or not atoms:
         return tuple(atoms)
     slicer = Slicer(problem.captured, problem.eager)
@@ -185,7 +191,7 @@ def _with_reasons(atoms: list[Oversize], problem: Problem, request: Request) -> 
 
 
 def _replicated(plan: Plan, budgets: tuple[int, ...]) -> Plan:
-    """The plan with copies of its largest partitions on the devices that have none."""
+    """Return the plan with copies of its largest partitions on the devices that have no partition."""
     taken = {p.slot % plan.num_devices for p in plan.partitions}
     spare = [device for device in range(plan.num_devices) if device not in taken]
     copies = share_out([p.total_bytes for p in plan.partitions], [budgets[d % len(budgets)] for d in spare])

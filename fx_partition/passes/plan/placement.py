@@ -1,10 +1,10 @@
-"""From a chain and a request to boundaries: which planner answers, and what proves its answer.
+"""Choose the planner for a request, and place the boundaries of a chain with a certificate.
 
 - as many devices as needed, or enough of one size: `dp.py` or `greedy.py`;
-- too few of one size: as many partitions as devices (`dp.balance`), or several partitions a device;
+- too few of one size: as many partitions as devices (`dp.balance`), or several partitions on each device;
 - devices of different sizes: `mixed_devices.py`;
-- a number of devices and no size: the smallest that does, then as for one size;
-- by time: `time_objective`.
+- a number of devices and no size: find the smallest size that suffices, then as for one size;
+- a time objective: `time_objective`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .request import NO_BUDGET, Request
 
 @dataclass(frozen=True)
 class Placement:
-    """Boundaries, and why they are there.
+    """Boundaries, and the proof that they are the best.
 
     Attributes:
         boundaries: atom indices ``[0, ..., num_atoms]``, ascending.
-        slots: the place of each partition among the devices, counted on through rounds where they take turns.
+        slots: the number of each partition's device; where devices take turns, round r adds r times their number.
         budget: bytes of one device, or of the largest.
         certificate: see `certificate`, and for devices of different sizes `certify.certify_spread`.
-        tradeoffs: what other plans offer, where all devices are of one size.
-        note: for the plan.
+        tradeoffs: the measures of other plans, where all devices have the same size.
+        note: the plan's note.
     """
 
     boundaries: list[int]
@@ -53,11 +53,11 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
 
     Args:
         chain: the planner's input.
-        request: what was asked.
-        found: boundaries that a search over orders has found for devices of one size.
+        request: the request.
+        found: the boundaries that a search over orders has found, for devices of one size.
 
     Raises:
-        PartitionError: devices are short and ``on_shortage="error"``.
+        PartitionError: there are too few devices and ``on_shortage="error"``.
     """
     if request.budgets:
         return _place_uneven(chain, request)
@@ -84,15 +84,18 @@ def place(chain: Chain, request: Request, found: list[int] | None = None) -> Pla
 def _exactly(chain: Chain, num_partitions: int) -> list[int]:
     if num_partitions > chain.num_atoms:
         raise PartitionError(
-            f"the graph comes apart in {chain.num_atoms} pieces at most, too few for {num_partitions} partitions; "
+            f"the graph can be cut into {chain.num_atoms} pieces at most, too few for {num_partitions} partitions; "
             "ask for fewer"
         )
     return exactly(chain, num_partitions)
 
 
 def _tradeoffs(chain: Chain, budget: int, found: list[int] | None) -> tuple[Tradeoff, ...]:
-    """Rows over the order that runs. Partitions of a searched plan run in the order of the trace; boundaries over the
-    same order that would be better than it without that are not offered."""
+    """Return the trade-offs over the order in which the plan runs.
+
+    The nodes of a partition run in trace order, so a searched plan is measured again. A row of the front that would be
+    better than it, with its nodes in the searched order, is left out.
+    """
     rows = pareto(chain, budget)
     own = measure(chain, found, budget) if found else None
     if own is None or own in rows:
@@ -101,7 +104,7 @@ def _tradeoffs(chain: Chain, budget: int, found: list[int] | None) -> tuple[Trad
 
 
 def solve(chain: Chain, budget: int, request: Request) -> list[int]:
-    """The boundaries for as many devices of one size as are needed."""
+    """Return the boundaries for as many devices of one size as needed."""
     return greedy(chain, budget) if request.algorithm == "greedy" else dp(chain, budget, request.slack)
 
 
@@ -114,7 +117,7 @@ def _place_uneven(chain: Chain, request: Request) -> Placement:
             raise shortage(f"devices of {sizes} do not hold the graph", request)
         if request.on_shortage == "balance":
             runs = overfill(chain, budgets)
-    while runs is None:  # each round places an atom at least, as every atom fits the largest device or none
+    while runs is None:  # ends: each round places at least one atom, because every atom fits the largest device or none
         budgets += budgets
         runs = _spread(chain, budgets, request)
     used = [slot for slot, (first, end) in enumerate(pairwise(runs)) if first < end]
@@ -131,7 +134,7 @@ def _spread(chain: Chain, budgets: list[int], request: Request) -> list[int] | N
 
 
 def shortage(reason: str, request: Request) -> PartitionError:
-    """The error of too few devices."""
+    """Return the error for too few devices."""
     return PartitionError(
         f"{reason} and there are {request.count} devices; name more, raise cache_bytes, or set on_shortage to "
         f'"balance" or "wrap"'

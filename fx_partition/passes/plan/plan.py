@@ -1,7 +1,7 @@
-"""The plan: which nodes make which partition, what each holds, and why no plan is better.
+"""The plan: the nodes of each partition, the bytes that it holds, and the proof that no plan is better.
 
-A plan is plain data. It is immutable, it is the same for the same graph and options, and it goes to JSON and back
-without loss: sizes stay symbolic, so a plan answers for other batches than the one it was made for.
+A plan is immutable plain data. It is the same for the same graph and options, and it goes to JSON and back without
+loss. Sizes stay symbolic, so a plan also answers questions about other batches than the one it was made for.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from .serialization import plan_to_dict
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the boundaries of a graph are.
+    """The partitions of a graph.
 
     Attributes:
-        graph: fingerprint of the graph it was made for.
+        graph: the fingerprint of the graph that it was made for.
         algorithm: "dp" or "greedy".
-        objective, max_slack: what was minimised; see `request.Request`.
-        footprint: weights + the most that is resident and allocated at any step, for inference: by eager ("peak") or
-            by compiled code ("fused"); or weights + what all steps make and allocate, added up ("sum").
+        objective, max_slack: what the planner minimised; see `request.Request`.
+        footprint: weights plus the most bytes resident and allocated at any step, for inference: in eager mode ("peak")
+            or in compiled code ("fused"); or weights plus the bytes that all steps make and allocate, added up ("sum").
         budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
-        budget_is_smallest: whether no budget was given, and this is the least for which the devices suffice.
+        budget_is_smallest: whether no budget was given, so that this is the smallest for which the devices suffice.
         device_budgets: the bytes of each device in their order, where they differ.
         num_devices: how many devices there are; 0 for as many as are needed.
         symbols: the shape symbols, with hints and names.
-        bindings: the number that stood for each symbol.
+        bindings: the number that the plan was made with for each symbol.
         partitions: in execution order.
-        certificate: why no plan has fewer or smaller partitions.
-        tradeoffs: what other plans offer, see `pareto`; empty where devices differ.
-        oversize: atoms that no budget of this size can hold.
-        slicings: nodes that are computed in parts; the partitions are those of the graph that has them so.
-        keep_together: what the caller asked to stay together.
-        unknown_workspace: operators whose scratch memory no rule describes; they count as none.
-        estimated_workspace: operators whose scratch memory depends on the processor, and which were not run to measure
-            it at these sizes: too large, or on a device that is not here. A formula stands for it.
+        certificate: the proof that no plan has fewer or smaller partitions.
+        tradeoffs: the measures of other plans, see `pareto`; empty where devices differ.
+        oversize: atoms that are larger than the budget by themselves.
+        slicings: nodes that are computed in slices; the partitions are of the graph with these slices.
+        keep_together: the groups that the caller asked to keep together.
+        unknown_workspace: operators whose scratch memory no rule describes; they count as if they needed none.
+        estimated_workspace: operators whose scratch memory depends on the processor and was not measured, because they
+            are too large to run or for a device that this machine does not have; a formula estimates it.
         devices: the devices asked for, in order; empty if none were named.
-        note: what was decided beside the boundaries, as a sentence; "" for nothing.
+        note: a sentence about a decision that the other fields do not show; "" for none.
 
     Example::
 
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def num_distinct(self) -> int | None:
-        """How many pieces of code run the partitions; fewer where some are alike. None until compiled."""
+        """The number of distinct compiled partitions: equal ones share their code. None until compiled."""
         codes = {p.code for p in self.partitions}
         return None if None in codes else len(codes)
 
@@ -96,13 +96,13 @@ class Plan:
 
     @property
     def regular_max_bytes(self) -> int:
-        """``max_bytes`` without oversize atoms on their own, which are as large in every plan."""
+        """``max_bytes`` without partitions of one oversize atom, which have the same size in every plan."""
         alone = {atom.nodes for atom in self.oversize}
         return max((p.total_bytes for p in self.partitions if p.nodes not in alone), default=0)
 
     @property
     def cut_bytes(self) -> int:
-        """Over all partitions, the bytes of the distinct tensors received from other partitions."""
+        """The bytes of the distinct tensors received from other partitions, over all partitions."""
         return sum(p.recv_bytes for p in self.partitions)
 
     @property
@@ -112,12 +112,12 @@ class Plan:
 
     @property
     def assumed(self) -> dict[str, int]:
-        """The sizes that are guessed, as nothing tells or bounds them: symbols and their numbers."""
+        """The guessed sizes, which no input gives and nothing bounds: symbols and their numbers."""
         symbols = self.symbols.assumed({name: number for name, number in self.bindings.items() if number})
         return {symbol.name: UNBACKED_FALLBACK for symbol in symbols}
 
     def fits(self, bind: Mapping[str, int] | None = None) -> bool:
-        """Whether every partition stays within the budget; ``bind`` overrides the plan's own bindings.
+        """Return whether every partition is within the budget; ``bind`` overrides the plan's own bindings.
 
         Raises:
             ValueError: ``bind`` names no symbol of the graph.
@@ -126,18 +126,18 @@ class Plan:
         return all(p.footprint(numbers) <= p.budget_bytes for p in self.partitions)
 
     def numbers(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """A number for each symbol: of ``bind``, else the plan's own.
+        """Return the number of each symbol, from ``bind`` or else from the plan's own bindings.
 
         Raises:
             ValueError: ``bind`` names no symbol of the graph.
         """
-        own = {name: number for name, number in self.bindings.items() if number}  # a hint may be 0; nobody binds that
+        own = {name: number for name, number in self.bindings.items() if number}  # a hint of 0 cannot be bound
         return self.symbols.bind({**own, **(bind or {})})
 
     def largest(self, dim: str, bind: Mapping[str, int] | None = None, limit: int = 2**31) -> int:
-        """Up to which size of ``dim`` ("input_ids.0" or a symbol) this plan still fits; 0 if it fits for none.
+        """Return the largest size of ``dim`` ("input_ids.0" or a symbol) for which this plan fits; 0 if there is none.
 
-        Footprints do not fall when a size grows, so a bisection finds it; ``limit`` stands for "any".
+        Footprints do not fall when a size grows, so a bisection finds it; ``limit`` means any size.
         """
         low, high = 0, 1
         while high < limit and self.fits({**(bind or {}), dim: high}):
@@ -150,11 +150,11 @@ class Plan:
         return low
 
     def to_json(self, indent: int | None = 1) -> str:
-        """The plan as JSON text (see `serialization`)."""
+        """Return the plan as JSON text (see `serialization`)."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `to_json` writes."""
+        """Return the data that `to_json` writes."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return plan_to_dict(
             own, num_partitions=self.num_partitions, max_bytes=self.max_bytes, cut_bytes=self.cut_bytes
@@ -162,7 +162,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan back from JSON, which may come from anyone.
+        """Read a plan back from JSON text, which may be untrusted.
 
         Raises:
             PartitionError: the text is not JSON, or not a plan, or a plan of another version. It names the field:
@@ -175,23 +175,23 @@ class Plan:
         return cls(**fields_from_json(text))
 
     def with_devices(self, devices: tuple[str, ...]) -> Plan:
-        """The same plan on named devices, which take turns where they are fewer than the partitions."""
+        """Return the same plan on named devices, which take turns where they are fewer than the partitions."""
         partitions = tuple(
             replace(p, device=devices[p.slot % len(devices)] if devices else "") for p in self.partitions
         )
         return replace(self, partitions=partitions, devices=devices)
 
     def with_allocated(self, allocated: tuple[int | None, ...]) -> Plan:
-        """The same plan, with what its compiled stages allocated."""
+        """Return the same plan with the bytes that its compiled stages allocated."""
         partitions = tuple(replace(p, allocated_bytes=a) for p, a in zip(self.partitions, allocated, strict=True))
         return replace(self, partitions=partitions)
 
     def with_code(self, code: tuple[int, ...]) -> Plan:
-        """The same plan, with which partitions share their compiled code."""
+        """Return the same plan with the partition whose compiled code each partition shares."""
         partitions = tuple(replace(p, code=c) for p, c in zip(self.partitions, code, strict=True))
         return replace(self, partitions=partitions)
 
     def with_replicas(self, replicas: tuple[tuple[int, ...], ...]) -> Plan:
-        """The same plan with copies of partition i on the devices ``replicas[i]``."""
+        """Return the same plan with copies of partition i on the devices ``replicas[i]``."""
         partitions = tuple(replace(p, replicas=r) for p, r in zip(self.partitions, replicas, strict=True))
         return replace(self, partitions=partitions)

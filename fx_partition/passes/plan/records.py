@@ -1,4 +1,4 @@
-"""What a plan is made of: partitions and the steps at which they are fullest, the proof, and what fits nowhere."""
+"""The records of a plan: partitions and the steps that can be their peaks, the proof, and oversize atoms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..capture.symbolic_sizes import Size, evaluate
 
 @dataclass(frozen=True)
 class PeakCandidate:
-    """A step at which a partition can be fullest: bytes resident and allocated there, symbolic."""
+    """A step that can be a partition's peak: the bytes resident and allocated there, symbolic."""
 
     node: str
     activation: Size
@@ -22,32 +22,32 @@ class PeakCandidate:
 
 @dataclass(frozen=True)
 class Partition:
-    """One contiguous run of nodes; every ``*_bytes`` is a number of bytes under the plan's binding.
+    """A contiguous run of nodes; every ``*_bytes`` is a number of bytes under the plan's binding.
 
     Attributes:
-        index: its place in the plan, from 0.
-        slot: the place of its device among the devices, counted on through rounds where they take turns; devices that
-            are left out count.
-        device: where it is to run, or "" where no devices were named.
+        index: its position in the plan, from 0.
+        slot: the number of its device, devices that are left out included; where devices take turns, round r adds r
+            times their number.
+        device: the device to run on, or "" where no devices were named.
         budget_bytes: usable on-chip bytes of that device.
         nodes: names of its nodes, in the order in which they run.
         first, last: module path (else name) of its first and last node.
         weight_bytes: weights that it reads, without state.
         state_bytes: inputs and buffers that it writes (a KV cache).
-        activation_bytes, workspace_bytes: what is resident and allocated at its peak step.
-        own_bytes: the most that it allocates itself at one time: results and workspace, without what it receives.
-        total_bytes: weight + state + activation + workspace: its footprint.
-        spill_bytes: what of that exceeds the budget of its device.
-        peak_node: the step at which it is fullest.
+        activation_bytes, workspace_bytes: values resident and scratch memory allocated at its peak step.
+        own_bytes: the most that it allocates itself at one time: results and workspace, without received values.
+        total_bytes: its footprint, weight + state + activation + workspace.
+        spill_bytes: the part of the footprint above the budget of its device.
+        peak_node: the step at which it holds the most bytes.
         resident: (value, bytes) at that step, largest first.
-        recv_bytes: distinct tensors that it takes from other partitions.
-        send_bytes: distinct tensors that it makes and others take.
-        inputs, outputs: names of the values that it receives (graph inputs too) and hands on or returns.
+        recv_bytes: distinct tensors that it receives from other partitions.
+        send_bytes: distinct tensors that it makes and other partitions receive.
+        inputs, outputs: names of the values that it receives (graph inputs too) and sends or returns.
         weight, state: symbolic bytes of both.
         moments: the steps that can be its peak for some binding.
-        replicas: places of further devices that hold a copy of it.
-        allocated_bytes: what ``own_bytes`` was when the compiled stage ran; None if that was not measured.
-        code: the first partition whose compiled code it shares, itself where that is its own; None until compiled.
+        replicas: the numbers of further devices that hold a copy of it.
+        allocated_bytes: ``own_bytes`` as measured when the compiled stage ran; None if it was not measured.
+        code: the first partition whose compiled code it shares, or its own index; None until compiled.
     """
 
     index: int
@@ -78,16 +78,16 @@ class Partition:
     code: int | None = None
 
     def footprint(self, numbers: Mapping[sympy.Symbol, int]) -> int:
-        """Its bytes under another binding."""
+        """Return its bytes under another binding."""
         return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + self.peak(numbers)
 
     def peak(self, numbers: Mapping[sympy.Symbol, int]) -> int:
-        """What of that is activations and workspace."""
+        """Return the bytes of activations and workspace at its peak under another binding."""
         return max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
 
     @property
     def total_text(self) -> str:
-        """The symbolic footprint, as text: the maximum stays unevaluated, as it would take sympy long to build."""
+        """The symbolic footprint as text; the maximum is not built in sympy, which would take long."""
         totals = [to_text(self.weight + self.state + m.activation + m.workspace) for m in self.moments]
         distinct = list(dict.fromkeys(totals))
         return distinct[0] if len(distinct) == 1 else f"Max({', '.join(distinct)})"
@@ -95,7 +95,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Witness:
-    """Nodes ``first`` to ``rejected`` hold ``bytes`` together: too many for one partition."""
+    """A run of nodes, ``first`` to ``rejected``, that holds ``bytes``: too many for one partition."""
 
     first: str
     rejected: str
@@ -104,22 +104,20 @@ class Witness:
 
 @dataclass(frozen=True)
 class Proof:
-    """Why a plan is best (see `certificate`), in the names of the graph; about the order in which the plan runs.
+    """The proof that a plan is best (see `certificate`), in names of the graph and for the order in which it runs.
 
     A plan with ``footprint="fused"`` has no proof: there are no witnesses, and nothing is claimed.
 
     Attributes:
         min_partitions, witnesses: no plan has fewer partitions; no boundary can cut two witnesses.
-        max_bytes_lower_bound, max_witnesses: no plan of as many partitions has a smaller maximum.
-        orders_tried: how many topological orders (or sets of nodes that may come first) were searched; 1 means trace
-            order alone.
-        exhaustive: whether no topological order at all has a better plan.
+        max_bytes_lower_bound, max_witnesses: no plan with as many partitions has a smaller maximum.
+        orders_tried: the number of topological orders (or of sets of nodes that may come first) that were searched; 1
+            means trace order only.
+        exhaustive: whether the search rules out a better plan in any topological order.
         fewest_over_all_orders: no topological order has a plan of fewer partitions, as `check_order_bound` can check;
             0 where nothing is claimed.
-        moment: the node behind which, in the order of the trace, so much is live that this is so; "" where the weights
-            alone say it.
-        partitions_before, partitions_behind: so many of these partitions run before, and behind, the atoms of which
-            that is said (`order_ends`); 0 where it is said of all.
+        moment: the node behind which, in trace order, the live values prove this together with the weights; "" where
+            the weights alone prove it.
     """
 
     min_partitions: int
@@ -136,7 +134,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Oversize:
-    """An atom that exceeds the budget by itself, and of what it is made; ``why_whole``: why it was not sliced."""
+    """An atom that exceeds the budget by itself, with its parts; ``why_whole``: the reason why it was not sliced."""
 
     nodes: tuple[str, ...]
     weight_bytes: int

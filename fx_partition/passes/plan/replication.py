@@ -1,9 +1,9 @@
-"""Devices that are left over take copies of the slowest partitions.
+"""Give devices that are left over copies of the slowest partitions.
 
-A pipeline is as fast as its slowest stage, and a stage with c copies takes c requests at a time. A stage that reads its
-footprint once a request takes time in proportion to it, so the slowest is the one with the most bytes a copy. Giving
-each further device to the slowest at that time makes the slowest as fast as possible: the number of copies that a
-stage needs for a given time does not depend on the others.
+A pipeline is as fast as its slowest stage, and a stage with c copies works on c requests at a time. A stage that reads
+its footprint once per request takes time in proportion to it, so the slowest is the one with the most bytes per copy.
+Giving each further device to the stage that is slowest at that time makes the slowest stage as fast as possible: the
+number of copies that a stage needs for a given time does not depend on the others.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 
 def share_out(sizes: Sequence[int], spare: Sequence[int]) -> list[list[int]]:
-    """For each partition the spare devices that take a copy of it.
+    """Return, for each partition, the spare devices that hold a copy of it.
 
     Args:
         sizes: bytes of each partition.
-        spare: bytes of each device that is left over, in their order; a copy must fit.
+        spare: bytes of each device that is left over, in order; a copy must fit.
 
     Example: partitions of 6, 4 and 2 bytes, three more devices of 8: ``[[0, 2], [1], []]``.
     """

@@ -1,4 +1,4 @@
-"""What a caller may ask of the planner."""
+"""The planner's options, checked."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..timing.roofline import Roofline
 CacheBytes: TypeAlias = "int | str | Sequence[int | str]"
 Devices: TypeAlias = "int | Sequence[str]"
 
-#: Devices of a plan. Each is an entry of lists, and a graph has no more partitions than operators.
+#: The most devices of a plan. Each is an entry of lists, and a graph has no more partitions than operators.
 MOST_DEVICES = 1 << 16
 
-# The budget that stands for none: nothing is cut, and there is nothing to trade off.
+# Stands for "no budget": nothing is cut, and there are no trade-offs.
 NO_BUDGET = sys.maxsize
 
 ALGORITHMS = ("dp", "greedy")
@@ -36,37 +36,37 @@ ON_SHORTAGE = ("balance", "wrap", "error")
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller asks; every field is checked before any work is done.
+    """A caller's options; every field is checked before any work is done.
 
     Attributes:
         budget: usable on-chip bytes of one device; None: the smallest for which ``count`` devices suffice.
-        budgets: the bytes of each device in their order, where they are not all alike; then ``budget`` is the largest.
+        budgets: the bytes of each device in their order, where they differ; then ``budget`` is the largest.
         devices: names of devices, in order; may be empty.
-        count: how many devices there are; 0 for as many as are needed.
+        count: the number of devices; 0 for as many as are needed.
         algorithm: "dp" (exact) or "greedy" (sequential aggregation: the same number of partitions, larger maximum).
         objective: "balanced": fewest partitions, then the smallest maximum, then the fewest cut bytes; "traffic":
-            fewest partitions, then the fewest cut bytes, then the smallest maximum. By the figures of a device that
-            ``cache_bytes`` names, on as many devices as there are or, without a number, as few as hold the graph, in
-            the order of the trace (see `time_objective`): "throughput": the shortest slowest partition or hop, then the
-            latency; "latency": the shortest time of all partitions and hops one after another.
-        max_slack: by what share of the smallest possible maximum the largest partition may exceed it to save cut bytes;
-            None: 0 for "balanced", any for "traffic". It never exceeds the budget.
-        order: "search": another topological order is taken if its plan is better; "trace": the order of the graph.
-        footprint: "peak": what eager allocates; "sum": weight + activation + workspace of all layers, added up as
-            if nothing were freed before the end (the paper's size); "fused": what the code that inductor compiles
-            allocates. The last is exact only once the boundaries are known, so its plans come without a proof. Plans by
-            "sum" and "fused" are in the order of the trace.
-        oversize: what to do with an atom larger than the budget: "stream" (a partition of its own, the spill is
-            reported), "slice" (a linear layer, matrix product, embedding or convolution in parts that fit; what cannot
-            be sliced is streamed) or "error".
+            fewest partitions, then the fewest cut bytes, then the smallest maximum. The time objectives use the record
+            of the device that ``cache_bytes`` names, all ``devices`` or, without a number, as few as hold the graph,
+            and trace order (see `time_objective`): "throughput" minimises the time of the slowest partition or hop,
+            then the latency; "latency" minimises the total time of all partitions and hops.
+        max_slack: the share of the smallest possible maximum by which the largest partition may exceed it to save cut
+            bytes; None: 0 for "balanced", any for "traffic". It never exceeds the budget.
+        order: "search": use another topological order if its plan is better; "trace": the order of the graph.
+        footprint: "peak": the memory that eager mode allocates; "sum": weight + activation + workspace of all layers,
+            added up as if nothing were freed before the end (the paper's size); "fused": the memory that inductor's
+            code allocates. The last is exact only once the boundaries are known, so its plans come without a proof.
+            Plans with "sum" and "fused" are in trace order.
+        oversize: what to do with an atom larger than the budget: "stream" (give it a partition by itself and report the
+            spill), "slice" (compute a linear layer, matrix product, embedding or convolution in parts that fit; stream
+            other operators) or "error".
         keep_together: groups of nodes that must not be separated, by module path or by node names.
         bind: numbers for symbols, by name ("s0") or by input ("input_ids.0"); hints stand for the rest.
-        on_shortage: with fewer devices than partitions, "balance" (as many partitions as devices, the spill is
-            reported), "wrap" (partition i on device i mod D) or "error".
-        replicate: whether devices that are left over take copies of the largest partitions.
-        exactly: how many partitions there have to be, none empty; 0: as few as do. For runtimes whose stages are
-            counted before, and no option of a user's.
-        speed: of the devices, for a time objective; it comes with the name in ``cache_bytes``.
+        on_shortage: with fewer devices than partitions, "balance" (make as many partitions as devices and report the
+            spill), "wrap" (run partition i on device i mod D) or "error".
+        replicate: whether devices that are left over hold copies of the largest partitions.
+        exactly: the number of partitions, none empty; 0: as few as possible. For runtimes that know their number of
+            stages in advance; users cannot set it.
+        speed: the roofline of the devices, for a time objective; the name in ``cache_bytes`` decides it.
     """
 
     budget: int | None
@@ -88,23 +88,23 @@ class Request:
 
     @property
     def slack(self) -> float:
-        """``max_slack``, or what the objective says."""
+        """``max_slack``, or the objective's default."""
         if self.max_slack is not None:
             return self.max_slack
         return math.inf if self.objective == "traffic" else 0.0
 
     def on_one_device(self) -> Request:
-        """The same with the first device alone: one partition, whatever it spills."""
+        """Return the same request for the first device only: one partition, which may spill."""
         return replace(self, devices=self.devices[:1], count=1, budgets=(), on_shortage="balance", replicate=False)
 
     @classmethod
     def options(cls) -> set[str]:
-        """Names of what may be asked beside the budget and the devices."""
+        """Return the names of the options in addition to the budget and the devices."""
         return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count", "exactly", "speed"}
 
     @classmethod
     def check(cls, cache_bytes: CacheBytes | None, devices: Devices | None = None, **options: Any) -> Request:
-        """A request from a user's words.
+        """Return a request from a user's options.
 
         Args:
             cache_bytes: the bytes of one device, or of each in their order; None: the smallest for the ``devices``.
@@ -112,8 +112,8 @@ class Request:
             options: the other attributes.
 
         Raises:
-            PartitionError: a size that is none, or an option or a choice that does not exist or contradicts another; it
-                names the way out.
+            PartitionError: a size cannot be read, or an option or a choice does not exist or contradicts another; the
+                message names the way out.
         """
         unknown = set(options) - cls.options()
         if unknown:
@@ -140,7 +140,7 @@ class Request:
 
 
 def _devices(devices: Devices | None) -> tuple[tuple[str, ...], int]:
-    """Names, and how many."""
+    """Return the device names and their count."""
     if devices is None:
         return (), 0
     if isinstance(devices, int):
@@ -156,12 +156,12 @@ def _devices(devices: Devices | None) -> tuple[tuple[str, ...], int]:
 
 
 def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tuple[int, ...]]:
-    """The budget of all devices (or the largest), and the list where they differ."""
+    """Return the budget of all devices, or of the largest, and each device's budget if ``cache_bytes`` is a list."""
     if cache_bytes is None:
         if not count:
             raise PartitionError(
                 'say how large one device is (cache_bytes="6MiB"), or with devices= how many there are: then the '
-                "smallest size that does is found"
+                "smallest size that suffices is found"
             )
         return None, ()
     if isinstance(cache_bytes, str) or not isinstance(cache_bytes, Sequence):
@@ -177,14 +177,14 @@ def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tu
 
 
 def _speed(request: Request, cache_bytes: CacheBytes | None) -> Roofline:
-    """The speed of the devices of a time objective."""
+    """Return the roofline of the devices of a time objective."""
     for name, other in (("max_slack", None), ("footprint", "peak")):
         if getattr(request, name) != other:
-            raise PartitionError(f"objective={request.objective!r} goes by time alone; leave {name}= out")
+            raise PartitionError(f"objective={request.objective!r} minimises time alone; leave {name}= out")
     if request.on_shortage == "wrap":
         raise PartitionError(
-            f'objective={request.objective!r} places one partition a device; leave on_shortage="wrap" out: what is too '
-            "much for the devices is weighed by the time that it takes"
+            f'objective={request.objective!r} places one partition on each device; leave on_shortage="wrap" out: a '
+            "partition too large for its device counts with the time that its spill takes"
         )
     if not (isinstance(cache_bytes, str) and cache_bytes.strip()[:1].isalpha()):
         given = "no size" if cache_bytes in (None, NO_BUDGET) else repr(cache_bytes)
@@ -212,5 +212,5 @@ def _check_choices(request: Request) -> None:
     is_share = isinstance(slack, (int, float)) and (0 <= slack <= sys.float_info.max or slack == math.inf)
     if slack is not None and not is_share:
         raise PartitionError(
-            f"max_slack={shown(slack)} is no share of the smallest maximum; 0.05 allows five percent more"
+            f"max_slack={shown(slack)} is not a share of the smallest maximum; 0.05 allows five percent more"
         )

@@ -1,8 +1,8 @@
-"""A plan as JSON without loss, as ``plan_schema.json`` has it; `json_reader` is the way back.
+"""Write a plan as JSON without loss, in the form of ``plan_schema.json``; `json_reader` reads it back.
 
-Sizes are text, and symbols keep their assumptions. What follows from the rest (``num_partitions``, ``max_bytes``,
-``cut_bytes``, a partition's ``symbolic["total"]``) is written for readers: a file in which it contradicts the rest is
-refused, and nothing else reads it.
+Sizes are text, and symbols keep their assumptions. Numbers that follow from others (``num_partitions``, ``max_bytes``,
+``cut_bytes``, a partition's ``symbolic["total"]``) are written for human readers. The reader only checks that they
+agree with the rest.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ANY_SLACK = "any"
 
 
 def plan_to_dict(plan: Mapping[str, Any], *, num_partitions: int, max_bytes: int, cut_bytes: int) -> dict[str, Any]:
-    """What JSON can hold of a plan, which is all of it.
+    """Return all fields of a plan as JSON can hold them.
 
     Args:
-        plan: its fields by name.
-        num_partitions, max_bytes, cut_bytes: what follows from them, for readers.
+        plan: the fields by name.
+        num_partitions, max_bytes, cut_bytes: numbers that follow from the fields, for readers.
     """
     return {
         "version": VERSION,
@@ -73,7 +73,7 @@ def _shallow(record: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in result.items()}
 
 
-# What a partition has as text, under "symbolic".
+# The fields of a partition that are text under "symbolic".
 SYMBOLIC = ("weight", "state", "moments")
 
 

@@ -1,8 +1,9 @@
-"""Boundaries for a time objective: partitions within the budget where there are devices enough, and the least time.
+"""Place boundaries for a time objective: the least time, with partitions within the budget if there are enough devices.
 
-What a kernel of compiled code touches depends on where the boundaries are. So the planner begins with boundaries placed
-by bytes, counts what each atom does under them, places them anew by time, counts again, a few times; of all that it has
-seen it takes the fastest, each by what it does under its own boundaries. It is never slower than the plan by bytes.
+The bytes that a compiled kernel touches depend on the boundaries. So the planner starts from boundaries that minimise
+bytes, counts the work of each atom under them, places the boundaries again to minimise time, and repeats this a few
+times. The result is the fastest placement seen, each timed with the work under its own boundaries. It is never slower
+than the placement that minimises bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _ROUNDS = 4
 
 
 def place_by_time(problem: Problem, request: Request) -> Placement:
-    """Place the boundaries of a problem by the speed of its devices, in the order of the trace.
+    """Place the boundaries of a problem by the speed of its devices, in trace order.
 
-    Where fewer devices are given than the budget needs, no partition is too large: times say what spilling costs.
+    With fewer devices than the budget needs, partitions may exceed the budget, and their times include the spill.
 
     Raises:
-        PartitionError: devices are short and ``on_shortage="error"``, or they have no memory to spill to.
+        PartitionError: there are too few devices and ``on_shortage="error"``, or they have no memory to spill to.
     """
     speed, budget = request.speed, request.budget
     assert speed is not None and budget is not None
@@ -56,7 +57,7 @@ def place_by_time(problem: Problem, request: Request) -> Placement:
         found = tuple(placed.boundaries)
     best = min(seen, key=lambda each: seen[each])
     boundaries, seconds = list(best), seen[best]
-    what = {
+    timed = {
         "throughput": "The slowest partition or hop takes",
         "latency": "All partitions and hops, one after another, take",
     }
@@ -65,5 +66,5 @@ def place_by_time(problem: Problem, request: Request) -> Placement:
         list(range(len(boundaries) - 1)),
         budget,
         certify(problem.chain, boundaries, budget),
-        note=f"{what[request.objective]} {format_seconds(seconds)} by the record of {speed.name}.",
+        note=f"{timed[request.objective]} {format_seconds(seconds)} by the record of {speed.name}.",
     )

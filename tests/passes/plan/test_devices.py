@@ -1,4 +1,4 @@
-"""Objectives and devices of a whole plan: the numbers of a model, straight through `fx_partition.plan`."""
+"""Objectives and devices of a whole plan: the figures of a model, by `fx_partition.plan`."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def test_copies_go_only_where_they_fit() -> None:
         ({"cache_bytes": []}, "empty list"),
         ({"cache_bytes": ["1MiB", "much"]}, "'much' is not a size"),
         ({"cache_bytes": ["1MiB", "2MiB"], "devices": 3}, "sizes of 2 devices, and devices= says 3"),
-        ({"max_slack": -0.1}, "max_slack=-0.1 is no share"),
-        ({"max_slack": math.nan}, "max_slack=nan is no share"),
+        ({"max_slack": -0.1}, "max_slack=-0.1 is not a share"),
+        ({"max_slack": math.nan}, "max_slack=nan is not a share"),
         ({"algorithm": "greedy", "objective": "traffic"}, "follows no objective"),
         ({"algorithm": "greedy", "max_slack": 0.1}, "follows no objective"),
         ({"replicate": True}, "replicate=True needs devices"),

@@ -26,13 +26,13 @@ def test_fused_plans_of_models_hold(name: str) -> None:
             assert find_faults(captured, plan) == []
             assert Plan.from_json(plan.to_json()) == plan and not plan.tradeoffs
             assert plan.spill_bytes == sum(max(0, p.total_bytes - whole // share) for p in plan.partitions)
-            if "devices" not in options and name != "mobilenetv2":  # its convolutions need more once they are cut off
+            if "devices" not in options and name != "mobilenetv2":  # across a boundary its convolutions need more
                 spilled = [p for p in plan.partitions if p.spill_bytes]
                 assert all(any(set(p.nodes) <= set(o.nodes) for o in plan.oversize) for p in spilled), name
 
 
 class Pointwise(nn.Module):
-    """Two linear layers around a chain of pointwise operators that eager keeps three results of at a time."""
+    """Two linear layers around pointwise operators, of which eager holds three results at a time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plans from files that anyone may have written: read as they were written, or refused with the name of the field."""
+"""Plans from untrusted files are read back equal, or refused with the name of the field."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def data_of(name: str) -> dict[str, Any]:
 
 
 def changed(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
-    """A copy with another value at a place; `GONE` takes it away."""
+    """Return a copy with another value at a path; `GONE` removes it."""
     result = copy.deepcopy(data)
     here = result
     for key in path[:-1]:
@@ -84,7 +84,7 @@ def changed(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
 
 
 def paths(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Of every value in JSON data, leaves and containers."""
+    """Yield the path of every value in JSON data, leaves and containers."""
     if path:
         yield path
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
@@ -107,7 +107,7 @@ NASTY = [
 
 
 def use(plan: Plan, program: torch.export.ExportedProgram) -> None:
-    """All that takes a plan and does not compile it."""
+    """Call everything that reads a plan and does not compile it."""
     for format in ("text", "markdown", "json"):
         fx_partition.report(plan, format)
     assert Plan.from_json(plan.to_json()) == plan

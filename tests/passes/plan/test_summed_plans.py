@@ -52,7 +52,7 @@ def test_layers_of_one_size_go_into_partitions_as_the_paper_packs_them(algorithm
 
 
 def layer_sizes(facts: GraphMemory) -> list[tuple[dict[int, int], int]]:
-    """For each step the bytes that it reads of each weight, and what it makes and allocates."""
+    """Return, for each step, the bytes that it reads of each weight, and the bytes that it makes and allocates."""
     numbers = facts.symbols.bind()
     made = [0] * len(facts.steps)
     for value in facts.values:
@@ -66,7 +66,7 @@ def layer_sizes(facts: GraphMemory) -> list[tuple[dict[int, int], int]]:
 
 
 def added_up(facts: GraphMemory, names: tuple[str, ...]) -> int:
-    """The size of a partition: each weight at most once whole, everything else of each step."""
+    """Return the size of a partition: each weight once at most, everything else of each step."""
     sizes = dict(zip((step.node for step in facts.steps), layer_sizes(facts), strict=True))
     numbers = facts.symbols.bind()
     weights: dict[int, int] = {}
@@ -97,7 +97,7 @@ def test_partitions_of_models_are_sums_of_their_steps(name: str, algorithm: str)
 
 
 def test_no_boundaries_are_better() -> None:
-    """Against all boundaries of a small graph: fewest partitions, then the smallest maximum."""
+    """Compare with all boundaries of a small graph: fewest partitions, then the smallest maximum."""
 
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -167,7 +167,7 @@ def test_with_too_few_devices_spilling_is_weighed_by_its_time() -> None:
         (None, {"devices": 2}, "needs to know how fast a device is"),
         ("EdgeTPU", {"footprint": "fused"}, "leave footprint= out"),
         ("EdgeTPU", {"max_slack": 0.1}, "leave max_slack= out"),
-        ("EdgeTPU", {"on_shortage": "wrap", "devices": 1}, "one partition a device"),
+        ("EdgeTPU", {"on_shortage": "wrap", "devices": 1}, "one partition on each device"),
         ("EdgeTPU", {"algorithm": "greedy"}, "follows no objective"),
         ("EgdeTPU", {}, "EdgeTPU"),
     ],
