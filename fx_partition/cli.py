@@ -1,6 +1,6 @@
 """The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `simulate`; `devices`, `probe`.
 
-Exit codes: 0; 2 with one line on standard error that names the thing and the way out; 130 after Ctrl-C.
+Exit codes: 0; 2 with one line on standard error that names the fault and the way out; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .report.probe_plot import check_plot, plot_probe
 from .report.proof_sections import why
 from .report.text import to_text
 
-# An error names so many reasons; the rest are counted.
+# The most faults of a plan that an error names; the others are counted.
 _SHOWN = 8
 _SUFFIXES = {".json": "json", ".md": "markdown"}
 
@@ -64,24 +64,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             write(answer, args.output, "-o")
     except ValueError as error:
         line = f"fx-partition: error: {' '.join(str(error).split())}"
-        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # a name of a file may be no text
+        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # a file name may not be valid text
         return 2
     except KeyboardInterrupt:
-        return 130  # as shells count an end by Ctrl-C
+        return 130  # what shells return after Ctrl-C
     return 0
 
 
 def _print(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # who reads has seen enough, as in `fx-partition devices | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at the end
+    except BrokenPipeError:  # the reader has closed the pipe, as in `fx-partition devices | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes at exit, and fails again
     except OSError as error:
         raise ValueError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """See that what is asked for can be written before it is made."""
+    """Raise an error if a file to write cannot be written, before the work whose result it is for."""
     read = [Path(path) for name in ("model", "plan") if (path := getattr(args, name, None)) is not None]
     written = [("-o", args.output), ("--trace", getattr(args, "trace", None)), ("--plot", getattr(args, "plot", None))]
     taken: dict[Path, str] = {}
@@ -105,14 +105,14 @@ def _answer(args: argparse.Namespace) -> str:
             plot_probe(found, args.plot)
         return written(lambda: probe_document(found), lambda: probe_json(found), _format(args))
     if args.command == "simulate":
-        asked = simulation.Asked.of(args)
-        return simulation.answer(read_plan(args.plan), load_program(args.model, args.modules), asked, _format(args))
+        options = simulation.SimulateOptions.of(args)
+        return simulation.answer(read_plan(args.plan), load_program(args.model, args.modules), options, _format(args))
     plan = read_plan(args.plan)
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
 
 def _explained(plan: Plan, args: argparse.Namespace) -> str:
-    """The proofs in words, and whether they hold for the model, if one is named."""
+    """Return the proofs in words; if a model is named, check the plan against it first."""
     checked = "As the plan says; --model MODEL.pt2 checks it."
     if args.model is not None:
         reasons = verify(plan, load_program(args.model, args.modules))
@@ -125,7 +125,7 @@ def _explained(plan: Plan, args: argparse.Namespace) -> str:
 
 
 def _what_was_checked(plan: Plan) -> str:
-    """What `verify` has computed again, and what it has not."""
+    """Return what `verify` computed again and what it did not, as the subject and verb of a sentence."""
     if plan.footprint == "fused":
         return "every figure, with the kernels that inductor is expected to make, was computed again"
     counted = plan.certificate.exhaustive or plan.certificate.orders_tried == 1
@@ -134,7 +134,7 @@ def _what_was_checked(plan: Plan) -> str:
 
 
 def _listed(args: argparse.Namespace) -> str:
-    """The records of devices, or one."""
+    """Return the records of all devices, or of one."""
     if args.name is not None:
         found = find_device(args.name)
         return written(lambda: device_document(found), lambda: json.dumps(device_dict(found), indent=2), _format(args))
@@ -164,24 +164,27 @@ def _parser() -> _Parser:
     plan.add_argument("--algorithm", choices=ALGORITHMS, default="dp")
     plan.add_argument(
         "--objective", choices=OBJECTIVES, default="balanced",
-        help="what comes after the fewest partitions; or time, on a device that --cache names",
+        help="what to minimise after the number of partitions; or time, on a device that --cache names",
     )  # fmt: skip
     plan.add_argument(
-        "--max-slack", metavar="SHARE", help="how much larger the largest may be to cut fewer bytes: 0.05"
+        "--max-slack", metavar="SHARE",
+        help="how much larger the largest partition may be than the smallest possible, to cut fewer bytes: 0.05",
     )
     plan.add_argument(
-        "--devices", metavar="N|NAMES", help="how many devices there are, or their names (cuda:0,cuda:1)"
+        "--devices", metavar="N|NAMES", help="the number of devices, or their names (cuda:0,cuda:1)"
     )
     plan.add_argument(
-        "--on-shortage", choices=ON_SHORTAGE, default="balance", help="if there are fewer devices than needed"
+        "--on-shortage", choices=ON_SHORTAGE, default="balance", help="what to do with fewer devices than needed"
     )
     plan.add_argument(
-        "--oversize", choices=OVERSIZE, default="stream", help="if an operator is larger than the cache"
+        "--oversize", choices=OVERSIZE, default="stream", help="what to do with an operator larger than the cache"
     )
-    plan.add_argument("--order", choices=ORDERS, default="search", help="whether other orders of the nodes are tried")
-    how = "the peak of eager, the sum of all layers, or the peak of compiled code"
+    plan.add_argument("--order", choices=ORDERS, default="search", help="whether to try other orders of the nodes")
+    how = "what to count: the peak of eager mode, the sum of all layers, or the peak of compiled code"
     plan.add_argument("--footprint", choices=FOOTPRINTS, default="peak", help=how)
-    plan.add_argument("--replicate", action="store_true", help="devices that are left over take copies")
+    plan.add_argument(
+        "--replicate", action="store_true", help="put copies of the largest partitions on devices that are left over"
+    )
 
     report = commands.add_parser("report", help="report on a saved plan")
     report.add_argument(
@@ -195,20 +198,20 @@ def _parser() -> _Parser:
         help=f"check every figure and both proofs against the model; {TRUST}",
     )  # fmt: skip
 
-    simulate = commands.add_parser("simulate", help="what a saved plan would take on a device, by its record")
+    simulate = commands.add_parser("simulate", help="estimate the time of a saved plan on a device, by its record")
     simulation.add_options(simulate, TRUST)
 
-    listing = commands.add_parser("devices", help="list what is known of devices, and what this machine has")
+    listing = commands.add_parser("devices", help="list the records of devices, and the devices of this machine")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
 
     measure = commands.add_parser("probe", help="measure the caches of this machine's CPU, for devices and auto")
-    measure.add_argument("--seconds", default="10", help="about how long it may take, 0 to 3600 (10)")
-    measure.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here too: FILE.png or FILE.svg")
+    measure.add_argument("--seconds", default="10", help="about how long to measure, 0 to 3600 (10)")
+    measure.add_argument("--plot", type=Path, metavar="FILE", help="also write a plot to FILE.png or FILE.svg")
 
     for command in (plan, why, simulate):
         command.add_argument(
             "--import", dest="modules", action="append", default=[], metavar="MODULE",
-            help="import this before MODEL.pt2 is loaded: it registers types or operators that the model is made of "
+            help="import this module before loading MODEL.pt2: it registers types or operators that the model uses "
             "(transformers.modeling_outputs); may be repeated",
         )  # fmt: skip
     for command in (plan, report, why, simulate, listing, measure):
@@ -217,7 +220,7 @@ def _parser() -> _Parser:
             formats.add_argument("--json", dest="format", action="store_const", const="json")
         formats.add_argument("--markdown", dest="format", action="store_const", const="markdown")
         command.add_argument(
-            "-o", "--output", type=Path, metavar="FILE", help="write here; the suffix sets the format"
+            "-o", "--output", type=Path, metavar="FILE", help="write to this file; its suffix sets the format"
         )
     return parser
 

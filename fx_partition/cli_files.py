@@ -1,4 +1,4 @@
-"""The files that commands read: exported programs and plans. What is wrong with one is an error in one line."""
+"""Read the files of commands: exported programs and plans. A bad file raises an error of one line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ TRUST = "loading one may run code that it holds, so name only files that you tru
 
 
 def load_program(path: Path, modules: Sequence[str] = ()) -> torch.export.ExportedProgram:
-    """Load what ``torch.export.save`` wrote.
+    """Load a program that ``torch.export.save`` wrote.
 
     Args:
-        modules: to import before, for the types and operators that the program is made of.
+        path: the file.
+        modules: modules to import first, because they register types and operators that the program uses.
 
     Raises:
-        ValueError: no such file or module, or torch cannot load it; it says why.
+        ValueError: there is no such file or module, or torch cannot load the file; the message says why.
     """
     check_file(path)
     for module in modules:
@@ -34,7 +35,7 @@ def load_program(path: Path, modules: Sequence[str] = ()) -> torch.export.Export
     try:
         with _logged_exceptions(logged):
             return torch.export.load(path)
-    except Exception as error:  # a file that is no program fails in many ways, none of them documented
+    except Exception as error:  # torch does not document the errors that a bad file raises
         reason = _reason(logged[0] if logged else error)
         ways_out = 'save one with torch.export.save(program, "MODEL.pt2")'
         if zipfile.is_zipfile(path):
@@ -48,29 +49,29 @@ def read_plan(path: Path) -> Plan:
     """Read a plan that was saved as JSON.
 
     Raises:
-        ValueError: no such file, or no plan.
+        ValueError: there is no such file, or it does not hold a plan.
     """
     check_file(path)
     try:
         return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: no text, no JSON, or JSON that is no plan
+    except (OSError, ValueError) as error:  # ValueError: not text, not JSON, or not a plan
         raise ValueError(
             f"{path}: {error}; save a plan with `fx-partition plan MODEL.pt2 --cache SIZE -o PLAN.json`"
         ) from error
 
 
 def check_file(path: Path) -> None:
-    """Refuse a name that is not a file's.
+    """Raise an error if a path does not name a file.
 
     Raises:
-        ValueError: it says what the name is instead.
+        ValueError: the message says what the path is instead.
     """
     try:
         if path.is_file():
             return
         what = "a folder" if path.is_dir() else "not a file" if path.exists() else "missing"
     except OSError as error:
-        what = f"no file's name ({error.strerror})"
+        what = f"not a valid file name ({error.strerror})"
     raise ValueError(f"{path} is {what}; name a file that exists")
 
 
@@ -82,13 +83,13 @@ def _import(module: str) -> None:
 
 
 def _module_of(reason: str) -> str:
-    """The module of the type that torch does not know, by its words; if it does not say so, a word for any."""
+    """Return the module of the type that torch could not find, from its message; "MODULE" if the message has none."""
     named = re.search(r"Deserializing ([\w.]+)\.\w+ in pytree", reason)
     return named[1] if named else "MODULE"
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says, and where others led to it the first of them: its type, and its first sentence."""
+    """Return the type and the first sentence of an exception, or of the one that first caused it."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     sentence = str(error).split("\n")[0].split(". ")[0].rstrip(".")
@@ -97,9 +98,9 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _logged_exceptions(found: list[BaseException]) -> Iterator[None]:
-    """Keep the exceptions that torch.export logs, of each format that it tries, instead of printing them.
+    """Collect the exceptions that torch.export logs instead of printing them.
 
-    It raises another one in the end, which says to look there.
+    It logs one for each format that it tries, and then raises another that only refers to the log.
     """
 
     def keep(record: logging.LogRecord) -> bool:

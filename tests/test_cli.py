@@ -145,7 +145,7 @@ def test_a_bad_plan_is_one_line_and_exit_2(exported: str, tmp_path: Path, capsys
     for name, content in files.items():
         path = tmp_path / "plan.json"
         path.write_bytes(content)
-        readable = name in ("backwards", "another graph")  # what only the model shows
+        readable = name in ("backwards", "another graph")  # faults that only the model shows
         commands = {
             "report": [], "why": [], "why checked": ["--model", exported],
             "simulate": ["--model", exported, "--device", "H100-SXM"],

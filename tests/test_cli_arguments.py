@@ -1,4 +1,4 @@
-"""Arguments of the command line that are wrong: one line on standard error, exit code 2, before any work is done."""
+"""Wrong arguments of the command line: one line on standard error, exit code 2, before any work is done."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No command leaves anything behind."""
+    """Assert that no command leaves a file behind."""
     monkeypatch.chdir(folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "loop"}
     yield
@@ -56,7 +56,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command says."""
+    """Return the single line that a command prints to standard error."""
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("fx-partition: error: ") and err.endswith("\n") and err.count("\n") == 1
@@ -275,7 +275,7 @@ def test_a_program_of_a_package_s_operators_says_what_it_lacks(
 def test_a_program_of_a_package_s_types_says_which_module_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In another process, as torch forgets no type that it has met."""
+    """In another process, because torch keeps every type that it has registered."""
     (tmp_path / "fx_partition_cli_types.py").write_text(TYPES)
     (tmp_path / "export.py").write_text(EXPORT)
     subprocess.run([sys.executable, "export.py"], cwd=tmp_path, check=True)

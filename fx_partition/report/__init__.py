@@ -1,8 +1,8 @@
-"""Report: plans, devices and probes for readers, as text, Markdown or JSON.
+"""Report: describe plans, devices and probes as text, Markdown or JSON.
 
-In: a plan, a split or compiled model (`compiled_plans` knows its plans), device records, or a probe. Out: text. A
-`document.Document` is what a report says before it is laid out; `text` and `markdown` lay it out, `output` writes it.
-`plan_document` is a plan as a document: a headline, the table of partitions, the proof, other shapes.
+In: a plan, a split or compiled model (`compiled_plans` finds its plans), device records, or a probe. Out: text. A
+`document.Document` is the contents of a report without a layout; `text` and `markdown` lay it out, `output` writes it.
+`plan_document` makes the document of a plan: a headline, the table of partitions, the proof, other shapes.
 """
 
 from .api import render, report

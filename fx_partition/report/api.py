@@ -1,4 +1,4 @@
-"""The two ways in: `render` a plan, `report` on whatever has plans."""
+"""The public functions of reports: `render` one plan, `report` on a plan or on a model with plans."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .plan_document import contents
 
 
 def render(plan: Plan, format: str = "text") -> str:
-    """One plan for a reader.
+    """Return one plan as text.
 
     Args:
-        plan: what to show.
-        format: "text" for a terminal, "markdown", or "json": ``plan.to_json()``, to read back.
+        plan: the plan.
+        format: "text" for a terminal, "markdown", or "json": ``plan.to_json()``, which can be read back.
 
     Raises:
-        ValueError: an unknown format; it names those that there are.
+        ValueError: the format is unknown; the message lists the formats.
 
     Example::
 
@@ -33,16 +33,16 @@ def render(plan: Plan, format: str = "text") -> str:
 
 
 def report(x: Any, format: str = "text") -> str:
-    """What the plans of ``x`` say: how many devices, what is on each, what does not fit, and why.
+    """Return a report on the plans of ``x``: the devices, the contents of each, the parts that do not fit, and why.
 
     Args:
         x: a Plan; a module that ``fx_partition.split`` returned; or a model that was compiled with
-            ``backend="l2partition"``, itself or what torch.compile returned. A compiled function has no
-            parameters to know its graphs by, and stands for all graphs that are alive.
-        format: as for `render`. JSON of several graphs: ``{"graphs": [...], "weight_bytes": {device: bytes}}``.
+            ``backend="l2partition"``, itself or the result of torch.compile. A compiled function has no parameters to
+            find its graphs by, so the report has all compiled graphs.
+        format: as for `render`. JSON of several graphs is ``{"graphs": [...], "weight_bytes": {device: bytes}}``.
 
     Raises:
-        ValueError: an unknown format, or a model without a plan; it names the way out.
+        ValueError: the format is unknown, or the model has no plan; the message names the way out.
         TypeError: ``x`` is none of these.
 
     Example::
@@ -79,7 +79,7 @@ def _several(plans: Sequence[Plan], format: str) -> str:
 
 
 def _weights_by_device(plans: Sequence[Plan]) -> dict[str, int]:
-    """Bytes of weights on each device, summed over plans; without named devices, partition i is stage i's."""
+    """Return the bytes of weights on each device over all plans; without named devices, partition i is on "stage i"."""
     sums: dict[str, int] = {}
     for partition in (partition for plan in plans for partition in plan.partitions):
         device = partition.device or f"stage {partition.index}"

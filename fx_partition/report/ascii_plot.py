@@ -1,4 +1,4 @@
-"""A plot in plain characters: dots over a logarithmic axis, and marks at places of that axis."""
+"""Draw a plot in plain characters: dots over a logarithmic axis, and vertical lines at marked positions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from fx_partition.common.units import format_bytes
 
-# Columns and rows of the area that dots are in; with labels at its left a line has at most 90 characters.
+# Columns and rows of the plot area; with the labels at its left a line has at most 90 characters.
 _WIDTH, _HEIGHT = 80, 15
 _MARGIN = 8
-_STEPS = 3  # labels on the vertical axis, beside 0
+_STEPS = 3  # labels on the vertical axis, in addition to 0
 _ROUND = (1.2, 1.5, 1.8, 2.4, 3, 4.5, 6, 7.5, 9, 12)
-_OCTAVES = 2  # between two labels of the horizontal axis
+_OCTAVES = 2  # octaves between two labels of the horizontal axis
 
 
 class Mark(NamedTuple):
-    """A place on the horizontal axis, in bytes; ``line`` is the character that it is drawn with."""
+    """A position on the horizontal axis, in bytes; ``line`` is the character to draw it with."""
 
     size: float
     label: str
@@ -25,11 +25,11 @@ class Mark(NamedTuple):
 
 
 def draw(points: Sequence[tuple[float, float]], marks: Iterable[Mark]) -> tuple[str, ...]:
-    """Lines of text, of at most 100 characters.
+    """Return the lines of a plot, each of at most 100 characters.
 
     Args:
-        points: (bytes, value), ascending in the first, at least two; the vertical axis begins at 0.
-        marks: each is a vertical line below its label; one outside of the points is left out.
+        points: (bytes, value), ascending in bytes, at least two; the vertical axis begins at 0.
+        marks: each becomes a vertical line below its label; marks outside the range of the points are left out.
     """
     low, high = math.log2(points[0][0]), math.log2(points[-1][0])
 
@@ -62,6 +62,6 @@ def draw(points: Sequence[tuple[float, float]], marks: Iterable[Mark]) -> tuple[
 
 
 def _round_up(value: float) -> float:
-    """The next number of which a third is short: ``_round_up(116.3) == 120``."""
+    """Return the next number of which a third is a short number: ``_round_up(116.3) == 120``."""
     scale = 10.0 ** math.floor(math.log10(value))
     return scale * next(number for number in _ROUND if number * scale >= value)

@@ -1,4 +1,4 @@
-"""The plans of graphs that are compiled and alive, so that a report can be asked of the model."""
+"""Keep the plans of compiled graphs, so that a report can find the plans of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fx_partition.passes.plan.plan import Plan
 
 
 class PlannedGraph:
-    """A compiled graph: its plan, and the weights that tell whose graph it is."""
+    """A compiled graph: its plan, and the weights that tell which model it is from."""
 
     def __init__(self, plan: Plan, weights: Iterable[torch.Tensor]) -> None:
         self.plan = plan
@@ -27,20 +27,22 @@ _LIVE: weakref.WeakKeyDictionary[Callable[..., Any], PlannedGraph] = weakref.Wea
 
 
 def register(function: Callable[..., Any], graph: PlannedGraph) -> None:
-    """Remember a graph as long as its compiled function lives."""
+    """Keep the plan of a graph as long as its compiled function lives."""
     _LIVE[function] = graph
 
 
 def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[PlannedGraph]:
-    """Return the graphs of a model that ``backend="l2partition"`` has compiled and that are alive, oldest first.
+    """Return the graphs of a model that ``backend="l2partition"`` has compiled, oldest first.
+
+    A graph is in the list as long as its compiled function exists.
 
     Args:
-        model: the model, or what torch.compile returned for it. A compiled function has no parameters to know its
-            graphs by, and stands for all graphs that are alive.
+        model: the model, or the result of torch.compile for it. A compiled function has no parameters to find its
+            graphs by, so all compiled graphs are returned.
 
     Returns:
-        One object a graph with ``.plan``, ``.stages`` (empty where it runs as one partition) and ``.rows`` (of the
-        largest microbatch; None where the batch runs whole).
+        One object for each graph, with ``.plan``, ``.stages`` (empty where it runs as one partition) and ``.rows`` (of
+        the largest microbatch; None where the batch runs whole).
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Device records for readers: all of them and what this machine has, or every figure of one."""
+"""Describe device records: all of them and this machine's devices, or every figure of one."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _SHOWN = {
     "memory_bandwidth": "off-chip GB/s", "peak_flops": "peak TFLOP/s",
 }  # fmt: skip
 _FIGURE_HEADERS = ("figure", "value", "confidence", "source")
-# Working sets over nominal on-chip bytes, for which the rate of hits is listed.
+# Working sets, as shares of the nominal on-chip bytes, for which the hit rate is listed.
 _SHARES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 _CAUTION = (
-    "Usable bytes are what a working set can have and still be held; a name stands for them wherever a size is asked "
-    "for (`--cache H100-SXM`). `fx-partition devices NAME` says where each figure comes from."
+    "Usable bytes are the largest working set that the device still holds; a name stands for them wherever a size is "
+    "asked for (`--cache H100-SXM`). `fx-partition devices NAME` says where each figure comes from."
 )
 
 
 def devices_json(records: Sequence[Device], here: Sequence[Device]) -> str:
-    """Both lists as JSON: ``{"here": [...], "records": [...]}``, every record as `device_dict` gives it."""
+    """Return both lists as JSON: ``{"here": [...], "records": [...]}``, every record as `device_dict` returns it."""
     return json.dumps({"here": list(map(device_dict, here)), "records": list(map(device_dict, records))}, indent=2)
 
 
 def device_dict(device: Device) -> dict[str, Any]:
-    """A record as JSON has it: bytes, bytes/s, FLOP/s and seconds; figures with value, source and confidence."""
+    """Return a record as JSON data in bytes, bytes/s, FLOP/s and seconds; figures have value, source and confidence."""
     fields = {name: value for name, value in vars(device).items() if name != "figures"}
     return {**fields, "figures": {name: vars(figure) for name, figure in device.figures.items()}}
 
 
 def devices_document(records: Sequence[Device], here: Sequence[Device]) -> Document:
-    """A table of what this machine has, and one of the records."""
+    """Return a document with a table of this machine's devices and one of all records."""
     return Document(
         f"This machine has {', '.join(f'{format_bytes(d.usable_bytes)} usable in {d.name}' for d in here)}.",
         (
@@ -49,7 +49,7 @@ def devices_document(records: Sequence[Device], here: Sequence[Device]) -> Docum
 
 
 def device_document(device: Device) -> Document:
-    """Every figure of one record, with its source."""
+    """Return a document with every figure of one record and its source."""
     rows = tuple(
         (name, _value(name, figure.value), figure.confidence, figure.source) for name, figure in device.figures.items()
     )
@@ -67,7 +67,7 @@ def device_document(device: Device) -> Document:
 
 
 def device_table(found: Sequence[Device], with_alias: bool = False) -> Table:
-    """One row a device."""
+    """Return a table with one row for each device."""
     cells: list[tuple[str, bool, Callable[[Device], str]]] = [
         ("name", False, lambda d: code(d.name)),
         ("on-chip", True, lambda d: format_bytes(d.onchip_bytes)),
@@ -88,7 +88,7 @@ def device_table(found: Sequence[Device], with_alias: bool = False) -> Table:
 
 
 def _confidence(device: Device) -> str:
-    """Which of the figures shown are less than a measurement or the vendor's word; those of one kind together."""
+    """Return the confidence of the figures in a row; where some are estimated or inferred, only these, by kind."""
     kinds: dict[str, list[str]] = {}
     for name, label in _SHOWN.items():
         kinds.setdefault(device.figures[name].confidence, []).append(label)

@@ -1,6 +1,6 @@
-"""What a report says, before it is laid out: the text and the Markdown report are the same document.
+"""The contents of a report without a layout: the text and the Markdown report are the same document.
 
-Names and expressions of the graph stand between backticks (see `code`); Markdown keeps them, text drops them.
+Names and expressions of the graph are between backticks (see `code`); Markdown keeps the backticks, text drops them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# What the report lists of a kind before it says how many more there are; JSON has them all.
+# The most entries that a list of the report has before it says how many more there are; JSON has them all.
 MOST_POINTS = 8
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text. ``numeric`` columns are set to the right; ``totals`` is the last row, or empty."""
+    """Cells as text. ``numeric`` columns are aligned right; ``totals`` is the last row, or empty."""
 
     headers: tuple[str, ...]
     numeric: tuple[bool, ...]
@@ -24,9 +24,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A title, then a sentence, a drawing (lines of characters that stay as they are), a table and points.
+    """A title, then a sentence, a drawing (lines of characters that keep their layout), a table and points.
 
-    Each but the title may be missing.
+    All but the title may be missing.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report: the headline for a glance, the sections for a study, the closing line for a caution."""
+    """A report: a headline that sums it up, sections with the details, and a closing line with a caution."""
 
     headline: str
     sections: tuple[Section, ...]
@@ -46,17 +46,17 @@ class Document:
 
 
 def code(name: str) -> str:
-    """A name of the graph, marked as such: ``code("linear_1") == "`linear_1`"``."""
+    """Return a name of the graph between backticks: ``code("linear_1") == "`linear_1`"``."""
     return f"`{name}`"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """``count(1, "device") == "1 device"`` and ``count(3, "device") == "3 devices"``."""
+    """Return a number with its noun: ``count(1, "device") == "1 device"``, ``count(3, "device") == "3 devices"``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def shortened(points: Iterable[str], most: int = MOST_POINTS) -> tuple[str, ...]:
-    """The first ``most`` points, and a last one that says how many were left out."""
+    """Return the first ``most`` points, and a last one with the number of points left out."""
     found = tuple(points)
     left = len(found) - most
     return (*found[:most], f"(+{left} more)") if left > 0 else found

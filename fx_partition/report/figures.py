@@ -1,4 +1,4 @@
-"""Pictures that are written the same each time: matplotlib's SVG without what differs from run to run."""
+"""Save figures that are the same bytes each time: matplotlib's SVG without the parts that differ from run to run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as its suffix says; an SVG keeps its text as text, and has no date and no random names.
+    """Write a figure in the format of its suffix; an SVG keeps its text as text, and has no date and no random names.
 
     Raises:
         OSError: it cannot be written.

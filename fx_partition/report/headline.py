@@ -1,4 +1,4 @@
-"""The first sentences of a report: how many devices, of what size, and why; what does not fit comes first."""
+"""Write the first sentences of a report: the number of devices, their size, and why; what does not fit comes first."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .document import code, count
 
 
 def has_budget(plan: Plan) -> bool:
-    """Whether a budget was set; the backend plans with `request.NO_BUDGET` where none was."""
+    """Return whether a budget was set; without one the backend plans with `request.NO_BUDGET`."""
     return plan.budget_bytes != NO_BUDGET
 
 
 def is_short(plan: Plan) -> bool:
-    """Whether the devices named do not hold the graph, so that some exceed their budgets."""
+    """Return whether the devices do not hold the graph, so that some exceed their budgets."""
     used = plan.partitions[-1].slot + 1 if plan.device_budgets else plan.num_partitions
     return used < plan.certificate.min_partitions
 
 
 def sizes(plan: Plan) -> str:
-    """What one device holds: "6 MiB", or "4 MiB to 8 MiB" where they differ."""
+    """Return the size of one device: "6 MiB", or "4 MiB to 8 MiB" where devices differ."""
     least, most = min((plan.budget_bytes, *plan.device_budgets)), plan.budget_bytes
     return format_bytes(most) if least == most else f"{format_bytes(least)} to {format_bytes(most)}"
 
 
 def percent(part: int, whole: int) -> str:
-    """``percent(797696, 1048576) == "76.1%"``; of nothing, nothing is 0% and the rest is beyond."""
+    """Return a share in percent: ``percent(797696, 1048576) == "76.1%"``; of a whole of 0, "0.0%" or "inf%"."""
     return f"{100 * _ratio(part, whole):.1f}%"
 
 
@@ -39,7 +39,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def headline(plan: Plan) -> str:
-    """The plan in one to three sentences.
+    """Return the plan in one to three sentences.
 
     Example: "Needs 3 devices of 1 MiB: it holds 2.03 MiB, and the fullest device 779 KiB (74.3%). ..."
     """
@@ -60,9 +60,9 @@ def headline(plan: Plan) -> str:
 
 
 def _guess(plan: Plan) -> str:
-    """What all that follows hangs on, where a size is guessed."""
+    """Return the guessed sizes that the figures depend on, as a sentence; "" if none is guessed."""
     sizes = " and ".join(f"{name} = {number}" for name, number in plan.assumed.items())
-    return f"All of this is for {sizes}, a guess: only a run tells, and nothing bounds it." if sizes else ""
+    return f"All of this is for {sizes}, a guess: the size is known only at run time and has no bound." if sizes else ""
 
 
 def _smallest(plan: Plan) -> str:
@@ -72,7 +72,7 @@ def _smallest(plan: Plan) -> str:
 
 
 def _copies(plan: Plan) -> str:
-    """Which partitions have copies on the devices that were left over."""
+    """Return which partitions have copies on the devices that were left over, as a sentence."""
     copied = [f"{p.index} ({1 + len(p.replicas)} times)" for p in plan.partitions if p.replicas]
     return f"Devices that are left over hold copies of the largest partitions: {', '.join(copied)}." if copied else ""
 
@@ -96,7 +96,7 @@ def _fits(plan: Plan) -> str:
 
 
 def _fewer(plan: Plan) -> str:
-    """Why fewer devices do not do, which the fit of all of the model into the sum of them may seem to deny."""
+    """Return why fewer devices do not suffice, even where the total would fit into their sum."""
     runs = plan.certificate.witnesses
     if plan.device_budgets:
         return "Fewer from the front of the list do not hold it."
@@ -108,7 +108,7 @@ def _fewer(plan: Plan) -> str:
 
 
 def _in_turns(plan: Plan) -> str:
-    """Where partitions share a device, it holds one of them at a time."""
+    """Return which device runs the most partitions in turn and what it reloads; "" if no partitions share a device."""
     turns = Counter(p.device for p in plan.partitions)
     if not plan.devices or max(turns.values()) == 1:
         return ""

@@ -1,4 +1,4 @@
-"""A document as Markdown, for a pull request or a wiki."""
+"""Lay out a document as Markdown, for a pull request or a wiki."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .document import Document, Section, Table
 
 
 def to_markdown(document: Document) -> str:
-    """The document as GitHub-flavoured Markdown: sections, pipe tables, lists.
+    """Return the document as GitHub-flavoured Markdown: sections, pipe tables, lists.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""How anything is written: in one of three formats, to a file."""
+"""Write reports in one of three formats, and to files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ FORMATS = ("text", "markdown", "json")
 
 
 def written(document: Callable[[], Document], as_json: Callable[[], str], format: str) -> str:
-    """One of the two, whichever the format asks for; the other is not made.
+    """Return a report in the given format; only the document or the JSON that it needs is made.
 
     Args:
-        document: for a reader.
-        as_json: for a program.
+        document: makes the document for the text and Markdown formats.
+        as_json: makes the JSON text.
         format: "text" for a terminal, "markdown" or "json".
 
     Raises:
-        ValueError: an unknown format; it names those that there are.
+        ValueError: the format is unknown; the message lists the formats.
 
     Example::
 
@@ -39,15 +39,15 @@ def written(document: Callable[[], Document], as_json: Callable[[], str], format
 
 
 def check_place(path: Path, option: str, inputs: Sequence[Path] = ()) -> None:
-    """See, before the work whose result is written there, that a file can be written; nothing is changed.
+    """Raise an error if a file cannot be written, before the work whose result goes there; change nothing.
 
     Args:
-        path: where `write` is to write.
-        option: which names it, for the error.
-        inputs: files that are read, and must not be written over.
+        path: the file that `write` will write.
+        option: the command's option that names it, for the error.
+        inputs: files that the command reads and must not overwrite.
 
     Raises:
-        ValueError: it cannot; the way out is the option.
+        ValueError: the file cannot be written; the message names the option.
     """
     try:
         reason = _why_not(path, inputs)
@@ -61,7 +61,7 @@ def _why_not(path: Path, inputs: Sequence[Path]) -> str:
     if not path.name or path.is_dir():
         return "it is a folder"
     try:
-        path.stat()  # unlike exists(), it refuses a name that is too long
+        path.stat()  # unlike exists(), it raises an error for a name that is too long
     except FileNotFoundError:
         if not path.parent.is_dir():
             return f"there is no folder {path.parent}"
@@ -76,7 +76,7 @@ def write(text: str, path: Path, option: str) -> None:
     """Write a text to the file that an option of a command names.
 
     Raises:
-        ValueError: it cannot be written; the way out is the option.
+        ValueError: the file cannot be written; the message names the option.
     """
     try:
         path.write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of partitions: what each holds, what of its device is left, what crosses its borders."""
+"""Make the table of partitions: the bytes that each holds, the rest of its device, the bytes across its boundaries."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class _Column(NamedTuple):
 
 
 def partition_table(plan: Plan) -> Table:
-    """One row a partition and a row of totals; bytes in binary units.
+    """Return a table with a row for each partition and a row of totals; bytes in binary units.
 
-    Columns that say nothing are left out: devices where none were named, state where nothing is written, and what
-    depends on the budget where there is none.
+    Empty columns are left out: devices where none were named, state where nothing is written, and figures that depend
+    on the budget where there is none.
     """
 
     def left(partition: Partition) -> int:
@@ -68,7 +68,7 @@ def partition_table(plan: Plan) -> Table:
 
 
 def _copies(plan: Plan) -> Callable[[Partition], str]:
-    """Where the copies of a partition are: names of devices, or their places."""
+    """Return a function to the devices with copies of a partition: their names, or their numbers."""
     return lambda p: ", ".join(plan.devices[d] if plan.devices else str(d) for d in p.replicas)
 
 

@@ -1,4 +1,4 @@
-"""A probe as a picture, PNG or SVG, by matplotlib (the extra `plot`)."""
+"""Plot a probe as PNG or SVG, with matplotlib (the extra `plot`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SUFFIXES = (".png", ".svg")
 
 
 def check_plot(path: str | Path) -> None:
-    """Whether `plot_probe` could write there: to be known before the seconds that measuring takes.
+    """Raise an error if `plot_probe` cannot write to a path, so that a command fails before it measures.
 
     Raises:
-        ValueError: another suffix than .png or .svg, a folder that is not there, or matplotlib is missing.
+        ValueError: the suffix is not .png or .svg, the folder does not exist, or matplotlib is not installed.
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
@@ -35,11 +35,11 @@ def plot_probe(probe: Probe, path: str | Path) -> None:
     The same probe gives the same bytes of an SVG.
 
     Args:
-        probe: what `fx_partition.probe` returned.
-        path: of a file that ends in .png or .svg.
+        probe: the result of `fx_partition.probe`.
+        path: a file that ends in .png or .svg.
 
     Raises:
-        ValueError: as `check_plot` says, or the file cannot be written.
+        ValueError: as for `check_plot`, or the file cannot be written.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""The certificate in words: why no plan has fewer partitions, and why none has a smaller maximum."""
+"""Explain the certificate: why no plan has fewer partitions, and why none has a smaller maximum."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _UNPROVED = (
 
 _BY_TIME = {
     "throughput": (
-        "They were placed by time: the slowest partition or hop is as short as the planner could make it by its "
-        "estimates, in the order of the trace, on as many devices and within the budget where that is possible."
+        "They were placed by time: by the planner's estimates the slowest partition or hop is as short as possible, in "
+        "trace order, on these devices, and within the budget where there are enough of them."
     ),
     "latency": (
-        "They were placed by time: that of all partitions and hops, one after another, as the planner estimates it, in "
-        "the order of the trace."
+        "They were placed by time: by the planner's estimates all partitions and hops, one after another, take as "
+        "little as possible, in trace order."
     ),
 }
 
 
 def why(plan: Plan, checked: str = "") -> Document:
-    """The proofs alone; ``checked`` says against what they were checked."""
+    """Return a document with the proofs alone; ``checked`` is its closing line."""
     if not plan.partitions or not has_budget(plan):
         return Document(headline(plan), (), checked)
     return Document(headline(plan), proof_sections(plan), checked)
 
 
 def proof_sections(plan: Plan) -> tuple[Section, ...]:
-    """A section on the number of partitions, one on the maximum; the second ends with what was searched."""
+    """Return a section on the number of partitions, and one on the maximum that ends with the orders searched."""
     if plan.footprint == "fused":
         return (Section("No proof", _UNPROVED),)
     if plan.device_budgets:
@@ -56,7 +56,7 @@ def _fewest(plan: Plan) -> Section:
     least, budget = plan.certificate.min_partitions, format_bytes(plan.budget_bytes)
     title = f"Why not fewer than {count(least, 'partition')}"
     if least == 1:
-        return Section(title, "One is the least there is.")
+        return Section(title, "A plan has at least one.")
     more = plan.num_partitions - least
     lead = (
         f"Each of these runs exceeds the budget of {budget}, so every plan has a boundary inside it; no boundary lies "
@@ -68,18 +68,18 @@ def _fewest(plan: Plan) -> Section:
     ]
     if more > 0 and plan.objective not in TIMED:
         over.append(
-            f"(This plan has {more} more: of the orders searched, none whose partitions run in the order of the trace "
-            f"needs fewer.)"
+            f"(This plan has {more} more: of the orders searched, none needs fewer if the nodes of each partition run "
+            f"in trace order.)"
         )
     return Section(title, lead, points=shortened(over))
 
 
 def _fewest_devices(plan: Plan) -> Section:
-    """For devices of different sizes: where each must end."""
+    """Return the section on the number of devices, for devices of different sizes: where each of them must end."""
     least, budgets = plan.certificate.min_partitions, plan.device_budgets
     title = "Why they do not hold it" if is_short(plan) else f"Why not fewer than {count(least, 'device')}"
     if least == 1:
-        return Section(title, "One is the least there is.")
+        return Section(title, "A plan uses at least one.")
     lead = (
         "Each device begins at the earliest where the one before it must have ended, and cannot hold the run that "
         "follows:"
@@ -101,14 +101,14 @@ def _smallest(plan: Plan) -> Section:
 
 
 def _searched(plan: Plan) -> str:
-    """How far the proofs reach beyond the order in which the partitions run."""
+    """Return how far the proofs reach beyond the order in which the partitions run, as a sentence."""
     proof = plan.certificate
     if proof.exhaustive and proof.orders_tried == 1:
         return "No other order of the nodes can be better: what must run before what leaves no choice that matters."
     if proof.exhaustive:
         return (
             f"No other order of the nodes is better: all {proof.orders_tried} sets of nodes that may come first were "
-            f"searched, the nodes of a partition in the order of the trace."
+            f"searched, with the nodes of each partition in trace order."
         )
     if proof.fewest_over_all_orders == plan.num_partitions:
         return f"{_over_all_orders(plan)} Another order may have a smaller maximum: {proof.orders_tried} were searched."
@@ -118,16 +118,12 @@ def _searched(plan: Plan) -> str:
 
 
 def _over_all_orders(plan: Plan) -> str:
-    """Why no order has fewer partitions."""
-    proof = plan.certificate
-    moment, before, behind = proof.moment, proof.partitions_before, proof.partitions_behind
-    held = f"the weights and what is live behind {code(moment)} in the order of the trace" if moment else "the weights"
-    fewest = f"{count(plan.num_partitions, 'partition')}: the fewest over all orders, proved. Whatever runs first, "
-    if not before and not behind:
-        return f"{fewest}{held} fill at least so many."
+    """Return why no order has fewer partitions, as sentences."""
+    moment = plan.certificate.moment
+    held = f"the weights and the values live behind {code(moment)} in trace order" if moment else "the weights"
     return (
-        f"{fewest}at least {before} of them run before some nodes and {behind} behind, for what must run there does "
-        f"not fit beside them; of those nodes {held} fill at least {plan.num_partitions - before - behind}."
+        f"{count(plan.num_partitions, 'partition')}: the fewest over all orders, proved. Whatever runs first, "
+        f"{held} fill at least that many."
     )
 
 
@@ -135,7 +131,7 @@ def _bound(plan: Plan) -> list[str]:
     proof, k, regular = plan.certificate, plan.num_partitions, plan.regular_max_bytes
     bound = format_bytes(proof.max_bytes_lower_bound)
     if plan.device_budgets and is_short(plan):
-        return ["The devices are too small; what exceeds them is spread as evenly as can be."]
+        return ["The devices are too small; the largest excess over a device's budget is as small as possible."]
     if not regular:
         return ["There is no other partition."]
     if regular > proof.max_bytes_lower_bound:

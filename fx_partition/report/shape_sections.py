@@ -1,4 +1,4 @@
-"""What a symbolic plan says of other shapes: footprints as expressions, and the sizes up to which it still fits."""
+"""Describe a symbolic plan for other shapes: footprints as expressions, and the sizes up to which it still fits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fx_partition.passes.plan.records import Partition
 from .document import Section, code, shortened
 from .headline import has_budget
 
-# A footprint is the maximum over the steps that can be its peak; a reader wants the first and an idea of the rest.
+# A footprint is the maximum over the steps that can be its peak; the report shows the first of them, shortened.
 _MOST_TERMS = 2
 _MOST_CHARACTERS = 120
 # `Plan.largest` returns its limit where a size has no bound.
@@ -20,7 +20,7 @@ _LIMIT = 2**31
 
 
 def shape_sections(plan: Plan) -> tuple[Section, ...]:
-    """The section on other shapes, or nothing if the graph is static."""
+    """Return the sections on other shapes; none if the graph is static."""
     if not plan.bindings and not plan.symbols.unbacked:
         return ()
     totals = tuple(f"{p.index}: {code(_total(p))}" for p in plan.partitions)
@@ -36,7 +36,7 @@ def shape_sections(plan: Plan) -> tuple[Section, ...]:
 
 
 def _symbols(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Every symbol with the dimensions that it is the size of: a symbol once, whatever its number of names."""
+    """Return each symbol with the names of the dimensions that have its size."""
     symbols = [*plan.symbols.hints, *plan.symbols.unbacked]
     return {s.name: tuple(dim for dim, of in plan.symbols.dims.items() if of == s) for s in symbols}
 

@@ -1,4 +1,4 @@
-"""A document as plain text for a terminal."""
+"""Lay out a document as plain text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .document import Document, Section, Table
 
 
 def to_text(document: Document) -> str:
-    """The document as text: no markup, tables in columns, points indented.
+    """Return the document as text: no markup, tables in columns, points indented.
 
     Example::
 
@@ -37,7 +37,7 @@ def _section(section: Section) -> str:
 
 def _table(table: Table) -> str:
     def plain(row: tuple[str, ...]) -> list[str]:
-        # Without the backticks now: to drop them from the finished table would move its columns.
+        # Drop the backticks before the table is made: dropping them afterwards would shift its columns.
         return [cell.replace("`", "") for cell in row]
 
     rows: list[list[str]] = [plain(row) for row in table.rows]

@@ -1,4 +1,4 @@
-"""Formats and files: only what is asked for is made, and what cannot be written says the way out."""
+"""Formats and files: only the requested format is made, and an error names the way out."""
 
 from __future__ import annotations
 

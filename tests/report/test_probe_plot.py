@@ -1,4 +1,4 @@
-"""Plots of a probe: in characters, and as files; from points that are made up."""
+"""Plots of a probe, in characters and as files, from made-up points."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_dots_fall_where_the_points_do_and_marks_stand_at_their_sizes() -> None:
     assert first == same < below and "no" not in "".join(lines)
     assert right - middle == pytest.approx(middle - left, abs=1) and label.index("half") == middle
     lined = [line for line in lines if len(line) > middle and line[middle] == "|"]
-    assert len(lined) == 14  # all fifteen rows but that of the dot itself
-    # A third of the height is a third of the largest number on the axis.
+    assert len(lined) == 14  # all fifteen rows except the row of the dot
+    # A label at a third of the height is a third of the largest number on the axis.
     assert [line.split()[0] for line in lines if "|" in line[:10] and line[:8].strip()] == ["90", "60", "30"]
     assert lines[same].startswith("      90 |") and lines[below].startswith("      30 |")
     assert lines[-1].split() == ["1", "KiB", "4", "KiB", "16", "KiB", "64", "KiB", "256", "KiB", "1", "MiB"]

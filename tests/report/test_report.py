@@ -1,4 +1,4 @@
-"""Reports say what the plan says."""
+"""Reports agree with their plans."""
 
 from __future__ import annotations
 
