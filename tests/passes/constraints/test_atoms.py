@@ -1,4 +1,4 @@
-"""What stays together."""
+"""Atoms: the steps that stay together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fx_partition.passes.footprint.analyze import gather_facts
 
 
 def atoms(function: Any, *inputs: Tensor, keep: Any = ()) -> list[list[str]]:
-    """The node names of each atom."""
+    """Return the node names of each atom."""
     model = function if isinstance(function, nn.Module) else _wrap(function)
     captured = capture(torch.fx.symbolic_trace(model), inputs)
     facts = gather_facts(captured)

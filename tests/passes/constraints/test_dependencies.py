@@ -1,4 +1,4 @@
-"""Which atoms must run before which; and graphs that run in another order, bit by bit."""
+"""Dependencies between atoms; graphs that run in another order give equal results bit by bit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prepare(function: Any, *inputs: Tensor) -> tuple[CapturedGraph, GraphMemory,
 
 
 def needs(function: Callable[..., Any], *inputs: Tensor) -> dict[str, set[str]]:
-    """By the first node of each atom, all the atoms that must run before it, directly or not."""
+    """Return, by the first node of each atom, all the atoms that must run before it, directly or not."""
     _, facts, atoms, predecessors = prepare(function, *inputs)
     names = [facts.steps[start].node for start in atoms.starts[:-1]]
     found: list[set[int]] = []
@@ -143,7 +143,7 @@ def test_nothing_moves_across_a_mode() -> None:
 
 
 class Branches(nn.Module):
-    """Two towers that take turns, each with a weight of its own for all of its layers."""
+    """Two towers that take turns, each with one weight for all its layers."""
 
     def __init__(self, depth: int = 4) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Branches(nn.Module):
 
 
 def split_in_order(model: nn.Module, atom_order: list[int] | None, budget: int, x: Tensor) -> tuple[Any, list[int]]:
-    """The split module of a model over an order of its atoms, or over the best one found."""
+    """Return the split module of a model over an order of its atoms, or over the best one found."""
     captured, facts, atoms, predecessors = prepare(model, x)
     chain = lay_out(facts, atoms, facts.symbols.bind(None))
     if atom_order is None:

@@ -69,7 +69,7 @@ class Views(nn.Module):
 
 
 class Slices(nn.Module):
-    """Writes by slices: each leaves a whole that is handed on."""
+    """Writes to slices: after each of them the whole tensor is handed on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class ViewOfView(nn.Module):
 
 X = torch.randn(ROWS, WIDTH)
 IDS = torch.stack([torch.randperm(ROWS)[:4] for _ in range(EXPERTS)])
-# Each with the number of partitions that it can be cut into, at least.
+# Models, each with the least number of partitions that it must be possible to cut it into.
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "experts": (Experts, 12), "residual": (Residual, 8), "views": (Views, 3), "slices": (Slices, 10),
     "parts": (Parts, 8), "view of view": (ViewOfView, 3),
@@ -202,7 +202,7 @@ def test_experts_may_be_in_different_partitions() -> None:
     captured = capture(Experts(), (X, IDS))
     facts = gather_facts(captured)
     atoms = find_atoms(captured, facts)
-    assert len(atoms.starts) - 1 == len(facts.steps)  # nothing is held together
+    assert len(atoms.starts) - 1 == len(facts.steps)  # each step is an atom
 
 
 def test_a_write_by_a_slice_stays_with_what_it_writes_alone() -> None:

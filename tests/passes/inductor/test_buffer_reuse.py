@@ -1,4 +1,4 @@
-"""Whose memory a buffer takes."""
+"""Which buffer takes over the memory of which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What inductor materialises, planned and measured."""
+"""The memory of inductor's code, planned and measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL = 1024  # statistics of norms, numbers
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor, dynamic: bool = False) -> tuple[CapturedGraph, Sequence[Any]]:
-    """The Dynamo graph of a call, and the real inputs of the graph."""
+    """Return the Dynamo graph of a call, and the real inputs of the graph."""
     found: list[tuple[CapturedGraph, Sequence[Any]]] = []
 
     def backend(gm: torch.fx.GraphModule, real: Sequence[Any]) -> Any:
@@ -48,7 +48,7 @@ def traced(function: Callable[..., Any], *inputs: Tensor, dynamic: bool = False)
 
 
 def footprint(facts: GraphMemory, bind: dict[str, int] | None = None) -> int:
-    """Activation and workspace of the whole graph but for what the caller passes in."""
+    """Return activation and workspace of the whole graph, without the caller's inputs."""
     n = len(facts.steps)
     chain = lay_out(facts, Atoms((), tuple(range(n + 1))), facts.symbols.bind(bind))
     chain.value_bytes[chain.value_def < 0] = 0
@@ -57,7 +57,7 @@ def footprint(facts: GraphMemory, bind: dict[str, int] | None = None) -> int:
 
 
 def planned_and_measured(function: Callable[..., Any], *inputs: Tensor) -> tuple[int, int]:
-    """What the whole graph takes under inductor: by its facts, and in a call."""
+    """Return the bytes of the whole graph under inductor: as planned, and as measured in a call."""
     captured, real = traced(function, *inputs)
     facts, _ = fuse(captured, gather_facts(captured), [0])
     fakes = [value_of(node) for node in captured.gm.graph.find_nodes(op="placeholder")]
@@ -68,7 +68,7 @@ def planned_and_measured(function: Callable[..., Any], *inputs: Tensor) -> tuple
 
 
 def atoms(function: Callable[..., Any], *inputs: Tensor) -> list[list[str]]:
-    """The node names of each atom of the fused graph."""
+    """Return the node names of each atom of the fused graph."""
     captured, _ = traced(function, *inputs)
     facts, together = fuse(captured, gather_facts(captured))
     starts = find_atoms(captured, facts, together=together).starts
@@ -227,7 +227,7 @@ def test_what_crosses_a_boundary_is_a_buffer_in_eagers_layout() -> None:
     whole, _ = fuse(captured, eager, [0])
     parts, _ = fuse(captured, eager, [0, 1])
     value = 2 * 16 * 32 * 32 * 4
-    # The second convolution alone copies what it receives to channels last, and what it returns back.
+    # The second convolution alone copies its input to channels last, and its result back.
     alone = lay_out(parts, Atoms((), (0, 1, 2)), {})
     assert interval(alone, 1, 2).activation + interval(alone, 1, 2).workspace >= 3 * value
     assert footprint(whole) < 4 * value

@@ -63,7 +63,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def with_slack(measures: list[tuple[int, int, int]], budget: int, slack: float) -> tuple[int, int, int]:
-    """Of (partitions, largest, bytes received) the one that `dp` with ``max_slack`` must find."""
+    """Return the (partitions, largest, bytes received) that `dp` with ``max_slack`` must find."""
     fewest = min(count for count, _, _ in measures)
     smallest = min(largest for count, largest, _ in measures if count == fewest)
     limit = budget if math.isinf(slack) else max(smallest, min(budget, math.floor(smallest * (1 + Fraction(slack)))))

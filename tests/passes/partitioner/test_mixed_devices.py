@@ -1,4 +1,4 @@
-"""Lists of budgets against all ways to spread a chain over the devices."""
+"""Devices of different sizes, against all ways to spread a chain over them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fx_partition.passes.partitioner.mixed_devices import farthest, overfill, sp
 
 
 def spreads(num_atoms: int, devices: int) -> Iterator[list[int]]:
-    """Every way to give each device a run, empty ones included."""
+    """Yield every way to give each device a run, empty ones included."""
     for inner in combinations_with_replacement(range(num_atoms + 1), devices - 1):
         yield [0, *inner, num_atoms]
 
 
 def measure(brute: Brute, boundaries: list[int], budgets: list[int]) -> tuple[int, int] | None:
-    """(largest, bytes received), None if a run does not fit its device."""
+    """Return (largest, bytes received), None if a run does not fit its device."""
     largest = received = 0
     for budget, (a, b) in zip(budgets, pairwise(boundaries), strict=True):
         if a == b:
@@ -48,7 +48,7 @@ def test_spread_is_the_best_of_all_ways(chain: Chain, data: st.DataObject, slack
     widest = max(budgets)
     plan = spread(chain, budgets, slack)
     for used in range(1, len(budgets) + 1):
-        # An atom is oversize by the whole list, so the budgets behind the used ones are there, without atoms.
+        # The whole list decides whether an atom is oversize, so the unused budgets are there too, without atoms.
         ways = [[*way, *[brute.num_atoms] * (len(budgets) - used)] for way in spreads(brute.num_atoms, used)]
         found = [m for way in ways if (m := measure(brute, way, budgets))]
         if found:

@@ -1,4 +1,4 @@
-"""Among equally good plans one whose partitions are alike."""
+"""The planner chooses, among equally good plans, one with few distinct partitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.dp import balance, dp
 from fx_partition.passes.partitioner.repeated_partitions import choose, with_keys
 
-Block = list[tuple[int, int, int]]  # weight bytes, value bytes, how many atoms back a second value is read (0: none)
+Block = list[tuple[int, int, int]]  # weight bytes, value bytes, distance of the atom whose value is read too (0: none)
 
 
 def repeated(block: Block, times: int) -> Chain:
@@ -69,7 +69,7 @@ def test_keys_decide_only_between_equals(chain: Chain, data: st.DataObject, slac
 
 
 def fewest_distinct(chain: Chain, budget: int) -> int:
-    """Over all plans of the best measure."""
+    """Return the fewest distinct partitions over all plans of the best measure."""
     brute = Brute(chain)
     measured = [(measure, plan) for plan in brute.plans() if (measure := brute.measure(plan, budget))]
     best = min(measure for measure, _ in measured)

@@ -100,7 +100,7 @@ def test_a_received_value_counts_from_the_start_and_a_needed_one_to_the_end() ->
     chain = make_chain([(0, [0], []), (0, [], []), (0, [0], []), (5, [], [])], [(10, 0, False)])
     assert interval(chain, 1, 4).resident == (0,)
     assert interval(chain, 1, 4).peak_step == 1
-    assert interval(chain, 1, 2).total == 0  # it passes by
+    assert interval(chain, 1, 2).total == 0  # it goes from its producer to its consumer
     assert interval(chain, 3, 4).total == 5
     assert interval(chain, 0, 2).send_bytes == 10
     returned = make_chain([(0, [0], []), (5, [], [])], [(10, 0, True)])
