@@ -97,7 +97,7 @@ class PlanBuilder:
             stats: of the search over orders.
             traced: the steps in trace order.
         """
-        fewest, moment = stats.bound or (0, None)
+        fewest, moment, before, behind = stats.bound or (0, None, 0, 0)
         return Proof(
             min_partitions=certificate.min_partitions,
             witnesses=tuple(map(self._witness, certificate.witnesses)),
