@@ -49,5 +49,5 @@ def test_verbs_take_a_model_its_inputs_and_a_budget_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plan", "split", "pipeline"])
 def test_a_budget_in_the_place_of_the_inputs_is_named(name: str) -> None:
-    with pytest.raises(fx_partition.PartitionError, match="a budget goes by name, cache_bytes='1MiB'"):
+    with pytest.raises(fx_partition.PartitionError, match="give a budget by name, cache_bytes='1MiB'"):
         getattr(fx_partition, name)(torch.nn.Linear(4, 4), "1MiB", cache_bytes="1MiB")
