@@ -191,7 +191,7 @@ class _Search:
 def _halves(piece: Piece, k: int) -> Groups | None:
     """A plan of at most ``k`` groups within the budget of the piece, by two beams that meet."""
     share = min(1.0, _BROAD_ATOMS / piece.n)
-    broad = replace(_BROAD, fills=int(_BROAD.fills * share**3))
+    broad = replace(_BROAD, width=int(_BROAD.width * share**2), fills=int(_BROAD.fills * share**3))
     ahead = Beam(piece, False).run(broad, 1.0, k // 2)
     behind = Beam(piece, True).run(broad, 1.0, (k - 1) // 2)
     return meet(piece, [ahead], [behind], k)
