@@ -119,11 +119,15 @@ def _searched(plan: Plan) -> str:
 
 def _over_all_orders(plan: Plan) -> str:
     """Return why no order has fewer partitions, as sentences."""
-    moment = plan.certificate.moment
+    proof = plan.certificate
+    moment, before, behind = proof.moment, proof.partitions_before, proof.partitions_behind
     held = f"the weights and the values live behind {code(moment)} in trace order" if moment else "the weights"
+    fewest = f"{count(plan.num_partitions, 'partition')}: the fewest over all orders, proved. Whatever runs first, "
+    if not before and not behind:
+        return f"{fewest}{held} fill at least that many."
     return (
-        f"{count(plan.num_partitions, 'partition')}: the fewest over all orders, proved. Whatever runs first, "
-        f"{held} fill at least that many."
+        f"{fewest}at least {before} of them run before some nodes and {behind} behind, for what must run there does "
+        f"not fit beside them; of those nodes {held} fill at least {plan.num_partitions - before - behind}."
     )
 
 

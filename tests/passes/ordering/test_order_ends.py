@@ -109,7 +109,7 @@ class BackAndForth(torch.nn.Module):
 
 def test_what_runs_before_and_behind_is_said_and_checked() -> None:
     program = torch.export.export(BackAndForth().eval(), (torch.randn(2, 64),))
-    found = plan(program, 30 * 1024)
+    found = plan(program, cache_bytes=30 * 1024)
     proof = found.certificate
     assert found.num_partitions == proof.fewest_over_all_orders == 4 and not proof.exhaustive
     assert proof.partitions_before + proof.partitions_behind > 0
