@@ -1,8 +1,9 @@
-"""How plans scale: time and peak memory of `dp`, the search over orders, `pareto` or `verify` for nine shapes.
+"""How plans scale: time and peak memory of `dp`, a search over orders, `pareto` or `verify` for graphs of nine shapes.
 
     python benchmarks/planner_scale.py --sizes 10000 100000 1000000
     python benchmarks/planner_scale.py --sizes 100000 --objective traffic
     python benchmarks/planner_scale.py --sizes 1000 5000 100000 --verb search
+    python benchmarks/planner_scale.py --sizes 8000 100000 --verb beam --shapes star heads
     python benchmarks/planner_scale.py --sizes 10000 100000 --verb pareto
     python benchmarks/planner_scale.py --sizes 1000 10000 100000 --verb verify --shapes star heads
 
@@ -10,6 +11,9 @@ Each row is a process of its own, so that its peak memory is its own: the larges
 interpreter and the chain in it. `k` is the number of partitions; each shape is planned for two budgets, one
 that gives a few partitions and one that gives many, at most one for 50 atoms. Atoms are one step each; sizes
 are drawn with a fixed seed, so that few atoms are equal and the bisection has work to do.
+
+`beam` is what `search` leaves out beyond `reorder.MAX_ROLLED` atoms: one beam over the whole graph, forwards, and `dp`
+on the order that it finds.
 
 `verify` needs a graph: one node for each step of the chain. It is captured and planned in the order of the trace, and
 this is not timed. `reading` is what of the seconds a run of the graph on fake tensors takes, `checking` the rest.
@@ -33,7 +37,10 @@ import torch.fx
 
 from fx_partition.passes.capture.capture_model import CapturedGraph, capture
 from fx_partition.passes.footprint.analyze import gather_facts
-from fx_partition.passes.ordering.search import search_order
+from fx_partition.passes.ordering.piece import Graph
+from fx_partition.passes.ordering.resplit import NARROW
+from fx_partition.passes.ordering.rolling_beam import roll
+from fx_partition.passes.ordering.search import permuted, search_order
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract, whole_footprint
 from fx_partition.passes.partitioner.dp import dp
@@ -215,6 +222,9 @@ def measure(shape: str, n: int, parts: int, slack: float, verb: str) -> str:
         k = len(dp(chain, budget, slack)) - 1
     elif verb == "pareto":
         k = pareto(chain, budget)[0].num_partitions
+    elif verb == "beam":
+        order = roll(Graph(chain, predecessors), range(n), budget, NARROW, 1.0, backwards=False)
+        k = len(dp(permuted(chain, order), budget, slack)) - 1
     else:
         found = search_order(chain, predecessors, budget, lambda c: dp(c, budget, slack), traffic=slack > 0)
         k = len(found.boundaries) - 1
@@ -231,7 +241,7 @@ def main() -> None:
     parser.add_argument(
         "--one", nargs=3, metavar=("SHAPE", "ATOMS", "PARTS"), help="one row, in this process"
     )
-    parser.add_argument("--verb", choices=["dp", "search", "pareto", "verify"], default="dp")
+    parser.add_argument("--verb", choices=["dp", "search", "beam", "pareto", "verify"], default="dp")
     parser.add_argument("--objective", choices=OBJECTIVES, default="balanced")
     arguments = parser.parse_args()
     if arguments.one:

@@ -9,12 +9,21 @@ step 1; one that begins at step 1 gains 8 more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
+from typing import NamedTuple, Protocol
 
 _Link = tuple[int, int, int]
+
+
+class Touches(Protocol):
+    """The fields of a `ledger.Ledger` that are read here."""
+
+    sizes: list[int]
+    activations: list[list[int]]
+    weights: list[list[tuple[int, int]]]
+    made_at: list[int]
+    last: dict[int, int]
+    previous: list[list[int]]
+    following: list[list[int]]
 
 
 class Arrival(NamedTuple):
@@ -60,7 +69,7 @@ class Deltas:
         parts: of each step (weight, bytes) for weights of which several steps read parts, which are in no arrival.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Touches) -> None:
         in_parts = _read_in_parts(ledger)
         self.parts = [[pair for pair in found if pair[0] in in_parts] for found in ledger.weights]
         self.arrivals: list[Arrival] = []
@@ -98,7 +107,7 @@ class Deltas:
             self.departures.append(Departure(links[0][0] if links else -1, live, last_read[step], links))
 
 
-def _arrival(ledger: Ledger, step: int, links: list[_Link], weights: int) -> Arrival:
+def _arrival(ledger: Touches, step: int, links: list[_Link], weights: int) -> Arrival:
     live = enters = gone = 0
     for memory, previous in zip(ledger.activations[step], ledger.previous[step], strict=True):
         size = ledger.sizes[memory]
@@ -112,7 +121,7 @@ def _arrival(ledger: Ledger, step: int, links: list[_Link], weights: int) -> Arr
     return Arrival(links[0][0] if links else step, live, enters, weights, gone, links)
 
 
-def _read_in_parts(ledger: Ledger) -> set[int]:
+def _read_in_parts(ledger: Touches) -> set[int]:
     """The weights that several steps read, and one of them not whole."""
     readers: dict[int, int] = {}
     partly: set[int] = set()

@@ -37,6 +37,7 @@ from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
 from ..footprint.higher_order_writes import written_operands
 from ..footprint.op_effects import Effect, Fresh, distinct_tensors, observe
+from ..workspace.measured_scratch import Scratch
 from .free import find_free
 from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
 from .recorder import Recorder
@@ -202,14 +203,23 @@ class _Reader:
 
 
     def _apply(self, node: torch.fx.Node, value: Any, run: Run) -> None:
+        alike = self._alike(node)
+        plain = None if alike is None else self._plain_calls.get(alike)
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
+        if plain is not None and self._place_like(node, value, plain.results):
+            run.draws, run.workspace, run.scratch = plain.draws, plain.workspace, plain.scratch
+            run.unknown = plain.effect.unknown
+            self._note_reads(node, args, kwargs, {}, plain.effect, run)
+            return
         own = dict(self._own_tensors(node)) if node.op == "call_module" else {}
         module_tensors = {f"{node.target}.{name}": tensor for name, tensor in own.items()}
         effect = self._operators.of(node, args, kwargs, module_tensors)
         if effect is None or len(effect.outputs) != len(_tensors(value)):
             self._assume(node, value, run, [self._modules_hold[str(node.target), name].memory for name in own])
             return
+        made_before = len(self._memories)
         self._run(node, value, run)
+        made = [memory.bytes for memory in self._memories[made_before:] if isinstance(memory.bytes, int)]
         self._note_reads(node, args, kwargs, module_tensors, effect, run)
         results: Size = 0
         for size in {output.slot: output.bytes for output in effect.outputs if isinstance(output, Fresh)}.values():
@@ -217,17 +227,12 @@ class _Reader:
         scratch = effect.scratch.less(results)
         run.workspace, run.scratch = scratch.by_rules(), scratch if scratch.varies else None
         run.unknown = effect.unknown
+        is_plain = not run.writes and len(made) == len(effect.outputs) and all(map(_has_stand_in, _tensors(value)))
+        if alike is not None and is_plain:
+            self._plain_calls[alike] = _PlainCall(run.draws, made, run.workspace, run.scratch, effect)
 
     def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
-        """Run a node on stand-ins, and note what it writes and where its results are; not if one alike was plain."""
-        key = self._alike(node)
-        plain = None if key is None else self._plain_calls.get(key)
-        results = _tensors(value)
-        if plain is not None and len(plain.results) == len(results) and not any(map(is_learned, results)):
-            run.draws = plain.draws
-            self._place_like(node, value, plain.results)
-            return
-        made_before = len(self._memories)
+        """Run a node on stand-ins, and note what it writes and where its results are."""
         given = [*self._given(node), *self._module_holds(node)]
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._tensors_in(self._env[n]))
         before = [(held, _metadata(tensor)) for held in given if (tensor := self._tensor(held)) is not None]
@@ -251,17 +256,17 @@ class _Reader:
         for held, _ in before if run.writes else ():
             self._note_resize(held)
         self._place(node, value, result, given)
-        made = [memory.bytes for memory in self._memories[made_before:] if isinstance(memory.bytes, int)]
-        is_plain = len(made) == len(results) and not run.writes and all(map(_has_stand_in, results))
-        if key is not None and is_plain:
-            self._plain_calls[key] = _PlainCall(run.draws, made)
 
-    def _place_like(self, node: torch.fx.Node, value: Any, sizes: list[int]) -> None:
-        """Note that each tensor of a result is in memory of its own."""
+    def _place_like(self, node: torch.fx.Node, value: Any, sizes: list[int]) -> bool:
+        """Note that each tensor of a result is in memory of its own; False if there are more or fewer."""
         leaves, structure = pytree.tree_flatten(value)
-        left = iter(sizes)
-        held = [Held(self._make(node, next(left)), like=x) if isinstance(x, torch.Tensor) else x for x in leaves]
-        self._env[node] = pytree.tree_unflatten(held, structure)
+        tensors = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        if len(tensors) != len(sizes):
+            return False
+        for place, size in zip(tensors, sizes, strict=True):
+            leaves[place] = Held(self._make(node, size), like=leaves[place])
+        self._env[node] = pytree.tree_unflatten(leaves, structure)
+        return True
 
     def _alike(self, node: torch.fx.Node) -> Any:
         """What calls have in common that do the same to stand-ins; None where that may depend on more."""
@@ -331,7 +336,7 @@ class _Reader:
             elif self._memories[number].kind == WEIGHT:
                 shown = self._shown(number, leaf, given)
             held = self._keep(Held(number, shown, tensor=found))
-            if _metadata(found)[:-1] != _metadata(leaf)[:-1] or found.dtype != leaf.dtype:
+            if _metadata(found) != _metadata(leaf) or found.dtype != leaf.dtype:
                 held = Held(number, shown, like=leaf)
             leaves[place] = held
         self._env[node] = pytree.tree_unflatten(leaves, structure)
@@ -360,6 +365,8 @@ class _Reader:
         run: Run,
     ) -> None:
         """Count the bytes that an operator reads of weights: of each operand all that it shows, or gathered rows."""
+        if not run.seen and not module_tensors:
+            return
         own = zip(module_tensors.values(), self._module_holds(node), strict=True)
         holder = {id(tensor): held for tensor, held in own}
         for source in node.all_input_nodes:
@@ -418,15 +425,22 @@ class _PlainCall:
     """A call that writes nothing, and each of whose results is in memory of its own; others alike are not run.
 
     Attributes:
-        draws: whether it takes random numbers.
         results: bytes of the memory of each.
+        draws, workspace, scratch: as of its run.
+        effect: what it reads.
     """
 
     draws: bool
     results: list[int]
+    workspace: tuple[Size, ...]
+    scratch: Scratch | None
+    effect: Effect
 
 
 def _leaves(value: Any) -> Iterator[Held]:
+    if isinstance(value, Held):  # nearly always, and a walk through a tree takes long
+        yield value
+        return
     for leaf in pytree.tree_leaves(value, is_leaf=_is_held):
         if isinstance(leaf, Held):
             yield leaf
@@ -437,6 +451,8 @@ def _is_held(leaf: Any) -> bool:
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
