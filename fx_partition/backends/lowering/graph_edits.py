@@ -58,7 +58,6 @@ def retarget_graph(graph: torch.fx.Graph, home: torch.device, device: torch.devi
 _MOVES = {"to", "cuda", "cpu", "type", torch.as_tensor, torch.asarray, torch.ops.aten.to}
 
 
-
 class _Retargeting:
     def __init__(self, home: torch.device, device: torch.device) -> None:
         self._home, self._device = home, device
