@@ -561,7 +561,9 @@ def test_workspace_of_a_convolution_counts() -> None:
     assert_same(model, apply_slicings(captured, [slicing]).gm, x)
 
 
-@pytest.mark.parametrize("scratch", [0, 500, 700])
+@pytest.mark.parametrize(
+    "scratch", [0, pytest.param(500, marks=pytest.mark.slow), pytest.param(700, marks=pytest.mark.slow)]
+)
 def test_the_fewest_parts_where_operators_take_workspace(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of the weight costs 80 bytes, its input 192; the rest of the budget is what the scratch leaves."""
     monkeypatch.setitem(RULES, "aten::addmm", WorkspaceRule(lambda call: scratch, "for this test"))
