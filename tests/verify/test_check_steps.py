@@ -83,7 +83,7 @@ def lines_of(work: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize("parts", ["few", "many"])
+@pytest.mark.parametrize("parts", [pytest.param("few", marks=pytest.mark.slow), "many"])
 @pytest.mark.parametrize("shape", [star, heads, branches, dense_skips])
 def test_steps_of_a_check_grow_like_n_log_n(shape: Callable[[int, int], list[int]], parts: str) -> None:
     steps = []
