@@ -9,30 +9,14 @@ from __future__ import annotations
 import functools
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
 
-from ..lowering.torch_internals import compiler_settings, compiler_versions
+from fx_partition.hardware.processor import processor_lines
 
-# Lines of /proc/cpuinfo that identify the processor and its instructions, on x86 and on ARM; others vary with the load.
-_CPU_LINES = frozenset(
-    {
-        "CPU architecture",
-        "CPU implementer",
-        "CPU part",
-        "CPU variant",
-        "Features",
-        "cpu family",
-        "flags",
-        "model",
-        "model name",
-        "stepping",
-        "vendor_id",
-    }
-)
+from ..lowering.torch_internals import compiler_settings, compiler_versions
 
 
 def compiler_state() -> dict[str, Any]:
@@ -40,7 +24,7 @@ def compiler_state() -> dict[str, Any]:
     return {
         "versions": _versions(),
         "settings": compiler_settings(),
-        "processor": (platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()),
+        "processor": (platform.machine(), processor_lines(), torch.backends.cpu.get_cpu_capability()),
         "threads": torch.get_num_threads(),
         "dtype and device": (torch.get_default_dtype(), torch.get_default_device()),
         "inference": torch.is_inference_mode_enabled(),
@@ -65,10 +49,3 @@ def compiler_state() -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _versions() -> tuple[str | None, ...]:
     return sys.version, sympy.__version__, torch.__file__, *compiler_versions()
-
-
-@functools.lru_cache(maxsize=1)
-def _processor() -> tuple[str, ...]:
-    """Return the identifying lines of the first core."""
-    first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
-    return tuple(line for line in first.splitlines() if line.partition(":")[0].strip() in _CPU_LINES)
