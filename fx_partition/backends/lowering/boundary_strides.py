@@ -112,7 +112,7 @@ class Crossings:
         self._values: dict[torch.fx.Node, torch.Tensor] = {}
         self._layouts: dict[torch.fx.Node, Layout] = {}
         self._retyped: set[torch.fx.Node] = set()
-        self._found: dict[Hashable, list[tuple[Any, bool]]] = {}
+        self._found: dict[Hashable, tuple[bool, list[tuple[Any, bool]]]] = {}
 
     def value(self, node: torch.fx.Node) -> Any:
         """Return the fake value of a node with the strides that its stage returns; the trace's before `settle`."""
@@ -139,12 +139,13 @@ class Crossings:
         traced = [value_of(node) for node in outputs]
         if not any(type(value) is FakeTensor and value.layout == torch.strided for value in traced):
             return
-        # A region of torch.func is not run here, and the trace may be wrong about a result whose metadata it changes.
-        runs = not any(map(opens_whole_region, module.graph.nodes))
         key = stage_key(module, takes, traced)
         if key not in self._found:
-            self._found[key] = _run(module, takes, traced, [*map(value_of, inputs)])
-        for node, value, (made, is_of_argument) in zip(outputs, traced, self._found[key], strict=True):
+            # A region of torch.func is not run, and the trace may be wrong about a result whose metadata it changes.
+            runs = not any(map(opens_whole_region, module.graph.nodes))
+            self._found[key] = runs, _run(module, takes, traced, [*map(value_of, inputs)], runs)
+        runs, found = self._found[key]
+        for node, value, (made, is_of_argument) in zip(outputs, traced, found, strict=True):
             if type(value) is not FakeTensor or value.layout != torch.strided:
                 continue
             if _varies(value) and _is_retyped(value, map(value_of, inputs)):
@@ -213,7 +214,7 @@ def _is_in_memory_of(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
 
 
 def _run(
-    module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any], arguments: Sequence[Any]
+    module: torch.fx.GraphModule, takes: Sequence[Any], traced: list[Any], arguments: Sequence[Any], runs: bool
 ) -> list[tuple[Any, bool]]:
     """Return each result of a stage as inductor would see it, and whether it is in the memory of an argument.
 
@@ -222,7 +223,7 @@ def _run(
     """
     in_trace = [(t, isinstance(t, torch.Tensor) and _is_in_memory_of(t, arguments)) for t in traced]
     mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
-    if mode is None or any(map(opens_whole_region, module.graph.nodes)):
+    if mode is None or not runs:
         return in_trace
     interpreter = _StageInterpreter(module, mode)
     grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another mode than it found
