@@ -90,7 +90,7 @@ def inception(rng: random.Random, n: int) -> Dag:
 
 
 def unet(rng: random.Random, n: int) -> Dag:
-    """Down, up, and skips across, each through an atom of its own; two of these side by side, joined at the end."""
+    """Return two U-nets joined at their ends: levels down, levels up, and an atom in each skip between the two."""
     g = Graph()
     ends = []
     for part in (n // 2, n - 1 - n // 2):
@@ -147,7 +147,7 @@ FAMILIES: dict[str, Callable[[random.Random, int], Dag]] = {
 
 
 def graphs(seed: int, each: int = 5, smallest: int = 15, largest: int = 40) -> list[tuple[str, Dag, int]]:
-    """(name, graph, budget): so many of each family, that three to seven partitions of trace order hold."""
+    """Return ``each`` graphs of every family as (name, graph, budget); trace order needs three to seven partitions."""
     from fx_partition.passes.partitioner.contraction import contract
     from fx_partition.passes.partitioner.dp import smallest_budget
 

@@ -7,9 +7,9 @@ The model lives on the meta device, in bfloat16: nothing is allocated. Counted a
 *export*, the module through torch.export; *graph*, from the exported program to a graph that passes read; *facts*, the
 symbolic footprints of all nodes, with no memory of earlier runs; *plan*, atoms, numbers, boundaries, certificate,
 trade-offs, and the description of the partitions; *report*, the plan as text, and the largest batch that fits. Each row
-is a process of its own that has been through a model of three layers: export and graph are one run, the others the
-median of several. "MiB" is the most that the process held, torch itself included. "static" has fixed shapes, "dynamic"
-a symbolic batch and length.
+runs in its own process, after a model of three layers to warm up. Export and graph are timed once; the others are the
+median of several runs. "MiB" is the most that the process held, torch itself included. "static" has fixed shapes,
+"dynamic" a symbolic batch and length.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def star(n: int) -> Chain:
 
 
 def heads(n: int) -> Chain:
-    """One value that many heads read, each with weights of its own, and one step that reads all heads."""
+    """Return a graph of many heads with separate weights: all read one value, and one last step reads all heads."""
     t = np.arange(1, n - 1)
     return assemble(n, [(t, np.zeros_like(t)), (np.full_like(t, n - 1), t)], 1 << 10, 1 << 20)
 

@@ -4,8 +4,8 @@
     python benchmarks/runtime.py [--model mlp] [--size 1 2] [--batch 1] [--dtype float32] [--markdown]
 
 Models of 0.5 to 16 times the L2 of a core that can really be used, which is measured first. All ways (see
-`runtimes.workers`) run in turn, one at a time, round after round, in processes of their own that differ in nothing but
-the cores they may use: same allocator, same OpenMP settings, weights and kernels of their own. A figure is the median
+`runtimes.workers`) run in turn, one at a time, round after round. Each has its own process, weights and kernels; the
+allocator and the OpenMP settings are the same, and only the cores that a process may use differ. A figure is the median
 over the rounds, a ratio the median of the ratios within a round. Without filters all sizes and batches are run in
 float32, and batches 1 and 16 of one and two L2 in bfloat16. A target that is missed makes the exit status 1.
 """

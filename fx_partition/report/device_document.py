@@ -20,8 +20,8 @@ _FIGURE_HEADERS = ("figure", "value", "confidence", "source")
 # Working sets, as shares of the nominal on-chip bytes, for which the hit rate is listed.
 _SHARES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 _CAUTION = (
-    "Usable bytes are the largest working set that the device still holds; a name stands for them wherever a size is "
-    "asked for (`--cache H100-SXM`). `fx-partition devices NAME` says where each figure comes from."
+    "Usable bytes are the largest working set that the device still holds. Give the name of a device as a "
+    "size to use them (`--cache H100-SXM`). `fx-partition devices NAME` says where each figure comes from."
 )
 
 
