@@ -30,7 +30,8 @@ add up to at most the number of partitions.
 All of this holds for some of the atoms just as well: what they make, read and touch alone, and the partitions that have
 one of them.
 
-This file shares no code with the planner. `order_bound.py` finds the moment that says most, `order_ends.py` the atoms.
+`order_bound.py` finds the moment that gives the largest number, and `order_ends.py` the atoms. `verify/all_orders.py`
+counts again with separate code.
 """
 
 from __future__ import annotations
@@ -42,17 +43,6 @@ from ..partitioner.chain import Chain
 
 # Parts of a partition are counted in whole numbers: sums of fractions take long, and floating point may round up.
 _UNIT = 1 << 48
-
-
-def fewest_partitions(chain: Chain, budget: int, moment: int | None) -> int:
-    """The least number of partitions of any plan over any order, by one moment of the trace or by the weights alone.
-
-    Args:
-        chain: in trace order, and not one that adds up.
-        budget: bytes of one device.
-        moment: a step, None for the weights alone.
-    """
-    return Weighed(chain, budget).fewest(range(chain.num_atoms), moment)
 
 
 class Weighed:

@@ -8,10 +8,16 @@ from dags import Dag, best_by_pairs, dags, random_dag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fx_partition.passes.ordering.check_order_bound import fewest_partitions
+from fx_partition.passes.ordering.check_order_bound import Weighed
 from fx_partition.passes.ordering.downsets import search_downsets
 from fx_partition.passes.ordering.order_bound import OrderBound, order_bound
+from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract
+
+
+def fewest_partitions(chain: Chain, budget: int, moment: int | None) -> int:
+    """Return what one moment of the trace shows of all atoms; ``None``: the weights alone."""
+    return Weighed(chain, budget).fewest(range(chain.num_atoms), moment)
 
 
 @settings(max_examples=200, deadline=None)
