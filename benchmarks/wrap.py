@@ -4,19 +4,17 @@
                               [--cache-bytes 1.5MiB] [--microbatches auto]
 
 The l2partition side decides by ``microbatches="auto"`` whether and how it cuts; the other side is
-``backend="inductor"``. The rows column has the rows of a microbatch, "whole" where the batch is not cut. Of the models
-two hand on results of 32 MiB and more, which malloc maps anew in every call; results of the others are smaller. As
+``backend="inductor"``. The rows column has the rows of a microbatch, "whole" where the batch is not cut. The results
+of two models are 32 MiB and more, and malloc maps them again in every call; those of the other models are smaller. As
 memory that malloc returns to the kernel can cost more than the caches do, the allocator is a variable of its own:
 
-============  ==========================================================================================
-default       default malloc on both sides (``keep_buffers=False``)
-raised        both sides with the same raised ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_``
-as it is      l2partition as a user gets it (``keep_buffers`` is on) against inductor with default malloc
-============  ==========================================================================================
+=======  ==========================================================================================
+default  malloc as a process starts with it
+raised   ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` as `fx_partition.keep_buffers` sets them
+=======  ==========================================================================================
 
-Each (model, allocator, threads) has fresh processes: one that holds both sides, or one for each where the allocators
-differ, as malloc's settings are a process's. Sides are timed in turn; figures are medians after a warm-up, ratios the
-median of the ratios within a round; below 1 l2partition is faster.
+Each (model, allocator, threads) has a fresh process that holds both sides. Sides are timed in turn; figures are
+medians after a warm-up, ratios the median of the ratios within a round; below 1 l2partition is faster.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-ALLOCATORS = ("default", "raised", "as it is")
+ALLOCATORS = ("default", "raised")
 SIDES = ("inductor", "l2partition")
 RAISED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
 
@@ -94,7 +92,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> None:
+def child(name: str, threads: int, asked: dict[str, Any]) -> None:
     """Compile; then for each side that a line of stdin names, print the seconds of a call."""
     from fx_partition.report.compiled_plans import compiled_graphs
 
@@ -104,19 +102,18 @@ def child(name: str, sides: list[str], threads: int, asked: dict[str, Any]) -> N
     model = make().eval()
     x = torch.randn(shape)
     torch._dynamo.mark_dynamic(x, 0)
-    runs, calls, note = {}, {}, ""
+    runs, calls = {}, {}
     with torch.no_grad():
         expected = model(x)
-        for side in sides:
+        for side in SIDES:
             runs[side] = torch.compile(model, backend=side, options=asked if side == "l2partition" else None)
             assert torch.allclose(runs[side](x), expected, rtol=1e-3, atol=1e-3)
             calls[side] = max(1, int(0.15 / max(seconds(runs[side], x, 3), 1e-6)))
             if side == "l2partition":
                 (graph,) = compiled_graphs(model)
-                note = f"{graph.plan.num_partitions} {getattr(graph, 'rows', None) or 'whole'}"
+                print(graph.plan.num_partitions, getattr(graph, "rows", None) or "whole", flush=True)
             torch._dynamo.reset()  # a model is compiled by one backend; what is compiled stays
             seconds(runs[side], x, 1)
-        print(note or "-", flush=True)
         for line in sys.stdin:
             side = line.strip()
             print(seconds(runs[side], x, calls[side]), flush=True)
@@ -132,34 +129,22 @@ def seconds(run: Callable[[Tensor], Tensor], x: Tensor, calls: int) -> float:
 def measure(
     name: str, allocator: str, threads: int, repeats: int, asked: list[str]
 ) -> tuple[str, list[float], list[float]]:
-    """Partitions and rows of a microbatch; seconds a call of inductor and of l2partition, a pair a round."""
+    """Return the partitions and rows of a microbatch, and the seconds of a call of both sides in each round."""
     environment = {k: v for k, v in os.environ.items() if k not in RAISED and k != "OMP_NUM_THREADS"}
     if allocator == "raised":
         environment |= RAISED
-    apart = allocator == "as it is"
-    groups = [[side] for side in SIDES] if apart else [list(SIDES)]
-    served: dict[str, subprocess.Popen[str]] = {}
-    note = ""
-    for sides in groups:
-        command = [sys.executable, __file__, "--child", name, *sides, "--threads", str(threads), *asked]
-        command += ["--keep"] * apart
-        process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        word = process.stdout.readline().strip()
-        note = word if word != "-" else note
-        served |= dict.fromkeys(sides, process)
+    command = [sys.executable, __file__, "--child", name, "--threads", str(threads), *asked]
+    process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    note = process.stdout.readline().strip()
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(repeats + 1):
         for side in SIDES:
-            process = served[side]
-            assert process.stdin is not None and process.stdout is not None
             process.stdin.write(side + "\n")
             process.stdin.flush()
             times[side].append(float(process.stdout.readline()))
-    for process in set(served.values()):
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    process.stdin.close()
+    process.wait()
     return note, times["inductor"][1:], times["l2partition"][1:]  # the first round warms up
 
 
@@ -171,14 +156,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cache-bytes", default="1.5MiB")
     parser.add_argument("--microbatches", default="auto", help='a number, or "auto"')
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        name, *sides = options.child
         microbatches = options.microbatches if options.microbatches == "auto" else int(options.microbatches)
-        asked = {"cache_bytes": options.cache_bytes, "microbatches": microbatches, "keep_buffers": options.keep}
-        child(name, sides, options.threads[0], asked)
+        child(options.child, options.threads[0], {"cache_bytes": options.cache_bytes, "microbatches": microbatches})
         return 0
     cases = [(m, t, a) for m in options.model for t in options.threads for a in options.allocator]
     asked = ["--cache-bytes", options.cache_bytes, "--microbatches", options.microbatches]

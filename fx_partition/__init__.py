@@ -20,6 +20,7 @@ from .simulator.result import Simulation
 from .simulator.simulate import simulate
 
 if TYPE_CHECKING:
+    from .backends.inline.malloc_settings import keep_buffers
     from .backends.pipeline import pipeline
     from .backends.streaming.pipeline import Pipeline
     from .backends.training.api import to_pipeline_stages
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 __version__ = version("fx-partition")
 
-# What runs partitions imports inductor, which takes a while: only whoever asks for it waits.
+# What runs partitions imports inductor, which takes a while: it is imported when it is first used.
 _RUNTIMES = {
     "Pipeline": "streaming.pipeline",
     "PipelineStages": "training.pipeline_stages",
+    "keep_buffers": "inline.malloc_settings",
     "load_stage_weights": "weights.load",
     "pipeline": "pipeline",
     "to_pipeline_stages": "training.api",
@@ -42,6 +44,7 @@ def __getattr__(name: str) -> Any:
     if name not in _RUNTIMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".backends.{_RUNTIMES[name]}", __name__), name)
+
 
 __all__ = [
     "Device",
@@ -60,6 +63,7 @@ __all__ = [
     "detect",
     "device",
     "devices",
+    "keep_buffers",
     "load_stage_weights",
     "pipeline",
     "plan",

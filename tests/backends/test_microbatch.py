@@ -31,7 +31,7 @@ SLOW = [
 
 
 def compiled(model: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    return torch.compile(model, backend="l2partition", options={"keep_buffers": False, **options})
+    return torch.compile(model, backend="l2partition", options=options)
 
 
 def graph_of(model: nn.Module) -> CompiledGraph:
@@ -286,8 +286,11 @@ def test_values_that_are_no_number_of_microbatches_are_refused(value: Any) -> No
         Options.check({"cache_bytes": "1MiB", "microbatches": value})
 
 
-def test_auto_needs_a_budget_and_keep_buffers_a_bool() -> None:
+def test_auto_needs_a_budget() -> None:
     with pytest.raises(PartitionError, match="cache_bytes"):
         Options.check({"microbatches": "auto"})
-    with pytest.raises(PartitionError, match="keep_buffers"):
-        Options.check({"cache_bytes": "1MiB", "keep_buffers": 1})
+
+
+def test_the_former_option_keep_buffers_names_the_function() -> None:
+    with pytest.raises(PartitionError, match=r"unknown option 'keep_buffers'; .* by fx_partition\.keep_buffers\(\)"):
+        Options.check({"cache_bytes": "1MiB", "keep_buffers": True})

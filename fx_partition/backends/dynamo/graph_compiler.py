@@ -27,7 +27,6 @@ from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
 
 from ..devices.home_device import moves, warn_of_what_stays
-from ..inline.malloc_settings import keep_buffers
 from ..lowering.dynamo_graph import capture_dynamo, is_weight
 from ..lowering.graph_context import GraphContext
 from ..lowering.torch_internals import RestartAnalysis, compile_graph, inductor_options
@@ -80,8 +79,6 @@ def _compile(
     if options.places_nothing:
         materialize(inputs)
         return compile_graph(gm, inputs, patches)
-    if options.keep_buffers and options.reuses_a_cache:
-        keep_buffers()
     return _GraphCompiler(gm, inputs, [inputs[position] for position in weights], options, patches).run()
 
 

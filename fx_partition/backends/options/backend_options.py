@@ -20,6 +20,9 @@ from .rank_options import RankOptions
 #: The device name for "a stage thread on each group of cores", where a runtime has stage threads.
 STAGE_THREADS = "cpu:threads"
 
+#: A former option; it set malloc of the whole process, which an option of one graph must not do.
+_KEEP_BUFFERS = "; malloc is set for the whole process, by fx_partition.keep_buffers()"
+
 _REPORT_SUFFIXES = {".txt": "text", ".md": "markdown", ".json": "json"}
 
 
@@ -36,8 +39,6 @@ class Options:
             runs. 1: the batch runs whole. None ("auto" to the user): the number of the least cost, which is 1 where
             microbatches do not pay (see `batching.microbatch_cost`). For inference, and for graphs that treat each row
             of the batch alone (see `separability`).
-        keep_buffers: whether a graph in microbatches, or of more partitions than devices, keeps memory between calls
-            (see `malloc_settings`); this is a setting of the whole process.
         ranks: the options of the runtime on ranks, where the devices are ranks: ``devices="ranks"``, and by default
             when a process group of more than one rank was initialised. None elsewhere.
     """
@@ -46,7 +47,6 @@ class Options:
     report: bool | str = False
     inductor: Mapping[str, Any] = field(default_factory=dict)
     microbatches: int | None = 1
-    keep_buffers: bool = True
     ranks: RankOptions | None = None
 
     @classmethod
@@ -58,13 +58,14 @@ class Options:
                 names the choices.
         """
         given = dict(options or {})
-        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "keep_buffers"}
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches"}
         own |= {"group", "output", "timeout"}
         unknown = set(given) - Request.options() - own
         if unknown:
             raise PartitionError(
                 f"unknown option {', '.join(map(repr, sorted(unknown)))}; the options of l2partition are "
                 f"{', '.join(sorted(Request.options() | own))}"
+                + _KEEP_BUFFERS * ("keep_buffers" in unknown)
             )
         budget = given.get("cache_bytes")
         ranks = RankOptions.check(given)
@@ -82,20 +83,12 @@ class Options:
             except ValueError as error:
                 raise PartitionError(str(error)) from error
         microbatches = _microbatches(given.get("microbatches", 1), request)
-        keep_buffers = given.get("keep_buffers", True)
-        if not isinstance(keep_buffers, bool):
-            raise PartitionError(f"keep_buffers={keep_buffers!r} is neither True nor False")
-        return cls(request, report, given.get("inductor", {}), microbatches, keep_buffers, ranks)
+        return cls(request, report, given.get("inductor", {}), microbatches, ranks)
 
     @property
     def places_nothing(self) -> bool:
         """Whether the user named neither a budget nor a device: then inductor compiles the whole graph."""
         return self.request.budget == NO_BUDGET and not self.request.devices and self.microbatches == 1
-
-    @property
-    def reuses_a_cache(self) -> bool:
-        """Whether more than one partition, or one partition more than once, runs on a device in a call."""
-        return self.microbatches != 1 or self.request.on_shortage == "wrap"
 
     @property
     def measures(self) -> bool:
