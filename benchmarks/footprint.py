@@ -39,7 +39,7 @@ from zoo import FAMILIES
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.common.units import format_bytes
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.chain import Chain
@@ -74,12 +74,12 @@ def stages(name: str) -> list[tuple[int, int, int | None, int]]:
 
 def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tuple[int, int, int | None, int]]:
     captured = capture_dynamo(gm, inputs)
-    facts = gather_facts(captured)
-    budget = int(SHARE * sum(int(size) for size in facts.weight_bytes))
-    plan = make_plan(captured, facts, Request(budget, order="trace"))
-    atoms = find_atoms(captured, facts)
-    facts = facts.reordered(atoms.order)
-    chain = lay_out(facts, atoms, facts.symbols.bind())
+    memory = analyze_memory(captured)
+    budget = int(SHARE * sum(int(size) for size in memory.weight_bytes))
+    plan = make_plan(captured, memory, Request(budget, order="trace"))
+    atoms = find_atoms(captured, memory)
+    memory = memory.reordered(atoms.order)
+    chain = lay_out(memory, atoms, memory.symbols.bind())
     values = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     rows = []
@@ -87,8 +87,8 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     for partition, stub in zip(plan.partitions, cut(captured, plan), strict=True):
         end = first + len(partition.nodes)
         allocated, beyond = _allocated(stub, values)
-        received = _received(facts, chain, first, end)
-        steps = [step.node for step in facts.steps[first:end]]
+        received = _received(memory, chain, first, end)
+        steps = [step.node for step in memory.steps[first:end]]
         measured = max(allocated[node] + held for node, held in zip(steps, received, strict=True))
         rows.append((partition.index, measured, beyond, partition.activation_bytes + partition.workspace_bytes))
         first = end
@@ -111,14 +111,14 @@ def _beyond(call: Callable[[], Any], allocated: int) -> int | None:
     return max(0, malloc_bytes(call) - allocated) if is_counted() else None
 
 
-def _received(facts: GraphMemory, chain: Chain, first: int, end: int) -> list[int]:
+def _received(memory: GraphMemory, chain: Chain, first: int, end: int) -> list[int]:
     """Bytes of received values that are resident at each step of [first, end), by the rule of `chain`."""
-    last_in = {value: t for t in range(first, end) for value in facts.steps[t].values}
+    last_in = {value: t for t in range(first, end) for value in memory.steps[t].values}
     last = last_touches(chain)
     held = [0] * (end - first)
     for value, t in last_in.items():
-        if facts.values[value].made_at < first:
-            stays = facts.values[value].returned or last[value] >= end
+        if memory.values[value].made_at < first:
+            stays = memory.values[value].returned or last[value] >= end
             for step in range(first, end if stays else t + 1):
                 held[step - first] += int(chain.value_bytes[value])
     return held

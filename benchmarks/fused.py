@@ -37,9 +37,9 @@ from fx_partition.backends.lowering.stage_inputs import stage_inputs
 from fx_partition.backends.lowering.torch_internals import compile_part
 from fx_partition.backends.measure.peak_allocation import allocated_bytes
 from fx_partition.common.units import format_bytes
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.constraints.atoms import Atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.inductor.fused_footprint import fuse
 from fx_partition.passes.partitioner.build_chain import lay_out
@@ -84,10 +84,10 @@ def stages(name: str, *, batch: int, whole_only: bool) -> list[Row]:
 
     def backend(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
         captured = capture_dynamo(gm, inputs)
-        facts = gather_facts(captured)
-        weights = sum(int(size) for size in facts.weight_bytes)
+        memory = analyze_memory(captured)
+        weights = sum(int(size) for size in memory.weight_bytes)
         for label, share in (("whole", 10**6),) if whole_only else (("whole", 10**6), ("cut", SHARE)):
-            rows.extend(_measure_graph(name, label, captured, facts, int(share * weights) + 1, inputs))
+            rows.extend(_measure_graph(name, label, captured, memory, int(share * weights) + 1, inputs))
         return gm.forward
 
     family = FAMILIES[name]
@@ -99,17 +99,17 @@ def stages(name: str, *, batch: int, whole_only: bool) -> list[Row]:
 
 
 def _measure_graph(
-    name: str, label: str, captured: CapturedGraph, facts: GraphMemory, budget: int, inputs: Sequence[Any]
+    name: str, label: str, captured: CapturedGraph, memory: GraphMemory, budget: int, inputs: Sequence[Any]
 ) -> list[Row]:
-    plan = make_plan(captured, facts, Request.check(budget, footprint="fused"))
+    plan = make_plan(captured, memory, Request.check(budget, footprint="fused"))
     values = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     real = dict(values)
     stubs = cut(captured, plan)
     boundaries, crossings = Boundaries(captured, stubs), Crossings(stubs, keeps_views=True)
     starts = list(itertools.accumulate((len(p.nodes) for p in plan.partitions[:-1]), initial=0))
-    fused, _ = fuse(captured, _in_order(facts, plan), starts)
-    planned = zip(_own_and_received(fused, plan), _own_and_received(facts, plan), strict=True)
+    fused, _ = fuse(captured, _in_order(memory, plan), starts)
+    planned = zip(_own_and_received(fused, plan), _own_and_received(memory, plan), strict=True)
     rows = []
     for partition, stub, ((own, received), (eager, _)) in zip(plan.partitions, stubs, planned, strict=True):
         stage = Stage(partition.index, torch.device("cpu"), stub, boundaries)
@@ -129,25 +129,25 @@ def _measure_graph(
     return rows
 
 
-def _in_order(facts: GraphMemory, plan: Plan) -> GraphMemory:
-    index = {step.node: t for t, step in enumerate(facts.steps)}
-    return facts.reordered([index[node] for partition in plan.partitions for node in partition.nodes])
+def _in_order(memory: GraphMemory, plan: Plan) -> GraphMemory:
+    index = {step.node: t for t, step in enumerate(memory.steps)}
+    return memory.reordered([index[node] for partition in plan.partitions for node in partition.nodes])
 
 
-def _own_and_received(facts: GraphMemory, plan: Plan) -> list[tuple[list[int], list[int]]]:
+def _own_and_received(memory: GraphMemory, plan: Plan) -> list[tuple[list[int], list[int]]]:
     """For every step of every partition: what it holds that the partition allocated, and that it received."""
-    facts = _in_order(facts, plan)
-    chain = lay_out(facts, Atoms((), tuple(range(len(facts.steps) + 1))), facts.symbols.bind())
-    last = {value: t for t, step in enumerate(facts.steps) for value in step.values}
+    memory = _in_order(memory, plan)
+    chain = lay_out(memory, Atoms((), tuple(range(len(memory.steps) + 1))), memory.symbols.bind())
+    last = {value: t for t, step in enumerate(memory.steps) for value in step.values}
     result, first = [], 0
     for partition in plan.partitions:
         end = first + len(partition.nodes)
         own = [int(size) for size in chain.workspace[first:end]]
         received = [0] * (end - first)
-        last_in = {value: t for t in range(first, end) for value in facts.steps[t].values}
+        last_in = {value: t for t in range(first, end) for value in memory.steps[t].values}
         for value, t in last_in.items():
-            made = facts.values[value].made_at
-            stays = facts.values[value].returned or last[value] >= end
+            made = memory.values[value].made_at
+            stays = memory.values[value].returned or last[value] >= end
             held = own if made >= first else received
             for step in range(max(made, first), end if stays else t + 1):
                 held[step - first] += int(chain.value_bytes[value])

@@ -4,7 +4,7 @@
     python benchmarks/planner_depth.py --shape 405b --layers 126
 
 The model lives on the meta device, in bfloat16: nothing is allocated. Counted apart, in CPU seconds of the process:
-*export*, the module through torch.export; *graph*, from the exported program to a graph that passes read; *facts*, the
+*export*, the module through torch.export; *graph*, from the exported program to a graph that passes read; *memory*, the
 symbolic footprints of all nodes, with no memory of earlier runs; *plan*, atoms, numbers, boundaries, certificate,
 trade-offs, and the description of the partitions; *report*, the plan as text, and the largest batch that fits. Each row
 runs in its own process, after a model of three layers to warm up. Export and graph are timed once; the others are the
@@ -28,7 +28,7 @@ from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fx_partition.passes.capture.capture_model import capture, export
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.request import Request
@@ -70,7 +70,7 @@ def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
     return statistics.median(seconds), result
 
 
-def told(plan: Plan) -> str:
+def described(plan: Plan) -> str:
     """The plan's report, and how far it holds."""
     largest = [plan.largest(dim) for dim in plan.symbols.dims]
     return f"{report(plan)}\n{largest}"
@@ -80,18 +80,18 @@ def measured(shape: str, layers: int, dynamic: bool, cache: str, repeats: int) -
     """One row of the table."""
     request = Request.check(cache)
     warm = capture(exported(model_of(shape, 3), dynamic))
-    told(make_plan(warm, gather_facts(warm), request))
+    described(make_plan(warm, analyze_memory(warm), request))
     model = model_of(shape, layers)
     export_seconds, program = timed(lambda: exported(model, dynamic))
     graph_seconds, captured = timed(lambda: capture(program))
-    facts_seconds, facts = timed(lambda: gather_facts(captured), repeats)
-    plan_seconds, plan = timed(lambda: make_plan(captured, facts, request), repeats)
+    memory_seconds, memory = timed(lambda: analyze_memory(captured), repeats)
+    plan_seconds, plan = timed(lambda: make_plan(captured, memory, request), repeats)
     read = Plan.from_json(plan.to_json())
-    report_seconds, _ = timed(lambda: told(read))
-    seconds = (export_seconds, graph_seconds, facts_seconds, plan_seconds)
+    report_seconds, _ = timed(lambda: described(read))
+    seconds = (export_seconds, graph_seconds, memory_seconds, plan_seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     kind = "dynamic" if dynamic else "static"
-    return kind, layers, len(facts.steps), plan.num_partitions, *seconds, sum(seconds), report_seconds, peak
+    return kind, layers, len(memory.steps), plan.num_partitions, *seconds, sum(seconds), report_seconds, peak
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def main() -> None:
              for dynamic in (False, True) for n in arguments.layers]  # fmt: skip
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         rows = pool.starmap(measured, cases, chunksize=1)
-    headers = ("shapes", "layers", "nodes", "k", "export", "graph", "facts", "plan", "module to plan", "report", "MiB")
+    headers = ("shapes", "layers", "nodes", "k", "export", "graph", "memory", "plan", "module to plan", "report", "MiB")
     print(f"{platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}; CPU seconds")
     print(tabulate(rows, headers, floatfmt=("", "", "", "", ".2f", ".2f", ".2f", ".2f", ".2f", ".2f", ".0f")))
 

@@ -12,8 +12,8 @@ byte, else the benchmark stops. A planner that is not installed, raises, or has 
 than the footprint against it: where that does not fit, a row marked * is the best of what they make of smaller numbers.
 
 Time: median of five runs after a warm-up (a warm-up of over a second stands alone), in this process (PiPPy in one of
-its own), planning only. Capture is apart: export, and for us the facts. A planner that is given k is asked for k
-upward, and all of its runs count.
+its own), planning only. Capture is apart: export, and for us the analysis of memory. A planner that is given k is
+asked for k upward, and all of its runs count.
 
 The verdict lists each row of another planner that fits and has fewer partitions than ours, or as many and a smaller
 largest one, or both equal and fewer bytes cut. None of the other planners claims to be exact. "fx-partition" is what
@@ -35,7 +35,7 @@ from functools import partial
 
 import torch
 from peers import block_partition, device_map, fx_accelerator, linear_balance, ours, size_threshold
-from peers.case import Case, NoPlan, Planned, make_case, told_less
+from peers.case import Case, NoPlan, Planned, make_case, with_smaller_budgets
 from peers.graphs import MIB, SPECS, build
 from peers.scorer import Score
 from tabulate import tabulate
@@ -48,11 +48,11 @@ class Planner:
     """One planner.
 
     Attributes:
-        name: for the tables.
-        plan: how it is asked.
-        module, package: what it needs to be imported, and what is to be installed for that.
-        partial: it takes a budget and counts less than the footprint against it. Where its answer does not fit, it is
-            told less.
+        name: its name in the tables.
+        plan: makes its plan of a case for a budget.
+        module, package: the module that must be there, and the package to install for it.
+        partial: whether it counts less than the footprint against its budget. Where its answer does not fit, it gets
+            smaller budgets.
     """
 
     name: str
@@ -101,14 +101,14 @@ class Row:
 
 
 def ask(planner: Planner, case: Case, budget: int) -> list[Row]:
-    """A row, and a second one where a planner does not fit and is told less."""
+    """A row, and a second one with a smaller budget where a planner does not fit."""
     if importlib.util.find_spec(planner.module) is None:
         note = f"not installed: pip install {planner.package}"
         return [Row(planner.name, case.graph.spec.name, budget, note=note)]
     first = _row(planner.name, partial(planner.plan, case, budget), case, budget)
     if not planner.partial or first.score is None or first.fits:
         return [first]
-    return [first, _row(f"{planner.name}*", partial(told_less, planner.plan, case, budget), case, budget)]
+    return [first, _row(f"{planner.name}*", partial(with_smaller_budgets, planner.plan, case, budget), case, budget)]
 
 
 def _row(name: str, plan: Callable[[], Planned], case: Case, budget: int) -> Row:
@@ -163,7 +163,7 @@ def main() -> None:
         rows += here
         weights = case.chain.weight_bytes.sum() / MIB
         print(f"\n{spec.name}: {spec.shape}; {len(case.steps)} steps, {weights:.1f} MiB of weights")
-        print(f"model and torch.export {exported:.2f} s; our capture and facts {case.facts_seconds:.2f} s")
+        print(f"model and torch.export {exported:.2f} s; our capture and analysis {case.capture_seconds:.2f} s")
         headers = ["budget MiB", "planner", "k", "max MiB", "cut KiB", "fits", "plan ms", ""]
         print(tabulate([row.cells() for row in here], headers, disable_numparse=True, colalign=_ALIGN), flush=True)
     print("\nWhere a peer is better")

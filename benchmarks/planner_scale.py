@@ -35,8 +35,9 @@ import numpy.typing as npt
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.ordering.piece import Graph
 from fx_partition.passes.ordering.resplit import NARROW
 from fx_partition.passes.ordering.rolling_beam import roll
@@ -193,10 +194,10 @@ def as_graph(chain: Chain) -> CapturedGraph:
 def measure_verify(shape: str, n: int, parts: int, objective: str) -> str:
     """Check one plan, and say what it took, in seconds of the processor."""
     captured = as_graph(SHAPES[shape](n))
-    facts = gather_facts(captured)
-    whole = make_plan(captured, facts, Request.check(sys.maxsize, order="trace"))
+    memory = analyze_memory(captured)
+    whole = make_plan(captured, memory, Request.check(sys.maxsize, order="trace"))
     budget = whole.max_bytes // parts + (1 << 15)
-    plan = make_plan(captured, facts, Request.check(budget, order="trace", objective=objective))
+    plan = make_plan(captured, memory, Request.check(budget, order="trace", objective=objective))
     start = time.process_time()
     reading = read_graph(captured)
     read = time.process_time()

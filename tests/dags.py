@@ -15,7 +15,7 @@ from zoo import FAMILIES
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.constraints.atoms import find_atoms
 from fx_partition.passes.constraints.dependencies import atom_predecessors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.ordering.search import permuted
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.chain import Chain
@@ -76,12 +76,12 @@ def zoo_dag(name: str) -> Dag:
     family = FAMILIES[name]
     args, kwargs = family.inputs(2)
     captured = capture(family.build(), kwargs or args)
-    facts = gather_facts(captured)
-    atoms = find_atoms(captured, facts)
-    facts = facts.reordered(atoms.order)
+    memory = analyze_memory(captured)
+    atoms = find_atoms(captured, memory)
+    memory = memory.reordered(atoms.order)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
-    chain = lay_out(facts, atoms, facts.symbols.bind(None))
-    return chain, atom_predecessors(facts, nodes, atoms.starts)
+    chain = lay_out(memory, atoms, memory.symbols.bind(None))
+    return chain, atom_predecessors(memory, nodes, atoms.starts)
 
 
 def window_of(dag: Dag, first: int, end: int, run: int = 1) -> Dag:

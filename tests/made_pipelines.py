@@ -19,7 +19,7 @@ from fx_partition.backends.threads.aoti_compile import Code
 from fx_partition.backends.threads.runtime import LocalRuntime
 from fx_partition.hardware.cores import allowed_cores
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -47,10 +47,10 @@ class Made:
         with torch.no_grad():
             self.expected = self.model(X)
         captured = capture(self.model, X)
-        facts = gather_facts(captured)
-        self.plan = make_plan(captured, facts, Request.check(None, 2))
+        memory = analyze_memory(captured)
+        self.plan = make_plan(captured, memory, Request.check(None, 2))
         captured = planned_graph(captured, self.plan)
-        self.program = make_program(captured, cut(captured, self.plan), facts.written)
+        self.program = make_program(captured, cut(captured, self.plan), memory.written)
         self.signature = RequestSignature(captured, self.program, X)
 
     def local(self, before: Callable[[], object] = lambda: None) -> LocalRuntime:

@@ -287,7 +287,7 @@ def test_a_program_of_a_package_s_types_says_which_module_has_them(
     assert "Fits one device" in capsys.readouterr().out
 
 
-def test_the_first_cause_is_told_in_a_sentence() -> None:
+def test_the_first_cause_is_a_sentence() -> None:
     try:
         try:
             raise KeyError("first. And more of it")

@@ -1,4 +1,4 @@
-"""What readers are told: the examples in docstrings do what they say."""
+"""The examples in docstrings run and print what they show."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from zoo import FAMILIES
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.partitioner.build_chain import lay_out
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -33,10 +33,10 @@ def export(model: nn.Module, *args: Tensor, **kwargs: object) -> torch.fx.GraphM
 
 def workspace_of(gm: torch.fx.GraphModule) -> dict[str, int]:
     captured = capture(gm)
-    facts = gather_facts(captured)
-    atoms = find_atoms(captured, facts)
-    ordered = facts.reordered(atoms.order)
-    chain = lay_out(ordered, atoms, facts.symbols.bind(None))
+    memory = analyze_memory(captured)
+    atoms = find_atoms(captured, memory)
+    ordered = memory.reordered(atoms.order)
+    chain = lay_out(ordered, atoms, memory.symbols.bind(None))
     return dict(zip((step.node for step in ordered.steps), chain.workspace.tolist(), strict=True))
 
 

@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.chain import Chain
@@ -52,25 +53,25 @@ class NoPlan(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A graph and its facts, made once for all planners.
+    """A graph and its memory, made once for all planners.
 
     Attributes:
-        facts: in graph order.
+        memory: the memory of the graph's nodes, in graph order.
         steps: node names in execution order, atoms contiguous.
         step_bytes: of each step, the weights that it touches and the values that it makes: the sizes given to planners
             that want a number an operator.
         scorer: the judge.
-        facts_seconds: what capturing the exported graph and gathering the facts took.
+        capture_seconds: what it took to capture the exported graph and to analyse its memory.
     """
 
     graph: Graph
     captured: CapturedGraph
-    facts: GraphMemory
+    memory: GraphMemory
     chain: Chain
     steps: list[str]
     step_bytes: list[int]
     scorer: Scorer
-    facts_seconds: float
+    capture_seconds: float
 
     @property
     def gm(self) -> torch.fx.GraphModule:
@@ -103,11 +104,11 @@ class Case:
 def make_case(graph: Graph) -> Case:
     start = time.perf_counter()
     captured = capture(graph.gm)
-    facts = gather_facts(captured)
+    memory = analyze_memory(captured)
     seconds = time.perf_counter() - start
-    atoms = find_atoms(captured, facts)
-    ordered = facts.reordered(atoms.order)
-    chain = lay_out(ordered, atoms, facts.symbols.bind(None))
+    atoms = find_atoms(captured, memory)
+    ordered = memory.reordered(atoms.order)
+    chain = lay_out(ordered, atoms, memory.symbols.bind(None))
     steps = [step.node for step in ordered.steps]
     made = [0] * len(steps)
     for size, step in zip(chain.value_bytes.tolist(), chain.value_def.tolist(), strict=True):
@@ -116,7 +117,7 @@ def make_case(graph: Graph) -> Case:
     starts, touched = chain.weight_start.tolist(), chain.weight_touch_bytes.tolist()
     step_bytes = [sum(touched[starts[t] : starts[t + 1]]) + made[t] for t in range(len(steps))]
     workspace = dict(zip(steps, chain.workspace.tolist(), strict=True))
-    return Case(graph, captured, facts, chain, steps, step_bytes, Scorer(graph.gm, workspace), seconds)
+    return Case(graph, captured, memory, chain, steps, step_bytes, Scorer(graph.gm, workspace), seconds)
 
 
 def timed(plan: Callable[[A], T], prepare: Callable[[], A]) -> tuple[T, float]:
@@ -160,25 +161,25 @@ def smallest_that_fits(case: Case, budget: int, split: Callable[[list[int], int]
     raise NoPlan(f"none from k = {fewest} to {most} fits")
 
 
-def told_less(plan: Callable[[Case, int], Planned], case: Case, budget: int) -> Planned:
-    """The best answer that fits of a planner that counts less than the footprint, over smaller budgets that it is told.
+def with_smaller_budgets(plan: Callable[[Case, int], Planned], case: Case, budget: int) -> Planned:
+    """Return the best answer that fits of a planner that counts less than the footprint, over smaller budgets.
 
     Raises:
         NoPlan: none fits.
     """
     best: tuple[tuple[int, int, int], Planned] | None = None
-    for told in smaller_budgets(budget)[1:]:
+    for given in smaller_budgets(budget)[1:]:
         try:
-            planned = plan(case, told)
+            planned = plan(case, given)
         except NoPlan:
             break  # with less still, it has none either
         score = case.score(planned.assignment)
         if best is not None and score.num_partitions > best[0][0]:
             break
         if score.fits(budget) and (best is None or score.key < best[0]):
-            best = score.key, replace(planned, note=f"told {100 * told / budget:.0f}% of the budget")
+            best = score.key, replace(planned, note=f"given {100 * given / budget:.0f}% of the budget")
     if best is None:
-        raise NoPlan("told 95% to 30% of the budget, fits for none")
+        raise NoPlan("it fits for none of 95% to 30% of the budget")
     return best[1]
 
 

@@ -1,4 +1,4 @@
-"""fx_partition's own two algorithms, on facts that are known: atoms, chain, boundaries, certificate, description."""
+"""Plan with fx_partition's two algorithms, once the memory is analysed: atoms, chain, boundaries, certificate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def plan(case: Case, budget: int, algorithm: str = "dp", order: str = "search") 
         AssertionError: they differ.
     """
     request = Request.check(budget, algorithm=algorithm, order=order)
-    made, seconds = timed(lambda facts: make_plan(case.captured, facts, request), lambda: case.facts)
+    made, seconds = timed(lambda memory: make_plan(case.captured, memory, request), lambda: case.memory)
     assignment = assignment_of(made)
     score = case.score(assignment)
     assert score.footprints == tuple(p.total_bytes for p in made.partitions), "footprints differ from the scorer's"

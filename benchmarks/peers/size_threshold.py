@@ -32,7 +32,10 @@ def plan(case: Case, budget: int) -> Planned:
 
 @lru_cache(maxsize=1)
 def _all_answers(name: str) -> dict[str, dict[str, Any]]:
-    """By bytes, for all budgets of a graph and all that may be told instead: the graph is made once for all."""
+    """Return the answers by budget in bytes, for all budgets of a graph and the smaller ones that may replace them.
+
+    The graph is made once for all.
+    """
     command = [sys.executable, "-W", "ignore", "-m", "peers.size_threshold", name]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     if done.returncode:
@@ -75,7 +78,7 @@ def main(name: str) -> None:
     import pippy.ModelSplit  # noqa: F401  before anything imports torch.distributed.pipelining
 
     graph = build(next(spec for spec in SPECS if spec.name == name))
-    budgets = [told for budget in graph.spec.budget_bytes() for told in smaller_budgets(budget)]
+    budgets = [given for budget in graph.spec.budget_bytes() for given in smaller_budgets(budget)]
     print(json.dumps({budget: _answer(graph.gm, budget) for budget in budgets}))
 
 

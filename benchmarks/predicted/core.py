@@ -46,16 +46,16 @@ def measure_core(sweep_seconds: float) -> Core:
     Raises:
         ValueError: nothing is known of the CPU's caches, or the sweep shows none.
     """
-    facts = cpu_facts()
-    if not facts.caches:
+    cpu = cpu_facts()
+    if not cpu.caches:
         raise ValueError("this system says nothing of its CPU's caches")
-    device = _device(facts, sweep_seconds)
+    device = _device(cpu, sweep_seconds)
     return Core(device, _overheads(device.onchip_bandwidth))
 
 
-def _device(facts: CpuFacts, sweep_seconds: float) -> Device:
-    outermost = max(cache.bytes for cache in facts.caches)
-    figures, curve = fit(sweep(working_sets(facts), sweep_seconds), outermost, cores=1)
+def _device(cpu: CpuFacts, sweep_seconds: float) -> Device:
+    outermost = max(cache.bytes for cache in cpu.caches)
+    figures, curve = fit(sweep(working_sets(cpu), sweep_seconds), outermost, cores=1)
     own = "benchmarks/cost_model.py"
     if "memory_bandwidth" not in figures:
         raise ValueError(f"the sweep does not reach beyond the cache of {outermost} bytes; run it on an idle machine")

@@ -10,10 +10,11 @@ from torch.export import ExportedProgram
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
-from fx_partition.passes.capture.capture_model import ExampleInputs, Model, annotated, capture
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
+from fx_partition.passes.capture.captured_graph import annotated
 from fx_partition.passes.capture.metadata_changes import changed_inputs
 from fx_partition.passes.capture.module_members import all_tensors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.records import Partition
 from fx_partition.passes.plan.request import CacheBytes, Request
@@ -92,13 +93,13 @@ def pipeline(
             f"{node.name} changes the metadata of {captured.names.get(held, held.name)} in place, so the next request "
             "would see another shape; let the model use an operator that returns a new view, such as t() for t_()"
         )
-    facts = gather_facts(captured)
+    memory = analyze_memory(captured)
     traced = captured
     plan, captured, partitions = plan_states_together(
-        traced, facts, request, lambda asked: make_plan(traced, facts, asked), lambda partition: partition.index
+        traced, memory, request, lambda asked: make_plan(traced, memory, asked), lambda partition: partition.index
     )
     materialize((*captured.weights.values(), *all_tensors(captured.gm).values()))
-    program = make_program(captured, partitions, facts.written)
+    program = make_program(captured, partitions, memory.written)
     signature = RequestSignature(captured, program, _examples(model, example_inputs))
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
@@ -121,7 +122,7 @@ def pipeline(
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
     threads = [min(map(len, copies)) for copies in cores]
-    codes = compile_steps(program.steps, threads, inductor or {}, facts.symbols.bind(request.bind))
+    codes = compile_steps(program.steps, threads, inductor or {}, memory.symbols.bind(request.bind))
     plan = plan.with_code(tuple(first_with_same_key(codes)))
     limit = inflight or 4 * sum(map(len, cores))
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)

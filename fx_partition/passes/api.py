@@ -9,7 +9,7 @@ from fx_partition.common.errors import PartitionError
 
 from .capture.capture_model import ExampleInputs, Model, capture
 from .constraints.atoms import KeepTogether
-from .footprint.analyze import gather_facts
+from .footprint.analyze import analyze_memory
 from .plan.make_plan import make_plan
 from .plan.plan import Plan
 from .plan.request import CacheBytes, Devices, Request
@@ -69,7 +69,7 @@ def plan(
         replicate=replicate,
     )  # fmt: skip
     captured = capture(model, example_inputs, dynamic_shapes)
-    return make_plan(captured, gather_facts(captured), request)
+    return make_plan(captured, analyze_memory(captured), request)
 
 
 def split(
@@ -111,7 +111,7 @@ def split(
     captured = capture(model, example_inputs, dynamic_shapes)
     if plan is None:
         assert request is not None
-        return split_graph(captured, make_plan(captured, gather_facts(captured), request))
+        return split_graph(captured, make_plan(captured, analyze_memory(captured), request))
     planned = planned_graph(captured, plan)
     refuse_or_warn(find_faults(captured, plan))
     return split_planned(planned, plan)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from fx_partition.passes.capture.captured_graph import CapturedGraph
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.split.extract import planned_graph
 from fx_partition.passes.timing.partition_work import PartitionWork, work_of_runs
@@ -25,7 +25,7 @@ def work_of(captured: CapturedGraph, plan: Plan, bind: Mapping[str, int] | None 
         PartitionError: ``bind`` names no symbol of the graph.
     """
     planned = planned_graph(captured, plan)
-    eager = gather_facts(planned)
+    eager = analyze_memory(planned)
     check_order(planned, plan)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     starts = [0, *accumulate(len(partition.nodes) for partition in plan.partitions)]

@@ -14,7 +14,7 @@ from fx_partition.hardware.device_names import find_device
 from fx_partition.hardware.overheads import OVERHEADS, Link, Overheads
 from fx_partition.hardware.records import Device
 from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.request import CacheBytes, Request
@@ -94,7 +94,7 @@ def simulate(
     if plan is None:
         request = Request.check(cache_bytes, bind=bind, **options)
         captured = capture(model, example_inputs, dynamic_shapes)
-        plan = make_plan(captured, gather_facts(captured), request)
+        plan = make_plan(captured, analyze_memory(captured), request)
     records = _records(plan, device or str(cache_bytes))
     works = work_of(captured or capture(model, example_inputs, dynamic_shapes), plan, bind)
     link = link or Link.of(records[0])

@@ -22,8 +22,9 @@ import fx_partition
 from fx_partition import PartitionWarning
 from fx_partition.backends.lowering import torch_internals
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.report.compiled_plans import compiled_graphs
@@ -123,11 +124,11 @@ def split_apart(model: Any, found: Found) -> Callable[..., Any]:
 
 def budget(captured: CapturedGraph, parts: int) -> int:
     """The smallest budget for which ``parts`` partitions suffice; less where three would not be needed for it."""
-    facts = gather_facts(captured)
-    size = make_plan(captured, facts, Request.check(None, parts)).budget_bytes
+    memory = analyze_memory(captured)
+    size = make_plan(captured, memory, Request.check(None, parts)).budget_bytes
     for _ in range(6):
         size = max(size, 1)  # a graph may compute nothing but sizes
-        if make_plan(captured, facts, Request.check(size, None)).num_partitions >= 3:
+        if make_plan(captured, memory, Request.check(size, None)).num_partitions >= 3:
             return size
         size = size * 3 // 4
     return max(size, 1)

@@ -76,9 +76,9 @@ def test_differences_are_seen(line, other, what):
 def broken():
     """A planner that lets random numbers be drawn in any order."""
 
-    def by_operands_alone(facts, nodes, span):
-        index = {facts.steps[t].node: t for t in span}
-        names = {t: [source.name for source in nodes[facts.steps[t].node].all_input_nodes] for t in span}
+    def by_operands_alone(memory, nodes, span):
+        index = {memory.steps[t].node: t for t in span}
+        names = {t: [source.name for source in nodes[memory.steps[t].node].all_input_nodes] for t in span}
         return {t: sorted({index[name] for name in names[t] if name in index}) for t in span}
 
     with mock.patch.object(dependencies, "step_predecessors", by_operands_alone):

@@ -319,15 +319,15 @@ def forked(rank: int, size: int) -> dict[str, Any]:
     """Each rank forks children, which use the team and end; then the ranks talk on."""
     team = Team.current(10, torch.device("cpu"))
     team.connect()
-    told, said = [], []
+    received, refusals = [], []
     for number in range(2):
         peer, tensor = 1 - rank, torch.empty(1)
         arrival = team.post(tensor, peer, number)
         team.send(torch.tensor([10.0 * rank + number]), peer, number)
         team.finish()
         arrival.wait()
-        told.append(tensor.item())
+        received.append(tensor.item())
         if number == 0:
-            said = [in_a_child(lambda: team.begin({})), in_a_child(lambda: Team.current(10, torch.device("cpu")))]
+            refusals = [in_a_child(lambda: team.begin({})), in_a_child(lambda: Team.current(10, torch.device("cpu")))]
             in_a_child(transports._shut_down)  # which is called when an interpreter ends
-    return {"told": told, "said": said}
+    return {"received": received, "refusals": refusals}

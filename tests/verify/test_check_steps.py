@@ -13,8 +13,9 @@ import torch
 import torch.fx
 
 from fx_partition.passes import verify
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.verify.case import Fault
@@ -89,9 +90,9 @@ def test_steps_of_a_check_grow_like_n_log_n(shape: Callable[[int, int], list[int
     steps = []
     for n in (100, 400):
         captured = as_graph(shape, n)
-        facts = gather_facts(captured)
-        whole = make_plan(captured, facts, Request.check(sys.maxsize, order="trace")).max_bytes
-        plan = make_plan(captured, facts, Request.check(whole // (5 if parts == "few" else n // 12), order="trace"))
+        memory = analyze_memory(captured)
+        whole = make_plan(captured, memory, Request.check(sys.maxsize, order="trace")).max_bytes
+        plan = make_plan(captured, memory, Request.check(whole // (5 if parts == "few" else n // 12), order="trace"))
         assert plan.num_partitions > 4 and plan.tradeoffs
         found: list[Fault] = []
         steps.append(lines_of(lambda c=captured, p=plan, found=found: found.extend(find_faults(c, p))))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 
 from ..devices.cuda_driver import DRIVER, Driver

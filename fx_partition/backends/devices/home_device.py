@@ -20,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError, PartitionWarning
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 
 from .cuda_driver import DRIVER
 

@@ -21,7 +21,7 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import PartitionError, UnreadableError
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.shared_inputs import refuse_written_aliases
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
@@ -119,7 +119,7 @@ class _GraphCompiler:
         """
         captured = capture_dynamo(self._gm, self._inputs)
         self._weights = list(captured.weights.values())
-        context = GraphContext(captured, gather_facts(captured), self._inputs, self._options, self._patches)
+        context = GraphContext(captured, analyze_memory(captured), self._inputs, self._options, self._patches)
         self._context = context
         if self._options.ranks:
             return _on_ranks(context)

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.split.extract import stitch
 from fx_partition.passes.split.split_module import PREFIX
 

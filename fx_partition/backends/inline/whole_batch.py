@@ -11,7 +11,7 @@ from typing import Any
 
 import sympy
 
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.respecialize import refake
 
 from ..lowering.torch_internals import compile_part

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import (
     FakeTensor,
     enable_python_dispatcher,

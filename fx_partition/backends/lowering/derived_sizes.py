@@ -21,7 +21,7 @@ import torch.fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.symbolic_sizes import Size, to_expr
 from fx_partition.passes.split.extract import PartitionGraph
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, from_graph
-from fx_partition.passes.capture.graph_symbols import told_by
+from fx_partition.passes.capture.capture_model import from_graph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.capture.graph_symbols import numbers_from_inputs
 from fx_partition.passes.capture.metadata_changes import settle_metadata
 from fx_partition.passes.capture.newest_writes import use_newest
 from fx_partition.passes.capture.user_names import user_name
@@ -40,7 +41,8 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
         if is_weight(node, value):
             weights[node] = value
     fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
-    return settle_metadata(CapturedGraph(gm, values, weights, names, told=told_by(fakes, example_inputs)))
+    numbers = numbers_from_inputs(fakes, example_inputs)
+    return settle_metadata(CapturedGraph(gm, values, weights, names, example_numbers=numbers))
 
 
 def is_weight(node: torch.fx.Node, value: Any) -> bool:

@@ -13,7 +13,7 @@ import torch.fx
 from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.respecialize import Refaked
 from fx_partition.passes.capture.symbolic_sizes import Symbols
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.split.extract import planned_graph
@@ -72,4 +72,4 @@ def planned_with_memory(captured: CapturedGraph, memory: GraphMemory, plan: Plan
         PlanMismatchError: the plan was made for another graph.
     """
     planned = planned_graph(captured, plan)
-    return planned, gather_facts(planned) if plan.slicings else memory
+    return planned, analyze_memory(planned) if plan.slicings else memory

@@ -13,7 +13,7 @@ from torch.fx.operator_schemas import get_signature_for_torch_op
 from torch.utils import _pytree as pytree
 
 from fx_partition.passes.capture.autocast_regions import names_autocast_device
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 
 from ..devices.home_device import place
 

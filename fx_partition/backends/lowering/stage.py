@@ -27,7 +27,7 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import UnreadableError
-from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.constraints.handed_on_writes import received_writes
 from fx_partition.passes.footprint.graph_memory import GraphMemory

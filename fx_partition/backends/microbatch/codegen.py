@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.split.split_module import PREFIX
 

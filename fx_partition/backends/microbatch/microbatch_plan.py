@@ -17,7 +17,7 @@ import torch.fx
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.batching.microbatch_size import BatchSplitter, plan_microbatches
 from fx_partition.passes.batching.separability import WAY_OUT, Separation, separate
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.respecialize import Refaked, refake
 from fx_partition.passes.plan.plan import Plan
 

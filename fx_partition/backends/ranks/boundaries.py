@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.split.extract import PartitionGraph
 
 from ..lowering.stage import Boundaries

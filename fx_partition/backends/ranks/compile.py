@@ -13,7 +13,7 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.fake_tensors import shape_env_of
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
@@ -48,7 +48,7 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
         PartitionError: gradients are needed, the inputs of ranks differ, or a rank cannot compile its stages.
         RankError: a rank did not call the model.
     """
-    captured, facts, home = context.captured, context.memory, context.home
+    captured, memory, home = context.captured, context.memory, context.home
     if context.needs_gradients:
         raise PartitionError(
             "devices=\"ranks\" is for inference, and an input or a parameter requires a gradient: run under "
@@ -62,7 +62,7 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
     with team.consistency.alive():
         graph: MicrobatchGraph | None = None
         if found := MicrobatchPlan.of(context):
-            refuse_writes(facts)
+            refuse_writes(memory)
             plan, planned = found.plan, context.planned(found.plan)
             graph = found.refake(planned.captured)
             captured = graph.captured
@@ -70,19 +70,19 @@ def compile_ranks(context: GraphContext) -> tuple[Callable[..., Any], Plan, list
         else:
             plan, captured, partitions = plan_states_together(
                 captured,
-                facts,
+                memory,
                 context.options.request,
-                lambda request: make_plan(captured, facts, request),
+                lambda request: make_plan(captured, memory, request),
                 lambda partition: partition.device,
                 says="written by the graph and used by several ranks; all that uses it stays together on one, which "
                 "may need more partitions or larger ones",
             )
-        document = _document(captured, plan, ranked.given, context.inputs, facts.written)
+        document = _document(captured, plan, ranked.given, context.inputs, memory.written)
         refuse_differences(team.consistency.exchange(document, "plan this graph"))
         team.connect()
         ranks = [partition.slot % team.size for partition in plan.partitions]
         names = {rank: _stage_names(plan, ranks, rank) for rank in range(team.size)}
-        messages = Messages(captured, partitions, ranks, team.size, ranked.output, facts.written)
+        messages = Messages(captured, partitions, ranks, team.size, ranked.output, memory.written)
         boundaries = RankBoundaries(captured, partitions, ranks, messages)
         stages = [Stage(i, home, partition, boundaries) for i, partition in enumerate(partitions)]
         own = [stage for stage, rank in zip(stages, ranks, strict=True) if rank == team.rank]

@@ -68,14 +68,14 @@ class Microbatches:
         ]
 
 
-def refuse_writes(facts: GraphMemory) -> None:
+def refuse_writes(memory: GraphMemory) -> None:
     """Refuse a graph that writes its inputs: several ranks would have to write the microbatches back.
 
     Raises:
         PartitionError: the graph writes an input.
     """
-    if facts.written:
+    if memory.written:
         raise PartitionError(
-            f"the graph writes {', '.join(sorted(facts.written))} in place, which microbatches on ranks do not "
+            f"the graph writes {', '.join(sorted(memory.written))} in place, which microbatches on ranks do not "
             "support; set microbatches=1"
         )

@@ -9,7 +9,7 @@ import torch
 import torch.fx
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 
 from ..lowering.stage import Stage
 from ..process_group.rank_team import Team

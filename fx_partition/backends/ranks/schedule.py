@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx
 
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.split.extract import PartitionGraph
 
 #: The pseudo-stage that has the inputs of the graph as its results, on rank 0.

@@ -22,7 +22,7 @@ import torch.fx
 from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph, value_of
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 from fx_partition.passes.split.extract import PartitionGraph
 

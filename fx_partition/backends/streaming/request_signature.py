@@ -15,7 +15,8 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, ExampleInputs
+from fx_partition.passes.capture.capture_model import ExampleInputs
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.fake_tensors import shape_env_of
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
 from fx_partition.passes.split.input_sizes import InputSizes, Numbers

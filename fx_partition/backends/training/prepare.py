@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.common.units import format_bytes
-from fx_partition.passes.capture.capture_model import CapturedGraph, ExampleInputs, Model, capture
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.module_members import all_tensors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
@@ -179,10 +180,14 @@ def prepare(
     captured = capture(model, example)
     if device is None:
         refuse_several(captured, "a rank runs its stages on one device", "name one with device=")
-    facts = gather_facts(captured)
+    memory = analyze_memory(captured)
     traced = captured
     plan, captured, partitions = plan_states_together(
-        traced, facts, request, lambda asked: _plan(traced, facts, asked, num_ranks), lambda partition: partition.index
+        traced,
+        memory,
+        request,
+        lambda asked: _plan(traced, memory, asked, num_ranks),
+        lambda partition: partition.index,
     )
     reader = ArgumentReader(example)
     graphs = stage_graphs(captured, partitions, reader.leaves)
@@ -213,14 +218,14 @@ def _trained(value: Any) -> Any:
     return value.detach().requires_grad_()
 
 
-def _plan(captured: CapturedGraph, facts: GraphMemory, request: Request, num_ranks: int) -> Plan:
-    plan = make_plan(captured, facts, request)
+def _plan(captured: CapturedGraph, memory: GraphMemory, request: Request, num_ranks: int) -> Plan:
+    plan = make_plan(captured, memory, request)
     if not request.exactly:
         if plan.num_partitions < num_ranks:
             check_stages(plan.num_partitions, num_ranks)
         more = -plan.num_partitions % num_ranks
         if more:
-            plan = make_plan(captured, facts, replace(request, exactly=plan.num_partitions + more))
+            plan = make_plan(captured, memory, replace(request, exactly=plan.num_partitions + more))
     if request.budget is not None and plan.spill_bytes:
         warnings.warn(
             f"the largest of {plan.num_partitions} stages holds {format_bytes(plan.max_bytes)}, more than cache_bytes; "

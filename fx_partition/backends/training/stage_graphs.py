@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.capture.symbolic_sizes import Size, evaluate, numbers_of, to_expr
 from fx_partition.passes.split.extract import PartitionGraph

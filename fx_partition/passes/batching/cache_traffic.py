@@ -29,17 +29,17 @@ class Traffic:
     """The traffic of one graph under schedules of it.
 
     Args:
-        facts: of the graph, as the code that runs it materialises values (see `fused_footprint`).
+        memory: of the graph, as the code that runs it materialises values (see `fused_footprint`).
     """
 
-    def __init__(self, facts: GraphMemory) -> None:
-        self._facts = facts
-        sizes: list[Size] = [value.bytes for value in facts.values]
-        for step in facts.steps:
+    def __init__(self, memory: GraphMemory) -> None:
+        self._memory = memory
+        sizes: list[Size] = [value.bytes for value in memory.values]
+        for step in memory.steps:
             sizes += step.weights.values()
         self._sizes = Evaluator(sizes)
-        self._last = {value: t for t, step in enumerate(facts.steps) for value in step.values}
-        self._place = {step.node: t for t, step in enumerate(facts.steps)}
+        self._last = {value: t for t, step in enumerate(memory.steps) for value in step.values}
+        self._place = {step.node: t for t, step in enumerate(memory.steps)}
 
     def of(
         self, parts: Sequence[Sequence[str]], numbers: Mapping[sympy.Symbol, int], repeats: int, cache: int
@@ -53,14 +53,14 @@ class Traffic:
             cache: bytes of the cache.
         """
         sizes = self._sizes(numbers)
-        values, weights = sizes[: len(self._facts.values)], iter(sizes[len(self._facts.values) :])
-        read = [dict(zip(step.weights, weights, strict=False)) for step in self._facts.steps]
+        values, weights = sizes[: len(self._memory.values)], iter(sizes[len(self._memory.values) :])
+        read = [dict(zip(step.weights, weights, strict=False)) for step in self._memory.steps]
         runs = ([self._place[name] for name in part] for part in parts)
         return sum(self._part(steps, values, read, repeats, cache) for steps in runs)
 
     def large(self, numbers: Mapping[sympy.Symbol, int], least: int) -> int:
         """Bytes of the values that one run makes and that have ``least`` bytes or more each."""
-        made = zip(self._facts.values, self._sizes(numbers), strict=False)
+        made = zip(self._memory.values, self._sizes(numbers), strict=False)
         return sum(size for value, size in made if value.role is Role.ACTIVATION and size >= least)
 
     def _part(
@@ -72,8 +72,8 @@ class Traffic:
             return first
         again = self._run(steps, values, read, stack, 1, cache)  # all later runs are like the second
         inside = set(steps)
-        about = self._facts.values
-        touched = {value for t in steps for value in self._facts.steps[t].values}
+        about = self._memory.values
+        touched = {value for t in steps for value in self._memory.steps[t].values}
         joined = sum(values[value] for value in touched if about[value].returned and about[value].made_at in inside)
         return first + (repeats - 1) * again + 2 * repeats * joined
 
@@ -92,8 +92,8 @@ class Traffic:
         seen: set[int] = set()
         written: set[int] = set()
         for t in steps:
-            for value in self._facts.steps[t].values:
-                size, made = values[value], self._facts.values[value].made_at
+            for value in self._memory.steps[t].values:
+                size, made = values[value], self._memory.values[value].made_at
                 distance = stack.touch((run, value), size)
                 if value not in seen:
                     seen.add(value)
@@ -107,7 +107,7 @@ class Traffic:
                 distance = stack.touch(weight, size)
                 moved += size if distance is None or distance > cache else 0
         for value in seen - written:
-            about = self._facts.values[value]
+            about = self._memory.values[value]
             leaves = about.made_at in inside and (about.returned or self._last[value] not in inside)
             moved += values[value] if leaves else 0
         return moved

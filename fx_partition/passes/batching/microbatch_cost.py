@@ -14,9 +14,9 @@ import sympy
 
 from fx_partition.hardware.overheads import OVERHEADS
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator
-from ..footprint.analyze import gather_facts
+from ..footprint.analyze import analyze_memory
 from ..footprint.flops import flops_by_node
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
@@ -58,17 +58,17 @@ class Cost:
     def __init__(
         self,
         captured: CapturedGraph,
-        facts: GraphMemory,
+        memory: GraphMemory,
         symbols: tuple[str, ...],
         batch: int,
         fewest: int,
         bind: Mapping[str, int] | None = None,
     ) -> None:
-        self._captured, self._facts, self._symbols = captured, facts, symbols
+        self._captured, self._memory, self._symbols = captured, memory, symbols
         self._batch, self._fewest = batch, fewest
-        self._bound = facts.symbols.bind(bind)
-        self._traffic = Traffic(fuse(captured, facts.measured_at(self._bound))[0])
-        flops = Evaluator(list(flops_by_node(captured, facts.symbols).values()))(self._numbers(batch))
+        self._bound = memory.symbols.bind(bind)
+        self._traffic = Traffic(fuse(captured, memory.measured_at(self._bound))[0])
+        flops = Evaluator(list(flops_by_node(captured, memory.symbols).values()))(self._numbers(batch))
         self._flops = sum(flops)
 
     def of(self, plan: Plan, rows: int) -> float:
@@ -76,7 +76,7 @@ class Cost:
         traffic = self._traffic
         if plan.slicings:
             planned = planned_graph(self._captured, plan)
-            traffic = Traffic(fuse(planned, gather_facts(planned).measured_at(self._bound))[0])
+            traffic = Traffic(fuse(planned, analyze_memory(planned).measured_at(self._bound))[0])
         parts = [partition.nodes for partition in plan.partitions]
         share = LEAST_GAIN * len(parts) + (OTHER_KERNELS if rows < self._fewest else 0)
         own = self._schedule(traffic, parts, rows, -(-self._batch // rows), plan.budget_bytes)
@@ -84,7 +84,7 @@ class Cost:
 
     def whole(self, cache: int) -> float:
         """Return the cost of the batch whole, as one part, with ``cache`` bytes of cache."""
-        nodes = tuple(step.node for step in self._facts.steps)
+        nodes = tuple(step.node for step in self._memory.steps)
         return self._schedule(self._traffic, [nodes], self._batch, 1, cache)
 
     def _numbers(self, rows: int) -> dict[sympy.Symbol, int]:

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import sympy
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import least_of, shape_env_of
 from ..capture.symbolic_sizes import evaluate
 from ..footprint.graph_memory import GraphMemory
@@ -47,7 +47,7 @@ def even_sizes(batch: int, count: int) -> tuple[int, ...]:
 
 
 def plan_microbatches(
-    captured: CapturedGraph, facts: GraphMemory, request: Request, symbols: tuple[str, ...], microbatches: int | None
+    captured: CapturedGraph, memory: GraphMemory, request: Request, symbols: tuple[str, ...], microbatches: int | None
 ) -> tuple[Plan, int] | None:
     """The plan for microbatches, and the rows of the largest one; None where the batch is better left whole.
 
@@ -55,13 +55,13 @@ def plan_microbatches(
         symbols: names of the batch's symbols, one or more that are taken for the same.
         microbatches: into how many the batch is cut; None: see `cheapest`.
     """
-    batch = _batch(facts, request, symbols[0])
-    plan = functools.partial(_plan, captured, facts, request, symbols)
+    batch = _batch(memory, request, symbols[0])
+    plan = functools.partial(_plan, captured, memory, request, symbols)
     if microbatches is not None:
         rows = max(FEWEST, -(-batch // microbatches))
         return plan(rows), rows
-    cost = Cost(captured, facts, symbols, batch, _fewest(captured, symbols), request.bind)
-    uncut = functools.partial(_plan, captured, facts, request.on_one_device(), symbols)
+    cost = Cost(captured, memory, symbols, batch, _fewest(captured, symbols), request.bind)
+    uncut = functools.partial(_plan, captured, memory, request.on_one_device(), symbols)
     found = cheapest((plan, uncut), cost.of, symbols[0], batch)
     return found if found and cost.of(*found) < cost.whole(found[0].budget_bytes) else None
 
@@ -73,15 +73,15 @@ def _fewest(captured: CapturedGraph, symbols: tuple[str, ...]) -> int:
     return max(FEWEST, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
 
 
-def _batch(facts: GraphMemory, request: Request, symbol: str) -> int:
-    (size,) = (s for s in facts.symbols.hints if s.name == symbol)
-    return evaluate(size, facts.symbols.bind(request.bind))
+def _batch(memory: GraphMemory, request: Request, symbol: str) -> int:
+    (size,) = (s for s in memory.symbols.hints if s.name == symbol)
+    return evaluate(size, memory.symbols.bind(request.bind))
 
 
-def _plan(captured: CapturedGraph, facts: GraphMemory, request: Request, symbols: tuple[str, ...], rows: int) -> Plan:
-    names = {name for name, symbol in facts.symbols.dims.items() if symbol.name in symbols}
+def _plan(captured: CapturedGraph, memory: GraphMemory, request: Request, symbols: tuple[str, ...], rows: int) -> Plan:
+    names = {name for name, symbol in memory.symbols.dims.items() if symbol.name in symbols}
     bind = {name: size for name, size in (request.bind or {}).items() if name not in names}
-    return make_plan(captured, facts, replace(request, bind={**bind, **dict.fromkeys(symbols, rows)}))
+    return make_plan(captured, memory, replace(request, bind={**bind, **dict.fromkeys(symbols, rows)}))
 
 
 def cheapest(

@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import (
     FakeTensor,
     FakeTensorMode,

@@ -23,16 +23,11 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import shown
 
-from .captured_graph import CapturedGraph, annotated, value_of, with_values
+from .captured_graph import CapturedGraph, value_of
 from .fake_tensors import is_view
 from .metadata_changes import settle_metadata
 from .newest_writes import with_newest
 from .shape_propagation import run_on_examples
-
-__all__ = [
-    "CapturedGraph", "ExampleInputs", "Model", "annotated", "capture", "collector_at_rest", "from_graph", "value_of",
-    "with_values",
-]  # fmt: skip
 
 # Releases of torch in which `block_replay` is known to give the graph of torch.export alone
 # (`tests/passes/capture/test_block_replay.py`).

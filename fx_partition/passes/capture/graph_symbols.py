@@ -38,8 +38,8 @@ def symbols_of(captured: CapturedGraph) -> Symbols:
             found |= symbols_in(size)
             without |= unbacked_in(size)
     ordered = sorted(found, key=lambda s: cast(str, s.name))
-    told = {s: captured.told.get(s) if s in without else hint_of(shape_env, s) for s in ordered}
-    hints = {symbol: number for symbol, number in told.items() if number is not None}
+    numbers = {s: captured.example_numbers.get(s) if s in without else hint_of(shape_env, s) for s in ordered}
+    hints = {symbol: number for symbol, number in numbers.items() if number is not None}
     named = {name: to_expr(size) for name, size in captured.dims.items()}
     return Symbols(
         hints=hints,
@@ -87,7 +87,7 @@ def known_at_start(captured: CapturedGraph) -> set[sympy.Symbol]:
     return {symbol for value in inputs for size in sizes_in(value) for symbol in symbols_in(size)}
 
 
-def told_by(fakes: Iterable[Any], inputs: Iterable[Any]) -> dict[sympy.Symbol, int]:
+def numbers_from_inputs(fakes: Iterable[Any], inputs: Iterable[Any]) -> dict[sympy.Symbol, int]:
     """Return numbers, from the example inputs, for the symbols to which the tracer gave none.
 
     Args:

@@ -144,13 +144,13 @@ class _Settler:
         arguments = [leaf for source in node.all_input_nodes for leaf in _tensors(self._objects.get(source))]
         under_func = not all(isinstance(leaf, FakeTensor) for leaf in (*arguments, *_tensors(traced)))
         if under_func or not (may_change_metadata(node) or self._may_be_an_argument(node, traced)):
-            return pytree.tree_map(self._stand_in, traced)  # tensors of `torch.func` do not leave their region
+            return pytree.tree_map(self._aliased, traced)  # tensors of `torch.func` do not leave their region
         before = list(map(layout, arguments))
         try:
             found = self._call(node)
         except Exception as error:  # any operator may refuse fake tensors, with any exception
             if not may_change_metadata(node) and not self._is_stale(traced):
-                return pytree.tree_map(self._stand_in, traced)
+                return pytree.tree_map(self._aliased, traced)
             raise UnreadableError(
                 f"{node.name} ({_name(node)}) reads or returns a tensor whose metadata is changed in place, and does "
                 f"not run on fake tensors ({type(error).__name__}), so the metadata after it is unknown"
@@ -196,7 +196,7 @@ class _Settler:
         with torch.no_grad(), under_autocast(self._regions.open):  # in another dtype `to` might return its argument
             return run_fake(self._mode, function, args, kwargs)
 
-    def _stand_in(self, leaf: Any) -> Any:
+    def _aliased(self, leaf: Any) -> Any:
         """Return an alias of a traced tensor: another object with the same metadata and memory."""
         return self._alias(leaf) if isinstance(leaf, FakeTensor) else leaf
 

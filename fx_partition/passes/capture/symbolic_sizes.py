@@ -88,13 +88,13 @@ class Symbols:
     unbacked: Mapping[sympy.Symbol, Size | None] = field(default_factory=dict)
 
     def bind(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
-        """Return a number for every symbol: its number in `told`, else the largest that the graph allows, else
+        """Return a number for every symbol: that of `known_numbers`, else the largest that the graph allows, else
         `UNBACKED_FALLBACK`.
 
         Raises:
-            ValueError: as for `told`.
+            ValueError: as for `known_numbers`.
         """
-        numbers = self.told(bind)
+        numbers = self.known_numbers(bind)
         for symbol, bound in self.unbacked.items():
             if symbol not in numbers:
                 numbers[symbol] = UNBACKED_FALLBACK if bound is None else max(evaluate(bound, numbers), 0)
@@ -102,10 +102,10 @@ class Symbols:
 
     def assumed(self, bind: Mapping[str, int] | None = None) -> list[sympy.Symbol]:
         """Return the symbols for which `bind` returns a guess, as they have neither a number nor a bound."""
-        told = self.told(bind)
-        return [symbol for symbol, bound in self.unbacked.items() if bound is None and symbol not in told]
+        known = self.known_numbers(bind)
+        return [symbol for symbol, bound in self.unbacked.items() if bound is None and symbol not in known]
 
-    def told(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
+    def known_numbers(self, bind: Mapping[str, int] | None = None) -> dict[sympy.Symbol, int]:
         """Return the numbers that ``bind``, or else the trace, gives to symbols.
 
         Args:

@@ -31,7 +31,7 @@ import torch.fx
 
 from fx_partition.common.errors import PartitionError, PartitionWarning
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import is_wrapped
 from ..capture.graph_symbols import known_at_start, unbacked_in
 from ..capture.whole_regions import is_replayed, views_without_gradient, whole_regions

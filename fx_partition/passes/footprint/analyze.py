@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError, UnreadableError
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
@@ -70,7 +70,7 @@ class _Reader:
     def read(self) -> GraphMemory:
         for node in self._graph.nodes:
             self._read_node(node)
-        return self._facts()
+        return self._memory()
 
     def _read_node(self, node: torch.fx.Node) -> None:
         try:
@@ -292,14 +292,14 @@ class _Reader:
                 result.append(Place("v", made[output.slot]))
         return pytree.tree_unflatten(result, spec), list(made.values())
 
-    def _facts(self) -> GraphMemory:
+    def _memory(self) -> GraphMemory:
         weight_of: dict[str, int] = {}
         inputs: dict[str, frozenset[int]] = {}
         for node, places in self._places.items():
             if node.op in ("placeholder", "get_attr"):
                 weight_of.update((node.name, place.number) for place in leaf_places(places) if place.kind == "w")
                 inputs[node.name] = frozenset(values_at(places))
-        facts = GraphMemory(
+        memory = GraphMemory(
             steps=self._steps,
             values=self._values,
             weight_bytes=self._weights.bytes,
@@ -311,15 +311,15 @@ class _Reader:
                 node.name: tuple(found) for node, places in self._places.items() if (found := values_at(places))
             },
         )
-        return with_state(facts, inputs, self._weights.parameters)
+        return with_state(memory, inputs, self._weights.parameters)
 
 
-def gather_facts(captured: CapturedGraph) -> GraphMemory:
+def analyze_memory(captured: CapturedGraph) -> GraphMemory:
     """Return the memory of a captured graph; one run on fake tensors for each distinct (operator, argument shapes)."""
-    facts = _Reader(captured).read()
+    memory = _Reader(captured).read()
     # Which weights are rigid is known only after a walk, so a graph that has some is read again.
-    rigid = frozenset(number for step in facts.steps for number in step.weight_reshapes)
-    return _Reader(captured, rigid).read() if rigid else facts
+    rigid = frozenset(number for step in memory.steps for number in step.weight_reshapes)
+    return _Reader(captured, rigid).read() if rigid else memory
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

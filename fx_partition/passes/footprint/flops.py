@@ -14,7 +14,7 @@ import torch.fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import FakeTensorMode, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
@@ -65,9 +65,9 @@ def _count(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTenso
     """Run ``function`` once on new fakes in place of its arguments, as `op_effects.observe` does, and count."""
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = list(map(stand_in_for, originals))
-        stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
+        dummy_inputs = list(map(stand_in_for, originals))
+        dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
+        args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
         with _counter() as counter:
             function(*args, **kwargs)
     return _Counted(to_expr(counter.get_total_flops()))

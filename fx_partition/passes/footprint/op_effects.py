@@ -230,15 +230,15 @@ def observe(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        stand_ins = list(map(stand_in_for, originals))
-        stand_in = {id(t): s for t, s in zip(originals, stand_ins, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: stand_in.get(id(leaf), leaf), (args, kwargs))
-        storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in stand_ins]
-        tracker = _Tracker(stand_ins, torch.get_num_threads())
+        dummy_inputs = list(map(stand_in_for, originals))
+        dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
+        args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
+        storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in dummy_inputs]
+        tracker = _Tracker(dummy_inputs, torch.get_num_threads())
         with tracker.composites, tracker:
             result = function(*args, **kwargs)
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
-        pairs = zip(originals, stand_ins, strict=True)
+        pairs = zip(originals, dummy_inputs, strict=True)
         tracker.reshapes.update(i for i, (before, after) in enumerate(pairs) if _is_changed(before, after))
         sizes = [(to_expr(storage.nbytes()), before) for storage, before in storages]
     return Effect(

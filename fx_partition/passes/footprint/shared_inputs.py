@@ -70,15 +70,15 @@ def input_groups(captured: CapturedGraph, weight_of: Mapping[str, int]) -> dict[
     return found
 
 
-def refuse_written_aliases(facts: GraphMemory) -> None:
+def refuse_written_aliases(memory: GraphMemory) -> None:
     """Raise an error if inputs that overlap are written, as their copies on other devices would not overlap.
 
     Raises:
         UnreadableError: there are such inputs; the message names them.
     """
     holders: dict[int, list[str]] = {}
-    for name in sorted(facts.written):
-        holders.setdefault(facts.weight_of[name], []).append(name)
+    for name in sorted(memory.written):
+        holders.setdefault(memory.weight_of[name], []).append(name)
     for names in holders.values():
         if len(names) > 1:
             raise UnreadableError(

@@ -12,24 +12,24 @@ from dataclasses import replace
 from .graph_memory import GraphMemory, Role
 
 
-def with_state(facts: GraphMemory, inputs: Mapping[str, frozenset[int]], parameters: frozenset[int]) -> GraphMemory:
+def with_state(memory: GraphMemory, inputs: Mapping[str, frozenset[int]], parameters: frozenset[int]) -> GraphMemory:
     """Return the memory of a graph with written inputs among the weights; change its steps in place.
 
     Args:
-        facts: the memory of a graph in which all inputs are values.
+        memory: the memory of a graph in which all inputs are values.
         inputs: the values of each input, by the input's name.
         parameters: the weights that hold a parameter; these are not state, even if the graph writes them.
     """
-    written = {n for step in facts.steps for n in step.writes if facts.values[n].role is Role.INPUT}
-    sizes, names = list(facts.weight_bytes), list(facts.weight_names)
+    written = {n for step in memory.steps for n in step.writes if memory.values[n].role is Role.INPUT}
+    sizes, names = list(memory.weight_bytes), list(memory.weight_names)
     weight_of: dict[int, int] = {}
     for number in sorted(written):
         weight_of[number] = len(sizes)
-        sizes.append(facts.values[number].bytes)
-        names.append(facts.values[number].name)
-    kept = [n for n in range(len(facts.values)) if n not in written]
+        sizes.append(memory.values[number].bytes)
+        names.append(memory.values[number].name)
+    kept = [n for n in range(len(memory.values)) if n not in written]
     renumbered = {old: new for new, old in enumerate(kept)}
-    for step in facts.steps:
+    for step in memory.steps:
         for number in step.values:
             if number in written:
                 step.weights[weight_of[number]] = sizes[weight_of[number]]
@@ -40,11 +40,11 @@ def with_state(facts: GraphMemory, inputs: Mapping[str, frozenset[int]], paramet
         step.values = tuple(renumbered[n] for n in step.values if n not in written)
     held = {name: weight_of[n] for name, numbers in inputs.items() for n in numbers if n in written}
     return replace(
-        facts,
-        values=[facts.values[n] for n in kept],
+        memory,
+        values=[memory.values[n] for n in kept],
         weight_bytes=sizes,
         weight_names=names,
-        weight_of=facts.weight_of | held,
-        holds={name: tuple(renumbered[n] for n in ns if n not in written) for name, ns in facts.holds.items()},
-        state=frozenset(n for step in facts.steps for n in step.weight_writes) - parameters,
+        weight_of=memory.weight_of | held,
+        holds={name: tuple(renumbered[n] for n in ns if n not in written) for name, ns in memory.holds.items()},
+        state=frozenset(n for step in memory.steps for n in step.weight_writes) - parameters,
     )

@@ -19,7 +19,7 @@ After::
 
 Example::
 
-    memory, together = fuse(captured, gather_facts(captured))
+    memory, together = fuse(captured, analyze_memory(captured))
     atoms = find_atoms(captured, memory, together=together)
 """
 
@@ -29,7 +29,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Size, Terms, from_terms, undominated
 from ..constraints.atoms import ColocationGroup
 from ..footprint.graph_memory import ActivationStorage, GraphMemory, NodeMemory, Role
@@ -50,7 +50,7 @@ def fuse(
 
     Args:
         captured: the graph.
-        memory: its memory as `gather_facts` returns it, or the same in another order.
+        memory: its memory as `analyze_memory` returns it, or the same in another order.
         starts: the first step of every partition, ascending from 0; empty before there is a plan.
 
     Returns:

@@ -17,7 +17,7 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
 from ..capture.module_members import all_tensors
 from ..footprint.effect_cache import Effects

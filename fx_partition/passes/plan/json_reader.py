@@ -211,7 +211,7 @@ def _symbols(entries: dict[str, Any], bindings: dict[str, int]) -> Symbols:
         else:
             hints[symbol] = entry["hint"]
         dims |= dict.fromkeys(entry["names"], symbol)
-    numbers = Symbols(hints, dims, unbacked).told(_positive(bindings))
+    numbers = Symbols(hints, dims, unbacked).known_numbers(_positive(bindings))
     reader = SizeReader({symbol: numbers[symbol] for symbol in hints})
     for symbol in unbacked:
         if (text := entries[symbol.name].get("bound")) is not None:

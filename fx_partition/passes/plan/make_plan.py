@@ -12,7 +12,7 @@ import sympy
 from fx_partition.common.errors import OversizeError, PartitionError, PartitionWarning
 from fx_partition.common.units import format_bytes
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.graph_hash import fingerprint
 from ..capture.symbolic_sizes import Symbols, explain_guess
 from ..constraints.dependencies import atom_predecessors
@@ -163,7 +163,7 @@ def _described(
         device_budgets=request.budgets,
         num_devices=request.count,
         symbols=memory.symbols,
-        bindings={symbol.name: number for symbol, number in memory.symbols.told(request.bind).items()},
+        bindings={symbol.name: number for symbol, number in memory.symbols.known_numbers(request.bind).items()},
         partitions=tuple(
             builder.partition(i, a, b, slot, budgets[slot % len(budgets)]) for i, ((a, b), slot) in enumerate(parts)
         ),

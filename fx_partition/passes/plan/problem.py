@@ -12,9 +12,9 @@ from typing import Any
 
 import sympy
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..constraints.atoms import Atoms, find_atoms
-from ..footprint.analyze import gather_facts
+from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
 from ..ordering.search import permuted
@@ -84,7 +84,7 @@ def pose(
         slicings = find_slicings(captured, memory, atoms, numbers, request.budget, request.keep_together)
     if slicings:
         captured = apply_slicings(captured, slicings)
-        memory = gather_facts(captured).measured_at(numbers)
+        memory = analyze_memory(captured).measured_at(numbers)
     fused = request.footprint == "fused"
     model, together = fuse(captured, memory) if fused else (memory, [])
     atoms = find_atoms(captured, memory, request.keep_together, together)

@@ -32,10 +32,10 @@ from torch import nn
 from fx_partition.common.errors import PartitionError
 
 from ..capture.autocast_regions import Regions
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import fake_mode_of, has_hooks
 from ..capture.module_members import hand_over, members
-from ..footprint.analyze import gather_facts
+from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
 from .rules import Axis, Call, Recipe, Unsliceable, read_call
 from .writer import SliceWriter
@@ -93,7 +93,7 @@ def apply_slicings(captured: CapturedGraph, slicings: Iterable[Slicing]) -> Capt
     known, sliced = _SLICED.get(id(captured), ((), captured))
     if known == slicings:
         return sliced
-    slicer = Slicer(captured, gather_facts(captured))
+    slicer = Slicer(captured, analyze_memory(captured))
     node = ""
     try:
         for slicing in slicings:
@@ -111,7 +111,7 @@ class Slicer:
 
     Args:
         captured: the original; neither its graph nor its module is changed.
-        memory: as `gather_facts` returns it for the original.
+        memory: as `analyze_memory` returns it for the original.
     """
 
     def __init__(self, captured: CapturedGraph, memory: GraphMemory) -> None:

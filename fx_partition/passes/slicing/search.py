@@ -33,9 +33,9 @@ import sympy
 
 from fx_partition.common.errors import PartitionWarning
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..constraints.atoms import Atoms, KeepTogether, find_atoms
-from ..footprint.analyze import gather_facts
+from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
 from ..partitioner.build_chain import lay_out
 from ..partitioner.chain import Chain
@@ -59,7 +59,7 @@ def find_slicings(
 
     Args:
         captured: the graph.
-        memory: as `gather_facts` returns it for the graph, in the graph's order.
+        memory: as `analyze_memory` returns it for the graph, in the graph's order.
         atoms: as `find_atoms` returns them for the graph.
         numbers: the binding, ``memory.symbols.bind(...)``.
         budget: usable bytes of one device.
@@ -70,7 +70,7 @@ def find_slicings(
         >>> from fx_partition.passes.constraints.atoms import find_atoms
         >>> from fx_partition.passes.capture.capture_model import capture
         >>> captured = capture(torch.nn.Linear(256, 1024), torch.randn(1, 256))  # 1 MiB of weights
-        >>> memory = gather_facts(captured)
+        >>> memory = analyze_memory(captured)
         >>> find_slicings(captured, memory, find_atoms(captured, memory), memory.symbols.bind(), 400 * 1024)
         (Slicing(node='linear', axis='outputs', parts=3),)
     """
@@ -210,7 +210,7 @@ class _Search:
 
     def _oversize(self, captured: CapturedGraph) -> set[str]:
         """Return the names of the nodes of oversize atoms."""
-        memory = gather_facts(captured)
+        memory = analyze_memory(captured)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PartitionWarning)  # the planner warns, about the graph that is kept
             atoms = find_atoms(captured, memory, self._keep_together)

@@ -35,7 +35,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PlanMismatchError
 
 from ..capture.autocast_regions import Regions, is_region_handle
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import symbols_in
 from ..capture.graph_hash import fingerprint
 from ..capture.whole_regions import inside_whole_regions

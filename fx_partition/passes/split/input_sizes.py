@@ -23,7 +23,7 @@ from torch.fx.node import has_side_effect
 
 from fx_partition.common.errors import PartitionError
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import bounds_of, shape_env_of
 from ..capture.size_text import from_text, to_text
 from ..capture.symbolic_sizes import Size, evaluate, numbers_of, to_expr

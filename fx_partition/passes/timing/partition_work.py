@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import sympy
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.flops import flops_by_node
 from ..footprint.graph_memory import GraphMemory, Role
@@ -115,33 +115,33 @@ def work_of_runs(
 
     Args:
         captured: the graph.
-        ordered: its facts as eager runs it, in the order in which it runs.
+        ordered: its memory as eager runs it, in the order in which it runs.
         cuts: the first step of each partition, ascending from 0.
         starts: the first step of each run, atoms for one, then the number of steps.
         numbers: for symbols.
     """
-    facts, _ = fuse(captured, ordered, cuts)
+    memory, _ = fuse(captured, ordered, cuts)
     makes = {value.made_at for value in ordered.values if value.bytes != 0}
-    return _Works(facts, makes, flops_by_node(captured, facts.symbols), numbers).of(starts)
+    return _Works(memory, makes, flops_by_node(captured, memory.symbols), numbers).of(starts)
 
 
 class _Works:
     """The works of one graph; ``makes`` are the steps that make a value when every operator runs by itself."""
 
     def __init__(
-        self, facts: GraphMemory, makes: set[int], flops: Mapping[str, Size], numbers: Mapping[sympy.Symbol, int]
+        self, memory: GraphMemory, makes: set[int], flops: Mapping[str, Size], numbers: Mapping[sympy.Symbol, int]
     ) -> None:
-        self._facts, self._makes = facts, makes
-        sizes: list[Size] = [value.bytes for value in facts.values]
-        sizes += [flops.get(step.node, 0) for step in facts.steps]
-        for step in facts.steps:
+        self._memory, self._makes = memory, makes
+        sizes: list[Size] = [value.bytes for value in memory.values]
+        sizes += [flops.get(step.node, 0) for step in memory.steps]
+        for step in memory.steps:
             sizes += [*step.weights.values(), *step.workspace]
         found = iter(Evaluator(sizes)(numbers))
-        self._values = [next(found) for _ in facts.values]
-        self._flops = [next(found) for _ in facts.steps]
+        self._values = [next(found) for _ in memory.values]
+        self._flops = [next(found) for _ in memory.steps]
         self._weights = []
         self._scratch = []
-        for step in facts.steps:
+        for step in memory.steps:
             self._weights.append({weight: next(found) for weight in step.weights})
             self._scratch.append(max(0, *(next(found) for _ in step.workspace)))
 
@@ -154,14 +154,14 @@ class _Works:
         arrived: set[int] = set()
         kernels = 0
         for t in range(first, end):
-            step = self._facts.steps[t]
+            step = self._memory.steps[t]
             accesses += (Access(("weight", w), size, AccessKind.WEIGHT) for w, size in self._weights[t].items())
-            made = [v for v in step.values if self._facts.values[v].made_at == t]
+            made = [v for v in step.values if self._memory.values[v].made_at == t]
             if made and not any(self._values[v] for v in made):
                 continue  # inside of a kernel, whose last step touches what this one does
             kernels += t in self._makes
             for v in step.values:
-                value = self._facts.values[v]
+                value = self._memory.values[v]
                 if value.made_at == t:
                     continue
                 fresh = value.role is Role.INPUT and v not in arrived
@@ -175,7 +175,7 @@ class _Works:
                 )
             for v in made:
                 accesses.append(Access(("value", v), self._values[v], AccessKind.WRITE))
-                if self._facts.values[v].returned:
+                if self._memory.values[v].returned:
                     accesses.append(Access(("value", v), self._values[v], AccessKind.LEAVE))
         kept = tuple(access for access in accesses if access.bytes)
         return PartitionWork(kept, frozenset(received), sum(self._flops[first:end]), kernels)

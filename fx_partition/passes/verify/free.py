@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.fx
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.graph_symbols import unbacked_in
 from ..capture.whole_regions import in_other_grad_mode, inside_whole_regions
 

@@ -15,7 +15,7 @@ import sympy
 
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
-from ..footprint.analyze import gather_facts
+from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
 from .groups import Group
@@ -75,7 +75,7 @@ def fused_sizes(
         order: names of the nodes in the plan's order.
         cuts: the step at which each partition begins.
     """
-    eager = gather_facts(captured).measured_at(numbers)
+    eager = analyze_memory(captured).measured_at(numbers)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     facts, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
     return FusedSizes(facts), list(_kernels(captured, eager))

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import UnreadableError
 
-from ..capture.capture_model import CapturedGraph
+from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Size, to_expr
 from ..capture.tensor_storage import bytes_of, is_strided, storage_key
 

@@ -25,7 +25,8 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError, UnreadableError
 
 from ..capture.autocast_regions import Regions, under_autocast
-from ..capture.capture_model import CapturedGraph, collector_at_rest
+from ..capture.capture_model import collector_at_rest
+from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata

@@ -40,7 +40,7 @@ def _bindings(case: Case) -> list[dict[sympy.Symbol, int]]:
     """The plan's own numbers and, where there are symbols, some multiples of them."""
     symbols, own = case.reading.symbols, case.numbers
     found = [own]
-    told = {symbol.name: own[symbol] for symbol in symbols.told() if own[symbol] > 0}
+    told = {symbol.name: own[symbol] for symbol in symbols.known_numbers() if own[symbol] > 0}
     for factors in _FACTORS if told else ():
         scaled = {name: n * factors[i % len(factors)] for i, (name, n) in enumerate(sorted(told.items()))}
         numbers = symbols.bind(scaled)

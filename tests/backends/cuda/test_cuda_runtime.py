@@ -15,8 +15,9 @@ from fx_partition.backends.devices.home_device import home_of
 from fx_partition.backends.streaming.pipeline import Pipeline
 from fx_partition.backends.streaming.program import make_program
 from fx_partition.backends.streaming.request_signature import RequestSignature
-from fx_partition.passes.capture.capture_model import annotated, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import annotated
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -29,11 +30,11 @@ def test_a_stream_equals_eager(places):
     model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh()))).eval()
     x = torch.randn(4, WIDTH)
     captured = capture(model, x)
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check(None, places))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check(None, places))
     assert plan.num_partitions == 2
     captured = planned_graph(captured, plan)
-    program = make_program(captured, cut(captured, plan), facts.written)
+    program = make_program(captured, cut(captured, plan), memory.written)
     assert all(step.is_static for step in program.steps)
     driver = FakeDriver()
     devices = [torch.device(partition.device) for partition in plan.partitions]
@@ -70,14 +71,14 @@ def test_what_the_model_has_on_the_cpu_on_purpose_stays_there(gpus, monkeypatch)
     captured = annotated(capture(model, args))
     monkeypatch.setattr(cuda_runtime, "compile_part", lambda gm, inputs, patches: lambda *args: gm(*args))
     home = home_of(captured)
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check(None, ["cuda:1", "cuda:2", "cuda:3"]))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check(None, ["cuda:1", "cuda:2", "cuda:3"]))
     places = [torch.device(partition.device) for partition in plan.partitions]
     captured = planned_graph(captured, plan)
     assert home == torch.device("cuda:0") and len(places) == 3
     static, on_the_cpu = [], []
     with unset_fake_temporarily():  # export has a mode of its own
-        program = make_program(captured, cut(captured, plan), facts.written)
+        program = make_program(captured, cut(captured, plan), memory.written)
         functions = cuda_runtime.compile_for(program.steps, places, home, {})
         for step, place, function in zip(program.steps, places, functions, strict=True):
             there = cuda_runtime._cuda_step(step, place, function, home, FakeDriver())
@@ -97,8 +98,8 @@ def test_leaf_modules_take_their_weights_along(monkeypatch):
     """In a graph of torch.fx.symbolic_trace; the model's own stay where they are."""
     model, x = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)).eval(), torch.randn(4, WIDTH)
     captured = annotated(capture(torch.fx.symbolic_trace(model), (x,)))
-    facts = gather_facts(captured)
-    program = make_program(captured, cut(captured, make_plan(captured, facts, Request.check("1GiB"))), facts.written)
+    memory = analyze_memory(captured)
+    program = make_program(captured, cut(captured, make_plan(captured, memory, Request.check("1GiB"))), memory.written)
     monkeypatch.setattr(cuda_runtime, "compile_part", lambda gm, inputs, patches: lambda *args: gm(*args))
     meta = torch.device("meta")
     (function,) = cuda_runtime.compile_for(program.steps, [meta], torch.device("cpu"), {})
@@ -109,7 +110,7 @@ def test_leaf_modules_take_their_weights_along(monkeypatch):
 def test_a_dynamic_batch_is_not_static():
     x = torch.randn(4, WIDTH)
     captured = capture(nn.Linear(WIDTH, WIDTH), (x,), ({0: torch.export.Dim("batch")},))
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check("1GiB"))
-    program = make_program(captured, cut(captured, plan), facts.written)
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check("1GiB"))
+    program = make_program(captured, cut(captured, plan), memory.written)
     assert not program.steps[0].is_static

@@ -54,7 +54,7 @@ def refuse(*_: Any, **__: Any) -> Any:
     ("module", "function", "why"),
     [
         (graph_compiler, "capture_dynamo", "it could not be planned: KeyError: 'no such thing'"),
-        (graph_compiler, "gather_facts", "it could not be planned: KeyError: 'no such thing'"),
+        (graph_compiler, "analyze_memory", "it could not be planned: KeyError: 'no such thing'"),
         (graph_compiler, "make_plan", "it could not be planned: KeyError: 'no such thing'"),
         (partition_compiler, "split_stages", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
         (partition_compiler, "lower", "its 4 partitions could not be compiled apart: KeyError: 'no such thing'"),
@@ -79,7 +79,7 @@ def test_whatever_fails_the_graph_runs_whole_and_says_so(
     assert f"The graph runs as one partition, as {why}." in fx_partition.report(model)
     (graph,) = compiled_graphs(model)
     assert Plan.from_json(json.dumps(json.loads(fx_partition.report(model, "json")))) == graph.plan
-    if function in ("capture_dynamo", "gather_facts"):
+    if function in ("capture_dynamo", "analyze_memory"):
         assert not graph.plan.partitions  # nothing is known of it
     else:
         assert graph.plan.num_partitions == 1 and graph.plan.spill_bytes > 0

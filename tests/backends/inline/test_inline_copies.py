@@ -19,8 +19,9 @@ from fx_partition.backends.inline.runtime import assemble
 from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.stage import Boundaries, Stage
 from fx_partition.backends.weights.device_copies import STORE, Store, WeightOnDevice
-from fx_partition.passes.capture.capture_model import annotated, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import annotated
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut
@@ -83,7 +84,7 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
     captured = annotated(capture(torch.fx.GraphModule(nn.Module(), graph), (torch.ones(4), written)))
     if is_weight:  # which Dynamo passes as an input
         captured = replace(captured, weights={captured.gm.graph.find_nodes(op="placeholder")[1]: written})
-    plan = make_plan(captured, gather_facts(captured), Request.check("1GiB"))
+    plan = make_plan(captured, analyze_memory(captured), Request.check("1GiB"))
     nodes = {node.name: node for node in captured.gm.graph.nodes if node.op.startswith("call_")}
     parts = [["mul"], ["add_"], ["mul_1", "add"]]
     assert [name for part in parts for name in part] == list(nodes)

@@ -13,7 +13,7 @@ import fx_partition
 from fx_partition import PartitionError, PartitionWarning
 from fx_partition.backends.streaming.program import Program, make_program
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -55,10 +55,10 @@ class Pooled(Pairs):
 
 def program(model: nn.Module, shapes: Any) -> Program:
     captured = capture(model, torch.randn(8, 64), shapes)
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check(None, tuple(CORES)))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check(None, tuple(CORES)))
     captured = planned_graph(captured, plan)
-    return make_program(captured, cut(captured, plan), facts.written)
+    return make_program(captured, cut(captured, plan), memory.written)
 
 
 def test_stages_take_and_give_tensors_alone_where_these_tell_the_sizes() -> None:

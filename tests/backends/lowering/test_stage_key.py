@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fx_partition
 from fx_partition.backends.lowering import compile_stages
 from fx_partition.backends.lowering.stage_key import stage_key
-from fx_partition.passes.capture.capture_model import value_of
+from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import new_fake_mode
 from fx_partition.report.compiled_plans import compiled_graphs
 

@@ -70,19 +70,19 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("knows_sizes", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_tensor_arrives_with_its_strides(view: str, told: bool) -> None:
-    """Of other sizes than those of the trace, too, whether ranks are told what its sizes follow from or not."""
+def test_a_tensor_arrives_with_its_strides(view: str, knows_sizes: bool) -> None:
+    """It does so at sizes other than the traced ones too, whether or not ranks know the symbols of its sizes."""
     _, fake = env_of(4)
     line = Line()
-    symbols = [fake.shape[0].node.expr] if told else []
+    symbols = [fake.shape[0].node.expr] if knows_sizes else []
     wire = MessageCodec(Message(0, 0, 1, 0, ()), [VIEWS[view](fake)], CPU, 0, symbols)
-    assert wire.has_header == (not told and view != "number")
+    assert wire.has_header == (not knows_sizes and view != "number")
     for rows in (4, 7):
         value = VIEWS[view](torch.randn(rows, 8))
         wire.send([value], line)
-        (found,) = wire.post(line, [rows] if told else []).wait()
+        (found,) = wire.post(line, [rows] if knows_sizes else []).wait()
         assert torch.equal(found, value) and found.dtype == value.dtype
         assert found.stride() == value.stride() or not value.numel()
         assert line.sent.empty()

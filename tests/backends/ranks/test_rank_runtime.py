@@ -22,8 +22,9 @@ from torch import Tensor
 from fx_partition.backends.lowering.stage import Boundaries, Stage
 from fx_partition.backends.ranks.runtime import RankFunction
 from fx_partition.backends.ranks.schedule import Messages
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -80,14 +81,14 @@ class Rank:
 
 def rank_functions(captured: CapturedGraph, ranks: Sequence[int], size: int, output: str = "all") -> list[RankFunction]:
     """The function of each rank, for stages that were cut as evenly as they can be; nothing is compiled."""
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check(None, len(ranks), order="trace"))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check(None, len(ranks), order="trace"))
     captured = planned_graph(captured, plan)
     stubs = cut(captured, plan)
     boundaries = Boundaries(captured, stubs)
     stages = [Stage(i, CPU, stub, boundaries) for i, stub in enumerate(stubs)]
     ranks = ranks[: len(stages)]
-    messages = Messages(captured, stubs, ranks, size, output, facts.written)
+    messages = Messages(captured, stubs, ranks, size, output, memory.written)
     lines = Lines()
     functions = []
     for rank in range(size):

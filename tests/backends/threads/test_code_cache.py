@@ -18,7 +18,7 @@ from fx_partition.backends.threads.code_cache import NativeCode, entry_of
 from fx_partition.backends.threads.portable_key import NotPortableError, to_portable
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.fake_tensors import facts_of, shape_env_of
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -43,7 +43,7 @@ def rows(largest=64):
 def step_of(model, x, shapes=None):
     """The one stage of a model."""
     captured = capture(model, x, shapes)
-    facts = gather_facts(captured)
+    facts = analyze_memory(captured)
     plan = make_plan(captured, facts, Request.check("1GiB", ("cores:0",)))
     captured = planned_graph(captured, plan)
     (step,) = make_program(captured, cut(captured, plan), facts.written).steps

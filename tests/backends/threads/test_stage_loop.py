@@ -24,7 +24,7 @@ from fx_partition.backends.threads.build_extension import compiled, stage_loop
 from fx_partition.backends.threads.runtime import LocalRuntime, StageError
 from fx_partition.hardware.cores import allowed_cores
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import cut, planned_graph
@@ -145,10 +145,10 @@ def test_after_an_error_the_caller_still_owns_the_tensors(pipe: bool) -> None:
 
 def program() -> Program:
     captured = capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), X)
-    facts = gather_facts(captured)
-    plan = make_plan(captured, facts, Request.check("1GiB", ("cores:0",)))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check("1GiB", ("cores:0",)))
     captured = planned_graph(captured, plan)
-    return make_program(captured, cut(captured, plan), facts.written)
+    return make_program(captured, cut(captured, plan), memory.written)
 
 
 class Served:

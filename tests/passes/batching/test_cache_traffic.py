@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from fx_partition.passes.batching.cache_traffic import Traffic
 from fx_partition.passes.batching.microbatch_cost import Cost
 from fx_partition.passes.batching.microbatch_size import plan_microbatches
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.symbolic_sizes import Evaluator, Symbols
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.flops import flops_by_node
 from fx_partition.passes.footprint.graph_memory import ActivationStorage, GraphMemory, NodeMemory, Role
 from fx_partition.passes.plan.make_plan import make_plan
@@ -40,26 +41,26 @@ def chain(sizes: list[int], weights: list[int] | None = None) -> GraphMemory:
 
 
 def test_values_that_stay_in_the_cache_are_not_moved() -> None:
-    facts = chain([32 * MIB] * 4)
+    memory = chain([32 * MIB] * 4)
     nodes = ["n0", "n1", "n2"]
-    assert Traffic(facts).of([nodes], {}, 1, 16 * MIB) == 192 * MIB  # as in the docstring: too large, each
+    assert Traffic(memory).of([nodes], {}, 1, 16 * MIB) == 192 * MIB  # as in the docstring: too large, each
     small = chain([4 * MIB] * 4)
     assert Traffic(small).of([nodes], {}, 8, 16 * MIB) == 8 * (4 + 4 + 2 * 4) * MIB
     assert Traffic(small).of([nodes], {}, 1, 16 * MIB) == 8 * MIB
 
 
 def test_a_boundary_is_written_and_fetched() -> None:
-    facts = chain([MIB] * 4)
+    memory = chain([MIB] * 4)
     nodes = ["n0", "n1", "n2"]
-    whole = Traffic(facts).of([nodes], {}, 1, 64 * MIB)
-    assert Traffic(facts).of([nodes[:1], nodes[1:]], {}, 1, 64 * MIB) == whole + 2 * MIB
+    whole = Traffic(memory).of([nodes], {}, 1, 64 * MIB)
+    assert Traffic(memory).of([nodes[:1], nodes[1:]], {}, 1, 64 * MIB) == whole + 2 * MIB
 
 
 @pytest.mark.parametrize("cache", [4, 20])
 def test_weights_are_fetched_once_where_they_stay_between_microbatches(cache: int) -> None:
-    facts = chain([MIB] * 3, [5 * MIB, 5 * MIB])
-    once = Traffic(facts).of([["n0", "n1"]], {}, 1, cache * MIB)
-    ten = Traffic(facts).of([["n0", "n1"]], {}, 10, cache * MIB)
+    memory = chain([MIB] * 3, [5 * MIB, 5 * MIB])
+    once = Traffic(memory).of([["n0", "n1"]], {}, 1, cache * MIB)
+    ten = Traffic(memory).of([["n0", "n1"]], {}, 10, cache * MIB)
     again = 0 if cache == 20 else 9 * 10 * MIB
     assert ten - 10 * MIB - again == 10 * (once - 10 * MIB) + 10 * 2 * MIB
 
@@ -131,7 +132,7 @@ class Attention(nn.Module):
 
 
 def operations(captured: CapturedGraph) -> int:
-    symbols = gather_facts(captured).symbols
+    symbols = analyze_memory(captured).symbols
     return sum(Evaluator(list(flops_by_node(captured, symbols).values()))(symbols.bind()))
 
 
@@ -152,9 +153,9 @@ def cost_of(
     batch: int, model: nn.Module | None = None, *, width: int = 32, fewest: int = 2
 ) -> tuple[Cost, CapturedGraph, GraphMemory, str]:
     captured = exported(model or Narrow(width), torch.randn(batch, width))
-    facts = gather_facts(captured)
-    (symbol,) = facts.symbols.hints
-    return Cost(captured, facts, (symbol.name,), batch, fewest), captured, facts, symbol.name
+    memory = analyze_memory(captured)
+    (symbol,) = memory.symbols.hints
+    return Cost(captured, memory, (symbol.name,), batch, fewest), captured, memory, symbol.name
 
 
 def test_more_rows_cost_more_and_share_the_overhead_of_a_call() -> None:
@@ -187,21 +188,21 @@ def test_large_results_cost_fresh_memory() -> None:
 
 def test_microbatches_pay_for_their_calls_and_for_kernels_that_the_trace_does_not_have() -> None:
     batch = 1 << 18
-    cost, captured, facts, symbol = cost_of(batch)
+    cost, captured, memory, symbol = cost_of(batch)
     request = Request.check("64MiB", 1)
     few, many = (
-        cost.of(make_plan(captured, facts, replace(request, bind={symbol: rows})), rows) for rows in (1 << 6, 1 << 16)
+        cost.of(make_plan(captured, memory, replace(request, bind={symbol: rows})), rows) for rows in (1 << 6, 1 << 16)
     )
     assert few > many + ((batch >> 6) - (batch >> 16)) * 1e-6  # no call from Python takes less than a microsecond
     assert many < cost.whole(64 * MIB)
-    plan = make_plan(captured, facts, replace(request, bind={symbol: 1 << 16}))
+    plan = make_plan(captured, memory, replace(request, bind={symbol: 1 << 16}))
     assert cost_of(batch, fewest=(1 << 16) + 1)[0].of(plan, 1 << 16) > cost.of(plan, 1 << 16)
 
 
 def test_a_partition_more_has_to_gain_more() -> None:
-    cost, captured, facts, symbol = cost_of(1 << 18)
+    cost, captured, memory, symbol = cost_of(1 << 18)
     one, four = (
-        make_plan(captured, facts, replace(Request.check(None, count), bind={symbol: 1 << 16})) for count in (1, 4)
+        make_plan(captured, memory, replace(Request.check(None, count), bind={symbol: 1 << 16})) for count in (1, 4)
     )
     assert (one.num_partitions, four.num_partitions) == (1, 4)
     assert cost.of(four, 1 << 16) > cost.of(one, 1 << 16)
@@ -210,12 +211,12 @@ def test_a_partition_more_has_to_gain_more() -> None:
 def test_microbatches_are_chosen_for_large_results_and_not_for_small_ones() -> None:
     for batch, cut in ((1 << 20, True), (1 << 12, False)):
         captured = exported(Narrow(), torch.randn(batch, 32))
-        facts = gather_facts(captured)
-        (symbol,) = facts.symbols.hints
-        found = plan_microbatches(captured, facts, Request.check("1MiB", None), (symbol.name,), None)
+        memory = analyze_memory(captured)
+        (symbol,) = memory.symbols.hints
+        found = plan_microbatches(captured, memory, Request.check("1MiB", None), (symbol.name,), None)
         assert (found is not None) is cut
         if found:
             plan, rows = found
             assert plan.num_partitions == 1 and plan.bindings[symbol.name] == rows < 1 << 18
-        asked = plan_microbatches(captured, facts, Request.check("1MiB", None), (symbol.name,), 4)
+        asked = plan_microbatches(captured, memory, Request.check("1MiB", None), (symbol.name,), 4)
         assert asked is not None and asked[1] == batch // 4

@@ -17,7 +17,8 @@ from zoo import FAMILIES, mark_batch
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.batching.separability import Separation, separate
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture, from_graph, value_of
+from fx_partition.passes.capture.capture_model import capture, from_graph
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
 
 QUICK = ["mlp", "gpt2", "vit", "mobilenetv2"]

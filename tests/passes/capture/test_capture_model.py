@@ -15,7 +15,7 @@ from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.api import plan
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 
@@ -73,7 +73,7 @@ def test_weights_of_an_attribute_graph_are_static() -> None:
     captured = capture(torch.fx.symbolic_trace(Lookup()), torch.zeros(3, dtype=torch.long))
     symbolic = {n.name for n, v in captured.values.items() for s in v.shape if isinstance(s, torch.SymInt)}
     assert symbolic == set()
-    assert gather_facts(captured).symbols.hints == {}
+    assert analyze_memory(captured).symbols.hints == {}
 
 
 def test_an_example_that_is_a_view_has_the_footprint_of_its_own_rows() -> None:
@@ -105,7 +105,7 @@ def test_planning_a_dynamo_graph_adds_no_guard_and_compiles_once() -> None:
         assert set(captured.names.values()) >= {"x", "a.weight", "b.bias"}
         env = next(v.node.shape_env for v in captured.dims.values())
         before = len(env.guards), dict(env.replacements), dict(env.axioms)
-        plan = make_plan(captured, gather_facts(captured), Request.check(600))
+        plan = make_plan(captured, analyze_memory(captured), Request.check(600))
         plan.largest("x.0")
         plan.to_json()
         assert (len(env.guards), dict(env.replacements), dict(env.axioms)) == before

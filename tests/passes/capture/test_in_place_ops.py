@@ -13,7 +13,7 @@ from torch import Tensor
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.in_place_ops import is_in_place
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 
 WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "relu_": lambda a, b: a.relu_(),
@@ -78,8 +78,8 @@ def test_plus_equals_under_vmap_stays_behind_what_reads_before_it() -> None:
     x = torch.randn(4, 8)
     expected = torch.compile(model, backend=keep)(x)
     (captured,) = map(capture, gms)
-    facts = gather_facts(captured)
-    written = {facts.values[value].name for step in facts.steps for value in step.writes}
+    memory = analyze_memory(captured)
+    written = {memory.values[value].name for step in memory.steps for value in step.writes}
     assert written == {"y"}
     cut = fx_partition.split(gms[0], (x,), cache_bytes=2 * x.nbytes)
     for found, wanted in zip(cut(x), expected, strict=True):

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 import fx_partition
 from fx_partition.common.errors import PartitionError, UnreadableError
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.report.compiled_plans import compiled_graphs
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
@@ -183,9 +183,9 @@ def test_readers_behind_the_change_read_its_result_and_values_are_of_their_momen
 
 def test_a_change_of_metadata_reads_no_bytes() -> None:
     captured = capture(traced(Model(of_a_buffer, CHANGES["t_"])), (X,))
-    facts = gather_facts(captured)
-    number = facts.weight_names.index("buf")
-    touched = {step.node: step.weights[number] for step in facts.steps if number in step.weights}
+    memory = analyze_memory(captured)
+    number = memory.weight_names.index("buf")
+    touched = {step.node: step.weights[number] for step in memory.steps if number in step.weights}
     assert touched == {"view": 0, "narrow": 0, "t_": 0, "mul": 32, "mul_1": 64}
 
 
@@ -200,8 +200,8 @@ def test_a_resized_result_has_its_new_size() -> None:
     with torch.no_grad():
         cut = fx_partition.split(traced(model), X, cache_bytes=1)
         assert_same(cut(X), model(X))
-    facts = gather_facts(capture(traced(model), X))
-    assert next(value.bytes for value in facts.values if value.name == "new_empty") == 64
+    memory = analyze_memory(capture(traced(model), X))
+    assert next(value.bytes for value in memory.values if value.name == "new_empty") == 64
 
 
 def test_what_cannot_be_told_is_refused_by_name() -> None:

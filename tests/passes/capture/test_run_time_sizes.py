@@ -11,7 +11,7 @@ from torch.export import Dim
 import fx_partition
 from fx_partition import OversizeError, PartitionError, PartitionWarning, Plan
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.capture.graph_symbols import told_by
+from fx_partition.passes.capture.graph_symbols import numbers_from_inputs
 
 
 class Picks(nn.Module):
@@ -82,8 +82,8 @@ def test_a_guess_is_named_in_the_report_and_goes_where_a_number_is_given():
     assert number == 8192
     text = fx_partition.report(plan)
     assert f"{name} = 8192, a guess" in text and "torch._check an upper bound" in text
-    told = picks_plan(bind={name: 16})
-    assert told.assumed == {} and "guess" not in fx_partition.report(told)
+    chosen = picks_plan(bind={name: 16})
+    assert chosen.assumed == {} and "guess" not in fx_partition.report(chosen)
     assert Plan.from_json(plan.to_json()).assumed == plan.assumed
 
 
@@ -122,7 +122,7 @@ def test_a_plan_with_a_bound_that_is_no_size_is_refused_by_the_path_of_the_field
             Plan.from_json(forged)
 
 
-def test_numbers_of_sizes_without_one_are_told_by_the_inputs():
+def test_numbers_of_sizes_without_one_come_from_the_inputs():
     captured = []
 
     def look(gm, inputs):
@@ -134,6 +134,6 @@ def test_numbers_of_sizes_without_one_are_told_by_the_inputs():
     torch.compile(nn.ReLU(), backend=look)(x)
     ((gm, inputs),) = captured
     values = [node.meta["example_value"] for node in gm.graph.find_nodes(op="placeholder")]
-    ((symbol, number),) = told_by(values, inputs).items()
+    ((symbol, number),) = numbers_from_inputs(values, inputs).items()
     assert isinstance(symbol, sympy.Symbol) and number == 5
-    assert capture(gm).told == {}, "nothing tells it where the graph is all there is"
+    assert capture(gm).example_numbers == {}, "nothing tells it where the graph is all there is"

@@ -17,7 +17,7 @@ import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.whole_regions import inside_whole_regions, whole_regions
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.report.compiled_plans import compiled_graphs
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -133,12 +133,12 @@ def test_a_batched_tensor_has_the_bytes_of_its_batch() -> None:
             return torch.func.vmap(inner)(x.abs())
 
     captured = capture(Rows(), X)
-    facts = gather_facts(captured)
-    sizes = {value.name: value.bytes for value in facts.values}
+    memory = analyze_memory(captured)
+    sizes = {value.name: value.bytes for value in memory.values}
     assert sizes == {"x": 128, "abs_1": 128, "mul": 128}
-    assert [step.unknown for step in facts.steps if step.node == "mul"] == [("operators under torch.func",)]
-    atoms = find_atoms(captured, facts)
-    names = [[facts.steps[t].node for t in atoms.order[a:b]] for a, b in pairwise(atoms.starts)]
+    assert [step.unknown for step in memory.steps if step.node == "mul"] == [("operators under torch.func",)]
+    atoms = find_atoms(captured, memory)
+    names = [[memory.steps[t].node for t in atoms.order[a:b]] for a, b in pairwise(atoms.starts)]
     region = next(atom for atom in names if "mul" in atom)
     assert region[0] == "_vmap_increment_nesting" and region[-1] == "_vmap_decrement_nesting"
     assert ["abs_1"] in names

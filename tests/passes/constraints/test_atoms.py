@@ -14,17 +14,17 @@ import fx_partition
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 
 
 def atoms(function: Any, *inputs: Tensor, keep: Any = ()) -> list[list[str]]:
     """Return the node names of each atom."""
     model = function if isinstance(function, nn.Module) else _wrap(function)
     captured = capture(torch.fx.symbolic_trace(model), inputs)
-    facts = gather_facts(captured)
-    found = find_atoms(captured, facts, keep)
+    memory = analyze_memory(captured)
+    found = find_atoms(captured, memory, keep)
     starts = found.starts
-    names = [step.node for step in facts.reordered(found.order).steps]
+    names = [step.node for step in memory.reordered(found.order).steps]
     assert starts[0] == 0 and starts[-1] == len(names)
     return [names[a:b] for a, b in pairwise(starts)]
 

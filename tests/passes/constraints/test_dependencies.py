@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.constraints.atoms import Atoms, find_atoms
 from fx_partition.passes.constraints.dependencies import atom_predecessors, step_predecessors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.ordering.search import permuted, search_order
 from fx_partition.passes.partitioner.build_chain import lay_out
@@ -33,17 +34,17 @@ def prepare(function: Any, *inputs: Tensor) -> tuple[CapturedGraph, GraphMemory,
     root = function if isinstance(function, nn.Module) else nn.Module()
     gm = torch.fx.GraphModule(root, torch.fx.Tracer().trace(function))
     captured = capture(gm, inputs)
-    facts = gather_facts(captured)
-    atoms = find_atoms(captured, facts)
-    facts = facts.reordered(atoms.order)
+    memory = analyze_memory(captured)
+    atoms = find_atoms(captured, memory)
+    memory = memory.reordered(atoms.order)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
-    return captured, facts, atoms, atom_predecessors(facts, nodes, atoms.starts)
+    return captured, memory, atoms, atom_predecessors(memory, nodes, atoms.starts)
 
 
 def needs(function: Callable[..., Any], *inputs: Tensor) -> dict[str, set[str]]:
     """Return, by the first node of each atom, all the atoms that must run before it, directly or not."""
-    _, facts, atoms, predecessors = prepare(function, *inputs)
-    names = [facts.steps[start].node for start in atoms.starts[:-1]]
+    _, memory, atoms, predecessors = prepare(function, *inputs)
+    names = [memory.steps[start].node for start in atoms.starts[:-1]]
     found: list[set[int]] = []
     for direct in predecessors:
         found.append({*direct, *(q for p in direct for q in found[p])})
@@ -73,10 +74,10 @@ def test_a_write_comes_after_earlier_reads_and_before_later_ones() -> None:
         y.relu_()
         return before + y.neg()
 
-    captured, facts, _, _ = prepare(function, X)
+    captured, memory, _, _ = prepare(function, X)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
-    found = step_predecessors(facts, nodes, range(len(facts.steps)))
-    place = {step.node: t for t, step in enumerate(facts.steps)}
+    found = step_predecessors(memory, nodes, range(len(memory.steps)))
+    place = {step.node: t for t, step in enumerate(memory.steps)}
     assert found[place["relu_"]] == [place["add"], place["mul"]]
     assert place["relu_"] in found[place["neg"]]
 
@@ -131,10 +132,10 @@ def test_nothing_moves_across_a_mode() -> None:
     neg = graph.call_function(torch.neg, (x,))
     graph.output((add, mul, neg))
     captured = capture(torch.fx.GraphModule(nn.Module(), graph), (X,))
-    facts = gather_facts(captured)
+    memory = analyze_memory(captured)
     nodes = {node.name: node for node in captured.gm.graph.nodes}
-    names = [step.node for step in facts.steps]
-    found = atom_predecessors(facts, nodes, range(len(names) + 1))
+    names = [step.node for step in memory.steps]
+    found = atom_predecessors(memory, nodes, range(len(names) + 1))
     off, on = (i for i, name in enumerate(names) if "grad" in name)
     assert found[off] == [names.index("add")]
     assert found[names.index("mul")] == [off]
@@ -162,19 +163,19 @@ class Branches(nn.Module):
 
 def split_in_order(model: nn.Module, atom_order: list[int] | None, budget: int, x: Tensor) -> tuple[Any, list[int]]:
     """Return the split module of a model over an order of its atoms, or over the best one found."""
-    captured, facts, atoms, predecessors = prepare(model, x)
-    chain = lay_out(facts, atoms, facts.symbols.bind(None))
+    captured, memory, atoms, predecessors = prepare(model, x)
+    chain = lay_out(memory, atoms, memory.symbols.bind(None))
     if atom_order is None:
         atom_order, boundaries, _ = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
     else:
         boundaries = dp(permuted(chain, atom_order), budget)
     order = [t for a in atom_order for t in range(atoms.starts[a], atoms.starts[a + 1])]
-    facts = facts.reordered(order)
+    memory = memory.reordered(order)
     starts = permuted(chain, atom_order).atom_start.tolist()
-    plan = make_plan(captured, gather_facts(captured), Request(budget))
+    plan = make_plan(captured, analyze_memory(captured), Request(budget))
     template = plan.partitions[0]
     partitions = tuple(
-        replace(template, index=i, nodes=tuple(step.node for step in facts.steps[starts[a] : starts[b]]))
+        replace(template, index=i, nodes=tuple(step.node for step in memory.steps[starts[a] : starts[b]]))
         for i, (a, b) in enumerate(pairwise(boundaries))
     )
     return split_graph(captured, replace(plan, partitions=partitions)), boundaries
@@ -190,8 +191,8 @@ def run(model: Any, x: Tensor) -> Tensor:
 def test_a_reordered_model_is_equal_bit_by_bit_and_needs_fewer_partitions() -> None:
     torch.manual_seed(0)
     model = Branches()
-    _, facts, atoms, _ = prepare(model, X)
-    chain = lay_out(facts, atoms, facts.symbols.bind(None))
+    _, memory, atoms, _ = prepare(model, X)
+    chain = lay_out(memory, atoms, memory.symbols.bind(None))
     budget = max(720, int(contract(chain).alone.max()))  # one tower's weight and bias, and a few activations
     cut, boundaries = split_in_order(model, None, budget, X)
     assert len(boundaries) < len(dp(chain, budget))

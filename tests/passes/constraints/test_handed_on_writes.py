@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.constraints.atoms import find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.report.compiled_plans import compiled_graphs
 
 WIDTH, ROWS, EXPERTS = 16, 6, 4
@@ -200,15 +200,15 @@ def test_gradients_flow_through_what_is_handed_on() -> None:
 
 def test_experts_may_be_in_different_partitions() -> None:
     captured = capture(Experts(), (X, IDS))
-    facts = gather_facts(captured)
-    atoms = find_atoms(captured, facts)
-    assert len(atoms.starts) - 1 == len(facts.steps)  # each step is an atom
+    memory = analyze_memory(captured)
+    atoms = find_atoms(captured, memory)
+    assert len(atoms.starts) - 1 == len(memory.steps)  # each step is an atom
 
 
 def test_a_write_by_a_slice_stays_with_what_it_writes_alone() -> None:
     captured = capture(Slices(), (X, IDS))
-    facts = gather_facts(captured)
-    sizes = [end - start for start, end in pairwise(find_atoms(captured, facts).starts)]
+    memory = analyze_memory(captured)
+    sizes = [end - start for start, end in pairwise(find_atoms(captured, memory).starts)]
     assert max(sizes) == 3, "the view, the write through it, and the view of the whole behind"
     assert len(sizes) == 1 + 3 * 3, "zeros, and for each layer linear, relu and the write"
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.symbolic_sizes import evaluate
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.flops import flops_by_node
 
 
 def total(model: nn.Module, x: torch.Tensor, shapes: object = None, **bind: int) -> int:
     captured = capture(model, x, shapes)
-    symbols = gather_facts(captured).symbols
+    symbols = analyze_memory(captured).symbols
     dims = {name.replace("_", "."): size for name, size in bind.items()}
     return sum(evaluate(flops, symbols.bind(dims)) for flops in flops_by_node(captured, symbols).values())
 
@@ -49,6 +49,6 @@ def test_graphs_of_dynamo_with_scalars_as_tensors(dynamic: bool | None) -> None:
     model(x)
     torch.compile(model, backend=keep, dynamic=dynamic)(x)
     captured = capture(graphs[0])
-    symbols = gather_facts(captured).symbols
+    symbols = analyze_memory(captured).symbols
     found = sum(evaluate(flops, symbols.bind()) for flops in flops_by_node(captured, symbols).values())
     assert found == 2 * 4 * (8 * 7 * 7 * 27 + 8 * 7 * 7 * 10)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.passes.footprint import higher_order_writes
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 
 
@@ -29,27 +29,27 @@ class Model(nn.Module):
         return out + y * 3, self.count + 1, self.norm.running_mean + 1
 
 
-def facts_of(body: Callable[[nn.Module, Tensor], Tensor]) -> GraphMemory:
+def memory_of(body: Callable[[nn.Module, Tensor], Tensor]) -> GraphMemory:
     found: list[GraphMemory] = []
 
     def keep(gm: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        found.append(gather_facts(capture_dynamo(gm, inputs)))
+        found.append(analyze_memory(capture_dynamo(gm, inputs)))
         return gm.forward
 
     torch.compile(Model(body), backend=keep)(torch.randn(4, 8))
-    (facts,) = found
-    return facts
+    (memory,) = found
+    return memory
 
 
-def written(facts: GraphMemory) -> set[str]:
-    values = {facts.values[v].name for step in facts.steps for v in step.writes}
-    return values | {facts.weight_names[w] for step in facts.steps for w in step.weight_writes}
+def written(memory: GraphMemory) -> set[str]:
+    values = {memory.values[v].name for step in memory.steps for v in step.writes}
+    return values | {memory.weight_names[w] for step in memory.steps for w in step.weight_writes}
 
 
 def test_running_statistics_under_checkpointing_are_written() -> None:
-    facts = facts_of(lambda model, t: model.norm(t))
-    assert written(facts) == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-    assert {facts.weight_names[w] for w in facts.state} == written(facts)
+    memory = memory_of(lambda model, t: model.norm(t))
+    assert written(memory) == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert {memory.weight_names[w] for w in memory.state} == written(memory)
 
 
 def test_a_buffer_and_an_activation_that_a_body_writes() -> None:
@@ -57,9 +57,9 @@ def test_a_buffer_and_an_activation_that_a_body_writes() -> None:
         model.count.add_(1)
         return t * 2
 
-    assert written(facts_of(count)) == {"count"}
-    assert written(facts_of(lambda _, t: t.add_(1) * 2)) == {"y"}
-    assert written(facts_of(lambda _, t: (t * 2).relu_())) == set()
+    assert written(memory_of(count)) == {"count"}
+    assert written(memory_of(lambda _, t: t.add_(1) * 2)) == {"y"}
+    assert written(memory_of(lambda _, t: (t * 2).relu_())) == set()
 
 
 def plus_equals(model: nn.Module, t: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ IN_PLACE = {
 @pytest.mark.parametrize("how", IN_PLACE)
 def test_a_body_writes_by_operators_of_any_spelling(how: str) -> None:
     body, expected = IN_PLACE[how]
-    assert written(facts_of(body)) == expected
+    assert written(memory_of(body)) == expected
 
 
 def test_a_body_that_does_not_run_on_fakes_is_taken_to_write_all_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +87,5 @@ def test_a_body_that_does_not_run_on_fakes_is_taken_to_write_all_it_is_given(mon
         raise NotImplementedError
 
     monkeypatch.setattr(higher_order_writes, "observe", refuse)
-    assert written(facts_of(lambda model, t: (t + model.count).relu_())) == {"y", "count"}
-    assert written(facts_of(lambda model, t: (t + model.count).relu())) == set()
+    assert written(memory_of(lambda model, t: (t + model.count).relu_())) == {"y", "count"}
+    assert written(memory_of(lambda model, t: (t + model.count).relu())) == set()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.shape_reads import SHAPE_ONLY, reads_elements
 
 SCRIPT = Path(__file__).with_name("protected_reads.py")
@@ -50,11 +50,11 @@ class Asks(nn.Module):
 
 
 def test_a_weight_of_which_the_shape_is_read_has_no_bytes() -> None:
-    facts = gather_facts(capture(Asks(), torch.ones(64, 64)))
-    touched = dict.fromkeys(facts.weight_names, 0)
-    for step in facts.steps:
+    memory = analyze_memory(capture(Asks(), torch.ones(64, 64)))
+    touched = dict.fromkeys(memory.weight_names, 0)
+    for step in memory.steps:
         for weight, size in step.weights.items():
-            touched[facts.weight_names[weight]] += int(size)
+            touched[memory.weight_names[weight]] += int(size)
     assert touched == {"shape": 0, "weight": 64 * 64 * 4}
 
 

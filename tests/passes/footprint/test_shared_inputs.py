@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.common.errors import UnreadableError
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory, Role
 from fx_partition.passes.footprint.shared_inputs import overlapping, refuse_written_aliases, shown_bytes
 from fx_partition.report.compiled_plans import compiled_graphs
@@ -39,20 +39,20 @@ def test_what_overlaps_and_what_it_shows(tensors: list[Tensor], groups: list[lis
     assert [shown_bytes([tensors[i] for i in group]) for group in groups] == sizes
 
 
-def facts_of(function: Callable[..., Any], *inputs: Tensor, dynamic: bool | None = None) -> GraphMemory:
+def memory_of(function: Callable[..., Any], *inputs: Tensor, dynamic: bool | None = None) -> GraphMemory:
     found: list[GraphMemory] = []
 
     def keep(gm: torch.fx.GraphModule, given: list[Any]) -> Callable[..., Any]:
-        found.append(gather_facts(capture_dynamo(gm, given)))
+        found.append(analyze_memory(capture_dynamo(gm, given)))
         return gm.forward
 
     torch.compile(function, backend=keep, dynamic=dynamic)(*inputs)
-    (facts,) = found
-    return facts
+    (memory,) = found
+    return memory
 
 
-def inputs_of(facts: GraphMemory) -> list[Any]:
-    return [value.bytes for value in facts.values if value.role is Role.INPUT]
+def inputs_of(memory: GraphMemory) -> list[Any]:
+    return [value.bytes for value in memory.values if value.role is Role.INPUT]
 
 
 def total(*tensors: Tensor) -> Tensor:
@@ -60,16 +60,16 @@ def total(*tensors: Tensor) -> Tensor:
 
 
 def test_inputs_of_dynamo() -> None:
-    assert inputs_of(facts_of(total, DATA[4:8])) == [128]
-    assert inputs_of(facts_of(total, DATA[:4], DATA[8:12])) == [128, 128]
-    assert inputs_of(facts_of(total, DATA[:4], DATA[2:6])) == [192]
-    assert inputs_of(facts_of(total, DATA[:1].expand(16, 8))) == [32]
+    assert inputs_of(memory_of(total, DATA[4:8])) == [128]
+    assert inputs_of(memory_of(total, DATA[:4], DATA[8:12])) == [128, 128]
+    assert inputs_of(memory_of(total, DATA[:4], DATA[2:6])) == [192]
+    assert inputs_of(memory_of(total, DATA[:1].expand(16, 8))) == [32]
 
 
 def test_symbolic_slices_count_what_they_show_and_may_overlap() -> None:
-    facts = facts_of(total, DATA[4:8], DATA[20:27], dynamic=True)
-    (size,) = inputs_of(facts)
-    assert size.subs(facts.symbols.hints) == 11 * 32
+    memory = memory_of(total, DATA[4:8], DATA[20:27], dynamic=True)
+    (size,) = inputs_of(memory)
+    assert size.subs(memory.symbols.hints) == 11 * 32
 
 
 def test_a_batch_of_a_data_set_is_planned_like_a_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +104,8 @@ def test_a_write_into_one_is_seen_in_the_other(rows: slice, monkeypatch: pytest.
     compiled = torch.compile(through_both, backend="l2partition", options={"cache_bytes": 1})
     found = compiled(other[:4], other[rows])
     assert all(map(torch.equal, found, wanted)) and torch.equal(mine, other)
-    facts = facts_of(through_both, mine[:4], mine[rows])
-    assert len({facts.weight_of[name] for name in facts.written}) == (1 if rows.start == 2 else 2)
+    memory = memory_of(through_both, mine[:4], mine[rows])
+    assert len({memory.weight_of[name] for name in memory.written}) == (1 if rows.start == 2 else 2)
 
 
 @torch.no_grad()
@@ -129,5 +129,5 @@ def test_a_view_of_a_buffer_that_is_passed_in_is_the_buffer(monkeypatch: pytest.
 
 def test_written_inputs_that_overlap_are_not_copied_to_other_devices() -> None:
     with pytest.raises(UnreadableError, match=r"l_a_ and l_b_ share memory that the graph writes"):
-        refuse_written_aliases(facts_of(through_both, DATA[:4], DATA[2:6]))
-    refuse_written_aliases(facts_of(through_both, DATA[:4], DATA[8:12]))
+        refuse_written_aliases(memory_of(through_both, DATA[:4], DATA[2:6]))
+    refuse_written_aliases(memory_of(through_both, DATA[:4], DATA[8:12]))

@@ -13,7 +13,7 @@ import fx_partition
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.symbolic_sizes import evaluate
 from fx_partition.passes.capture.tensor_storage import span
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.weight_storage import find_weights
 
 
@@ -148,9 +148,9 @@ def test_views_add_up_to_the_whole_at_most() -> None:
 
     x = torch.zeros(3, 16)
     for readers, expected in (((half, other_half), 4096), ((half, again, other_half), 4096), ((half, half), 4096)):
-        facts = gather_facts(capture(torch.fx.symbolic_trace(Views(*readers)), x))
-        assert [size for step in facts.steps for size in step.weights.values()] == [2048] * len(readers)
-        assert facts.weight_size(0, len(facts.steps), state=False) == expected
+        memory = analyze_memory(capture(torch.fx.symbolic_trace(Views(*readers)), x))
+        assert [size for step in memory.steps for size in step.weights.values()] == [2048] * len(readers)
+        assert memory.weight_size(0, len(memory.steps), state=False) == expected
         plan = fx_partition.plan(Views(*readers), x, cache_bytes="1GiB")
         assert plan.partitions[0].weight_bytes == expected
         apart = fx_partition.plan(Views(*readers), x, cache_bytes=2048 + 192 + 384 * len(readers))
@@ -201,7 +201,7 @@ def test_a_written_input_is_state() -> None:
 
     traced = torch.fx.symbolic_trace(Cache())
     inputs = (torch.zeros(1, 4), torch.zeros(16, 4))
-    facts = gather_facts(capture(traced, inputs))
-    assert facts.written == {"cache"} and {facts.weight_names[n] for n in facts.state} == {"cache"}
+    memory = analyze_memory(capture(traced, inputs))
+    assert memory.written == {"cache"} and {memory.weight_names[n] for n in memory.state} == {"cache"}
     plan = fx_partition.plan(traced, inputs, cache_bytes="1GiB")
     assert plan.partitions[0].state_bytes == 256 and plan.partitions[0].weight_bytes == 0

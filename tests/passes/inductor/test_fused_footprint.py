@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.backends.lowering.torch_internals import compile_part
 from fx_partition.backends.measure.peak_allocation import allocated_bytes
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture, value_of
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import Size
 from fx_partition.passes.constraints.atoms import Atoms, find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.inductor.fused_footprint import fuse
 from fx_partition.passes.partitioner.build_chain import lay_out
@@ -47,10 +48,10 @@ def traced(function: Callable[..., Any], *inputs: Tensor, dynamic: bool = False)
     return captured, real
 
 
-def footprint(facts: GraphMemory, bind: dict[str, int] | None = None) -> int:
+def footprint(memory: GraphMemory, bind: dict[str, int] | None = None) -> int:
     """Return activation and workspace of the whole graph, without the caller's inputs."""
-    n = len(facts.steps)
-    chain = lay_out(facts, Atoms((), tuple(range(n + 1))), facts.symbols.bind(bind))
+    n = len(memory.steps)
+    chain = lay_out(memory, Atoms((), tuple(range(n + 1))), memory.symbols.bind(bind))
     chain.value_bytes[chain.value_def < 0] = 0
     held = interval(chain, 0, n)
     return held.activation + held.workspace
@@ -59,20 +60,20 @@ def footprint(facts: GraphMemory, bind: dict[str, int] | None = None) -> int:
 def planned_and_measured(function: Callable[..., Any], *inputs: Tensor) -> tuple[int, int]:
     """Return the bytes of the whole graph under inductor: as planned, and as measured in a call."""
     captured, real = traced(function, *inputs)
-    facts, _ = fuse(captured, gather_facts(captured), [0])
+    memory, _ = fuse(captured, analyze_memory(captured), [0])
     fakes = [value_of(node) for node in captured.gm.graph.find_nodes(op="placeholder")]
     with torch.no_grad():
         call = compile_part(copy.deepcopy(captured.gm), fakes, {})
         measured = allocated_bytes(lambda: call(*real), CPU)
-    return footprint(facts), measured
+    return footprint(memory), measured
 
 
 def atoms(function: Callable[..., Any], *inputs: Tensor) -> list[list[str]]:
     """Return the node names of each atom of the fused graph."""
     captured, _ = traced(function, *inputs)
-    facts, together = fuse(captured, gather_facts(captured))
-    starts = find_atoms(captured, facts, together=together).starts
-    return [[step.node for step in facts.steps[a:b]] for a, b in itertools.pairwise(starts)]
+    memory, together = fuse(captured, analyze_memory(captured))
+    starts = find_atoms(captured, memory, together=together).starts
+    return [[step.node for step in memory.steps[a:b]] for a, b in itertools.pairwise(starts)]
 
 
 def x() -> Tensor:
@@ -135,7 +136,7 @@ def test_a_deferred_residual_stream_keeps_its_branches_alive() -> None:
     planned, measured = planned_and_measured(Residual(4), x())
     assert abs(planned - measured) <= SMALL
     captured, _ = traced(Residual(4), x())
-    assert footprint(gather_facts(captured)) < measured - VALUE  # eager adds up as it goes
+    assert footprint(analyze_memory(captured)) < measured - VALUE  # eager adds up as it goes
 
 
 def test_convolutions_run_on_channels_last_copies() -> None:
@@ -194,13 +195,13 @@ def test_a_kernel_stays_together_and_external_kernels_part() -> None:
 
 def test_values_inside_a_kernel_have_no_bytes() -> None:
     captured, _ = traced(lambda x: x.sin().mul(2).cos(), x())
-    facts, _ = fuse(captured, gather_facts(captured))
-    assert [value.bytes for value in facts.values if value.made_at >= 0 and value.bytes] == [VALUE]
+    memory, _ = fuse(captured, analyze_memory(captured))
+    assert [value.bytes for value in memory.values if value.made_at >= 0 and value.bytes] == [VALUE]
 
 
 def test_weights_and_steps_stay_as_they_are() -> None:
     captured, _ = traced(nn.Sequential(linear(), nn.GELU(), linear()), x())
-    before = gather_facts(captured)
+    before = analyze_memory(captured)
     after, _ = fuse(captured, before)
     assert [step.node for step in after.steps] == [step.node for step in before.steps]
     assert [step.weights for step in after.steps] == [step.weights for step in before.steps]
@@ -209,20 +210,20 @@ def test_weights_and_steps_stay_as_they_are() -> None:
 def test_sizes_stay_symbolic() -> None:
     model = nn.Sequential(linear(), nn.GELU(), linear(), nn.LayerNorm(WIDTH))
     captured, _ = traced(model, x(), dynamic=True)
-    facts, _ = fuse(captured, gather_facts(captured), [0])
-    sizes: list[Size] = [value.bytes for value in facts.values]
+    memory, _ = fuse(captured, analyze_memory(captured), [0])
+    sizes: list[Size] = [value.bytes for value in memory.values]
     assert any(not isinstance(size, int) for size in sizes)
-    (symbol,) = facts.symbols.hints
+    (symbol,) = memory.symbols.hints
     for rows in (8, 200):
         still, _ = traced(model, torch.randn(rows, WIDTH))
-        static, _ = fuse(still, gather_facts(still), [0])
-        assert footprint(facts, {symbol.name: rows}) == footprint(static)
+        static, _ = fuse(still, analyze_memory(still), [0])
+        assert footprint(memory, {symbol.name: rows}) == footprint(static)
 
 
 def test_what_crosses_a_boundary_is_a_buffer_in_eagers_layout() -> None:
     model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)))
     captured, _ = traced(model, torch.randn(2, 16, 32, 32))
-    eager = gather_facts(captured)
+    eager = analyze_memory(captured)
     assert len(eager.steps) == 2
     whole, _ = fuse(captured, eager, [0])
     parts, _ = fuse(captured, eager, [0, 1])
@@ -238,12 +239,12 @@ def test_a_plan_for_a_reordered_graph() -> None:
         return torch.relu(x @ x.t()) + torch.sigmoid(x).sum()
 
     captured = capture(torch.fx.symbolic_trace(function), x())
-    eager = gather_facts(captured)
+    eager = analyze_memory(captured)
     names = [step.node for step in eager.steps]
     order = [names.index(node) for node in ("sigmoid", "sum_1", "t", "matmul", "relu", "add")]
-    facts, _ = fuse(captured, eager.reordered(order), [0, 2])
-    assert [step.node for step in facts.steps][:2] == ["sigmoid", "sum_1"]
-    assert footprint(facts) >= ROWS * ROWS * 4
+    memory, _ = fuse(captured, eager.reordered(order), [0, 2])
+    assert [step.node for step in memory.steps][:2] == ["sigmoid", "sum_1"]
+    assert footprint(memory) >= ROWS * ROWS * 4
 
 
 OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -267,7 +268,7 @@ def test_no_more_than_eager_but_for_statistics_and_deferred_sums(names: list[str
         return x
 
     captured = capture(torch.fx.symbolic_trace(function), x())
-    eager = gather_facts(captured)
+    eager = analyze_memory(captured)
     for starts in ([], [0]):
         fused, _ = fuse(captured, eager, starts)
         deferred = 5 * VALUE if skips else 0  # a sum of up to five buffers is not computed until it is needed

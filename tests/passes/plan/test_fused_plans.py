@@ -18,11 +18,11 @@ from fx_partition.passes.verify.check import find_faults
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", "t5"])
 def test_fused_plans_of_models_hold(name: str) -> None:
-    captured, facts = captured_family(name)
-    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    captured, memory = captured_family(name)
+    whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
     for options in ({}, {"algorithm": "greedy"}, {"devices": 2, "on_shortage": "balance"}, {"objective": "traffic"}):
         for share in (2, 4):
-            plan = make_plan(captured, facts, Request.check(whole // share, footprint="fused", **options))
+            plan = make_plan(captured, memory, Request.check(whole // share, footprint="fused", **options))
             assert find_faults(captured, plan) == []
             assert Plan.from_json(plan.to_json()) == plan and not plan.tradeoffs
             assert plan.spill_bytes == sum(max(0, p.total_bytes - whole // share) for p in plan.partitions)

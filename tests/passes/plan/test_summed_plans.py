@@ -15,7 +15,7 @@ import fx_partition
 from fx_partition import Plan
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.symbolic_sizes import evaluate
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
@@ -51,24 +51,24 @@ def test_layers_of_one_size_go_into_partitions_as_the_paper_packs_them(algorithm
         assert sizes == [held] * (6 // held) + ([6 % held] if 6 % held else [])
 
 
-def layer_sizes(facts: GraphMemory) -> list[tuple[dict[int, int], int]]:
+def layer_sizes(memory: GraphMemory) -> list[tuple[dict[int, int], int]]:
     """Return, for each step, the bytes that it reads of each weight, and the bytes that it makes and allocates."""
-    numbers = facts.symbols.bind()
-    made = [0] * len(facts.steps)
-    for value in facts.values:
+    numbers = memory.symbols.bind()
+    made = [0] * len(memory.steps)
+    for value in memory.values:
         if value.made_at >= 0:
             made[value.made_at] += evaluate(value.bytes, numbers)
     found = []
-    for step, own in zip(facts.measured_at(numbers).steps, made, strict=True):
+    for step, own in zip(memory.measured_at(numbers).steps, made, strict=True):
         weights = {weight: evaluate(size, numbers) for weight, size in step.weights.items()}
         found.append((weights, own + max(0, *(evaluate(w, numbers) for w in step.workspace))))
     return found
 
 
-def added_up(facts: GraphMemory, names: tuple[str, ...]) -> int:
+def added_up(memory: GraphMemory, names: tuple[str, ...]) -> int:
     """Return the size of a partition: each weight once at most, everything else of each step."""
-    sizes = dict(zip((step.node for step in facts.steps), layer_sizes(facts), strict=True))
-    numbers = facts.symbols.bind()
+    sizes = dict(zip((step.node for step in memory.steps), layer_sizes(memory), strict=True))
+    numbers = memory.symbols.bind()
     weights: dict[int, int] = {}
     total = 0
     for name in names:
@@ -76,22 +76,22 @@ def added_up(facts: GraphMemory, names: tuple[str, ...]) -> int:
         total += own
         for weight, size in read.items():
             weights[weight] = weights.get(weight, 0) + size
-    return total + sum(min(size, evaluate(facts.weight_bytes[w], numbers)) for w, size in weights.items())
+    return total + sum(min(size, evaluate(memory.weight_bytes[w], numbers)) for w, size in weights.items())
 
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", "t5"])
 @pytest.mark.parametrize("algorithm", ["greedy", "dp"])
 def test_partitions_of_models_are_sums_of_their_steps(name: str, algorithm: str) -> None:
-    captured, facts = captured_family(name)
-    whole = make_plan(captured, facts, Request.check(2**40, footprint="sum")).max_bytes
+    captured, memory = captured_family(name)
+    whole = make_plan(captured, memory, Request.check(2**40, footprint="sum")).max_bytes
     for options in ({}, {"devices": 3}, *([{"objective": "traffic"}] if algorithm == "dp" else [])):
         plan = make_plan(
-            captured, facts, Request.check(whole // 4, footprint="sum", algorithm=algorithm, **options)
+            captured, memory, Request.check(whole // 4, footprint="sum", algorithm=algorithm, **options)
         )
         assert find_faults(captured, plan) == []
         assert Plan.from_json(plan.to_json()) == plan
         for p in plan.partitions:
-            assert p.total_bytes == added_up(facts, p.nodes)
+            assert p.total_bytes == added_up(memory, p.nodes)
             assert p.total_bytes == p.footprint(plan.numbers())
             assert p.total_bytes == p.weight_bytes + p.state_bytes + p.activation_bytes + p.workspace_bytes
 
@@ -109,16 +109,16 @@ def test_no_boundaries_are_better() -> None:
             return torch.sigmoid(self.back(self.narrow(h)) + h) @ self.wide.weight
 
     program = torch.export.export(Model(), (torch.zeros(5, 16),))
-    facts = gather_facts(capture(program))
-    names = [step.node for step in facts.steps]
+    memory = analyze_memory(capture(program))
+    names = [step.node for step in memory.steps]
     for budget in (9_000, 12_000, 15_000, 20_000):
         plan = fx_partition.plan(program, cache_bytes=budget, footprint="sum")
         assert not plan.oversize
         best = min(
-            (len(ends) + 1, max(added_up(facts, tuple(names[a:b])) for a, b in pairwise([0, *ends, len(names)])))
+            (len(ends) + 1, max(added_up(memory, tuple(names[a:b])) for a, b in pairwise([0, *ends, len(names)])))
             for count in range(len(names))
             for ends in combinations(range(1, len(names)), count)
-            if all(added_up(facts, tuple(names[a:b])) <= budget for a, b in pairwise([0, *ends, len(names)]))
+            if all(added_up(memory, tuple(names[a:b])) <= budget for a, b in pairwise([0, *ends, len(names)]))
         )
         assert (plan.num_partitions, plan.max_bytes) == best
 

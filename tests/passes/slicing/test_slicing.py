@@ -20,10 +20,11 @@ from torch._dynamo.utils import counters
 
 from fx_partition.backends.lowering.dynamo_graph import capture_dynamo
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture, value_of
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.graph_hash import fingerprint
 from fx_partition.passes.constraints.atoms import KeepTogether, find_atoms
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import Request, make_plan
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.slicing.rewrite import Slicer, Slicing, apply_slicings
@@ -120,9 +121,9 @@ DIALECTS = {"export": exported, "symbolic trace": symbolic, "dynamo": compiled}
 
 
 def sliceable(captured: CapturedGraph) -> list[str]:
-    facts = gather_facts(captured)
-    slicer = Slicer(captured, facts)
-    return [step.node for step in facts.steps if not slicer.why_not(step.node)]
+    memory = analyze_memory(captured)
+    slicer = Slicer(captured, memory)
+    return [step.node for step in memory.steps if not slicer.why_not(step.node)]
 
 
 def results(model: Callable[..., Tensor], parameters: list[Tensor], x: Tensor) -> list[Tensor]:
@@ -168,7 +169,7 @@ def test_every_operator_and_axis(case: str, dialect: str) -> None:
 
         def slicings(captured: CapturedGraph, axis: str = axis) -> list[Slicing]:
             nodes = sliceable(captured)
-            recipes = Slicer(captured, gather_facts(captured)).recipes(nodes[0])
+            recipes = Slicer(captured, analyze_memory(captured)).recipes(nodes[0])
             assert len(nodes) == 1 and tuple(recipes) == axes
             return [Slicing(nodes[0], axis, min(3, recipes[axis].units))]
 
@@ -180,13 +181,13 @@ def test_slices_read_what_they_should() -> None:
     model = nn.Linear(4, 8)
     captured = capture(model, torch.randn(2, 4))
     sliced = apply_slicings(captured, [Slicing("linear", "outputs", 2)])
-    facts = gather_facts(sliced)
-    assert [step.node for step in facts.steps] == ["linear_slice_0", "linear_slice_1", "linear"]
-    weight, bias = (facts.weight_names.index(name) for name in ("weight", "bias"))
-    assert [step.weights for step in facts.steps] == [{weight: 64, bias: 16}] * 2 + [{}]
-    assert facts.weight_size(0, 1, state=False) == 80
-    assert facts.weight_size(0, 2, state=False) == 160
-    over_inputs = gather_facts(apply_slicings(captured, [Slicing("linear", "inputs", 2)]))
+    memory = analyze_memory(sliced)
+    assert [step.node for step in memory.steps] == ["linear_slice_0", "linear_slice_1", "linear"]
+    weight, bias = (memory.weight_names.index(name) for name in ("weight", "bias"))
+    assert [step.weights for step in memory.steps] == [{weight: 64, bias: 16}] * 2 + [{}]
+    assert memory.weight_size(0, 1, state=False) == 80
+    assert memory.weight_size(0, 2, state=False) == 160
+    over_inputs = analyze_memory(apply_slicings(captured, [Slicing("linear", "inputs", 2)]))
     reads = {step.node: step.weights for step in over_inputs.steps if step.weights}
     assert reads == {"linear_slice_0": {weight: 64, bias: 32}, "linear_slice_1": {weight: 64}}
 
@@ -305,8 +306,8 @@ def test_weights_that_no_tracer_gave_a_value() -> None:
 )  # fmt: skip
 def test_the_reason_is_told(model: nn.Module, x: Tensor, words: str) -> None:
     captured = capture(_leaf_trace(model), x)
-    facts = gather_facts(captured)
-    reason = Slicer(captured, facts).why_not(facts.steps[-1].node)
+    memory = analyze_memory(captured)
+    reason = Slicer(captured, memory).why_not(memory.steps[-1].node)
     assert words in reason and bool(words) == bool(reason)
 
 
@@ -327,8 +328,8 @@ def test_a_weight_that_the_graph_writes_is_not_sliced() -> None:
             return y
 
     captured = capture(Updated(), torch.randn(2, 4))
-    facts = gather_facts(captured)
-    assert Slicer(captured, facts).why_not("linear") == "the graph writes memory"
+    memory = analyze_memory(captured)
+    assert Slicer(captured, memory).why_not("linear") == "the graph writes memory"
     assert slicings_of(captured, 120) == ()
 
 
@@ -337,7 +338,7 @@ def test_a_module_with_hooks_is_not_sliced() -> None:
     captured = capture(torch.fx.symbolic_trace(model), torch.randn(2, 4))
     model[0].register_forward_hook(lambda *_: None)
     captured.gm.get_submodule("0").register_forward_hook(lambda *_: None)
-    assert Slicer(captured, gather_facts(captured)).why_not("_0") == "its module has hooks"
+    assert Slicer(captured, analyze_memory(captured)).why_not("_0") == "its module has hooks"
 
 
 @pytest.mark.parametrize(
@@ -362,14 +363,14 @@ def test_slicings_that_cannot_be(slicing: Slicing, words: str) -> None:
 
 
 def slicings_of(captured: CapturedGraph, budget: int, keep_together: KeepTogether = ()) -> tuple[Slicing, ...]:
-    facts = gather_facts(captured)
-    atoms = find_atoms(captured, facts, keep_together)
-    return find_slicings(captured, facts, atoms, facts.symbols.bind(), budget, keep_together)
+    memory = analyze_memory(captured)
+    atoms = find_atoms(captured, memory, keep_together)
+    return find_slicings(captured, memory, atoms, memory.symbols.bind(), budget, keep_together)
 
 
 def planned(captured: CapturedGraph, budget: int, **options: Any) -> Plan:
     # A search over orders of up to a hundred slices takes seconds, and says nothing about slices.
-    return make_plan(captured, gather_facts(captured), Request.check(budget, **{"order": "trace", **options}))
+    return make_plan(captured, analyze_memory(captured), Request.check(budget, **{"order": "trace", **options}))
 
 
 def test_a_head_of_100_mib_at_24_mib() -> None:
@@ -427,17 +428,17 @@ def test_a_batch_stays_a_symbol() -> None:
     slicings = slicings_of(captured, 4096)
     assert len(slicings) == 2
     sliced = apply_slicings(captured, slicings)
-    facts = gather_facts(sliced)
-    assert list(facts.symbols.dims) == ["input.0"]
+    memory = analyze_memory(sliced)
+    assert list(memory.symbols.dims) == ["input.0"]
     plan = planned(sliced, 4096)
     cut = split_graph(sliced, plan)
     for batch in (2, 3, 7):
         assert_same(model, cut, torch.randn(batch, 16))
-    symbol = facts.symbols.dims["input.0"]
-    assert all(value.bytes.free_symbols == {symbol} for value in facts.values)
+    symbol = memory.symbols.dims["input.0"]
+    assert all(value.bytes.free_symbols == {symbol} for value in memory.values)
     larger = {symbol: 8}
-    atoms = find_atoms(captured, gather_facts(captured))
-    for_more = find_slicings(captured, gather_facts(captured), atoms, larger, 8192)
+    atoms = find_atoms(captured, analyze_memory(captured))
+    for_more = find_slicings(captured, analyze_memory(captured), atoms, larger, 8192)
     assert planned(apply_slicings(captured, for_more), 8192, bind={"input.0": 8}).spill_bytes == 0
 
 
@@ -551,8 +552,8 @@ def test_workspace_of_a_convolution_counts() -> None:
     """oneDNN reorders a convolution's operands, so a slice needs more than its share of the bytes."""
     model, x = nn.Conv2d(32, 256, 3, padding=1), torch.randn(2, 32, 8, 8)
     captured = capture(model, x)
-    facts = gather_facts(captured)
-    assert max(facts.steps[0].workspace) > 0
+    memory = analyze_memory(captured)
+    assert max(memory.steps[0].workspace) > 0
     budget = planned(captured, 10**9).max_bytes // 2
     (slicing,) = slicings_of(captured, budget)
     assert planned(apply_slicings(captured, [slicing]), budget).spill_bytes == 0
@@ -691,10 +692,10 @@ def test_every_footprint_fits_or_is_named(case: tuple[nn.Module, Tensor], budget
 
 def _cannot_fit(captured: CapturedGraph, node: str, budget: int) -> bool:
     """Return whether a node has no slices, or spills with the most of them along either axis."""
-    facts = gather_facts(captured)
-    if Slicer(captured, facts).why_not(node):
+    memory = analyze_memory(captured)
+    if Slicer(captured, memory).why_not(node):
         return True
-    for axis, recipe in Slicer(captured, facts).recipes(node).items():
+    for axis, recipe in Slicer(captured, memory).recipes(node).items():
         sliced = apply_slicings(captured, [Slicing(node, axis, recipe.units)])
         left = {name for atom in planned(sliced, budget).oversize for name in atom.nodes}
         if not any(name == node or name.startswith(f"{node}_s") for name in left):

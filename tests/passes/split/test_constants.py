@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fx_partition
 from fx_partition.passes.capture.capture_model import capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import split_graph
@@ -139,6 +139,6 @@ def test_the_models_own_graph_is_not_changed() -> None:
     module = torch.export.export(Model(scaled), (X,)).module()
     before = (list(module.state_dict()), [name for name, _ in module.named_buffers()], set(vars(module)))
     captured = capture(module)
-    plan = make_plan(captured, gather_facts(captured), Request.check(1))
+    plan = make_plan(captured, analyze_memory(captured), Request.check(1))
     split_graph(captured, plan)
     assert before == (list(module.state_dict()), [name for name, _ in module.named_buffers()], set(vars(module)))

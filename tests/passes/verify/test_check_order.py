@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 
 import fx_partition
 from fx_partition import Plan, PlanMismatchError
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.constraints.dependencies import all_predecessors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import split_planned
@@ -110,8 +111,8 @@ class Case:
         self.name = name
         self.model = MODELS[name]()
         self.captured, self.inputs = _captured(self.model)
-        self.facts, self.reading = gather_facts(self.captured), read_graph(self.captured)
-        self.plan = make_plan(self.captured, self.facts, Request.check(None, devices=3))
+        self.memory, self.reading = analyze_memory(self.captured), read_graph(self.captured)
+        self.plan = make_plan(self.captured, self.memory, Request.check(None, devices=3))
         self.nodes = [partition.nodes for partition in self.plan.partitions]
         self.state = copy.deepcopy(dict(self.captured.gm.named_buffers()))
         self.right = self._run(self.captured.gm)
@@ -245,9 +246,9 @@ def test_partitions_that_are_numbered_otherwise_or_empty(case: Case) -> None:
 
 def test_any_order_in_which_each_node_comes_after_what_it_needs(case: Case) -> None:
     draw = random.Random(0)
-    names = [step.node for step in case.facts.steps]
+    names = [step.node for step in case.memory.steps]
     nodes = {node.name: node for node in case.captured.gm.graph.nodes}
-    needs = {names[t]: {names[p] for p in found} for t, found in all_predecessors(case.facts, nodes)}
+    needs = {names[t]: {names[p] for p in found} for t, found in all_predecessors(case.memory, nodes)}
     orders = set()
     for _ in range(15):
         order: list[str] = []

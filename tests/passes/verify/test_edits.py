@@ -14,7 +14,8 @@ from models import SUBJECTS, Subject, subject
 
 import fx_partition
 from fx_partition import PartitionError, Plan
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.verify import check
 
 #: Fields that say nothing that the model could contradict, by a pattern of their path, and why.

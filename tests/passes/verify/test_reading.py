@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 from zoo.captured import captured_family
 
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.symbolic_sizes import evaluate
 from fx_partition.passes.constraints.atoms import needed_groups
 from fx_partition.passes.constraints.dependencies import all_predecessors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.verify.groups import find_groups
 from fx_partition.passes.verify.order import find_needs
@@ -63,7 +64,7 @@ def read(reading: Reading, numbers: Any) -> list[Any]:
 
 
 def compare(captured: CapturedGraph) -> None:
-    facts, reading = gather_facts(captured), read_graph(captured)
+    facts, reading = analyze_memory(captured), read_graph(captured)
     own = facts.symbols.bind()
     for numbers in (own, {symbol: 3 * number + 1 for symbol, number in own.items()}):
         for mine, its in zip(read(reading, numbers), told(facts, numbers), strict=True):

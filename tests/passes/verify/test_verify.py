@@ -10,7 +10,7 @@ import pytest
 from zoo.captured import captured_family
 
 from fx_partition import Plan
-from fx_partition.passes.capture.capture_model import CapturedGraph
+from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.verify.check import find_faults
@@ -18,8 +18,8 @@ from fx_partition.passes.verify.check import find_faults
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet18", "unet", "bert", "mixtral", "t5"])
 def test_plans_of_models_hold(name: str) -> None:
-    captured, facts = captured_family(name)
-    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    captured, memory = captured_family(name)
+    whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
     requests: list[tuple[Any, dict[str, Any]]] = [
         (whole // 3, {}),
         (whole // 3, {"objective": "traffic"}),
@@ -31,14 +31,14 @@ def test_plans_of_models_hold(name: str) -> None:
         ([whole // 9, whole // 7], {"on_shortage": "wrap"}),
     ]
     for budget, options in requests:
-        plan = make_plan(captured, facts, Request.check(budget, **options))
+        plan = make_plan(captured, memory, Request.check(budget, **options))
         assert find_faults(captured, plan) == [], (budget, options)
 
 
 def plan_of_mlp() -> tuple[CapturedGraph, Plan]:
-    captured, facts = captured_family("mlp")
-    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
-    return captured, make_plan(captured, facts, Request.check(whole // 3))
+    captured, memory = captured_family("mlp")
+    whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
+    return captured, make_plan(captured, memory, Request.check(whole // 3))
 
 
 def test_what_is_wrong_with_a_plan_is_named() -> None:
@@ -63,24 +63,24 @@ def test_what_is_wrong_with_a_plan_is_named() -> None:
 
 
 def test_another_order_needs_fewer_partitions_for_a_mixture_of_experts() -> None:
-    captured, facts = captured_family("mixtral")
-    whole = make_plan(captured, facts, Request.check(sys.maxsize)).max_bytes
+    captured, memory = captured_family("mixtral")
+    whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
     budget = int(whole / 4.3)
-    found, traced = (make_plan(captured, facts, Request.check(budget, order=order)) for order in ("search", "trace"))
+    found, traced = (make_plan(captured, memory, Request.check(budget, order=order)) for order in ("search", "trace"))
     assert found.num_partitions < traced.num_partitions and found.certificate.orders_tried > 1
     assert traced.certificate.orders_tried == 1 and not traced.certificate.exhaustive
-    place = {step.node: t for t, step in enumerate(facts.steps)}
+    place = {step.node: t for t, step in enumerate(memory.steps)}
     assert all(list(p.nodes) == sorted(p.nodes, key=place.__getitem__) for p in found.partitions)
     own = (found.num_partitions, found.regular_max_bytes, found.cut_bytes)
     assert found.tradeoffs[0] == own
     # Too few devices for either: what is needed is what the order found needs, and no order is ruled out.
     short, other = (
-        make_plan(captured, facts, Request.check(budget, devices=found.num_partitions - 1, order=order))
+        make_plan(captured, memory, Request.check(budget, devices=found.num_partitions - 1, order=order))
         for order in ("search", "trace")
     )
     assert short.certificate.min_partitions <= found.num_partitions < other.certificate.min_partitions
     assert short.max_bytes <= other.max_bytes and not short.certificate.exhaustive
     assert find_faults(captured, short) == []
     # Enough for the order found and not for that of the trace.
-    enough = make_plan(captured, facts, Request.check(budget, devices=found.num_partitions, on_shortage="error"))
+    enough = make_plan(captured, memory, Request.check(budget, devices=found.num_partitions, on_shortage="error"))
     assert enough.num_partitions == found.num_partitions
