@@ -43,7 +43,7 @@ from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.chain import Chain
-from fx_partition.passes.partitioner.sliding_window import last_touches
+from fx_partition.passes.partitioner.interval_footprint import last_touches
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import PartitionGraph, cut

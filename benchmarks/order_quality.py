@@ -19,8 +19,9 @@ import time
 
 from order_graphs import Dag, graphs
 
-from fx_partition.passes.ordering.search import measure, permuted, search_order
+from fx_partition.passes.ordering.search import measure, search_order
 from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.permute import permuted
 
 
 def row(name: str, dag: Dag, budget: int, seconds: float | None) -> tuple[str, bool, bool, bool]:

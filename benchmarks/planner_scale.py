@@ -41,11 +41,12 @@ from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.ordering.piece import Graph
 from fx_partition.passes.ordering.resplit import NARROW
 from fx_partition.passes.ordering.rolling_beam import roll
-from fx_partition.passes.ordering.search import permuted, search_order
+from fx_partition.passes.ordering.search import search_order
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract, whole_footprint
 from fx_partition.passes.partitioner.dp import dp
 from fx_partition.passes.partitioner.pareto import pareto
+from fx_partition.passes.partitioner.permute import permuted
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import OBJECTIVES, Request
 from fx_partition.passes.verify.check import faults_of

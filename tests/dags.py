@@ -16,9 +16,9 @@ from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.constraints.atoms import find_atoms
 from fx_partition.passes.constraints.dependencies import atom_predecessors
 from fx_partition.passes.footprint.analyze import analyze_memory
-from fx_partition.passes.ordering.search import permuted
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.chain import Chain
+from fx_partition.passes.partitioner.permute import permuted
 
 Dag = tuple[Chain, list[list[int]]]
 

@@ -51,3 +51,12 @@ def test_verbs_take_a_model_its_inputs_and_a_budget_by_name(name: str) -> None:
 def test_a_budget_in_the_place_of_the_inputs_is_named(name: str) -> None:
     with pytest.raises(fx_partition.PartitionError, match="give a budget by name, cache_bytes='1MiB'"):
         getattr(fx_partition, name)(torch.nn.Linear(4, 4), "1MiB", cache_bytes="1MiB")
+
+
+@pytest.mark.parametrize("name", ["split", "simulate"])
+@pytest.mark.parametrize("more", [{"cache_bytes": "1MiB"}, {"order": "trace"}])
+def test_a_plan_and_a_budget_or_options_are_not_given_together(name: str, more: dict[str, str]) -> None:
+    model, x = torch.nn.Linear(4, 4), torch.randn(1, 4)
+    made = fx_partition.plan(model, x, cache_bytes="1MiB")
+    with pytest.raises(fx_partition.PartitionError, match=f"{name} takes either cache_bytes="):
+        getattr(fx_partition, name)(model, x, plan=made, **more)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fx_partition.common.errors import PartitionError
-
 from .capture.capture_model import ExampleInputs, Model, capture
 from .constraints.atoms import KeepTogether
 from .footprint.analyze import analyze_memory
 from .plan.make_plan import make_plan
 from .plan.plan import Plan
-from .plan.request import CacheBytes, Devices, Request
+from .plan.request import CacheBytes, Devices, Request, request_unless_planned
 from .split.extract import planned_graph, split_graph, split_planned
 from .split.split_module import SplitModule
 from .verify.check import find_faults
@@ -105,9 +103,7 @@ def split(
         >>> torch.equal(cut(x), model(x)), cut.plan.num_partitions
         (True, 3)
     """
-    if plan is not None and (cache_bytes is not None or options):
-        raise PartitionError("split takes either cache_bytes= (with options) or plan=, a plan made before")
-    request = Request.check(cache_bytes, **options) if plan is None else None
+    request = request_unless_planned("split", plan, cache_bytes, options)
     captured = capture(model, example_inputs, dynamic_shapes)
     if plan is None:
         assert request is not None

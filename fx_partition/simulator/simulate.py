@@ -17,7 +17,7 @@ from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capt
 from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan import Plan
-from fx_partition.passes.plan.request import CacheBytes, Request
+from fx_partition.passes.plan.request import CacheBytes, request_unless_planned
 from fx_partition.passes.timing.partition_work import PartitionWork
 
 from .cache_model import Moved, residency
@@ -86,13 +86,14 @@ def simulate(
     for name, number in (("microbatches", microbatches), ("steps", steps)):
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_RUNS:
             raise PartitionError(f"{name}={shown(number)} must be a whole number from 1 to {MOST_RUNS}")
-    if (plan is None) == (cache_bytes is None) or (plan is not None and options):
-        raise PartitionError("simulate takes either cache_bytes= (with options) or plan=, a plan made before")
+    if plan is None:
+        options["bind"] = bind
+    request = request_unless_planned("simulate", plan, cache_bytes, options)
     if device is None and not isinstance(cache_bytes, str):
         raise PartitionError('simulate needs device=, the name of a device such as "H100-SXM", or its record')
     captured = None
     if plan is None:
-        request = Request.check(cache_bytes, bind=bind, **options)
+        assert request is not None
         captured = capture(model, example_inputs, dynamic_shapes)
         plan = make_plan(captured, analyze_memory(captured), request)
     records = _records(plan, device or str(cache_bytes))

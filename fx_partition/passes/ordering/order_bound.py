@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..partitioner.chain import Chain
-from ..partitioner.sliding_window import last_touches
+from ..partitioner.interval_footprint import last_touches
 from .check_order_bound import Weighed
 
 # So many moments are weighed, the fullest first.

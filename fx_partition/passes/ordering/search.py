@@ -21,17 +21,17 @@ After::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from ..partitioner.chain import Chain, IntArray
+from ..partitioner.chain import Chain
 from ..partitioner.dp import dp
 from ..partitioner.greedy import fewest_over
+from ..partitioner.interval_footprint import interval
 from ..partitioner.pareto import Tradeoff
-from ..partitioner.sliding_window import interval
+from ..partitioner.permute import permuted
 from .downsets import search_downsets
 from .list_schedules import HEURISTICS
 from .order_bound import OrderBound, order_bound
@@ -205,37 +205,3 @@ def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Tradeoff | 
         elif b - a > 1:
             return None
     return Tradeoff(len(boundaries) - 1, largest, received)
-
-
-def permuted(chain: Chain, order: Sequence[int]) -> Chain:
-    """The chain whose atom at place i is atom ``order[i]``; values and weights keep their numbers. Linear."""
-    atoms = np.array(order, dtype=np.int64)
-    lengths = np.diff(chain.atom_start)
-    steps = _rows(chain.atom_start, atoms)
-    place = np.empty(chain.num_steps + 1, dtype=np.int64)
-    place[steps] = np.arange(chain.num_steps)
-    place[-1] = -1  # where value_def == -1 looks
-    touches, reads = _rows(chain.touch_start, steps), _rows(chain.weight_start, steps)
-    return replace(
-        chain,
-        atom_start=_starts(lengths[atoms]),
-        workspace=chain.workspace[steps],
-        value_def=place[chain.value_def],
-        touch_start=_starts(np.diff(chain.touch_start)[steps]),
-        touch_value=chain.touch_value[touches],
-        weight_start=_starts(np.diff(chain.weight_start)[steps]),
-        weight_id=chain.weight_id[reads],
-        weight_touch_bytes=chain.weight_touch_bytes[reads],
-        atom_key=None if chain.atom_key is None else chain.atom_key[atoms],
-    )
-
-
-def _starts(lengths: IntArray) -> IntArray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-
-
-def _rows(start: IntArray, rows: IntArray) -> IntArray:
-    """The entries of compressed rows, the given rows one after another."""
-    lengths = np.diff(start)[rows]
-    offset = np.repeat(start[:-1][rows] - (np.cumsum(lengths) - lengths), lengths)
-    return offset + np.arange(len(offset))

@@ -9,7 +9,7 @@ from ..footprint.graph_memory import GraphMemory, NodeMemory
 from ..ordering.search import SearchStats
 from ..partitioner.certificate import Certificate
 from ..partitioner.chain import Chain
-from ..partitioner.sliding_window import interval, last_touches
+from ..partitioner.interval_footprint import interval, last_touches
 from .records import Oversize, Partition, Proof, Witness
 from .symbolic_peaks import add_up, find_peak_candidates
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..footprint.graph_memory import GraphMemory
 from ..partitioner.certificate import Certificate
 from ..partitioner.chain import Chain
-from ..partitioner.sliding_window import interval
+from ..partitioner.interval_footprint import interval
 from .placement import Placement, solve
 from .problem import Problem
 from .request import NO_BUDGET, Request

@@ -17,9 +17,10 @@ from ..capture.graph_hash import fingerprint
 from ..capture.symbolic_sizes import Symbols, explain_guess
 from ..constraints.dependencies import atom_predecessors
 from ..footprint.graph_memory import GraphMemory, NodeMemory
-from ..ordering.search import OrderedPlan, SearchStats, permuted, search_order
+from ..ordering.search import OrderedPlan, SearchStats, search_order
 from ..partitioner.dp import smallest_budget
 from ..partitioner.greedy import oversize_atoms
+from ..partitioner.permute import permuted
 from ..slicing.rewrite import Slicer
 from .builder import PlanBuilder
 from .fused_refinement import RefinedPlacement, refine

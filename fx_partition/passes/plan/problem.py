@@ -17,9 +17,9 @@ from ..constraints.atoms import Atoms, find_atoms
 from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
-from ..ordering.search import permuted
 from ..partitioner.build_chain import lay_out
 from ..partitioner.chain import Chain
+from ..partitioner.permute import permuted
 from ..partitioner.repeated_partitions import with_keys
 from ..slicing.rewrite import Slicing, apply_slicings
 from ..slicing.search import find_slicings

@@ -139,6 +139,24 @@ class Request:
         return request
 
 
+def request_unless_planned(
+    verb: str, plan: object, cache_bytes: CacheBytes | None, options: Mapping[str, Any]
+) -> Request | None:
+    """Return the checked request, or None where the caller gave a plan instead.
+
+    Args:
+        verb: the function that the caller called, for the message.
+
+    Raises:
+        PartitionError: there are both a plan and a budget or options; or as for `Request.check`.
+    """
+    if plan is None:
+        return Request.check(cache_bytes, **options)
+    if cache_bytes is not None or options:
+        raise PartitionError(f"{verb} takes either cache_bytes= (with options) or plan=, a plan made before")
+    return None
+
+
 def _devices(devices: Devices | None) -> tuple[tuple[str, ...], int]:
     """Return the device names and their count."""
     if devices is None:

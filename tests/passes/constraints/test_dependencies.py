@@ -20,10 +20,11 @@ from fx_partition.passes.constraints.atoms import Atoms, find_atoms
 from fx_partition.passes.constraints.dependencies import atom_predecessors, step_predecessors
 from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
-from fx_partition.passes.ordering.search import permuted, search_order
+from fx_partition.passes.ordering.search import search_order
 from fx_partition.passes.partitioner.build_chain import lay_out
 from fx_partition.passes.partitioner.contraction import contract
 from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.permute import permuted
 from fx_partition.passes.plan.make_plan import Request, make_plan
 from fx_partition.passes.split.extract import split_graph
 

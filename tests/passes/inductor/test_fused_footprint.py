@@ -26,7 +26,7 @@ from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.inductor.fused_footprint import fuse
 from fx_partition.passes.partitioner.build_chain import lay_out
-from fx_partition.passes.partitioner.sliding_window import interval
+from fx_partition.passes.partitioner.interval_footprint import interval
 
 ROWS, WIDTH = 64, 128
 VALUE = ROWS * WIDTH * 4

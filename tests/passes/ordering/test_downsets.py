@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fx_partition.passes.ordering.downset_footprint import Parts
 from fx_partition.passes.ordering.downsets import search_downsets
-from fx_partition.passes.ordering.search import permuted
 from fx_partition.passes.partitioner.contraction import contract
 from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.permute import permuted
 
 
 def assert_is_a_plan(sets: list[list[int]], predecessors: list[list[int]]) -> None:

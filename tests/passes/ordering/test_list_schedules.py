@@ -20,10 +20,11 @@ from fx_partition.passes.ordering.list_schedules import (
     least_live_backwards,
     weights_together,
 )
-from fx_partition.passes.ordering.search import measure, permuted, search_order
+from fx_partition.passes.ordering.search import measure, search_order
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract
 from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.permute import permuted
 
 
 def assert_topological(order: list[int], predecessors: list[list[int]]) -> None:

@@ -16,9 +16,9 @@ from fx_partition.passes.ordering.beam import Beam, Breadth, meet
 from fx_partition.passes.ordering.piece import Graph, Piece, bits
 from fx_partition.passes.ordering.resplit import NARROW, resplit
 from fx_partition.passes.ordering.rolling_beam import roll
-from fx_partition.passes.ordering.search import permuted
 from fx_partition.passes.partitioner.contraction import contract
 from fx_partition.passes.partitioner.dp import dp
+from fx_partition.passes.partitioner.permute import permuted
 
 NARROWEST = Breadth(1, 1, 1)
 

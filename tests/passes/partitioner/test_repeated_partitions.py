@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fx_partition
-from fx_partition.passes.ordering.search import permuted
 from fx_partition.passes.partitioner import repeated_partitions
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.dp import balance, dp
+from fx_partition.passes.partitioner.permute import permuted
 from fx_partition.passes.partitioner.repeated_partitions import choose, with_keys
 
 Block = list[tuple[int, int, int]]  # weight bytes, value bytes, distance of the atom whose value is read too (0: none)

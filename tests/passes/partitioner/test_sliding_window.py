@@ -1,16 +1,17 @@
+"""The sliding window, its contraction and its reach equal the definition of a footprint, computed by brute force."""
+
 from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
-from chains import brute_footprint, brute_profile, brute_received, chains, make_chain, separate
+from chains import brute_footprint, chains, make_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fx_partition.passes.partitioner.chain import Chain
 from fx_partition.passes.partitioner.contraction import contract, footprints, whole_footprint
 from fx_partition.passes.partitioner.greedy import FarthestReachSolver
-from fx_partition.passes.partitioner.sliding_window import Window, interval
+from fx_partition.passes.partitioner.sliding_window import Window
 
 
 @settings(max_examples=250, deadline=None)
@@ -64,27 +65,6 @@ def test_reach_back_follows_the_definition(chain: Chain, data: st.DataObject) ->
     assert FarthestReachSolver(contract(chain)).reach_back(limit, largest).tolist() == expected
 
 
-@settings(max_examples=250, deadline=None)
-@given(chains(), st.data())
-def test_interval_equals_the_definition_in_every_field(chain: Chain, data: st.DataObject) -> None:
-    i = data.draw(st.integers(0, chain.num_steps - 1))
-    j = data.draw(st.integers(i + 1, chain.num_steps))
-    weights, resident, bytes_at = brute_profile(chain, i, j)
-    result = interval(chain, i, j)
-    peak = bytes_at.index(max(bytes_at))
-    assert result.total == max(bytes_at)
-    assert result.peak_step == i + peak
-    assert result.resident == tuple(sorted(resident[peak]))
-    assert result.activation == sum(chain.value_bytes[v] for v in resident[peak])
-    assert result.workspace == chain.workspace[i + peak]
-    assert result.weights == tuple(sorted(weights.items()))
-    assert result.weight == sum(weights.values())
-    assert result.total == result.weight + result.activation + result.workspace
-    assert result.recv_bytes == brute_received(chain, i, j)
-    later = set(chain.touch_value[chain.touch_start[j] :].tolist())
-    assert result.send_bytes == sum(int(chain.value_bytes[v]) for v in later if i <= chain.value_def[v] < j)
-
-
 @settings(max_examples=100, deadline=None)
 @given(chains(max_atoms=5, max_steps_per_atom=1))
 def test_footprint_never_falls_and_never_exceeds_the_sum_of_its_parts(chain: Chain) -> None:
@@ -93,19 +73,6 @@ def test_footprint_never_falls_and_never_exceeds_the_sum_of_its_parts(chain: Cha
     for (i, j), size in footprint.items():
         assert size >= max(footprint[i, max(i, j - 1)], footprint[min(i + 1, j), j])
         assert all(size <= footprint[i, m] + footprint[m, j] for m in range(i, j + 1))
-
-
-def test_a_received_value_counts_from_the_start_and_a_needed_one_to_the_end() -> None:
-    # 0 makes x, 1 does not touch it, 2 reads it for the last time, 3 follows.
-    chain = make_chain([(0, [0], []), (0, [], []), (0, [0], []), (5, [], [])], [(10, 0, False)])
-    assert interval(chain, 1, 4).resident == (0,)
-    assert interval(chain, 1, 4).peak_step == 1
-    assert interval(chain, 1, 2).total == 0  # it goes from its producer to its consumer
-    assert interval(chain, 3, 4).total == 5
-    assert interval(chain, 0, 2).send_bytes == 10
-    returned = make_chain([(0, [0], []), (5, [], [])], [(10, 0, True)])
-    assert interval(returned, 0, 2).total == 15
-    assert interval(returned, 0, 1).send_bytes == 0  # no step receives it
 
 
 def test_partial_touches_of_a_weight_add_up_to_the_whole() -> None:
@@ -119,9 +86,3 @@ def test_partial_touches_of_a_weight_add_up_to_the_whole() -> None:
         window.shrink()
         sizes.append(window.footprint)
     assert sizes == [4, 8, 10, 10, 10, 8, 4, 0]
-
-
-@pytest.mark.parametrize("bounds", [(0, 0), (1, 0), (-1, 1), (0, 3)])
-def test_interval_outside_the_chain_is_refused(bounds: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="not an interval"):
-        interval(separate(1, 2), *bounds)
