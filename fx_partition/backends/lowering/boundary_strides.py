@@ -112,6 +112,7 @@ class Crossings:
         self._values: dict[torch.fx.Node, torch.Tensor] = {}
         self._layouts: dict[torch.fx.Node, Layout] = {}
         self._retyped: set[torch.fx.Node] = set()
+        self._left_alone: set[torch.fx.Node] = set()
         self._found: dict[Hashable, tuple[bool, list[tuple[Any, bool]]]] = {}
 
     def value(self, node: torch.fx.Node) -> Any:
@@ -158,6 +159,11 @@ class Crossings:
                 ordered = dense or _has_order(made)
                 self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))
                 self._values[node] = _laid_out(value, self._layouts[node])
+                if self._keeps_views and is_of_argument and node not in self._retyped:
+                    # AOTAutograd makes such a view from the argument at each call, so it has these strides as it is.
+                    # While it traces the stage, a write is a new tensor, which may have other strides (`index_copy_`
+                    # returns a contiguous one): `in_order` would return a copy and not the view.
+                    self._left_alone.add(node)
 
     def _keep(self, node: torch.fx.Node, value: torch.Tensor, made: torch.Tensor) -> None:
         """Keep the gaps of a view of an argument: the caller may write into it, and inductor makes it from that."""
@@ -181,7 +187,7 @@ class Crossings:
             output.args = (
                 tuple(
                     module.graph.call_function(self._lay_out(node), (result, layout.order))
-                    if layout and layout.order is not None
+                    if layout and layout.order is not None and node not in self._left_alone
                     else result
                     for node, layout, result in zip(outputs, layouts, results, strict=True)
                 ),

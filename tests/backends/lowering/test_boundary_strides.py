@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from eager_stages import use_eager_stages
 from torch import Tensor, nn
 
 import fx_partition
@@ -168,6 +169,27 @@ def test_a_view_of_an_input_that_crosses_is_still_one(dynamic: bool) -> None:
             assert torch.equal(mine, expected) and mine.stride() == expected.stride()
         fast(x)[0].zero_()
     assert not x[1:, ::2].any() and x[0].all() and x[:, 1::2].all()
+
+
+@pytest.mark.parametrize("later", [None, "sum"])
+def test_a_view_of_an_input_that_its_stage_writes_is_still_one(
+    later: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model(x: Tensor) -> tuple[Tensor, ...]:
+        x.index_copy_(0, torch.tensor([1, 3]), x[torch.tensor([1, 3])] * 0.5)
+        turned = x.swapaxes(0, -1)
+        return (turned, turned.sum(0)) if later else (turned,)
+
+    use_eager_stages(monkeypatch)
+    torch._dynamo.reset()
+    x = torch.randn(5, 2, 4, 4).to(memory_format=torch.channels_last)
+    expected = model(x.clone())
+    fast = torch.compile(model, backend="l2partition", options={"cache_bytes": 1})
+    with torch.no_grad():
+        found = fast(x)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()
+    assert found[0].untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
 
 
 def test_a_stage_that_reads_a_number_has_the_strides_of_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_hosts_are_gone_in_the_end() -> None:
             assert hosts[0].enter[-1] in subprocess.check_output(["ip", "netns", "list"], text=True)
             subprocess.run([*hosts[1].enter, "ping", "-c", "1", hosts[0].address], check=False)
             left = subprocess.Popen([*hosts[0].enter, "sleep", "600"])
+            while not subprocess.check_output(["ip", "netns", "pids", hosts[0].enter[-1]]):  # it has yet to enter
+                time.sleep(0.01)
         raise ZeroDivisionError
     if hosts[0].enter:
         assert left.wait(timeout=10) != 0
