@@ -38,7 +38,9 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True):
         source = source_name(node)
         names[node] = user_name(source) if source else str(node.target)
-        if is_weight(node, value):
+        # A static cache whose length Dynamo made symbolic is an input here: its bytes go with its sizes, and a later
+        # call passes another cache.
+        if is_weight(node, value) and not _has_symbolic_sizes(values.get(node)):
             weights[node] = value
     fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
     learns = any(isinstance(value, torch.Tensor) and value.requires_grad for value in values.values())
@@ -54,3 +56,7 @@ def is_weight(node: torch.fx.Node, value: Any) -> bool:
         return False
     known = isinstance(value, torch.nn.Parameter) or is_static_input(node)
     return known or _OF_A_MODULE.search(source_name(node)) is not None
+
+
+def _has_symbolic_sizes(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
