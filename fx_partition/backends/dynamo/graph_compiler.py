@@ -39,6 +39,7 @@ from ..weights.lazy_weights import is_lazy, materialize, materialize_on_first_ca
 from .compiled_graph import CompiledGraph, publish
 from .fallback import plan_as_one_partition
 from .partition_compiler import compile_partitions
+from .range_watch import guard_sizes, watch_sizes
 
 
 def compile_dynamo_graph(
@@ -100,7 +101,7 @@ class _GraphCompiler:
     def run(self) -> Callable[..., Any]:
         try:
             if (function := self._in_partitions()) is not None:
-                return function
+                return self._watched(function)
         except RestartAnalysis:
             raise
         except Exception as error:
@@ -108,7 +109,13 @@ class _GraphCompiler:
             if self._options.ranks or cannot_be_met:  # a rank alone cannot run the graph while the others wait for it
                 raise
             self._plan = plan_as_one_partition(error, self._gm.graph, self._context, self._plan, self._options.request)
-        return self._whole()
+        return self._watched(self._whole())
+
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that warns of calls beyond the plan's sizes, if no guard has them compiled again."""
+        if self._context is None or self._plan is None or self._options.ranks or self._options.replan:
+            return function
+        return watch_sizes(function, self._context.captured, self._plan)
 
     def _in_partitions(self) -> Callable[..., Any] | None:
         """Return the compiled partitions, or None where the graph is to run as one on the device of its model.
@@ -125,6 +132,8 @@ class _GraphCompiler:
             return _on_ranks(context)
         microbatches = MicrobatchPlan.of(context)
         plan = self._plan = microbatches.plan if microbatches else _plan_whole_batch(context)
+        if self._options.replan:
+            guard_sizes(captured, plan)
         devices = [torch.device(p.device) if p.device else context.home for p in plan.partitions]
         is_moved = moves(captured, devices)
         if is_moved:

@@ -39,6 +39,8 @@ class Options:
             runs. 1: the batch runs whole. None ("auto" to the user): the number of the least cost, which is 1 where
             microbatches do not pay (see `batching.microbatch_cost`). For inference, and for graphs that treat each row
             of the batch alone (see `separability`).
+        replan: whether a call beyond the sizes for which the plan fits is compiled with another plan; both are kept.
+            False: the first such call gives a warning.
         ranks: the options of the runtime on ranks, where the devices are ranks: ``devices="ranks"``, and by default
             when a process group of more than one rank was initialised. None elsewhere.
     """
@@ -47,6 +49,7 @@ class Options:
     report: bool | str = False
     inductor: Mapping[str, Any] = field(default_factory=dict)
     microbatches: int | None = 1
+    replan: bool = False
     ranks: RankOptions | None = None
 
     @classmethod
@@ -58,7 +61,7 @@ class Options:
                 names the choices.
         """
         given = dict(options or {})
-        own = {"cache_bytes", "devices", "report", "inductor", "microbatches"}
+        own = {"cache_bytes", "devices", "report", "inductor", "microbatches", "replan"}
         own |= {"group", "output", "timeout"}
         unknown = set(given) - Request.options() - own
         if unknown:
@@ -83,7 +86,12 @@ class Options:
             except ValueError as error:
                 raise PartitionError(str(error)) from error
         microbatches = _microbatches(given.get("microbatches", 1), request)
-        return cls(request, report, given.get("inductor", {}), microbatches, ranks)
+        replan = given.get("replan", False)
+        if not isinstance(replan, bool):
+            raise PartitionError(f"replan={replan!r} is neither True nor False")
+        if replan and ranks:
+            raise PartitionError("replan=True compiles in one process; on ranks, all of them must compile the same graph")
+        return cls(request, report, given.get("inductor", {}), microbatches, replan, ranks)
 
     @property
     def places_nothing(self) -> bool:

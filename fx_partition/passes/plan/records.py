@@ -81,6 +81,12 @@ class Partition:
         """Return its bytes under another binding."""
         return evaluate(self.weight, numbers) + evaluate(self.state, numbers) + self.peak(numbers)
 
+    @property
+    def varies(self) -> bool:
+        """Whether its footprint goes with the sizes of the inputs."""
+        sizes = (self.weight, self.state, *(size for m in self.moments for size in (m.activation, m.workspace)))
+        return any(isinstance(size, sympy.Expr) and bool(size.free_symbols) for size in sizes)
+
     def peak(self, numbers: Mapping[sympy.Symbol, int]) -> int:
         """Return the bytes of activations and workspace at its peak under another binding."""
         return max(evaluate(m.activation, numbers) + evaluate(m.workspace, numbers) for m in self.moments)
