@@ -29,6 +29,7 @@ from fx_partition.passes.plan.plan import Plan
 from ..devices.home_device import moves, warn_of_what_stays
 from ..lowering.dynamo_graph import capture_dynamo, is_weight
 from ..lowering.graph_context import GraphContext
+from ..lowering.saved_inputs import refuse_saved_writes
 from ..lowering.torch_internals import RestartAnalysis, compile_graph, inductor_options
 from ..measure.stage_allocation import measured_bytes
 from ..microbatch.microbatch_plan import MicrobatchPlan
@@ -130,6 +131,7 @@ class _GraphCompiler:
         self._context = context
         if self._options.ranks:
             return _on_ranks(context)
+        refuse_saved_writes(captured, context.memory)
         microbatches = MicrobatchPlan.of(context)
         plan = self._plan = microbatches.plan if microbatches else _plan_whole_batch(context)
         if self._options.replan:

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
+from fx_partition.passes.capture.autocast_regions import sets_grad_mode
 from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.split.extract import stitch
 from fx_partition.passes.split.split_module import PREFIX
@@ -55,10 +56,31 @@ def assemble(
         setattr(scope, name, getattr(captured.gm, name))
     install(lambda stage, function: setattr(scope, f"{PREFIX}{stage.index}", function))
     _Mover(captured, stages, graph, scope, written).run()
+    _begin_in_mode(captured.gm.graph, graph)
     code = graph.python_code("self")
     namespace = dict(code.globals)
     exec(compile(code.src, f"<l2partition {len(stages)} stages>", "exec"), namespace)
     return types.MethodType(namespace["forward"], scope)
+
+
+def _begin_in_mode(original: torch.fx.Graph, graph: torch.fx.Graph) -> None:
+    """Let each stage begin in the grad mode in which it was compiled, and the call end in the original's last mode.
+
+    A stage enters the mode of its nodes itself. What it does before, such as the copy of a value that it writes, is
+    part of the gradient's path.
+
+    Args:
+        original: the graph of which ``graph`` calls the partitions; few set the grad mode, others need nothing.
+    """
+    setters = [node for node in original.nodes if sets_grad_mode(node)]
+    if not setters:
+        return
+    calls = graph.find_nodes(op="call_module")
+    for call in calls[1:]:
+        with graph.inserting_before(call):
+            graph.call_function(torch.set_grad_enabled, (torch.is_grad_enabled(),))
+    with graph.inserting_before(graph.output_node()):
+        graph.call_function(torch.set_grad_enabled, setters[-1].args)
 
 
 class _Mover:

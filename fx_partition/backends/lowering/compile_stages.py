@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.fx
 
 from fx_partition.passes.capture.fake_tensors import no_new_guards, shape_env_of
@@ -107,7 +108,8 @@ def lower(context: GraphContext, stages: Sequence[Stage], *, graph: Sequence[Sta
         results = _results(stage, crossings)
         with no_new_guards(shape_env_of(results)):  # looking at strides must not specialise the sizes
             patches = training_patches(results, context.patches)
-        return compile_part(module, inputs[index], patches)
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # AOTAutograd leaves the mode that the stage ends in
+            return compile_part(module, inputs[index], patches)
 
     code = first_with_same_key(keys)
     return Lowered(stages, compile_deduplicated(code, compile_stage, "l2partition"), code, inputs, crossings)

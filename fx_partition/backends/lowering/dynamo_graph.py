@@ -43,11 +43,8 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
         if is_weight(node, value) and not _has_symbolic_sizes(values.get(node)):
             weights[node] = value
     fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
-    learns = any(isinstance(value, torch.Tensor) and value.requires_grad for value in values.values())
     numbers = numbers_from_inputs(fakes, example_inputs)
-    return settle_metadata(
-        CapturedGraph(gm, values, weights, names, records_gradients=learns, example_numbers=numbers)
-    )
+    return settle_metadata(CapturedGraph(gm, values, weights, names, example_numbers=numbers))
 
 
 def is_weight(node: torch.fx.Node, value: Any) -> bool:

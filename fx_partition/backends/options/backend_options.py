@@ -90,7 +90,7 @@ class Options:
         if not isinstance(replan, bool):
             raise PartitionError(f"replan={replan!r} is neither True nor False")
         if replan and ranks:
-            raise PartitionError("replan=True compiles in one process; on ranks, all of them must compile the same graph")
+            raise PartitionError("replan=True is for one process; ranks must all compile the same graphs")
         return cls(request, report, given.get("inductor", {}), microbatches, replan, ranks)
 
     @property

@@ -25,7 +25,6 @@ class CapturedGraph:
         weights: the tensor of each node (``get_attr`` or placeholder) that holds a weight.
         names: the user's name of each input and weight: ``"input_ids"``, ``"layers.0.weight"``.
         is_specialized: whether a tracer wrote the sizes of its example into the graph.
-        records_gradients: whether its partitions are compiled for training, each with a backward pass of its own.
         example_numbers: numbers from the example inputs, for symbols to which the tracer gave none (see
             `graph_symbols`).
     """
@@ -35,7 +34,6 @@ class CapturedGraph:
     weights: Mapping[torch.fx.Node, torch.Tensor]
     names: Mapping[torch.fx.Node, str]
     is_specialized: bool = True
-    records_gradients: bool = False
     example_numbers: Mapping[sympy.Symbol, int] = field(default_factory=dict)
 
     @property

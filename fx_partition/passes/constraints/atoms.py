@@ -8,8 +8,7 @@ the last of its members; groups that overlap are one atom, and a step in no grou
   the write. Steps that read it after the last write may be in other partitions. Where the value is handed on, all
   steps may be (see `handed_on_writes`);
 - a value or weight one of whose tensors has its metadata changed (``t_``), from its first touch to the last change;
-- a weight or state that is written, from its first write to its last touch: it lives on one device. Where gradients
-  are recorded, from the first step that may save it for its backward pass;
+- a weight or state that is written, from its first write to its last touch: it lives on one device;
 - a size that is known only at run time, from its producer to the last step whose shape or check needs it;
 - a region whose mode cannot be entered again (inference mode, a profiler record, `torch.func`), and a tensor that
   belongs to such a region with the steps that use it;
@@ -29,7 +28,6 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.fx
-from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError, PartitionWarning
 
@@ -125,7 +123,7 @@ def find_atoms(
 def needed_groups(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
     """Yield the groups whose members would give wrong results in different partitions; they may overlap."""
     yield from _written_values(captured, memory)
-    yield from _written_weights(captured, memory)
+    yield from _written_weights(memory)
     yield from _reshaped(memory)
     yield from _containers_and_unbacked(captured, memory)
     yield from _regions(captured, memory)
@@ -168,34 +166,21 @@ def _written_values(captured: CapturedGraph, memory: GraphMemory) -> Iterable[Co
             yield ColocationGroup.of(members, f"{memory.values[value].name} is written in place")
 
 
-def _written_weights(captured: CapturedGraph, memory: GraphMemory) -> Iterable[ColocationGroup]:
+def _written_weights(memory: GraphMemory) -> Iterable[ColocationGroup]:
     """Yield a group for each weight from its first write on.
 
-    A step that reads the weight before the first write may be in an earlier partition, which runs before the write. It
-    may not be where its result needs a gradient: the compiled partition saves the weight itself for its backward pass,
-    and autograd refuses one that was written since. In one partition AOTAutograd saves what is still needed.
+    A step that reads the weight before the first write may be in an earlier partition, which runs before the write.
     """
-    written = {weight for step in memory.steps for weight in step.weight_writes}
-    saved = _needing_gradients(captured)
     members: dict[int, list[int]] = {}
-    is_open: set[int] = set()
     for i, step in enumerate(memory.steps):
-        is_open |= written.intersection(step.weights) if step.node in saved else set(step.weight_writes)
+        for weight in step.weight_writes:
+            members.setdefault(weight, [])
         for weight in step.weights:
-            if weight in is_open:
-                members.setdefault(weight, []).append(i)
+            if weight in members:
+                members[weight].append(i)
     for weight, found in members.items():
-        yield ColocationGroup.of(found, f"{memory.weight_names[weight]} is written")
-
-
-def _needing_gradients(captured: CapturedGraph) -> frozenset[str]:
-    """Return the names of the nodes whose results need a gradient, for a graph that is compiled for training."""
-    if not captured.records_gradients:
-        return frozenset()
-    return frozenset(
-        node.name for node, value in captured.values.items()
-        if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(value))
-    )  # fmt: skip
+        if found:
+            yield ColocationGroup.of(found, f"{memory.weight_names[weight]} is written")
 
 
 def _reshaped(memory: GraphMemory) -> Iterable[ColocationGroup]:
