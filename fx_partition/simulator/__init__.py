@@ -1,7 +1,7 @@
-"""Simulator: what a plan gives on devices whose records are known, without any of them.
+"""Simulator: predict what a plan takes on devices from their records, without the devices.
 
 In: a plan, its model and device records. Out: a `result.Simulation`: throughput, latency, bytes off chip and why.
-`cache_model` says what stays on chip from one run to the next, `steady_state` does so for a long stream, `run_time`
-how long a run takes, `event_loop` who waits for whom. The *distance* of an access is the bytes of distinct tensors
-touched since the same tensor was touched last. Backends do not import this room.
+`cache_model` follows what stays on chip from one run to the next, `steady_state` does so for a long stream, `run_time`
+computes the time of a run, and `event_loop` the waits for devices and links. The *distance* of an access is the bytes
+of distinct tensors touched since the same tensor was touched last. Backends do not import this room.
 """

@@ -1,17 +1,17 @@
-"""What stays on chip from one run to the next: two kinds of memory, each followed access by access.
+"""Follow what stays on chip from one run to the next, access by access, for two kinds of memory.
 
-For the distance of a touch see `reuse_distance`: a device's hit curve at the distance is the hit rate of the touch.
+The hit rate of a touch is that of the device's hit curve at the distance of the touch (see `reuse_distance`).
 
 Terms
 -----
 cache
-    Memory that gives up what was used longest ago (of a GPU or a CPU). A tensor that was made here and is fetched
-    again was written back before. What the caller passes in is fetched, what it takes is written; over a shared link
-    both travel without off-chip memory.
+    The memory of a GPU or a CPU, which evicts the least recently used data. A tensor that was made here and is fetched
+    again was written back before. The caller's inputs are fetched and its results are written; over a shared link both
+    travel without off-chip memory.
 scratchpad
-    Memory that a compiler fills (of an accelerator). Weights are taken whole, in the order of use, as long as they fit
-    beside the activations; they are loaded once and stay. The others are fetched in every run. What the caller passes
-    in and takes travels over the link.
+    The memory of an accelerator, which a compiler fills. As many whole weights as fit in addition to the activations,
+    in the order of use, are loaded once and stay. The others are fetched in every run. The caller's inputs and results
+    travel over the link.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fx_partition.passes.timing.reuse_distance import ReuseStack
 
 
 class Moved(NamedTuple):
-    """Bytes that one run moves off chip.
+    """The bytes that one run moves off chip.
 
     Attributes:
-        missed: of what it touches, those that on-chip memory does not serve.
-        written_back: beside these, of what was made on chip and given up.
+        missed: the touched bytes that on-chip memory does not serve.
+        written_back: in addition, the bytes that were made on chip and evicted.
     """
 
     missed: float
@@ -39,15 +39,15 @@ class Moved(NamedTuple):
 
     @property
     def bytes(self) -> float:
-        """All of them."""
+        """The bytes of both kinds."""
         return self.missed + self.written_back
 
 
 class Residency(Protocol):
-    """On-chip memory of one device over time."""
+    """The on-chip memory of one device over time."""
 
     def run(self, work: PartitionWork, hopped: frozenset[Key]) -> Moved:
-        """What one run moves off chip.
+        """Return the bytes that one run moves off chip.
 
         Args:
             work: the partition that runs.
@@ -55,17 +55,17 @@ class Residency(Protocol):
         """
 
     def state(self) -> Hashable:
-        """All that later runs depend on."""
+        """Return all that later runs depend on."""
 
     def restore(self, state: Any) -> None:
-        """Be again as when `state` said this."""
+        """Restore a state returned by `state`."""
 
 
 class Cache:
     """The memory of a GPU or a CPU; see the module's terms.
 
     Args:
-        device: whose memory it is.
+        device: the device of the memory.
         shared: whether the caller's inputs and results travel over a shared link.
     """
 
@@ -118,8 +118,8 @@ class Scratchpad:
     """The memory of an accelerator; see the module's terms.
 
     Args:
-        device: whose memory it is.
-        works: of the partitions that this device runs, in their order.
+        device: the device of the memory.
+        works: the work of each partition that this device runs, in their order.
         activations: the most bytes of activations and scratch memory that one of them holds.
 
     Raises:
@@ -169,12 +169,12 @@ class Scratchpad:
 
 
 def residency(device: Device, works: Sequence[PartitionWork], activations: int, shared: bool = False) -> Residency:
-    """The memory of a device before its first run; for the arguments see its two kinds."""
+    """Return the memory of a device before its first run; its two classes explain the arguments."""
     return Scratchpad(device, works, activations) if device.kind == "accelerator" else Cache(device, shared)
 
 
 def _sizes(accesses: Iterable[Access], keys: Iterable[Key]) -> list[tuple[Key, int]]:
-    """Each of ``keys`` once with the most bytes touched of it, in the order of the first touch."""
+    """Return each key with the most bytes touched of it, in the order of the first touch."""
     wanted = set(keys)
     sizes: dict[Key, int] = {}
     for access in accesses:

@@ -1,10 +1,12 @@
-"""A discrete event loop: runs of stages on devices and hops over links, one at a time on each, in a fixed order.
+"""Simulate runs of stages on devices and hops over links as discrete events, one at a time on each of them.
 
-A step is some items (microbatches) that go through all stages. Whatever is free takes the waiting job of the oldest
-step, of that the first stage, of that the first item: so a device that holds several stages runs one for all items of a
-step before the next. A stage on several devices lets them take turns by item.
+A step is some items (microbatches) that go through all stages. A free device or link takes the waiting job of the
+oldest step; within a step that of the first stage, and within a stage that of the first item. So a device with several
+stages runs one stage for all items of a step before the next. If a stage is on several devices, they take turns by
+item.
 
-Jobs wait at the place that they need, the oldest first, and an event asks only those places that it changed.
+Jobs wait at the place (device or link) that they need, the oldest first, and an event looks only at the places that it
+changed.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from .run_time import Price
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage runs.
+    """The devices and links of a stage.
 
     Attributes:
-        devices: their places; more than one take turns.
-        hop: seconds that its inputs are on their way; None where they need not travel.
-        links: names of those to each device, all of them the bus where there is one.
-        back: seconds that its results for the caller are on their way over the same links, behind the run.
+        devices: the numbers of the devices; several take turns.
+        hop: seconds that the transfer of its inputs takes; None if they are on the device already.
+        links: the name of the link to each device; all are the bus if there is one.
+        back: seconds that the transfer of its results to the caller takes over the same links, after the run.
     """
 
     devices: tuple[int, ...]
@@ -37,14 +39,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that took time.
+    """An event that took time.
 
     Attributes:
-        what: "hop", "fetch" (off-chip memory over a shared bus), "run" or "back" (results for the caller over it).
-        step, item, stage: whose.
+        what: "hop", "fetch" (from off-chip memory over a shared bus), "run" or "back" (results over the bus).
+        step, item, stage: the job.
         place: ``"device 0"``, or the name of a link.
-        start, end: seconds from the beginning.
-        price: of the run; None for all else.
+        start, end: seconds since the start of the simulation.
+        price: the price of a run; None for other events.
     """
 
     what: str
@@ -65,7 +67,7 @@ class _Job:
     step: int
     stage: int
     item: int
-    turn: int  # which of the stage's devices
+    turn: int  # the position among the stage's devices
     phase: str  # hop, start, fetch, run, back
     price: Price | None = None
     fetch: float = 0.0
@@ -83,15 +85,15 @@ def play(
     run: Callable[[int, int], Price],
     bus: str = "",
 ) -> list[Span]:
-    """All that happens until the last step is done, in the order in which it begins.
+    """Return all events until the last step is done, in the order in which they begin.
 
     Args:
-        stages: in the order in which an item passes them.
-        steps: how many there are.
-        items: of a step.
-        inflight: so many steps are on their way at most; the next enters when one is done.
-        run: called as (stage, device) when a run begins: what it takes.
-        bus: the link that fetches from off-chip memory take too; "" where devices fetch on their own.
+        stages: the stages, in the order in which an item passes them.
+        steps: the number of steps.
+        items: the number of items of a step.
+        inflight: the most steps in flight; the next one enters when one is done.
+        run: is called with (stage, device) when a run begins, and returns its price.
+        bus: the link that fetches from off-chip memory also use; "" if devices have their own memory buses.
     """
     return _Loop(stages, items, run, bus).play(steps, inflight)
 
@@ -102,7 +104,7 @@ class _Loop:
         self._names = [[f"device {device}" for device in stage.devices] for stage in stages]
         self._busy: set[str] = set()
         self._waiting: defaultdict[str, list[tuple[Order, _Job]]] = defaultdict(list)  # a heap for each place
-        self._changed: set[str] = set()  # places that were freed or waited for since they were last asked
+        self._changed: set[str] = set()  # places that were freed, or got a new job, since they were last looked at
         self._ends: list[tuple[float, Order, str, _Job]] = []
         self._spans: list[Span] = []
         self._now = 0.0
@@ -130,7 +132,7 @@ class _Loop:
         self._wait(_Job(step, stage, item, turn, "start" if about.hop is None else "hop"))
 
     def _wait(self, job: _Job) -> None:
-        # A run that has fetched holds its device already: it waits for nothing but its turn in the order of jobs.
+        # A run that has fetched holds its device already: it waits only for its turn in the order of jobs.
         place = "" if job.phase == "run" else self._place(job)
         heapq.heappush(self._waiting[place], (job.order, job))
         self._changed.add(place)

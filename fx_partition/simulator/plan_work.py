@@ -1,4 +1,4 @@
-"""The work of each partition of a plan."""
+"""Compute the work of each partition of a plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fx_partition.passes.verify.verdict import check_order
 
 
 def work_of(captured: CapturedGraph, plan: Plan, bind: Mapping[str, int] | None = None) -> list[PartitionWork]:
-    """The work of each partition of a plan.
+    """Return the work of each partition of a plan.
 
     Args:
         captured: the graph that the plan was made for.
-        bind: numbers for symbols; the plan's own stand for the rest.
+        bind: numbers for symbols; the others have those of the plan.
 
     Raises:
         PlanMismatchError: the plan was made for another graph, or cannot run this one.

@@ -1,4 +1,4 @@
-"""What a simulation found, for readers, programs and timeline viewers."""
+"""The result of a simulation, for readers, programs and timeline viewers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class StageUse:
     """One partition in a simulation.
 
     Attributes:
-        places: of the devices that hold it.
-        seconds: of one run.
-        hop: seconds that what it receives is on its way, over a shared link also what the caller takes; 0.0 without a
-            hop.
-        utilisation: share of the time in which its devices run it.
-        offchip_bytes: of a request.
-        bound: what takes most of a run: "arithmetic", "on-chip", "off-chip" or "launch".
+        places: the numbers of the devices that hold it.
+        seconds: seconds of one run.
+        hop: seconds of the transfer of its inputs, over a shared link also of its results for the caller; 0.0 without
+            a hop.
+        utilisation: the share of the time in which its devices run it.
+        offchip_bytes: the bytes that a request moves off chip.
+        bound: the cause that takes most of a run: "arithmetic", "on-chip", "off-chip" or "launch".
     """
 
     places: tuple[int, ...]
@@ -38,18 +38,18 @@ class StageUse:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What `simulate` found.
+    """The result of `simulate`.
 
     Attributes:
-        devices: names of the records, by place.
-        microbatches: runs of the graph in a request.
-        steps: requests that were looked at.
-        throughput: runs of the graph a second; infinite where nothing takes time.
-        latency: seconds of a request that is alone.
-        offchip_bytes: of a request, once memories are filled.
-        first_offchip_bytes: of the first one, which fills them.
-        stages: by partition.
-        spans: all that happened, once memories are filled.
+        devices: the names of the records, by the number of the device.
+        microbatches: the number of runs of the graph in a request.
+        steps: the number of requests that were measured.
+        throughput: runs of the graph per second; infinite if nothing takes time.
+        latency: seconds of a lone request.
+        offchip_bytes: the bytes that a request moves off chip, once memories are filled.
+        first_offchip_bytes: those of the first request, which fills the memories.
+        stages: the use of each partition.
+        spans: all events, once memories are filled.
 
     Example::
 
@@ -68,10 +68,10 @@ class Simulation:
     spans: tuple[Span, ...] = field(repr=False)
 
     def report(self, format: str = "text") -> str:
-        """For a reader: "text" for a terminal, "markdown", or "json": `to_dict` as text.
+        """Return a report: "text" for a terminal, "markdown", or "json" (`to_dict` as text).
 
         Raises:
-            ValueError: an unknown format; it names those that there are.
+            ValueError: the format is unknown; the message lists the formats.
         """
         return written(self._document, lambda: json.dumps(self.to_dict(), indent=1), format)
 
@@ -96,13 +96,13 @@ class Simulation:
         return Document(headline, (Section("Partitions", table=table),), _CAUTION)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without the spans: of a long simulation these are many. An infinite throughput is None."""
+        """Return plain data, without the spans, which can be very many. An infinite throughput is None."""
         found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "spans"}
         throughput = None if self.throughput == math.inf else self.throughput
         return {**found, "throughput": throughput, "stages": tuple(map(asdict, self.stages))}
 
     def trace(self) -> str:
-        """JSON in Chrome's trace event format, for Perfetto or chrome://tracing; a row for each device and link."""
+        """Return JSON in Chrome's trace event format for Perfetto and chrome://tracing; a row a device or link."""
         places = sorted({span.place for span in self.spans})
         row = {place: number for number, place in enumerate(places)}
         events: list[dict[str, Any]] = [

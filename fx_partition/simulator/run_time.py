@@ -1,4 +1,4 @@
-"""The time that one run of a partition takes on a device, by cause; `timing.roofline` has the formula.
+"""Compute the time that one run of a partition takes on a device, by cause; `timing.roofline` has the formula.
 
 Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one kernel 1.26 us.
 """
@@ -19,9 +19,9 @@ class Price:
     """Seconds of one run by cause; see `timing.roofline`.
 
     Attributes:
-        arithmetic, onchip, offchip, overhead: of each cause; ``offchip`` has the overhead of fetching in it.
-        moved: bytes off chip.
-        overlap: as of `Overheads`.
+        arithmetic, onchip, offchip, overhead: the seconds of each cause; ``offchip`` includes the overhead of fetching.
+        moved: the bytes that move off chip.
+        overlap: see `Overheads`.
     """
 
     arithmetic: float
@@ -37,7 +37,7 @@ class Price:
 
     @property
     def causes(self) -> dict[str, float]:
-        """Seconds of "arithmetic", "on-chip", "off-chip" and "launch"; 0.0 for one that another hides."""
+        """Return the seconds of "arithmetic", "on-chip", "off-chip" and "launch"; 0.0 for one that another hides."""
         moving = self.onchip + self.offchip > self.arithmetic
         return {
             "arithmetic": 0.0 if self.overlap and moving else self.arithmetic,
@@ -48,24 +48,24 @@ class Price:
 
     @property
     def bound(self) -> str:
-        """The largest cause."""
+        """The name of the largest cause."""
         return largest(self.causes)
 
 
 def largest(causes: Mapping[str, float]) -> str:
-    """The name of the largest; of equal ones the first."""
+    """Return the name of the largest cause; of equal ones the first."""
     return max(causes, key=lambda name: causes[name])
 
 
 def price(device: Device, work: PartitionWork, moved: float, overheads: Overheads, written_back: float = 0.0) -> Price:
-    """What one run takes.
+    """Return the price of one run.
 
     Args:
-        device: where it runs.
-        work: of the partition.
-        moved: bytes off chip, as the device's `cache_model` says.
-        overheads: of a run on it.
-        written_back: what of ``moved`` lies beyond the bytes that the work touches.
+        device: the device of the run.
+        work: the work of the partition.
+        moved: the bytes that move off chip, from the device's `cache_model`.
+        overheads: the overheads of a run on the device.
+        written_back: the part of ``moved`` in addition to the bytes that the work touches.
     """
     offchip = moved / device.memory_bandwidth + overheads.fetch if moved and device.memory_bandwidth else 0.0
     return Price(

@@ -1,4 +1,4 @@
-"""Replay a plan on devices whose records are known: what it would give, without any of them."""
+"""Simulate a plan on devices from their records, without the devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .result import Simulation, StageUse
 from .run_time import Price, largest, price
 from .steady_state import Recurrent
 
-#: Runs of stages of one simulation, which take a minute or so.
+#: The most runs of stages of one simulation; they take about a minute.
 MOST_RUNS = 1_000_000
 
 Devices: TypeAlias = "str | Device | Sequence[str | Device]"
@@ -48,25 +48,25 @@ def simulate(
     steps: int = 8,
     **options: Any,
 ) -> Simulation:
-    """What a stream of requests through a plan would take on a device, by its record.
+    """Predict the throughput and the latency of a plan on devices, from their records.
 
-    Requests keep coming, so throughput is that of the slowest stage or link; latency is that of a request that is
-    alone, the sum of all stages and hops. Partition i runs on the device of its slot; devices take turns and copies
-    take requests as the plan says. What stays on chip is computed run by run (see `cache_model`), and the figures are
-    those of requests after the first ones, which fill the memory.
+    Requests arrive without a pause, so the throughput is that of the slowest stage or link. The latency is that of a
+    lone request, the sum of all stages and hops. Partition i runs on the device of its slot; stages on one device take
+    turns, and copies share the requests, as in the plan. What stays on chip is followed run by run (see `cache_model`),
+    and the figures are those of requests after the first ones, which fill the memory.
 
     Args:
         model, example_inputs, cache_bytes, dynamic_shapes, options: as for `fx_partition.plan`.
         plan: a plan made before for this model, instead of ``cache_bytes`` and options.
-        device: a name ("H100-SXM"; `fx-partition devices` lists them; "auto" is the one at hand) or a record; or a
-            sequence of either, of each device in their order. Default: the device that ``cache_bytes`` names.
-        bind: numbers for symbols; the plan's own stand for the rest.
-        link: between devices; that of the first device's record by default. A shared one carries the caller's inputs
-            and results too.
-        overheads: of a run; those of the device's kind by default.
-        microbatches: a request is so many runs of the graph, each of these sizes; a device that has several partitions
-            runs all of them in one before the next.
-        steps: how many requests are looked at.
+        device: a name ("H100-SXM"; `fx-partition devices` lists them; "auto" is this machine's first) or a record; or a
+            sequence with one of these for each device, in order. Default: the device that ``cache_bytes`` names.
+        bind: numbers for symbols; the others have those of the plan.
+        link: the link between devices. Default: that of the first device's record. A shared link also carries the
+            caller's inputs and results.
+        overheads: the overheads of a run. Default: those of the device's kind.
+        microbatches: the number of runs of the graph in a request, each with the given sizes. A device with several
+            partitions runs all microbatches in one before the next.
+        steps: the number of requests to measure.
 
     Raises:
         PlanMismatchError: the plan was made for another graph, or cannot run this one.
@@ -105,7 +105,7 @@ def simulate(
 
 
 def _records(plan: Plan, device: Devices) -> list[Device]:
-    """The record of each place."""
+    """Return the record of each device of the plan."""
     count = plan.num_devices or plan.num_partitions or 1
     if isinstance(device, str | Device):
         return [find_device(device) if isinstance(device, str) else device] * count
@@ -143,7 +143,7 @@ class _Simulator:
         received = work.received_bytes if hops else 0
         if not self._bus:
             return Stage(places, self._link.seconds(received), links) if hops else Stage(places)
-        # One latency for the call of a device, the way back included; that of a lone device is among its overheads.
+        # One latency for the call of a device, its results included; the overheads of a lone device contain it.
         called = hops or (index == 0 and self._used > 1)
         transfer = replace(self._link, latency=0.0).seconds
         hop = (self._link.latency if called else 0.0) + transfer(received + work.arriving_bytes)
@@ -155,7 +155,7 @@ class _Simulator:
             return Simulation(names, self._microbatches, steps, math.inf, 0.0, 0.0, 0.0, (), ())
         rounds = math.lcm(*(len(places) for places in self._places))
         steps = rounds * -(-steps // rounds)
-        # As many before and behind as fill and empty the pipeline, so that those in between see it full.
+        # Enough requests before and after to fill and empty the pipeline, so that the measured ones see it full.
         inflight = 2 * self._used
         warm = rounds * -(-inflight // rounds)
         self._refuse_long(warm + steps + inflight + rounds + 1)
@@ -178,7 +178,7 @@ class _Simulator:
         )
 
     def _refuse_long(self, steps: int) -> None:
-        """Each run is an event that is kept."""
+        """Refuse a simulation of too many runs, each of which is an event in memory."""
         runs = steps * self._microbatches * len(self._stages)
         if runs > MOST_RUNS:
             raise PartitionError(
@@ -188,7 +188,7 @@ class _Simulator:
             )
 
     def _play(self, steps: int, inflight: int, memories: Mapping[int, Recurrent]) -> list[Span]:
-        @cache  # of a long simulation most runs are alike
+        @cache  # most runs of a long simulation are equal
         def priced(stage: int, device: int, moved: Moved) -> Price:
             record, work = self._records[device], self._works[stage]
             overheads = self._overheads or OVERHEADS[record.kind]
@@ -211,7 +211,7 @@ class _Simulator:
         return found
 
     def _ends(self, spans: Sequence[Span]) -> list[float]:
-        """When each step was done; ascending, as copies may finish out of order."""
+        """Return the time at which each step was done; ascending, because copies may finish out of order."""
         ends: dict[int, float] = {}
         for span in spans:
             ends[span.step] = max(span.end, ends.get(span.step, 0.0))
@@ -237,7 +237,7 @@ class _Simulator:
 
 
 def _bound(prices: Sequence[Price]) -> str:
-    """The cause that takes most of all these runs together, of each run what no other cause hides."""
+    """Return the cause that takes most of all these runs, from the causes of each that no other hides."""
     taken: dict[str, float] = {}
     for found in prices:
         for cause, seconds in found.causes.items():
@@ -246,5 +246,5 @@ def _bound(prices: Sequence[Price]) -> str:
 
 
 def _moved(spans: Sequence[Span], window: range) -> float:
-    """Bytes off chip of the steps of a window."""
+    """Return the bytes that the steps of a window move off chip."""
     return sum(s.price.moved for s in spans if s.price is not None and s.step in window)

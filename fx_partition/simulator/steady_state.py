@@ -1,9 +1,9 @@
-"""On-chip memory over a long stream: a run that begins in a state in which it began before is looked up, not followed.
+"""Follow on-chip memory over a long stream: a run whose first state was seen before is looked up.
 
-What a device runs repeats itself, and so do the states of its memory after the first requests: of a stream of any
-length only these are followed access by access.
+A device repeats its runs, so after the first requests the states of its memory repeat too. Only the first requests of a
+stream are followed access by access, however long it is.
 
-Example: a cache that holds its partition is empty, then full, then full: two runs are followed, and no third.
+Example: a cache that holds its partition is empty at the first run, and full at all others: two runs are followed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .cache_model import Moved, Residency
 
 
 class Recurrent:
-    """The memory of one device, told which partition runs.
+    """The memory of one device, which looks up runs that it has seen.
 
     Args:
-        memory: before its first run.
-        works: of all partitions.
-        hopped: of each, the received values that a link writes into this memory before a run.
+        memory: the memory before its first run.
+        works: the work of all partitions.
+        hopped: for each partition, the received values that a link writes into this memory before a run.
     """
 
     def __init__(self, memory: Residency, works: Sequence[PartitionWork], hopped: Sequence[frozenset[Key]]) -> None:
@@ -34,7 +34,7 @@ class Recurrent:
         self._followed = 0  # the state in which the memory itself is
 
     def run(self, partition: int) -> Moved:
-        """What one run of a partition moves off chip."""
+        """Return the bytes that one run of a partition moves off chip."""
         key = (self._now, partition)
         if key not in self._known:
             self._known[key] = self._follow(partition)

@@ -187,7 +187,7 @@ class CudaPipeline:
         graphs: capture the static steps (`graphed_stage`).
         persist: keep the weights in L2 (`l2_persistence`).
         homes: by value, the device that a result returns to; for others, the device of the request's first input.
-        driver: the calls of ``torch.cuda``, or a stand-in for tests.
+        driver: the calls of ``torch.cuda``, or a fake of them for tests.
 
     Example::
 

@@ -1,23 +1,23 @@
-"""What the rules of `op_rules` are written in: one call of an operator, and where the batch is in its tensors.
+"""The terms of the rules in `op_rules`: one call of an operator, and the dimension of the batch in its tensors.
 
 Terms
 -----
 batch
-    The symbol B, along which the graph may be cut.
+    The symbol B of the dimension along which the graph may be cut.
 row
-    What belongs to one index of the batch.
+    The elements that belong to one index of the batch.
 shared
-    A tensor that is the same for every row: its shape does not have B, and no batched value went into it.
+    A tensor that is the same for every row: its shape does not contain B, and no batched value went into it.
 batched
     A tensor whose row i depends on row i of the batched inputs alone. One dimension has the size
-    ``outer * B * inner`` (B itself where both are 1; more where a view has flattened it), and no other has B::
+    ``outer * B * inner`` (B itself where both are 1; more where a view has flattened it), and no other contains B::
 
         [B, S, D]           Batched(0)
         [B, S, D] -> [B*S, D]    Batched(0, inner=S)
         [S, B, D] -> [S*B, D]    Batched(0, outer=S)
 numbered
-    A batched tensor whose row i holds i, as ``arange(B)`` does. It means something else in a microbatch, so that it may
-    only be laid out, and pick row i of a batched tensor: ``x[arange(B), last]``.
+    A batched tensor whose row i holds i, as ``arange(B)`` does. In a microbatch the numbers would be others, so it may
+    only pass through views, and pick row i of a batched tensor: ``x[arange(B), last]``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..capture.symbolic_sizes import Size, to_expr
 
 @dataclass(frozen=True)
 class Batched:
-    """Where a tensor has the batch; see the module's docstring."""
+    """The position of the batch in a tensor; see the module's docstring."""
 
     dim: int
     outer: Size = 1
@@ -53,35 +53,35 @@ Place: TypeAlias = "Batched | None"
 
 
 class NotSeparable(Exception):
-    """An operator for which row i of a result needs more than row i; the text says what it does."""
+    """Raised for an operator whose row i of a result needs more than row i; the text says what it does."""
 
 
 @dataclass(frozen=True)
 class RowCall(LeafCall):
-    """One call of an operator, of whose arguments at least one has the batch.
+    """One call of an operator with at least one batched argument.
 
     Attributes:
-        batch: the symbol.
-        place: where a tensor has it.
+        batch: the symbol of the batch.
+        place: returns the position of the batch in a tensor.
     """
 
     batch: sympy.Symbol
     place: Callable[[torch.Tensor], Place]
 
     def of(self, name: str) -> Place:
-        """Where the tensor argument ``name`` has the batch; None also where it is left out."""
+        """Return the position of the batch in the tensor argument ``name``; None if it is shared or left out."""
         value = self[name]
         return self.place(value) if isinstance(value, torch.Tensor) else None
 
     def batched(self, name: str) -> Batched:
-        """The same for an argument that must have it."""
+        """Return the position of the batch in an argument that must have it."""
         place = self.of(name)
         if place is None:
             raise NotSeparable(f"uses each row of the batch for all of {name!r}")
         return place
 
     def only(self, *names: str) -> None:
-        """No tensor argument but these may have the batch."""
+        """Refuse the batch in any other tensor argument than these."""
         for argument in schema_of(self.func).arguments:
             if argument.name not in names and any(self.place(t) for t in tensors(self[argument.name])):
                 raise NotSeparable(f"has the batch in its argument {argument.name!r}, which all rows share")
@@ -93,23 +93,23 @@ class RowCall(LeafCall):
 
 
 def lacks(tensor: torch.Tensor, dim: int, rank: int) -> bool:
-    """Whether a shared operand, broadcast to ``rank`` dimensions, has one row for all at dimension ``dim``.
+    """Return whether a shared operand, broadcast to ``rank`` dimensions, has one row for all at dimension ``dim``.
 
-    It can have another number of rows there: that of an input with a symbol of its own, which happens to be equal.
+    It could have several rows there, if their number is the symbol of another input and happens to be equal.
     """
     own = dim - (rank - tensor.dim())
     return own < 0 or to_expr(tensor.shape[own]) == 1
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in an argument: itself, or those in a list."""
+    """Return the tensors in an argument: itself, or those in a list."""
     if isinstance(value, torch.Tensor):
         return [value]
     return [v for v in value if isinstance(v, torch.Tensor)] if isinstance(value, (list, tuple)) else []
 
 
 def same(a: Size, b: Size) -> bool:
-    """Whether two sizes are one polynomial."""
+    """Return whether two sizes are the same polynomial."""
     return bool(sympy.expand(a) == sympy.expand(b))
 
 
@@ -121,7 +121,7 @@ def product(sizes: Sequence[int | torch.SymInt]) -> Size:
 
 
 def quotient(a: Size, b: Size) -> Size | None:
-    """a / b where it is a polynomial, else None."""
+    """Return a / b if it is a polynomial, else None."""
     if b == 0:
         return None
     result = sympy.cancel(sympy.expand(a) / sympy.expand(b))
@@ -130,19 +130,19 @@ def quotient(a: Size, b: Size) -> Size | None:
 
 
 def batch_dims(shape: Sequence[int | torch.SymInt], batch: sympy.Symbol) -> list[int]:
-    """The dimensions whose size has the batch in it."""
+    """Return the dimensions whose size contains the batch."""
     return [d for d, size in enumerate(shape) if has(size, batch)]
 
 
 def has(size: Any, batch: sympy.Symbol) -> bool:
-    """Whether a size, or another number of the graph, depends on the batch."""
+    """Return whether a size, or another number of the graph, depends on the batch."""
     if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return batch in symbols_in(size)
     return False
 
 
 def fits(shape: Sequence[int | torch.SymInt], place: Place, batch: sympy.Symbol) -> bool:
-    """Whether a shape has the batch where it is said to be, and nowhere else."""
+    """Return whether a shape has the batch at this position, and nowhere else."""
     dims = batch_dims(shape, batch)
     if place is None:
         return not dims
@@ -150,8 +150,8 @@ def fits(shape: Sequence[int | torch.SymInt], place: Place, batch: sympy.Symbol)
 
 
 def flattened(shape: Sequence[int | torch.SymInt], dim: int, batch: sympy.Symbol) -> Batched:
-    """Dimension ``dim``, with the batch outermost in it."""
+    """Return dimension ``dim`` as the position, with the batch outermost in it."""
     inner = quotient(to_expr(shape[dim]), batch)
     if inner is None or batch in sympy.sympify(inner).free_symbols:
-        raise NotSeparable(f"makes a dimension of size {to_expr(shape[dim])}, which is no multiple of the batch")
+        raise NotSeparable(f"makes a dimension of size {to_expr(shape[dim])}, which is not a multiple of the batch")
     return Batched(dim, 1, inner)

@@ -1,7 +1,7 @@
-"""Follows where every tensor has the batch while a graph runs on fakes; see `batch_dim` for the terms.
+"""Track the position of the batch in every tensor while a graph runs on fakes; see `batch_dim` for the terms.
 
-Before: operators run, and nobody knows which rows of what go into their results. After: `Tracker.place` tells of every
-tensor where it has the batch, and the first operator that mixes rows has raised `NotSeparable`.
+Before: operators run, and nothing says which rows go into their results. After: `Tracker.place` returns the position of
+the batch in every tensor, and the first operator that mixes rows has raised `NotSeparable`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ..capture.symbolic_sizes import to_expr
 from .batch_dim import Batched, NotSeparable, Place, RowCall, fits, has
 from .op_rules import NUMBERED, RULES, SIZES, pointwise
 
-# Operators that tell of a tensor what its shape tells.
+# Operators whose results follow from the shape of a tensor.
 _METADATA = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "device", "layout", "is_contiguous",
              "_assert_tensor_metadata", "size", "stride", "numel", "dim")  # fmt: skip
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Follows where every tensor has the batch."""
+    """Tracks the position of the batch in every tensor."""
 
     def __init__(self, batch: sympy.Symbol) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._batch = batch
-        self._places: dict[int, tuple[torch.Tensor, Place]] = {}  # the tensors live on, so that an id stays theirs
+        self._places: dict[int, tuple[torch.Tensor, Place]] = {}  # keeps the tensors alive, so that no id is used twice
         self._inputs: dict[Any, str] = {}
         self.written: set[str] = set()
         self.operator = ""
@@ -40,7 +40,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Operators run, and are not followed."""
+        """Run operators without tracking them."""
         self._follows = False
         try:
             yield
@@ -48,12 +48,12 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             self._follows = True
 
     def take(self, tensor: torch.Tensor, place: Place, name: str) -> None:
-        """An input or a weight."""
+        """Record the position of the batch in an input or a weight."""
         self._places[id(tensor)] = (tensor, place)
         self._inputs[storage_number(tensor)] = name
 
     def place(self, tensor: torch.Tensor) -> Place:
-        """Where a tensor has the batch; a constant that no operator made, such as a number in the code, is shared."""
+        """Return the position of the batch in a tensor; None for a shared one, such as a number in the code."""
         if id(tensor) in self._places:
             return self._places[id(tensor)][1]
         if tensor.dim() and isinstance(tensor, FakeTensor):
@@ -61,7 +61,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         return None
 
     def input_of(self, tensor: torch.Tensor) -> str | None:
-        """The input or weight whose memory a tensor shows."""
+        """Return the input or weight whose memory a tensor views."""
         return self._inputs.get(storage_number(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +92,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         self._check_writes(call, results, places)
         for result, place in zip(results, places, strict=True):
             if not fits(result.shape, place, self._batch):
-                raise NotSeparable(f"makes the shape {list(result.shape)}, in which rows of the batch are not apart")
+                raise NotSeparable(f"makes the shape {list(result.shape)}, with the rows of the batch not separate")
             self._places[id(result)] = (result, place)
 
     def _by_rule(self, call: RowCall, name: str, results: list[torch.Tensor]) -> list[Place]:
@@ -102,7 +102,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             raise NotSeparable("reads values of the batch into Python")
         rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in call.func.tags else None)
         if rule is None:
-            raise NotSeparable("is not known to keep rows of the batch apart")
+            raise NotSeparable("is not known to keep the rows of the batch separate")
         for argument in schema_of(call.func).arguments:
             value = call[argument.name]
             counts = any(has(leaf, self._batch) for leaf in pytree.tree_leaves([value]))
@@ -115,7 +115,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         return [found] * len(results) if found is None or isinstance(found, Batched) else list(found)
 
     def _check_writes(self, call: RowCall, results: list[torch.Tensor], places: list[Place]) -> None:
-        """What is written stays where it has the batch, and what the caller holds is written row by row."""
+        """Refuse a write that moves the batch in a tensor, or that mixes rows in what the caller holds."""
         if not schema_of(call.func).is_mutable:
             return
         for argument in schema_of(call.func).arguments:
@@ -129,7 +129,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
                 if owner is not None and before is None:
                     raise NotSeparable(f"writes {owner}, which all rows share")
                 if before is not None and to_expr(tensor.stride(before.dim)) == 0:
-                    raise NotSeparable("writes one place for all rows of the batch")
+                    raise NotSeparable("writes the same elements for all rows of the batch")
                 if after != [before] or (before is not None and before.numbered):
                     raise NotSeparable("writes rows of the batch into a tensor that they share")
                 if owner is not None:
@@ -137,7 +137,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
 
 def _restrides_ones(tensor: torch.Tensor, sizes: Any, strides: Any, offset: Any = None) -> bool:
-    """Whether new strides show the same elements: those of dimensions of size 1 do not matter."""
+    """Return whether new strides view the same elements: those of dimensions of size 1 do not matter."""
     before = [(to_expr(size), to_expr(stride)) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
     after = [(to_expr(size), to_expr(stride)) for size, stride in zip(sizes, strides, strict=True)]
     if offset is not None or len(before) != len(after):
@@ -146,6 +146,6 @@ def _restrides_ones(tensor: torch.Tensor, sizes: Any, strides: Any, offset: Any 
 
 
 def _base_name(func: Any) -> str:
-    """``add`` for ``aten.add_.Tensor``."""
+    """Return the name of an operator without its suffixes: ``add`` for ``aten.add_.Tensor``."""
     name = str(func.overloadpacket.__name__)
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name

@@ -1,17 +1,17 @@
-"""How many bytes a call moves between a cache and the memory behind it: an estimate, to compare schedules by.
+"""Estimate the bytes that a call moves between a cache and the memory behind it, to compare schedules.
 
 Terms
 -----
 schedule
-    In which parts a graph runs, and how often each part runs before the next: once a microbatch, or once for a batch
-    that runs whole.
+    The parts in which a graph runs, and the number of times that each part runs before the next: once for each
+    microbatch, or once for a batch that runs whole.
 
-A tensor whose distance (`timing.reuse_distance`) exceeds the cache is fetched again; if it was made here, it was
+A tensor whose distance (`timing.reuse_distance`) exceeds the cache is fetched again; if the graph made it, it was
 written back before.
 
-Example, 16 rows of 2 MiB a value, a cache of 16 MiB, ``a = f(x); b = g(a); c = h(b)``: at once ``x`` is fetched, ``a``
-and ``b`` are written and fetched, ``c`` is written: 192 MiB. In 8 times 2 rows ``a`` and ``b`` stay in the cache, and
-``c`` is copied once to join it: 128 MiB.
+Example: ``a = f(x); b = g(a); c = h(b)``, 16 rows of 2 MiB in each value, a cache of 16 MiB. As one batch, ``x`` is
+fetched, ``a`` and ``b`` are written and fetched, ``c`` is written: 192 MiB. In 8 microbatches of 2 rows ``a`` and ``b``
+stay in the cache, and ``c`` is copied once to join it: 128 MiB.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..timing.reuse_distance import ReuseStack
 
 
 class Traffic:
-    """The traffic of one graph under schedules of it.
+    """Estimates the traffic of one graph under a schedule.
 
     Args:
-        memory: of the graph, as the code that runs it materialises values (see `fused_footprint`).
+        memory: the memory of the graph in the code that runs it (see `fused_footprint`).
     """
 
     def __init__(self, memory: GraphMemory) -> None:
@@ -44,13 +44,14 @@ class Traffic:
     def of(
         self, parts: Sequence[Sequence[str]], numbers: Mapping[sympy.Symbol, int], repeats: int, cache: int
     ) -> int:
-        """Bytes that a call moves.
+        """Return the bytes that a call moves.
 
         Args:
             parts: the nodes of each part, in the order in which they run.
             numbers: the sizes of one run.
-            repeats: how often each part runs before the next; results of more than one run are joined by a copy.
-            cache: bytes of the cache.
+            repeats: the number of times that each part runs before the next; results of more than one run are joined by
+                a copy.
+            cache: the bytes of the cache.
         """
         sizes = self._sizes(numbers)
         values, weights = sizes[: len(self._memory.values)], iter(sizes[len(self._memory.values) :])
@@ -59,7 +60,7 @@ class Traffic:
         return sum(self._part(steps, values, read, repeats, cache) for steps in runs)
 
     def large(self, numbers: Mapping[sympy.Symbol, int], least: int) -> int:
-        """Bytes of the values that one run makes and that have ``least`` bytes or more each."""
+        """Return the bytes of all values of ``least`` bytes or more that one run makes."""
         made = zip(self._memory.values, self._sizes(numbers), strict=False)
         return sum(size for value, size in made if value.role is Role.ACTIVATION and size >= least)
 

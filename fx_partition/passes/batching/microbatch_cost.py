@@ -1,7 +1,7 @@
-"""The estimated seconds of a call in microbatches, and of the batch whole, on one core of a server.
+"""Estimate the seconds of a call in microbatches, and of the whole batch, on one core of a server.
 
-`timing.roofline` has the formula. The bytes that move come from `cache_traffic`. Fresh memory is added: a large result
-is mapped again by every call, and each of its pages is a fault, which costs more than a cache saves. The constants are
+`timing.roofline` has the formula. The bytes that move come from `cache_traffic`. Page faults are added: malloc maps a
+large result again in every call, with a fault for each page, which costs more than a cache saves. The constants are
 round numbers; those that were measured are of an AMD EPYC VM of 2 cores, 512 KiB of L2 for each core and 32 MiB of L3.
 """
 
@@ -26,17 +26,17 @@ from ..timing.roofline import Roofline
 from .cache_traffic import Traffic
 
 _OVERHEADS = OVERHEADS["cpu"]
-#: One core: 30 GFLOP/s, and 25 GB/s from memory. What the cache serves takes no time of its own. Moving and computing
-#: overlap here, though not in `OVERHEADS`: a batch worth cutting is large, and the processor then fetches ahead of its
-#: use, while in small batches the packing of operands shows. (With the sum, a MobileNetV2 of 32 rows would be cut,
-#: which was measured to gain nothing.)
+#: One core: 30 GFLOP/s, and 25 GB/s from memory. Bytes from the cache take no time. Moving and computing overlap here,
+#: though not in `OVERHEADS`: a batch worth cutting is large, and then the processor fetches ahead of its use. In small
+#: batches the packing of operands shows. (With the sum, a MobileNetV2 of 32 rows would be cut, which was measured to
+#: gain nothing.)
 CORE = Roofline("one core", 30e9, math.inf, 25e9, lambda _: 0.0, _OVERHEADS.call, _OVERHEADS.kernel, overlap=True)
-# glibc's malloc maps a block of this size or more anew, if it has no free one as large, and unmaps it when it is freed;
-# no setting makes it keep larger ones (half of HEAP_MAX_SIZE on 64 bits).
+# glibc's malloc maps a block of this size or more if it has no free one as large, and unmaps it when it is freed; no
+# setting makes it keep larger ones (half of HEAP_MAX_SIZE on 64 bits).
 LARGE_BYTES = 32 << 20
 # A fault for a page of 4 KiB takes 2.5 us (measured), and inductor reuses some half of the large buffers in a call.
 FRESH_SECONDS_PER_BYTE = 2.5e-6 / 4096 / 2
-# What has to be gained for each partition, as a part of the whole batch's time: this is an estimate, kernels are slower
+# The gain that each partition must bring, as a share of the whole batch's time: costs are estimates, kernels are slower
 # for few rows, and a boundary keeps inductor from fusing across it. (Attention that is cut between its two products
 # took 1.67 times as long as whole, where inductor makes one kernel of it.)
 LEAST_GAIN = 0.1
@@ -46,12 +46,12 @@ OTHER_KERNELS = 0.25
 
 
 class Cost:
-    """Costs of one graph, in seconds.
+    """Estimates the costs of one graph, in seconds.
 
     Args:
         symbols: names of the batch's symbols.
         batch: the rows of the whole batch.
-        fewest: the fewest rows for which the trace holds: with fewer, kernels are others.
+        fewest: the fewest rows for which the trace holds; below that, other kernels run.
         bind: numbers for other symbols, as a request has them.
     """
 
@@ -83,7 +83,7 @@ class Cost:
         return own + share * self.whole(plan.budget_bytes)
 
     def whole(self, cache: int) -> float:
-        """Return the cost of the batch whole, as one part, with ``cache`` bytes of cache."""
+        """Return the cost of the whole batch as one part, with ``cache`` bytes of cache."""
         nodes = tuple(step.node for step in self._memory.steps)
         return self._schedule(self._traffic, [nodes], self._batch, 1, cache)
 

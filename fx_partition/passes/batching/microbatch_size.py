@@ -1,16 +1,16 @@
-"""How large a microbatch is, and how a batch is cut into microbatches.
+"""Choose the size of microbatches, and cut a batch into them.
 
 Terms
 -----
 microbatch
-    Some rows of a batch, which run through the graph together. Sizes of the microbatches of a batch differ by one at
-    most, as those of ``torch.tensor_split`` do.
+    Some rows of a batch, which run through the graph together. The sizes of the microbatches of a batch differ by one
+    at most, as those of ``torch.tensor_split`` do.
 cost
-    Of a number of rows and a plan for them: how long a call takes, estimated in bytes (see `microbatch_cost`). Few rows
-    make small buffers, which stay in the cache and in the process, and many calls; many rows do the opposite.
+    The estimated seconds of a call, for a number of rows and a plan for them (see `microbatch_cost`). Few rows make
+    small buffers, which stay in the cache and in the process, but need many calls; many rows do the opposite.
 
-Example: eight layers of 64 features and 131,072 rows hand on 32 MiB each, for which each call takes fresh pages from
-the kernel. In eight microbatches it takes none.
+Example: each of eight layers of 64 features and 131,072 rows returns 32 MiB, for which a call takes new pages from the
+kernel. In eight microbatches it takes none.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from ..plan.plan import Plan
 from ..plan.request import Request
 from .microbatch_cost import Cost
 
-#: Rows that a microbatch has at least: tracers and compilers take one row for a size of its own kind.
+#: The fewest rows of a microbatch: tracers and compilers specialise on a size of one.
 FEWEST = 2
 
 
 def even_sizes(batch: int, count: int) -> tuple[int, ...]:
-    """The sizes of ``count`` microbatches, the larger ones first.
+    """Return the sizes of ``count`` microbatches, the larger ones first.
 
     Example::
 
@@ -49,11 +49,11 @@ def even_sizes(batch: int, count: int) -> tuple[int, ...]:
 def plan_microbatches(
     captured: CapturedGraph, memory: GraphMemory, request: Request, symbols: tuple[str, ...], microbatches: int | None
 ) -> tuple[Plan, int] | None:
-    """The plan for microbatches, and the rows of the largest one; None where the batch is better left whole.
+    """Return the plan for microbatches and the rows of the largest one; None if the whole batch costs less.
 
     Args:
-        symbols: names of the batch's symbols, one or more that are taken for the same.
-        microbatches: into how many the batch is cut; None: see `cheapest`.
+        symbols: names of the batch's symbols; if there are several, they are assumed to be equal.
+        microbatches: the number of microbatches; None: the number of the least cost (`cheapest`).
     """
     batch = _batch(memory, request, symbols[0])
     plan = functools.partial(_plan, captured, memory, request, symbols)
@@ -67,9 +67,9 @@ def plan_microbatches(
 
 
 def _fewest(captured: CapturedGraph, symbols: tuple[str, ...]) -> int:
-    """The fewest rows for which the trace holds."""
+    """Return the fewest rows for which the trace holds."""
     env = shape_env_of(captured.values.values())
-    assert env is not None  # or there would be no batch
+    assert env is not None  # a trace with fewer rows would have no symbol for the batch
     return max(FEWEST, *(least_of(env, symbol) for symbol in env.var_to_range if symbol.name in symbols))
 
 
@@ -87,14 +87,15 @@ def _plan(captured: CapturedGraph, memory: GraphMemory, request: Request, symbol
 def cheapest(
     planners: Sequence[Callable[[int], Plan]], cost: Callable[[Plan, int], float], symbol: str, batch: int
 ) -> tuple[Plan, int] | None:
-    """The plan and the rows of the least cost, the first of those tried; None for a batch too small.
+    """Return the plan and the rows of the least cost; None if the batch is too small to cut.
 
-    Tried are the powers of two, the largest first, and for each the most rows for which its plan fits, spread evenly.
+    It tries powers of two as rows, the largest first, and for each plan the most rows for which the plan still fits,
+    spread evenly. Of equal costs the first one tried counts.
 
     Args:
-        planners: each makes a plan for so many rows.
-        cost: what a call costs with a plan for so many rows.
-        symbol: the batch's, in the plan.
+        planners: each makes a plan for a number of rows.
+        cost: returns the cost of a call with a plan for a number of rows.
+        symbol: the batch's symbol in the plan.
         batch: the rows of the whole batch.
     """
     found: dict[tuple[int, int], Plan] = {}
@@ -115,15 +116,15 @@ def cheapest(
 
 
 class BatchSplitter:
-    """Into which blocks of rows a batch is cut; the answer for sizes seen before is remembered.
+    """Cuts a batch into blocks of rows; it remembers the result for sizes that it has seen.
 
     Args:
         symbols: the symbols of the graph's size inputs, in their order.
-        batch: the batch's symbol, and those that are taken for the same.
-        count: how many microbatches; None: as many as ``rows`` needs.
+        batch: the batch's symbol, and the symbols that are assumed to be equal to it.
+        count: the number of microbatches; None: as many as ``rows`` needs.
         rows: the rows of the largest microbatch.
-        guards: what the compiled stages assume of their sizes; a microbatch must satisfy it, else the batch is cut into
-            fewer (one that is the whole batch at the least), then into more.
+        guards: assumptions of the compiled stages on sizes. A microbatch must satisfy them, else the batch is cut into
+            fewer microbatches (down to the whole batch), then into more.
 
     Example::
 
@@ -146,7 +147,7 @@ class BatchSplitter:
         self._call = functools.lru_cache(maxsize=1024)(self._cut)
 
     def __call__(self, *sizes: int) -> tuple[tuple[int, int], ...]:
-        """(first row, rows) of each microbatch; empty: there is no such cut. ``sizes`` are those of ``symbols``."""
+        """Return (first row, rows) of each microbatch for ``sizes`` of the symbols; empty if no cut fits."""
         return self._call(*sizes)
 
     def _cut(self, *sizes: int) -> tuple[tuple[int, int], ...]:

@@ -1,8 +1,8 @@
-"""Which operators keep the rows of a batch apart: a table by ATen operator. See `batch_dim` for the terms.
+"""A table of the ATen operators that keep the rows of a batch separate. See `batch_dim` for the terms.
 
-A rule says where the results have the batch, or raises `NotSeparable` with what the operator does to it. An operator
-that torch tags as pointwise needs no rule; one that has none is refused. Whatever a rule says is held against the
-shapes of the results, so that a slip here refuses a graph, and does not cut one wrongly.
+A rule returns the position of the batch in the results, or raises `NotSeparable` with what the operator does to it. An
+operator that torch tags as pointwise needs no rule; any other without a rule is refused. What a rule returns is
+compared with the shapes of the results, so a wrong rule refuses a graph instead of cutting it wrongly.
 
 ==========================  =========================================  ======================================
 operators                   rows stay apart where                      they mix
@@ -99,7 +99,7 @@ def linear(call: RowCall) -> Place:
 
 
 def leading(*names: str) -> Rule:
-    """Every tensor that has the batch has it as dimension 0; ``names`` are those that may."""
+    """Require the batch at dimension 0 of every tensor that has it; only the arguments ``names`` may have it."""
 
     def rule(call: RowCall) -> list[Place]:
         call.only(*names)
@@ -116,7 +116,7 @@ def leading(*names: str) -> Rule:
 
 
 def _where(call: RowCall, result: torch.Tensor, place: Batched) -> Place:
-    """Dimension 0 where the result has it; some results (a seed, an empty statistic) are no one's."""
+    """Return dimension 0 for a result that has the batch; some results (a seed, an empty statistic) do not."""
     return place if result.dim() and views.made(_of(call, result)) is not None else None
 
 
@@ -136,7 +136,7 @@ def attention(call: RowCall) -> list[Place]:
 
 
 def spatial(dims: int) -> Rule:
-    """Works over the last ``dims`` dimensions."""
+    """Return the rule of an operator that works over the last ``dims`` dimensions."""
 
     def rule(call: RowCall) -> Place:
         name = "self" if call["self"] is not None else "input"
@@ -159,7 +159,7 @@ def batch_norm(call: RowCall) -> list[Place]:
     if place.dim == 0 and training in (None, False):
         call.only("input")
         return [place, *(None for _ in call.out[1:])]
-    if place.dim == 1 and call["running_mean"] is None and training:  # instance norm: channels of each row apart
+    if place.dim == 1 and call["running_mean"] is None and training:  # instance norm, which is per row
         weights = [call.of(name) for name in ("weight", "bias")]
         if all(w in (None, place.at(0)) for w in weights):
             return [place, place.at(0), place.at(0), *(None for _ in call.out[3:])]
@@ -167,7 +167,7 @@ def batch_norm(call: RowCall) -> list[Place]:
 
 
 def lstm_layer(call: RowCall) -> list[Place]:
-    """oneDNN's: input [T, B, D], states [1 or none, B, D]; results are the output and both states."""
+    """Apply the rule of oneDNN's LSTM: input [T, B, D], states [1 or none, B, D]; results: output, both states."""
     place = call.batched("input")
     call.only("input", "hx_", "cx_")
     states = [call.of("hx_"), call.of("cx_")]
@@ -180,7 +180,7 @@ def lstm_layer(call: RowCall) -> list[Place]:
 
 def loss(call: RowCall) -> Place | Sequence[Place]:
     if call["reduction"] != 0:
-        raise NotSeparable("is a loss that adds the rows of the batch up")
+        raise NotSeparable("is a loss that adds up the rows of the batch")
     return pointwise(call)
 
 
@@ -262,7 +262,7 @@ RULES: dict[str, Rule] = {
     "_weight_norm_interface": leading(),
 }
 
-# Arguments that may be sizes with the batch in them; elsewhere such a number makes a row depend on how many there are.
+# Arguments that may be sizes that contain the batch; in any other, a row would depend on the number of rows.
 SIZES: dict[str, frozenset[str]] = {
     **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias", "reshape", "view_copy", "expand", "expand_copy"),
                     frozenset(("size", "stride"))),
@@ -275,7 +275,7 @@ SIZES: dict[str, frozenset[str]] = {
     "native_group_norm": frozenset(("N",)),
 }  # fmt: skip
 
-# Operators that a numbered tensor may go through, and by which argument.
+# Operators that accept a numbered tensor, and the argument that may be one.
 NUMBERED: dict[str, str] = {
     **dict.fromkeys(("alias", "detach", "clone", "view", "_unsafe_view", "expand", "transpose", "t"), "self"),
     **dict.fromkeys(("permute", "unsqueeze", "squeeze", "slice", "lift_fresh"), "self"),

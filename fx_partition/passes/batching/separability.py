@@ -1,13 +1,13 @@
-"""Whether a graph may be cut along its batch: proven operator by operator, or refused by the operator that mixes rows.
+"""Prove, operator by operator, that a graph may be cut along its batch; or name the operator that mixes rows.
 
-The graph is run once on fake tensors, down to ATen operators, and every tensor is followed: is it the same for all
-rows, or where does it have them (see `batch_dim` for the terms, `op_rules` for the operators)? Nothing is
-decided by numbers: sizes are compared as expressions of the graph's symbols.
+The graph runs once on fake tensors, down to ATen operators, and every tensor is tracked: it is the same for all rows,
+or the position of the batch in it is known (see `batch_dim` for the terms, `op_rules` for the operators). Sizes are
+compared as expressions of the graph's symbols, never as numbers.
 
 Before (B rows)::
 
     def forward(self, x: [B, S, D], w: [D, D], mask: [S, S]):
-        linear = F.linear(x.reshape(-1, D), w)         # [B*S, D]: rows flattened, and still apart
+        linear = F.linear(x.reshape(-1, D), w)         # [B*S, D]: rows flattened, and still separate
         scores = linear.view(B, S, D) @ x.transpose(1, 2)
         return (scores + mask).softmax(-1)
 
@@ -56,10 +56,11 @@ class Separation:
 
     Attributes:
         symbol: the name of the batch's symbol.
-        equal: names of other symbols that the proof takes for the same; where they differ, the batch is run whole. Two
-            inputs that no operator brings together have a symbol each, as a mask that is picked from by ``arange(B)``.
-        inputs: the dimension of each input that has it, by the placeholder's name; the others are for all rows.
-        outputs: the dimension along which each result is concatenated; None for a result that is no tensor.
+        equal: names of other symbols that the proof assumes to be equal; where they differ, the batch runs whole. Two
+            inputs have different symbols if no operator combines them, as ``x`` and a mask that ``arange(B)`` indexes.
+        inputs: the dimension of the batch in each input that has it, by the placeholder's name; all rows share the
+            others.
+        outputs: the dimension along which each result is concatenated; None for a result that is not a tensor.
         written: the inputs among ``inputs`` that the graph writes, row by row.
     """
 
@@ -71,11 +72,13 @@ class Separation:
 
 
 def separate(captured: CapturedGraph) -> Separation:
-    """Prove that a graph treats each row of its batch alone. The batch is a symbol that is dimension 0 of an input.
+    """Prove that a graph treats each row of its batch separately.
+
+    The batch is a symbol that is dimension 0 of an input.
 
     Raises:
-        PartitionError: no input has a symbolic dimension 0, or an operator mixes rows; it is named, with where it comes
-            from, what it does, and the way out.
+        PartitionError: no input has a symbolic dimension 0, or an operator mixes rows; the message names the operator,
+            its line in the user's code, what it does, and the way out.
 
     Example::
 
@@ -111,7 +114,7 @@ def _attempt(
 
 
 def _candidates(captured: CapturedGraph) -> list[sympy.Symbol]:
-    """The symbols that are dimension 0 of inputs, those of most inputs first."""
+    """Return the symbols that are dimension 0 of inputs, those of most inputs first."""
     count: dict[sympy.Symbol, int] = {}
     for node in captured.gm.graph.find_nodes(op="placeholder"):
         value = captured.values.get(node)
@@ -125,7 +128,7 @@ def _candidates(captured: CapturedGraph) -> list[sympy.Symbol]:
 def _merged(
     captured: CapturedGraph, candidates: list[sympy.Symbol]
 ) -> list[tuple[sympy.Symbol, tuple[sympy.Symbol, ...]]]:
-    """All candidates as one, if they had one value when the graph was traced."""
+    """Return all candidates as one, if they had the same value when the graph was traced."""
     env = shape_env_of(_leaves(captured.values.values()))
     if len(candidates) < 2 or env is None:
         return []
@@ -135,7 +138,7 @@ def _merged(
 
 
 class _Proof:
-    """The proof for one symbol, and those in ``equal`` taken for the same."""
+    """The proof for one symbol; those in ``equal`` are assumed to be equal to it."""
 
     def __init__(self, captured: CapturedGraph, batch: sympy.Symbol, equal: tuple[sympy.Symbol, ...]) -> None:
         self._captured, self._batch, self._equal = captured, batch, equal
@@ -154,7 +157,7 @@ class _Proof:
                     interpreter.run(*arguments, enable_io_processing=False)
             except NotSeparable as mixing:
                 raise PartitionError(self._refusal(interpreter.node, mixing)) from None
-            except Exception as error:  # any operator may refuse fake tensors, in a way of its own
+            except Exception as error:  # an operator may refuse fake tensors with any exception
                 reason = NotSeparable(
                     f"does not run on fake tensors ({type(error).__name__}: {str(error).splitlines()[0]})"
                 )
@@ -173,7 +176,7 @@ class _Proof:
         return next(s for s in sizes if isinstance(s, torch.SymInt) and to_expr(s) == self._batch)
 
     def _one(self, size: Any) -> Any:
-        """A size of an input, with one symbol for all that are taken for the same."""
+        """Return a size of an input, with one symbol for all that are assumed to be equal."""
         if isinstance(size, torch.SymInt) and size.node.expr in self._equal:
             return self._size
         return size
@@ -184,7 +187,7 @@ class _Proof:
         if not isinstance(value, torch.Tensor):
             value = self._one(value)
             if has(value, self._batch) and to_expr(value) != self._batch:
-                raise PartitionError(f"the input {name} is {to_expr(value)}, made of the size of the batch; {WAY_OUT}")
+                raise PartitionError(f"the input {name} is {to_expr(value)}, made from the batch's size; {WAY_OUT}")
             return value
         with no_new_guards(self._mode.shape_env):
             fake = fake_copy(self._mode, value, [self._one(s) for s in value.shape])
@@ -193,8 +196,8 @@ class _Proof:
         laid_out_alone = not any(has(stride, symbol) for stride in fake.stride() for symbol in self._equal)
         if not fits(fake.shape, place, self._batch) or not laid_out_alone:
             raise PartitionError(
-                f"the input {name} has the shape {list(value.shape)}, in which the batch {self._batch} is not one "
-                f"dimension of its own (trace with a batch that is unlike the other sizes); {WAY_OUT}"
+                f"the input {name} has the shape {list(value.shape)}, in which the batch {self._batch} is not a "
+                f"dimension of its own (trace with a batch that differs from the other sizes); {WAY_OUT}"
             )
         if place is not None:
             self._inputs[node.name] = place.dim
@@ -238,7 +241,7 @@ class _Proof:
 
 
 def _where(node: torch.fx.Node) -> str:
-    """The module and the line of the user's code that a node comes from."""
+    """Return the module and the line of the user's code that a node comes from."""
     path = module_path(node)
     lines = re.findall(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)', node.meta.get("stack_trace") or "")
     line = f"{lines[-1][0]}:{lines[-1][1]}: {lines[-1][2]}" if lines else ""
@@ -251,7 +254,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 class _Interpreter(torch.fx.Interpreter):
-    """Runs a graph on fakes; ``node`` is the one that is running, ``results`` what each gave."""
+    """Runs a graph on fakes; ``node`` is the one that is running, ``results`` are the values so far."""
 
     def __init__(self, gm: torch.fx.GraphModule, mode: FakeTensorMode, tracker: Tracker) -> None:
         super().__init__(gm, garbage_collect_values=False)
@@ -272,13 +275,13 @@ class _Interpreter(torch.fx.Interpreter):
         return self._weight(value, str(target)) if isinstance(value, torch.Tensor) else value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """On fakes of its parameters and buffers."""
+        """Call a module on fakes of its parameters and buffers."""
         module = self.fetch_attr(target)
         own = {name: self._weight(tensor, f"{target}.{name}") for name, tensor in all_tensors(module).items()}
         return torch.func.functional_call(module, own, args, kwargs)
 
     def _weight(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        with self._tracker.paused():  # the fake of a view is made by operators that are none of the graph's
+        with self._tracker.paused():  # the fake of a view is made by operators that are not in the graph
             if isinstance(tensor, FakeTensor):
                 fake = fake_copy(self._fakes, tensor, tensor.shape)
             else:

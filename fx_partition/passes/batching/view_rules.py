@@ -1,4 +1,4 @@
-"""Where the batch is after operators that lay out, pick or join elements. See `batch_dim` for the terms.
+"""Rules of operators that lay out, pick or join elements: the position of the batch after each. See `batch_dim`.
 
 A view keeps the batch findable: the elements of a batched tensor, in row-major order, are ``before * B * after``, and
 one dimension of the view must be ``outer * B * inner`` with the same numbers of elements before and after it.
@@ -46,7 +46,7 @@ def view(call: RowCall) -> Place:
         inner = quotient(after, product(shape[dim + 1 :]))
         if outer is not None and inner is not None and same(to_expr(shape[dim]), outer * inner * call.batch):
             return Batched(dim, outer, inner, place.numbered)
-    raise NotSeparable(f"views {list(source)} as {list(shape)}, where rows of the batch cannot be told apart")
+    raise NotSeparable(f"views {list(source)} as {list(shape)}, in which the rows of the batch are not separate")
 
 
 def expand(call: RowCall) -> Place:
@@ -56,12 +56,12 @@ def expand(call: RowCall) -> Place:
         return place.at(place.dim + rank - call.first.dim())
     found = made(call)
     if found is not None and not lacks(call.first, found.dim, rank):
-        raise NotSeparable("takes rows of another tensor for rows of the batch")
+        raise NotSeparable("combines rows of the batch with rows of another tensor")
     return found
 
 
 def made(call: RowCall) -> Place:
-    """A tensor of which every row is the same."""
+    """Return the position of the batch in a new tensor, all rows of which are the same."""
     dims = batch_dims(call.result.shape, call.batch)
     return flattened(call.result.shape, dims[0], call.batch) if dims else None
 
@@ -70,7 +70,7 @@ def arange(call: RowCall) -> Place:
     start = call["start"]
     counts = start in (None, 0) and call["step"] in (None, 1) and to_expr(call.result.shape[0]) == call.batch
     if not counts or call.result.is_floating_point():
-        raise NotSeparable("counts over the batch, and a microbatch would count anew")
+        raise NotSeparable("counts over the batch, and each microbatch would start again")
     return Batched(0, numbered=True)
 
 
@@ -81,7 +81,7 @@ def repeat(call: RowCall) -> Place:
     repeats = call["repeats"]
     dim = place.dim + len(repeats) - call.first.dim()
     if to_expr(repeats[dim]) != 1:
-        raise NotSeparable("repeats the batch one whole after another")
+        raise NotSeparable("repeats the whole batch")
     return place.at(dim)
 
 
@@ -104,7 +104,7 @@ def unsqueeze(call: RowCall) -> Place:
 
 
 def squeeze(call: RowCall) -> Place:
-    """The batch is where it is after the dimensions of size 1 before it that are gone."""
+    """Move the batch forward by the dimensions of size 1 that are removed before it."""
     place, source = call.batched("self"), call.first.shape
     dims = range(len(source)) if call["dim"] is None else call["dim"]
     chosen = {wrap(d, len(source)) for d in ([dims] if isinstance(dims, int) else dims)}
@@ -136,7 +136,7 @@ def slice_(call: RowCall) -> Place:
 
 
 def along(call: RowCall) -> Place:
-    """Works along one dimension, and keeps it."""
+    """Return the rule of an operator that works along one dimension and keeps it."""
     return other_dim(call, "works along the batch")[0]
 
 
@@ -224,7 +224,7 @@ def gather(call: RowCall) -> Place:
     place, index = call.of("self"), call.batched("index")
     if place is None:
         if index.dim != dim:
-            raise NotSeparable("pairs rows of the batch with rows of a tensor that has none")
+            raise NotSeparable("pairs rows of the batch with rows of a tensor that all rows share")
         return index
     return _paired(call, dim, place, index)
 
@@ -245,7 +245,7 @@ def _paired(call: RowCall, dim: int, place: Batched, *others: Batched) -> Batche
 
 
 def index_write(call: RowCall) -> Place:
-    """``index_copy`` and ``index_add``: the source has the rows of what is written, or of none."""
+    """Apply the rule of ``index_copy`` and ``index_add``: the source has the rows of what is written, or is shared."""
     place, _ = other_dim(call, "writes rows of the batch by index")
     call.only("self", "source")
     if call.batched("source") != place:
@@ -254,7 +254,7 @@ def index_write(call: RowCall) -> Place:
 
 
 def scatter_view(call: RowCall) -> Place:
-    """``slice_scatter`` and ``select_scatter``: a tensor with a part of it replaced."""
+    """Apply the rule of ``slice_scatter`` and ``select_scatter``, which replace a part of a tensor."""
     place, dim = other_dim(call, "replaces a part of the batch")
     source = call.batched("src")
     shift = dim < place.dim and call["index"] is not None
@@ -264,11 +264,11 @@ def scatter_view(call: RowCall) -> Place:
 
 
 def index(call: RowCall) -> Place:
-    """``x[:, ids]``, ``table[ids]``, ``x[arange(B), ids]``."""
+    """Apply the rule of ``x[:, ids]``, ``table[ids]`` and ``x[arange(B), ids]``."""
     place = call.of("self")
     indices = list(call["indices"])
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
-        raise NotSeparable("picks by a mask, and how many it picks depends on all rows")
+        raise NotSeparable("picks by a mask, so the number of elements that it picks depends on all rows")
     used = [d for d, i in enumerate(indices) if i is not None]
     rank = max(indices[d].dim() for d in used)
     first = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
@@ -279,7 +279,7 @@ def index(call: RowCall) -> Place:
             raise NotSeparable("picks from a tensor that all rows share by the number of the row")
         return row.at(first + row.dim)
     if place.dim in used:
-        # the number of a row tells its row, and nothing else: x[arange(B), arange(B)] is a diagonal
+        # the number of a row may pick that row only: x[arange(B), arange(B)] is a diagonal
         if numbered != [place.dim] or row is None or not _exact(place):
             raise NotSeparable("picks rows of the batch by index")
         return Batched(first + row.dim)
@@ -296,7 +296,7 @@ def _exact(place: Batched) -> bool:
 
 
 def _index_rows(call: RowCall, indices: list[Any], rank: int) -> Place:
-    """Where the broadcast indices have the batch."""
+    """Return the position of the batch in the broadcast indices."""
     places = {
         Batched(place.dim + rank - i.dim(), place.outer, place.inner)
         for i in indices
@@ -311,7 +311,7 @@ def _index_rows(call: RowCall, indices: list[Any], rank: int) -> Place:
 
 
 def index_put(call: RowCall) -> Place:
-    """``x[:, ids] = y`` and ``x[arange(B), ids] = y``: y has the shape of ``x[...]``, or is broadcast to it."""
+    """Apply the rule of ``x[:, ids] = y`` and ``x[arange(B), ids] = y``: y is broadcast to the shape of ``x[...]``."""
     place = call.batched("self")
     picked = call["self"][tuple(slice(None) if i is None else i for i in call["indices"])]
     spot = index(

@@ -1,10 +1,10 @@
-"""Moves of atoms between the groups of a plan: its overflow over a budget is annealed, until no group is too large.
+"""Move atoms between the groups of a plan, by simulated annealing, until no group exceeds the budget.
 
-A move takes one atom to another group, with those that must go along: what it needs and runs later than the target, or
-what needs it and runs earlier. An exchange with a neighbour also takes one back, likewise. Half of the moves start in a
-group that is too large. The overflow of all groups, and a
-little of their footprints, is what falls; it may rise while the temperature is high, in cycles of cooling
-(S. Kirkpatrick et al., "Optimization by Simulated Annealing", Science 1983).
+A move takes one atom to another group, with the atoms that must go along: predecessors that run later than the target,
+or successors that run earlier. An exchange with a neighbour also takes one atom back in the same way. Half of the moves
+start in a group that is too large. The cost is the overflow of all groups plus a small share of their footprints. It
+may rise while the temperature is high, in cycles of cooling (S. Kirkpatrick et al., "Optimization by Simulated
+Annealing", Science 1983).
 
 Before (groups of a piece; the budget is two weights)::
 
@@ -23,21 +23,21 @@ from collections.abc import Sequence
 
 from .piece import Piece, bits
 
-_SMALL = 0.02  # of a byte of overflow: what a byte within the budget counts
-_HOT, _COLD = 0.3, 0.03  # of the largest step, where a cycle begins; of that, where it ends
-_TOGETHER = 3  # atoms that a move takes at most
-_EXCHANGED = 0.6  # of the moves to a neighbour: how many take an atom back
-_CYCLE = 40_000  # moves of a cycle at most
+_SMALL = 0.02  # the cost of a byte within the budget, relative to a byte of overflow
+_HOT, _COLD = 0.3, 0.03  # temperatures of a cycle: the first as a share of the largest step, the last of the first
+_TOGETHER = 3  # the most atoms of a move
+_EXCHANGED = 0.6  # the share of the moves to a neighbour that take an atom back
+_CYCLE = 40_000  # the most moves of a cycle
 
 
 def anneal(piece: Piece, groups: Sequence[int], budget: int, moves: int, rng: random.Random) -> list[int] | None:
-    """The groups with all footprints within ``budget``, empty ones left out; None if so many moves do not get there.
+    """Return groups that are all within ``budget``, without empty ones; None if the moves do not suffice.
 
     Args:
-        piece: whose atoms the groups hold, all of them.
-        groups: in the order in which they run; they may be too large.
-        budget: bytes of a group; one atom that is too large for the piece's own budget may be alone.
-        moves: how many are tried.
+        piece: the piece; the groups hold all of its atoms.
+        groups: the groups in the order in which they run; they may be too large.
+        budget: the most bytes of a group; an atom that is too large for the piece's own budget may be alone.
+        moves: the number of moves to try.
         rng: a source of numbers that is seeded.
     """
     state = _Annealing(piece, groups)
@@ -45,7 +45,7 @@ def anneal(piece: Piece, groups: Sequence[int], budget: int, moves: int, rng: ra
 
 
 def squeeze(piece: Piece, groups: Sequence[int], moves: int, rng: random.Random) -> list[int]:
-    """As many groups or fewer, the largest of them as small as so many moves get it; never worse.
+    """Return a plan of no more groups whose largest group is as small as the moves can make it; never a worse one.
 
     The budget is always one byte less than the largest of the best plan so far.
     """
@@ -61,7 +61,7 @@ def squeeze(piece: Piece, groups: Sequence[int], moves: int, rng: random.Random)
 
 
 def merged_away(groups: Sequence[int], place: int) -> list[int]:
-    """One group fewer: the one at ``place`` is shared out over its neighbours, in trace order."""
+    """Return one group fewer: the atoms of the group at ``place`` go to its neighbours, in trace order."""
     if place == 0:
         return [groups[0] | groups[1], *groups[2:]]
     if place == len(groups) - 1:
@@ -72,11 +72,11 @@ def merged_away(groups: Sequence[int], place: int) -> list[int]:
     return [*groups[: place - 1], groups[place - 1] | early, groups[place + 1] | late, *groups[place + 2 :]]
 
 
-_Changed = tuple[int, int, int]  # the place of a group, its atoms, what runs after it
+_Changed = tuple[int, int, int]  # the position of a group, its atoms, the atoms that run after it
 
 
 class _Annealing:
-    """Groups, what runs after each, and their footprints."""
+    """The groups, the atoms that run after each, and their footprints."""
 
     def __init__(self, piece: Piece, groups: Sequence[int]) -> None:
         self._piece = piece
@@ -108,7 +108,7 @@ class _Annealing:
         return size if size <= self._piece.budget or group & (group - 1) else 0
 
     def run(self, budget: int, moves: int, cycle: int, rng: random.Random) -> int:
-        """How many moves brought all groups within ``budget``, at least 1; 0 if so many do not."""
+        """Return the number of moves that brought all groups within ``budget``, at least 1; 0 if all moves failed."""
         groups, after, sizes, at = self._groups, self._after, self._size, self._at
         draw, exp, footprint = rng.random, math.exp, self._footprint
         atoms, hot = self._piece.n, _HOT * (max(self._piece.own, default=1) or 1)
@@ -154,7 +154,7 @@ class _Annealing:
         return max(moves, 1) if not overflow else 0
 
     def _target(self, atom: int, kind: float, which: float) -> int:
-        """Where an atom may go: to a reader of its weight, to a neighbour, or anywhere."""
+        """Return the group to move an atom to: that of a reader of its weight, a neighbour, or any."""
         here = self._at[atom]
         others = self._others[atom]
         if kind < 0.25 and others:
@@ -164,7 +164,7 @@ class _Annealing:
         return int(which * len(self._groups))
 
     def _change(self, atom: int, target: int) -> tuple[int, list[_Changed]]:
-        """The atom with what must go along to ``target``, and the groups that this changes, in their order."""
+        """Return the atom with those that must go along to ``target``, and the changed groups in their order."""
         groups, after, here = self._groups, self._after, self._at[atom]
         if target > here:
             moved = 1 << atom | self._behind[atom] & ~after[target - 1]
@@ -180,7 +180,7 @@ class _Annealing:
     def _exchange(
         self, moved: int, changed: list[_Changed], to_the_right: bool, which: float
     ) -> tuple[int, list[_Changed]]:
-        """What goes back when ``moved`` has come to a neighbour, and the two groups then; nothing where none can."""
+        """Return the atoms that go back after ``moved`` went to a neighbour, and both groups; nothing if none can."""
         (left, first, behind), (right, second, rest) = changed
         others = list(bits((second if to_the_right else first) & ~moved))
         if not others:

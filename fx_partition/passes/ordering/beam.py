@@ -1,23 +1,22 @@
-"""A narrow beam over the downsets of a piece: which group may run next, and which then leave the least behind.
+"""Search the downsets of a piece with a narrow beam: grow groups that may run next, keep the most promising ones.
 
 Terms
 -----
 state
-    A downset (`downset_footprint`) that some groups reach, all of them within the budget. Backwards, what runs last
-    comes
-    first: a state is the complement of a downset, and a group grows from the end of the graph.
+    A downset (`downset_footprint`) that some groups reach, all of them within the budget. A backward beam begins at the
+    end of the graph: a state is then the complement of a downset, and groups grow from the end.
 fill
-    A group that may run next. It grows atom by atom, those first that bring few bytes: weights that it does not hold
-    yet, and values that are then live less those that are not live any more.
+    A group that may run next. It grows atom by atom, first by atoms that bring few bytes: weights that it does not hold
+    yet, plus values that become live, minus values that are no longer live.
 estimate
-    Of what a state leaves behind: weights that still have readers, bytes that cross its boundary, and a little for the
-    work left.
+    The cost of what a state leaves to later groups: weights that still have readers, bytes that cross its boundary, and
+    a little for the work left.
 
 Before (two branches a, b of two atoms each; a group holds two)::
 
     state {}                fills {a1}, {b1}, {a1 b1}, {a1 a2}, {b1 b2}
 
-After: ``{a1 a2}`` leaves one branch, and ``{a1 b1}`` leaves two that cross its boundary; a beam of width one goes on
+After: ``{a1 a2}`` leaves one branch, and ``{a1 b1}`` leaves two that cross its boundary; a beam of width one continues
 with the first.
 
 Everything is bounded by numbers of states, never by time: the same graph gives the same plan on every machine.
@@ -36,13 +35,13 @@ from .piece import Piece, bits
 
 @dataclass(frozen=True)
 class Breadth:
-    """How much a beam looks at.
+    """The breadth of a beam.
 
     Attributes:
-        width: states that survive a group.
-        inner: partial fills of a state that survive an atom.
-        tries: atoms by which each of these may grow.
-        fills: of all states together at least so many partial fills survive; the first group has one state only.
+        width: the number of states kept after each group.
+        inner: the number of partial fills of a state kept after each atom.
+        tries: the number of atoms by which each partial fill may grow.
+        fills: the least number of partial fills kept over all states; the first group has one state only.
     """
 
     width: int
@@ -51,7 +50,7 @@ class Breadth:
     fills: int = 0
 
 
-# After 0, 1, ... groups: of each state the groups that reach it, in the order in which they run.
+# For 0, 1, ... groups: each state with the groups that reach it, in the order in which they run.
 Levels = list[dict[int, tuple[int, ...]]]
 
 
@@ -65,32 +64,32 @@ class _State(NamedTuple):
 
 
 class _Fill(NamedTuple):
-    order: float  # partial fills survive by this
+    order: float  # the rank of a partial fill
     group: int
     members: tuple[int, ...]
     ready: tuple[int, ...]
     held: int  # weights, as a mask
     weights: int
     live: int
-    finished: int  # bytes of the weights that have no readers behind it
-    crossing: int  # what it adds to the bytes that cross
+    finished: int  # bytes of the weights that have no later readers
+    crossing: int  # the bytes that it adds to those that cross
     work: int
 
 
 class Beam:
-    """One direction of a piece.
+    """A beam over a piece in one direction.
 
     Args:
-        piece: all of it is planned, or its first half (`run`).
-        backwards: whether from the end.
-        gates: sets that every order passes (`gates.gates`), ascending. A group then begins with all that is left of the
-            farthest one within the budget: a smaller group, which leaves more behind, is not looked at.
+        piece: the piece; `run` plans all of it, or its first half.
+        backwards: whether the beam begins at the end.
+        gates: sets that every order passes (`gates.gates`), ascending. A group begins with all atoms up to the farthest
+            gate within the budget; smaller groups, which leave more to later ones, are not looked at.
     """
 
     def __init__(self, piece: Piece, backwards: bool, gates: Sequence[int] = ()) -> None:
         self._piece = piece
         self._backwards = backwards
-        # What has run at each gate, the least first.
+        # The atoms that have run at each gate, the smallest set first.
         self._gates = [piece.full & ~gate for gate in (0, *gates[:-1])][::-1] if backwards and gates else list(gates)
         self._need, self._next = (piece.feeds, piece.predecessors) if backwards else (piece.needs, piece.successors)
         self._size = [size for size, _, _, _ in piece.values]
@@ -105,13 +104,13 @@ class Beam:
         self._known: dict[tuple[int, Breadth], list[_Fill]] = {}
 
     def run(self, breadth: Breadth, alpha: float, most: int, enough: int | None = None) -> Levels:
-        """The states after each number of groups; the whole is alone in its level, which is the last.
+        """Return the states after each number of groups; in the last level is the whole piece alone.
 
         Args:
-            breadth: how much is looked at.
-            alpha: what a byte that crosses a boundary counts, next to a byte of weights.
-            most: groups.
-            enough: stop when the best state has run so many atoms; what is left is for another piece.
+            breadth: the breadth of the beam.
+            alpha: the cost of a byte that crosses a boundary, relative to a byte of weights.
+            most: the most groups.
+            enough: stop when the best state has run this many atoms; the rest is for another piece.
         """
         piece = self._piece
         ready = tuple(atom for atom in range(piece.n) if not self._need[atom])
@@ -136,14 +135,14 @@ class Beam:
         return groups[::-1] if self._backwards else groups
 
     def _after(self, state: _State, fill: _Fill, alpha: float) -> _State:
-        """The state behind a fill."""
+        """Return the state after a fill."""
         weights, crossing = state.weights - fill.finished, state.crossing + fill.crossing
         work = state.work - fill.work
         estimate = weights + alpha * crossing + 0.02 * work
         return _State(estimate, (*state.groups, fill.group), fill.ready, weights, crossing, work)
 
     def _fills(self, done: int, ready: tuple[int, ...], breadth: Breadth) -> list[_Fill]:
-        """The groups that may run next when ``done`` has run (backwards: runs later)."""
+        """Return the groups that may run next when ``done`` has run (backwards: runs later)."""
         known = self._known.get((done, breadth))
         if known is not None:
             return known
@@ -168,7 +167,7 @@ class Beam:
         return found
 
     def _at_gate(self, done: int, empty: _Fill) -> _Fill:
-        """The fill up to the farthest gate within the budget; the empty one where no gate is."""
+        """Return the fill up to the farthest gate within the budget; an empty one if there is none."""
         piece = self._piece
         low = here = bisect_right(self._gates, done)
         high = len(self._gates)
@@ -183,7 +182,7 @@ class Beam:
         return empty if low == here else self._filled(done, empty.ready, self._gates[low - 1] & ~done)
 
     def _filled(self, done: int, ready: tuple[int, ...], group: int) -> _Fill:
-        """A fill of many atoms at once."""
+        """Return a fill of many atoms at once."""
         piece, ran, members = self._piece, done | group, tuple(bits(group))
         held = weights = finished = live = crossing = 0
         for atom in self._in_order(members):
@@ -202,7 +201,7 @@ class Beam:
         return _Fill(weights + live, group, members, ready, held, weights, live, finished, crossing, work)
 
     def _grown(self, done: int, fill: _Fill, atom: int, weights: int, live: int) -> tuple[_Fill, bool]:
-        """A fill with one atom more, which brings so many bytes; and whether it is over the budget."""
+        """Return a fill with one more atom, which adds these bytes; and whether it exceeds the budget."""
         piece = self._piece
         before = done | fill.group
         ran = before | 1 << atom
@@ -230,7 +229,7 @@ class Beam:
         return _Fill(order, group, tuple(members), ready, held, weights, live, finished, crossing, work), over
 
     def _options(self, done: int, fill: _Fill, breadth: Breadth) -> list[tuple[int, int, int]]:
-        """The atoms by which a fill may grow, the best few: (bytes that they bring, atom, those that are values)."""
+        """Return the best atoms to grow a fill by: (bytes that it adds, atom, those of them that are values)."""
         piece = self._piece
         group, held, size, users, until = fill.group, fill.held, self._size, self._users, self._until
         room = piece.budget - fill.weights
@@ -254,25 +253,26 @@ class Beam:
 
 
 def _best(grown: dict[int, _State], width: int) -> dict[int, _State]:
-    """The states of the least estimates, the best first, none of them a subset of a better one."""
+    """Return the states of the least estimates, the best first; none is a subset of a better one."""
     kept: dict[int, _State] = {}
     heap = [(state.estimate, done) for done, state in grown.items()]
     heapify(heap)
     while heap and len(kept) < width:
         _, done = heappop(heap)
-        if not any(done & ~other == 0 for other in kept):  # less has run, and more is left behind
+        if not any(done & ~other == 0 for other in kept):  # it has run less, and its estimate is higher
             kept[done] = grown[done]
     return kept
 
 
 def meet(piece: Piece, ahead: list[Levels], behind: list[Levels], most: int) -> list[int] | None:
-    """The plan of the fewest groups, at most so many, and then of the smallest largest, that beams from both ends make
-    together: what a state from the start and a state from the end leave between them is one group, or nothing.
+    """Return the best plan that joins a forward and a backward beam: fewest groups, then smallest largest group.
+
+    The atoms between a state from the start and a state from the end are one group, or none are left.
 
     Args:
-        piece: that the beams ran on; its budget holds.
-        ahead, behind: of beams forwards, and backwards.
-        most: groups.
+        piece: the piece of the beams; its budget holds.
+        ahead, behind: the levels of the forward beams, and of the backward ones.
+        most: the most groups.
     """
     front, back = _by_level(ahead), _by_level(behind)
     for k in range(1, most + 1):
@@ -297,7 +297,7 @@ def meet(piece: Piece, ahead: list[Levels], behind: list[Levels], most: int) -> 
 
 
 def _by_level(runs: list[Levels]) -> Levels:
-    """The states of several beams, level by level."""
+    """Return the states of several beams, level by level."""
     merged: Levels = [{} for _ in range(max(map(len, runs), default=0))]
     for levels in runs:
         for states, found in zip(merged, levels, strict=False):

@@ -1,21 +1,23 @@
-"""What one moment of the trace says about every order: a number of partitions that no order goes below, to be checked.
+"""Check a lower bound on the partitions of every order, which one moment of the trace shows.
 
 Terms
 -----
 regular atom
-    Its weights, all values that it touches and its scratch memory are within the budget together: alone it always fits.
+    An atom whose weights, touched values and scratch memory together are within the budget: alone it always fits.
 bare atom
-    Its weights and what its largest step touches and allocates are beyond the budget: it is alone in every plan.
+    An atom whose weights plus the touched and allocated bytes of its largest step exceed the budget: it is alone in
+    every plan.
 moment
-    A step t of the trace. *Live* there are the values that a step of a regular atom up to t makes, and that a later
-    step touches or the graph returns.
+    A step t of the trace. A value is *live* at it if a step of a regular atom up to t makes it, and a later step
+    touches it or the graph returns it.
 
 Why it holds. Let G be a partition of a plan over any order, with a regular atom in it, so that it is within the budget
-C. Its steps run in trace order. A value that G makes and that is live at t stays from where it is made at least to the
-last step of G that is not behind t: its last user in the trace comes behind t, so if that runs in G it runs later, and
-if it runs in another partition, which must be a later one, the value stays to the end. So at the step of G that makes
-the last of its live values, all of them are there, and what else this step touches and allocates; a partition that
-makes none of them has at least one step. With ``rest`` the least of all that, ::
+C. Its steps run in trace order. A value that G makes and that is live at t is resident from its definition at least to
+the last step of G up to t. For its last user in the trace comes after t: if that user runs in G, it runs later; if it
+runs in another partition, which must be a later one, the value stays to the end. So at the step of G that makes the
+last of its live values, all of them are resident, plus the other bytes that this step touches and allocates. A
+partition that makes none of them has at least one step. With ``rest`` the smallest of these other bytes over all
+steps, ::
 
     C >= weights(G) + (live bytes that G makes) + rest
 
@@ -23,15 +25,15 @@ and the sum over the partitions that have a regular atom, with every weight in a
 
     k >= (weights + live bytes) / (C - rest)  +  number of bare atoms
 
-Without a moment: each weight of w bytes that a regular atom reads whole takes a part of at least w / (C - r) of the
-partition that it is in, where r is the least that a step of one of its readers touches and allocates, and these parts
-add up to at most the number of partitions.
+Without a moment: each weight of w bytes that a regular atom reads whole takes a share of at least w / (C - r) of its
+partition, where r is the least that a step of one of its readers touches and allocates. These shares add up to at most
+the number of partitions.
 
-All of this holds for some of the atoms just as well: what they make, read and touch alone, and the partitions that have
-one of them.
+All of this also holds for a subset of the atoms: for what these make, read and touch, and the partitions that have one
+of them.
 
-`order_bound.py` finds the moment that gives the largest number, and `order_ends.py` the atoms. `verify/all_orders.py`
-counts again with separate code.
+`order_bound` finds the moment that gives the largest bound, and `order_ends` the atoms. `verify.all_orders` computes
+the bound again with separate code.
 """
 
 from __future__ import annotations
@@ -41,16 +43,16 @@ from itertools import pairwise
 
 from ..partitioner.chain import Chain
 
-# Parts of a partition are counted in whole numbers: sums of fractions take long, and floating point may round up.
+# Shares of a partition are whole numbers of a unit: sums of fractions are slow, and floating point may round up.
 _UNIT = 1 << 48
 
 
 class Weighed:
-    """The atoms of a chain in trace order, to be weighed together.
+    """Computes lower bounds for sets of atoms of a chain in trace order.
 
     Args:
-        chain: not one that adds up.
-        budget: bytes of one device.
+        chain: a chain that does not add up.
+        budget: the bytes of one device.
     """
 
     def __init__(self, chain: Chain, budget: int) -> None:
@@ -93,7 +95,7 @@ class Weighed:
             self._largest.append(largest)
 
     def fewest(self, atoms: Iterable[int], moment: int | None) -> int:
-        """The least number of partitions that have one of some atoms; by a moment, or by the weights alone."""
+        """Return a lower bound on the partitions that hold one of these atoms, by a moment or by the weights alone."""
         atoms = list(atoms)
         bare = sum([self._bare[atom] for atom in atoms])
         regular = [atom for atom in atoms if self._regular[atom]]
@@ -115,7 +117,7 @@ class Weighed:
         return bare + max(1, -(-total // (self._budget - rest)) if rest < self._budget else 0)
 
     def fullest(self, atoms: Iterable[int]) -> int | None:
-        """The first moment at which most bytes are live that the regular ones of some atoms make; None if none are."""
+        """Return the first moment with the most live bytes that regular atoms of these make; None if none are live."""
         change: dict[int, int] = {}
         for atom in atoms:
             for v in self._makes[atom] if self._regular[atom] else ():
@@ -130,8 +132,7 @@ class Weighed:
         return moment
 
     def _by_weights(self, regular: list[int]) -> int:
-        """The parts of partitions that the weights take that some of these atoms read whole, each rounded down to a
-        unit."""
+        """Return the shares of partitions that weights take which one of these atoms reads whole, rounded down."""
         least: dict[int, int] = {}
         for atom in regular:
             for w, number in self._reads[atom].items():

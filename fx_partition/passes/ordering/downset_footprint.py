@@ -1,22 +1,22 @@
-"""The footprint of a set of atoms that grows atom by atom, in any order that precedence allows.
+"""Compute the footprint of a set of atoms that grows atom by atom, in any order that precedence allows.
 
 Terms
 -----
 downset
-    A set of groups that holds the predecessors of each of its members: what may have run at a boundary.
+    A set of groups that holds the predecessors of each of its members: the groups before a boundary are one.
 part
-    D2 minus D1 for two downsets D1, D2: what one partition may hold. Its steps run in trace order.
+    The difference D2 minus D1 of two downsets: the contents of one partition. Its steps run in trace order.
 group
     Atoms that the search keeps together, as a list of atoms, ascending.
 
 The footprint of a part is the one of `chain`: a value that the part touches is resident from its definition (from the
 part's first step if D1 defines it or the caller passes it in) to its last touch in the part, or to the part's end if an
-atom outside D2 touches it or the graph returns it. Unlike that of an interval it may fall when the part grows: an atom
-that joins in the middle of trace order can be the last to need a value. What never falls is ``bound``: the weights of
-the part plus what its largest step touches and allocates.
+atom outside D2 touches it or the graph returns it. Unlike the footprint of an interval, it may fall when the part
+grows: an atom that joins in the middle of trace order can be the last user of a value. The ``bound`` never falls: the
+weights of the part plus the bytes that its largest step touches and allocates.
 
 Before: a part with ``profile``, the bytes resident at each step of the graph (far below 0 at steps of other parts).
-After ``grown(part, group, ...)``: a new part, at the price of two slices of the profile for each value of the group.
+After ``grown(part, group, ...)``: a new part; the cost is two slices of the profile for each value of the group.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Part:
 
     Attributes:
         members: its groups.
-        weight_mask, partial: weights that it reads whole, and bytes of those that some step reads in part.
-        weights: their bytes.
-        own: the most that one of its steps touches and allocates.
-        received: bytes of the values that D1 defines and the part touches.
+        weight_mask, partial: the weights that it reads whole, and the bytes of those that some step reads in part.
+        weights: the bytes of all its weights.
+        own: the most bytes that one of its steps touches and allocates.
+        received: the bytes of the values that D1 defines and the part touches.
         profile: ``(num_steps,)`` resident and scratch bytes at its steps.
     """
 
@@ -59,13 +59,13 @@ class Part:
 
     @property
     def bound(self) -> int:
-        """Never more than the footprint, and never less when the part grows."""
+        """A lower bound of the footprint, which never falls when the part grows."""
         return self.weights + self.own
 
 
 @dataclass(frozen=True)
 class _Value:
-    """One value: bytes, defining group (0: the caller) and step, touching groups, (step, group) latest first."""
+    """A value: bytes, defining group (0: the caller) and step, touching groups, (step, group) latest first."""
 
     size: int
     maker: int
@@ -91,7 +91,7 @@ class Parts:
         workspace: list[int] = chain.workspace.tolist()
 
         touches: dict[int, list[tuple[int, int]]] = {}
-        self.reads: list[dict[int, int]] = []  # of each group: bytes that it touches of each weight
+        self.reads: list[dict[int, int]] = []  # by group: the bytes that it touches of each weight
         self._own: list[int] = []
         self._touched: list[list[int]] = []
         for group, found in enumerate(steps):
@@ -119,7 +119,7 @@ class Parts:
             self._values[v] = _Value(size[v], maker, max(defined[v], 0), touchers, bool(returned[v]), tuple(pairs))
         self.partly = {w for read in self.reads for w, number in read.items() if number < self._sizes[w]}
         self._whole = [sum(1 << w for w in read if w not in self.partly) for read in self.reads]
-        # The most that a group can need, whatever runs before and after it.
+        # The most bytes that a group can need, whatever runs before and after it.
         self.at_most = [
             sum(read.values()) + sum(size[v] for v in touched) + max((workspace[t] for t in found), default=0)
             for read, touched, found in zip(self.reads, self._touched, steps, strict=True)
@@ -129,7 +129,7 @@ class Parts:
         return Part(0, 0, {}, 0, 0, 0, np.full(self._num_steps, _ABSENT, dtype=np.int64))
 
     def bound(self, part: Part, group: int) -> int:
-        """``bound`` of the part with ``group`` in it."""
+        """Return the ``bound`` of the part with ``group`` in it."""
         weights = part.weights
         for w, number in self.reads[group].items():
             if w in self.partly:
@@ -140,7 +140,7 @@ class Parts:
         return weights + max(part.own, self._own[group])
 
     def grown(self, part: Part, group: int, outside: int) -> Part:
-        """The part with one group more; ``outside`` are the groups that are not in D2 with that group."""
+        """Return the part with one more group; ``outside`` are the groups that are not in D2 with that group."""
         bit = 1 << group
         members = part.members | bit
         profile = part.profile.copy()
@@ -170,7 +170,7 @@ class Parts:
         return Part(members, part.weight_mask | self._whole[group], partial, weights, own, received, profile)
 
     def _end(self, value: _Value, members: int, outside: int) -> int:
-        """Where a value that ``members`` touch leaves them: one past its last touch, or the end."""
+        """Return the step at which a value that ``members`` touch leaves them: one past its last touch, or the end."""
         if value.kept or value.touchers & outside:
             return self._num_steps
         return 1 + next(t for t, bit in value.touches if bit & members)

@@ -1,8 +1,8 @@
-"""The best plan over all orders of a graph that has few: a search over its downsets.
+"""Find the best plan over all orders, for a graph that has few: an exact search over its downsets.
 
 A *downset* is a set of atoms that holds the predecessors of each of its members, so a boundary of a plan over any
 topological order is a downset, and a plan is a rising sequence of them from the empty set to the whole. A graph that is
-nearly a chain has few: a 24-block transformer some 240, where ``2^n`` sets are none.
+nearly a chain has few: a 24-block transformer has some 240 downsets, of ``2^n`` sets.
 
 Before::
 
@@ -12,10 +12,11 @@ After::
 
     downsets {} {0} {0 1} {0 2} {0 1 2} {0 1 2 3}; plan [[0, 2], [1, 3]] goes through {0 2}
 
-Two stages, each a dynamic programme over the pairs D1 < D2 whose part is feasible (`downset_footprint`): the fewest
-parts to and from each downset, smaller ones first; then, with the number of parts as layer, the smallest maximum, and
-under that maximum the fewest bytes received. Downsets ("ideals") as the states are from J. Tarnawski et al., "Efficient
-Algorithms for Device Placement of DNN Graph Operators", NeurIPS 2020, who minimise the slowest device.
+Both stages are dynamic programmes over the pairs D1 < D2 whose part is feasible (`downset_footprint`). The first finds
+the fewest parts to and from each downset, smaller ones first. The second, with the number of parts as the layer, finds
+the smallest maximum, and under that maximum the fewest bytes received. Downsets ("ideals") as the states are from J.
+Tarnawski et al., "Efficient Algorithms for Device Placement of DNN Graph Operators", NeurIPS 2020, who minimise the
+slowest device.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from itertools import pairwise
 from ..partitioner.chain import Chain
 from .downset_footprint import Part, Parts
 
-# Every so many downsets the parts still to come are extrapolated, and given up at so many times the effort.
+# How often the number of parts is extrapolated, in downsets; and how many times the effort ends the search.
 _SAMPLE = 32
 _FORETOLD = 3
 
-_Edge = tuple[int, int, int]  # to which downset, bytes that count for the maximum, bytes received
+_Edge = tuple[int, int, int]  # target downset, bytes that count for the maximum, bytes received
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the search found.
+    """The result of the search.
 
     Attributes:
         parts: the atoms of each partition, ascending.
-        num_downsets: how many downsets the searched graph has.
+        num_downsets: the number of downsets of the searched graph.
     """
 
     parts: list[list[int]]
@@ -56,24 +57,24 @@ def search_downsets(
     limit: int = 4096,
     effort: int = 10_000,
 ) -> Found | None:
-    """The plan with the fewest partitions, then the smallest maximum, then the fewest bytes received.
+    """Return the plan with the fewest partitions, then the smallest maximum, then the fewest bytes received.
 
     An atom that alone exceeds the budget may be a partition of its own, and does not count for the maximum.
 
     Args:
-        chain: in trace order.
-        predecessors: of each atom the atoms that must run before it, all smaller.
-        budget: bytes of one device.
-        most: a number of partitions that is known to suffice; plans with more are not looked for.
-        limit: give up at more downsets.
-        effort: give up at more parts, or where the first downsets foretell several times as many; one takes some 10
-            microseconds.
+        chain: the chain in trace order.
+        predecessors: for each atom the atoms that must run before it, all smaller.
+        budget: the bytes of one device.
+        most: a number of partitions that is known to suffice; plans with more are not searched.
+        limit: the most downsets; with more, give up.
+        effort: the most parts, of some 10 microseconds each. With more, give up; also if the first downsets predict
+            several times as many.
 
     Returns:
         The plan, which no plan over any topological order beats; None if the graph has as many atoms as ``limit``, or
         too many downsets or parts.
 
-    Example: four atoms of 2 bytes that share nothing and need nothing, budget 4: two parts of two.
+    Example: four independent atoms of 2 bytes that share nothing, budget 4: two parts of two.
     """
     if chain.num_atoms >= limit:  # n atoms have at least n + 1 downsets
         return None
@@ -84,7 +85,7 @@ def search_downsets(
 
 
 class _Lattice:
-    """The downsets of a graph, smaller ones first; number 0 is empty and the last is the whole."""
+    """The downsets of a graph, smaller ones first; number 0 is empty, the last is the whole graph."""
 
     def __init__(self, masks: list[int], ways: list[list[tuple[int, int]]]) -> None:
         self.masks = masks
@@ -92,7 +93,7 @@ class _Lattice:
 
     @classmethod
     def of(cls, predecessors: Sequence[Sequence[int]], limit: int) -> _Lattice | None:
-        """All downsets, or None if there are more than ``limit``; O(1) big-integer steps for each way."""
+        """Return all downsets, or None if there are more than ``limit``; O(1) big-integer steps for each edge."""
         n = len(predecessors)
         needs = [sum(1 << p for p in found) for found in predecessors]
         successors: list[list[int]] = [[] for _ in range(n)]
@@ -103,7 +104,7 @@ class _Lattice:
         masks = [0]
         ready = [[g for g in range(n) if not needs[g]]]
         ways: list[list[tuple[int, int]]] = []
-        for mask in masks:  # grows while it is walked
+        for mask in masks:  # grows during the loop
             options = ready[len(ways)]
             if len(options) >= limit.bit_length():  # every subset of them gives a downset
                 return None
@@ -132,7 +133,7 @@ def _search(
     limit: int,
     effort: int,
 ) -> tuple[list[list[int]], int] | None:
-    """The parts of the best plan over groups and the number of downsets, or None."""
+    """Return the parts of the best plan over groups and the number of downsets, or None."""
     lattice = _Lattice.of(predecessors, limit)
     if lattice is None:
         return None
@@ -152,7 +153,7 @@ def _search(
 def _feasible_parts(
     lattice: _Lattice, parts: Parts, groups: Sequence[Sequence[int]], budget: int, most: int, effort: int
 ) -> list[list[_Edge]] | None:
-    """From each downset the feasible parts that a plan of at most ``most`` may use; None beyond the effort."""
+    """Return, for each downset, the feasible parts that a plan of ``most`` parts may use; None beyond the effort."""
     least = _least_parts_after(lattice, parts, budget)
     whole = lattice.masks[-1]
     fewest = [0] + [most + 1] * (len(lattice.masks) - 1)
@@ -189,7 +190,7 @@ def _feasible_parts(
 
 
 def _least_parts_after(lattice: _Lattice, parts: Parts, budget: int) -> list[int]:
-    """For each downset a lower bound of the partitions behind it, by the weights that only those can hold."""
+    """Return, for each downset, a lower bound of the partitions after it, by the weights that only these can hold."""
     touchers: dict[int, int] = {}
     for group, read in enumerate(parts.reads):
         for w in read:
@@ -208,7 +209,7 @@ def _least_parts_after(lattice: _Lattice, parts: Parts, budget: int) -> list[int
 
 
 def _best_path(edges: list[list[_Edge]]) -> list[int] | None:
-    """The downsets of the best plan, from the empty one to the whole; None if there is no plan."""
+    """Return the downsets of the best plan, from the empty one to the whole graph; None if there is no plan."""
     last = len(edges) - 1
     never = len(edges)
     after = [never] * last + [0]

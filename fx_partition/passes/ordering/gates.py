@@ -1,10 +1,10 @@
-"""Sets of atoms of a piece through which every order must pass.
+"""Find the sets of atoms through which every order of a piece must pass.
 
 Terms
 -----
 gate
-    The first so many atoms of trace order, where each later one needs all of them: every downset is inside of it, or
-    holds it. In a decoder such sets end behind the residual sums.
+    A prefix of trace order such that each later atom is a descendant of all its atoms: every downset is a subset of it,
+    or a superset. In a decoder, gates end at the residual sums.
 
 Before (``x`` feeds a and b, which feed c, which feeds d and e)::
 
@@ -19,9 +19,9 @@ from .piece import Piece
 
 
 def gates(piece: Piece) -> list[int]:
-    """The gates of a piece as masks, ascending, without the empty one and with the whole; linear in its edges."""
+    """Return the gates of a piece as masks, ascending, the whole piece last; linear in its edges."""
     ancestors = [0] * piece.n
-    needed = [0] * piece.n  # how many of the first atoms are all ancestors
+    needed = [0] * piece.n  # the length of the longest prefix of which all atoms are ancestors
     for atom, before in enumerate(piece.predecessors):
         for p in before:
             ancestors[atom] |= ancestors[p] | 1 << p

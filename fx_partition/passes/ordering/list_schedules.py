@@ -1,4 +1,4 @@
-"""Topological orders that may need fewer or smaller partitions than trace order; for graphs too wide for `downsets`.
+"""Make topological orders that may need fewer or smaller partitions than trace order, for graphs of many downsets.
 
 Four heuristics, each deterministic, with ties in trace order, O((n + e) log n) for n atoms and e touches and edges:
 
@@ -7,11 +7,11 @@ Four heuristics, each deterministic, with ties in trace order, O((n + e) log n) 
 - `least_live`: of the atoms that may run, the one after which the fewest bytes are live (list scheduling as in
   A. Kahn, "Topological sorting of large networks", CACM 1962, with the register pressure priority of J. Goodman and
   W.-C. Hsu, "Code scheduling and register allocation in large basic blocks", ICS 1988);
-- `least_live_backwards`: the same greedy from the end of the graph, as compilers' bottom-up list schedulers do: what is
-  made for one reader is made right before it;
-- `weights_together`: an atom that reads a shared weight waits until nothing else can run, and then all of its readers
-  that can run go side by side (the clustering of K. Kennedy and K. McKinley, "Maximizing loop parallelism and improving
-  data locality via loop fusion and distribution", LCPC 1993).
+- `least_live_backwards`: the same greedy from the end of the graph, like compilers' bottom-up list schedulers: a value
+  with one reader is made right before it;
+- `weights_together`: an atom that reads a shared weight waits until nothing else can run, and then all of the weight's
+  readers that can run follow one another (the clustering of K. Kennedy and K. McKinley, "Maximizing loop parallelism
+  and improving data locality via loop fusion and distribution", LCPC 1993).
 
 Before (trace order, two branches interleaved)::
 
@@ -35,7 +35,7 @@ Predecessors = Sequence[Sequence[int]]
 
 
 def depth_first(chain: Chain, predecessors: Predecessors) -> Order:
-    """Each sink with all that it needs and that has not run, sinks in trace order, large subtrees first."""
+    """Run each sink after its ancestors that have not run yet; sinks in trace order, large subtrees first."""
     n = chain.num_atoms
     has_successor = [False] * n
     size = _touched_bytes(chain)
@@ -56,23 +56,23 @@ def depth_first(chain: Chain, predecessors: Predecessors) -> Order:
                 order.append(atom)
                 continue
             stack.append((atom, True))
-            # The last pushed runs first.
+            # The atom that is pushed last runs first.
             stack += [(p, False) for p in sorted(predecessors[atom], key=lambda p: (size[p], -p)) if not done[p]]
     return order
 
 
 def least_live(chain: Chain, predecessors: Predecessors) -> Order:
-    """Of the atoms that may run, the one that makes the fewest bytes less those that it is the last to need."""
+    """Run the ready atom with the fewest new live bytes: those that it makes, minus those that it uses last."""
     return _least_live(chain, predecessors, _values(chain), makes_on_first=False)
 
 
 def least_live_backwards(chain: Chain, predecessors: Predecessors) -> Order:
-    """The order whose reverse always takes the atom that ends the most bytes less those that it begins to need."""
+    """Do as `least_live` from the end of the graph, and reverse the result."""
     return _least_live(chain, _turned(predecessors), _values(chain), makes_on_first=True)[::-1]
 
 
 def weights_together(chain: Chain, predecessors: Predecessors) -> Order:
-    """Readers of one weight side by side, where precedence lets them."""
+    """Run the readers of one weight one after another, where precedence allows it."""
     readers: dict[int, list[int]] = {}
     reads: list[list[int]] = []
     for atom, (i, j) in enumerate(pairwise(chain.weight_start[chain.atom_start].tolist())):
@@ -103,11 +103,11 @@ HEURISTICS: Mapping[str, Callable[[Chain, Predecessors], Order]] = {
 
 
 def _list_schedule(predecessors: Predecessors, key: Callable[[int], int], ran: Callable[[int], list[int]]) -> Order:
-    """Kahn's algorithm with the least key first.
+    """Return an order by Kahn's algorithm that takes the atom with the least key first.
 
     Args:
-        key: of an atom, now; it may only fall.
-        ran: told of each atom as it is scheduled; returns the atoms whose key may have fallen.
+        key: returns the present key of an atom, which may only fall.
+        ran: is called with each atom when it is scheduled; returns the atoms whose key may have fallen.
     """
     successors = _turned(predecessors)
     missing = [len(found) for found in predecessors]
@@ -117,7 +117,7 @@ def _list_schedule(predecessors: Predecessors, key: Callable[[int], int], ran: C
     order: Order = []
     while heap:
         _, atom = heapq.heappop(heap)
-        if done[atom]:  # an older, larger key of it
+        if done[atom]:  # an older, larger key of the same atom
             continue
         done[atom] = True
         order.append(atom)
@@ -134,7 +134,7 @@ def _list_schedule(predecessors: Predecessors, key: Callable[[int], int], ran: C
 def _least_live(
     chain: Chain, predecessors: Predecessors, values: list[tuple[int, int, list[int]]], *, makes_on_first: bool
 ) -> Order:
-    """The greedy of both directions; backwards a value begins with its first toucher and ends with its maker."""
+    """Schedule in either direction; backwards, a value begins with its first toucher and ends with its maker."""
     touched: list[list[int]] = [[] for _ in range(chain.num_atoms)]
     for v, (_, _, touchers) in enumerate(values):
         for atom in touchers:
@@ -174,7 +174,7 @@ def _least_live(
 
 
 def _values(chain: Chain) -> list[tuple[int, int, list[int]]]:
-    """(bytes, making atom or -1, atoms that touch it) of each value that a partition could free."""
+    """Return (bytes, making atom or -1, atoms that touch it) for each value that a partition can free."""
     starts: list[int] = chain.atom_start.tolist()
     touchers: list[dict[int, None]] = [{} for _ in range(len(chain.value_bytes))]
     maker = [-1] * len(touchers)
@@ -195,7 +195,7 @@ def _values(chain: Chain) -> list[tuple[int, int, list[int]]]:
 
 
 def _touched_bytes(chain: Chain) -> list[int]:
-    """Of each atom the bytes of its values and weights, repeated touches counted again."""
+    """Return, for each atom, the bytes of its values and weights; repeated touches count again."""
     values = chain.value_bytes[chain.touch_value]
     rows = [(chain.touch_start, values), (chain.weight_start, chain.weight_touch_bytes)]
     sums = [[0, *column.cumsum().tolist()] for _, column in rows]
@@ -207,7 +207,7 @@ def _touched_bytes(chain: Chain) -> list[int]:
 
 
 def _turned(predecessors: Predecessors) -> list[list[int]]:
-    """The successors of each atom, ascending."""
+    """Return the successors of each atom, ascending."""
     successors: list[list[int]] = [[] for _ in predecessors]
     for atom, found in enumerate(predecessors):
         for p in found:

@@ -1,10 +1,10 @@
-"""Finds the moment of the trace that says most about every order; `check_order_bound.py` says why it proves anything.
+"""Find the moment of the trace that gives the best lower bound for every order; `check_order_bound` has the proof.
 
 Before: a chain in trace order, and a budget.
-After: ``OrderBound(fewest=4, moment=17)``: no plan over any order has fewer than 4 partitions, for what is live behind
-step 17.
+After: ``OrderBound(fewest=4, moment=17)``: no plan over any order has fewer than 4 partitions, because of the values
+that are live after step 17.
 
-One pass over all steps sums what is live; the few fullest moments are then weighed exactly.
+One pass over all steps sums the live bytes; then the bound of the few fullest moments is computed exactly.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..partitioner.chain import Chain
 from ..partitioner.interval_footprint import last_touches
 from .check_order_bound import Weighed
 
-# So many moments are weighed, the fullest first.
+# The number of moments whose bound is computed, the fullest first.
 _WEIGHED = 2
 
 
 class OrderBound(NamedTuple):
-    """No plan over any order has fewer partitions.
+    """A lower bound on the partitions of a plan over any order.
 
     Attributes:
-        fewest: partitions.
-        moment: the step of the trace that shows it, None where the weights alone do.
-        before, behind: so many of these partitions run before, and behind, the atoms of which that is shown
+        fewest: the bound.
+        moment: the step of the trace that shows it; None if the weights alone do.
+        before, behind: how many of these partitions run before, and after, the atoms whose bound is shown
             (`order_ends`).
     """
 
@@ -38,7 +38,7 @@ class OrderBound(NamedTuple):
 
 
 def order_bound(chain: Chain, budget: int) -> OrderBound:
-    """The best of the bounds that `check_order_bound` can check, in O(n + e).
+    """Return the best bound that `check_order_bound` can check, in O(n + e).
 
     Example: two atoms of 3 bytes of weights each, budget 4: two partitions, by the weights alone.
     """

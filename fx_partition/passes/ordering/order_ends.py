@@ -1,29 +1,29 @@
-"""Partitions that run before, and behind, the atoms that say most about every order.
+"""Improve the bound over all orders by the partitions that must run before and after some atoms.
 
 Terms
 -----
 apart
-    Two atoms, the later one a descendant of the earlier, that no partition can hold: with both it holds all atoms that
-    lie on paths between them, and these are too much.
+    An atom and a descendant of it that no partition can hold together: it would also hold all atoms on the paths
+    between them, and these exceed the budget.
 head, tail
-    Of an atom: the fewest partitions up to the one that holds it, and from that one on, in any plan over any order.
+    For an atom, the fewest partitions up to the one that holds it, and from that one on, in any plan over any order.
 
-Why two atoms are apart. A partition that holds u, a descendant v, and so all atoms H that are descendants of u and
-ancestors of v, must be within the budget. It holds the weights that H reads. A value that H touches is resident at each
-step of H from the place in the trace where it is made: if the partition makes it, from there, and else from the start;
-and up to the place of its last user: a user in H runs there, and if H makes the value, or the user is a descendant of
-u, it runs in this partition, or in a later one, and then the value stays to the end.
+Why two atoms are apart. A partition that holds u and a descendant v also holds the set H of all atoms that are
+descendants of u and ancestors of v, and it must be within the budget. It holds the weights that H reads. A value that H
+touches is resident at the steps of H from its definition in the trace (from the start if another partition makes it) to
+its last user in the trace. For a user in H runs in this partition. If H makes the value, or the user is a descendant of
+u, the user runs in this partition or in a later one, and then the value stays to the end.
 
-Why heads grow. Atoms that must run before v are in its partition or before it, so these partitions are at least as many
-as v with its ancestors takes (`check_order_bound`), and as the head of any ancestor; and one more than that of an
-ancestor from which v is apart. Tails likewise. So if all atoms of a set have heads above ``before`` and tails above
-``behind``, a plan has ``before`` partitions, then those of the set, then ``behind``.
+Why heads grow. Atoms that must run before v are in its partition or in earlier ones. So the head of v is at least the
+bound of v with its ancestors (`check_order_bound`), at least the head of any ancestor, and one more than the head of an
+ancestor from which v is apart. The same holds for tails. So if all atoms of a set have heads above ``before`` and tails
+above ``behind``, a plan has ``before`` partitions, then those of the set, then ``behind``.
 
-Before: atoms that need one another and read the weights a, b, a, b; a partition holds one of these.
-After: heads 1, 2, 3, 4 and ``OrderBound(fewest=4, moment=None, before=0, behind=2)``: two partitions
-run behind the first two atoms, and the weights take two. Of all atoms they say no more than 2.
+Before: four atoms in a row that read the weights a, b, a, b; a partition holds one weight. After: heads 1, 2, 3, 4 and
+``OrderBound(fewest=4, moment=None, before=0, behind=2)``: two partitions run after the first two atoms, whose weights
+need two. For all atoms together the weights show only 2.
 
-A pair of atoms takes time like what lies between them, so this is for small graphs only.
+The time for a pair of atoms grows with the number of atoms between them, so this is for small graphs only.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from .check_order_bound import Weighed
 from .order_bound import OrderBound
 from .piece import bits
 
-# Larger graphs have no heads and tails: up to here they take some tenths of a second.
+# For larger graphs no heads and tails are computed: up to this size it takes some tenths of a second.
 MOST_ATOMS, MOST_TOUCHES = 64, 1024
 
 
 def bound_with_ends(
     chain: Chain, predecessors: Sequence[Sequence[int]], budget: int, known: OrderBound
 ) -> OrderBound:
-    """The bound that is known, or a better one by heads and tails.
+    """Return the known bound, or a better one by heads and tails.
 
     Args:
-        chain: in trace order.
-        predecessors: of each atom the atoms that must run before it, all smaller.
-        budget: bytes of one device.
-        known: by `order_bound`.
+        chain: the chain in trace order.
+        predecessors: for each atom the atoms that must run before it, all smaller.
+        budget: the bytes of one device.
+        known: the bound of `order_bound`.
     """
     if chain.num_atoms > MOST_ATOMS or len(chain.touch_value) > MOST_TOUCHES:
         return known
@@ -69,8 +69,8 @@ class Ends:
     """Heads and tails of the atoms of a chain.
 
     Attributes:
-        head, tail: of each atom.
-        weighed: the same chain.
+        head, tail: the head and the tail of each atom.
+        weighed: computes bounds for atoms of the same chain.
     """
 
     def __init__(self, chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) -> None:
@@ -87,12 +87,18 @@ class Ends:
         for atom in reversed(range(n)):
             for s in successors[atom]:
                 behind[atom] |= behind[s] | 1 << s
-        hulls = _Hulls(chain, before, behind, budget)
-        self.head = self._ranks(range(n), before, lambda atom, other: hulls.apart(other, atom))
-        self.tail = self._ranks(range(n - 1, -1, -1), behind, hulls.apart)
+        between_atoms = _Between(chain, before, behind, budget)
+        self.head = self._ranks(range(n), before, lambda atom, other: between_atoms.apart(other, atom))
+        self.tail = self._ranks(range(n - 1, -1, -1), behind, between_atoms.apart)
 
     def _ranks(self, order: Sequence[int], beyond: list[int], apart: Callable[[int, int], bool]) -> list[int]:
-        """Of each atom the partitions from an end of the graph up to its own; ``beyond`` it are those nearer to it."""
+        """Return, for each atom, the partitions from an end of the graph to its own.
+
+        Args:
+            order: the atoms, from that end on.
+            beyond: for each atom the mask of those that must be nearer to that end, or as near.
+            apart: returns whether no partition can hold both an atom and one of those.
+        """
         rank = [1] * len(order)
         for atom in order:
             others = list(bits(beyond[atom]))
@@ -107,19 +113,19 @@ class Ends:
         return rank
 
     def fewest(self, atoms: list[int]) -> int:
-        """The partitions that some atoms take, by their weights alone or at their fullest moment."""
+        """Return a lower bound for some atoms, by their weights alone or at their fullest moment."""
         return max(self.weighed.fewest(atoms, None), self.weighed.fewest(atoms, self.weighed.fullest(atoms)))
 
     def between(self, before: int, behind: int) -> list[int]:
-        """The atoms with so many partitions before them and behind them, or more."""
+        """Return the atoms with at least this many partitions before and after them."""
         return [
             atom for atom, ends in enumerate(zip(self.head, self.tail, strict=True))
             if ends[0] > before and ends[1] > behind
         ]  # fmt: skip
 
 
-class _Hulls:
-    """What lies between two atoms."""
+class _Between:
+    """Computes lower bounds for the atoms between two atoms."""
 
     def __init__(self, chain: Chain, before: list[int], behind: list[int], budget: int) -> None:
         self._before, self._behind, self._budget = before, behind, budget
@@ -148,7 +154,7 @@ class _Hulls:
         self._known: dict[tuple[int, int], bool] = {}
 
     def apart(self, first: int, last: int) -> bool:
-        """Whether no partition holds both an atom and a descendant of it."""
+        """Return whether no partition can hold both an atom and a descendant of it."""
         known = self._known.get((first, last))
         if known is None:
             hull = 1 << first | 1 << last | self._behind[first] & self._before[last]
@@ -156,8 +162,7 @@ class _Hulls:
         return known
 
     def _least(self, hull: int, not_before: int) -> int:
-        """Bytes that a partition with all atoms of a hull has at least; ``not_before`` are those that cannot run in
-        an earlier one."""
+        """Return the least bytes of a partition with all atoms between; ``not_before`` cannot run in an earlier one."""
         atoms = list(bits(hull))
         held: dict[int, int] = {}
         change: dict[int, int] = {}

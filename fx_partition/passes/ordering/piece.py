@@ -1,16 +1,16 @@
-"""A piece of a graph for the search over orders: some hundred atoms at most, every set of them a mask of bits.
+"""A piece of a graph for the search over orders: some hundred atoms at most, each set of atoms a bit mask.
 
 Terms
 -----
 piece
-    Atoms of which others may have run before (*done*) and others run later. It is a planning problem of its own: what
-    the done ones made is received, and what later ones touch is kept to the end.
+    Atoms that are planned alone; other atoms have run before (they are *done*) or run later. The piece receives the
+    values that done atoms made, and keeps values that later atoms touch to the end.
 group
     A set of atoms of the piece that one partition runs, in trace order.
 after
     The atoms of the piece that run in later groups.
 
-The footprint of a group is the one of `chain`: its weights, and the most that is resident at one of its steps.
+The footprint of a group is the one of `chain`: its weights plus the most bytes resident at one of its steps.
 
 Before: a `Graph` (the chain as lists) and the atoms ``[7, 9, 10]``.
 After: a `Piece` whose atoms are the bits 0, 1, 2, ascending in trace order.
@@ -24,10 +24,10 @@ from itertools import pairwise
 
 from ..partitioner.chain import Chain
 
-# Footprints that are remembered at most.
+# The most footprints in the cache.
 _KNOWN = 1 << 17
 
-Steps = list[tuple[tuple[int, ...], int]]  # of an atom: (values touched, scratch bytes) of each step
+Steps = list[tuple[tuple[int, ...], int]]  # for an atom: (values touched, scratch bytes) of each step
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -39,7 +39,7 @@ def bits(mask: int) -> Iterator[int]:
 
 
 def _subset_sums(sizes: list[int]) -> list[int]:
-    """Of each set of some sizes the sum, by the set's mask."""
+    """Return the sum of each subset of some sizes, by the mask of the subset."""
     sums = [0]
     for size in sizes:
         sums += [total + size for total in sums]
@@ -50,13 +50,13 @@ class Graph:
     """A chain as lists, atom by atom.
 
     Attributes:
-        predecessors: of each atom the atoms that must run before it.
-        steps: of each atom.
-        touched: of each atom the distinct values with bytes, in the order of touch.
-        reads: of each atom the bytes that it touches of each weight.
-        size, maker, returned: of each value its bytes, its atom (-1: the caller), and whether the graph returns it.
-        touchers: how many atoms touch each value.
-        weight_bytes: of each weight.
+        predecessors: for each atom the atoms that must run before it.
+        steps: the steps of each atom.
+        touched: for each atom the distinct values that it touches and that have bytes, in the order of touch.
+        reads: for each atom the bytes that it touches of each weight.
+        size, maker, returned: for each value its bytes, its atom (-1: the caller), and whether the graph returns it.
+        touchers: the number of atoms that touch each value.
+        weight_bytes: the bytes of each weight.
     """
 
     def __init__(self, chain: Chain, predecessors: Sequence[Sequence[int]]) -> None:
@@ -87,12 +87,12 @@ class Graph:
             self.reads.append({w: min(number, self.weight_bytes[w]) for w, number in read.items() if number})
 
     def piece(self, atoms: Sequence[int], budget: int, later: Callable[[int, int], bool]) -> Piece:
-        """The piece of ascending ``atoms``.
+        """Return the piece of ascending ``atoms``.
 
         Args:
-            atoms: no atom between two of them is outside, unless it is done.
-            budget: bytes of one device.
-            later: whether atoms outside that run later touch a value, by its number and how many of the piece do.
+            atoms: the atoms. An atom between two of them must be one of them, or done.
+            budget: the bytes of one device.
+            later: returns whether later atoms touch a value, from its number and the number of its users in the piece.
         """
         at = {atom: i for i, atom in enumerate(atoms)}
         number: dict[int, int] = {}
@@ -121,12 +121,13 @@ class Piece:
     """A planning problem of ``n`` atoms.
 
     Attributes:
-        predecessors, successors, needs, feeds: of each atom, as lists and as masks.
-        reads: of each atom the bytes that it touches of each weight.
-        readers: of each weight the mask of its readers.
+        predecessors, successors: those of each atom, as lists.
+        needs, feeds: the same as masks.
+        reads: for each atom the bytes that it touches of each weight.
+        readers: for each weight the mask of its readers.
         values: (bytes, making atom or -1, mask of the atoms that touch it, whether it is kept to the end).
-        touched: of each atom its values.
-        own: of each atom the most that one of its steps touches and allocates.
+        touched: for each atom the values that it touches.
+        own: for each atom the most bytes that one of its steps touches and allocates.
     """
 
     def __init__(
@@ -163,18 +164,18 @@ class Piece:
         # Sums of eight weights at a time.
         self._sums = [_subset_sums(self._bytes_of_bit[i : i + 8]) for i in range(0, len(bit), 8)]
         self._size = [size for size, _, _, _ in values]
-        # Bit n stands for what is never over: a value with it is kept. The caller makes what has no maker here.
+        # A value with bit n is never freed: it is kept. A value without a maker in the piece comes from outside.
         self._users = [mask | kept << n for _, _, mask, kept in values]
         self._maker = [1 << maker if maker >= 0 else 0 for _, maker, _, _ in values]
         self._known: dict[tuple[int, int], int] = {}
         self._groups: dict[int, tuple[int, list[int]]] = {}
         self.touched = [list(dict.fromkeys(v for vs, _ in found for v in vs)) for found in steps]
         self.own = [max(extra + sum(self._size[v] for v in vs) for vs, extra in found) for found in steps]
-        self._near = [0] * n  # of each atom those that touch one of its values
+        self._near = [0] * n  # for each atom those that touch one of its values
         for atom, found in enumerate(self.touched):
             for v in found:
                 self._near[atom] |= values[v][2]
-        # Of each step: its values, those first touched there that the atom makes (in bytes), scratch.
+        # For each step: its values, the bytes of those that the atom makes there, its scratch memory.
         self._rows: list[list[tuple[tuple[int, ...], int, int]]] = []
         for atom, of_atom in enumerate(steps):
             seen: set[int] = set()
@@ -185,7 +186,7 @@ class Piece:
             self._rows.append(rows)
 
     def weights(self, members: Sequence[int]) -> int:
-        """The bytes of the weights that some atoms read."""
+        """Return the bytes of the weights that some atoms read."""
         union, parts = 0, False
         for atom in members:
             union |= self._whole[atom]
@@ -203,7 +204,7 @@ class Piece:
         return total
 
     def footprint(self, members: Sequence[int], group: int, after: int) -> int:
-        """The bytes of a group: its ``members`` ascending, the same as a mask, and what runs later."""
+        """Return the bytes of a group; ``members`` are ascending, ``group`` is their mask, ``after`` runs later."""
         near = 0
         for atom in members:
             near |= self._near[atom]
@@ -216,7 +217,7 @@ class Piece:
         return total
 
     def footprint_of(self, group: int, after: int) -> int:
-        """The bytes of a group that is a mask alone; for groups that come again and again."""
+        """Return the bytes of a group that is given as a mask; cached, for groups that are asked for often."""
         found = self._groups.get(group)
         if found is None:
             if len(self._groups) >= _KNOWN:
@@ -230,7 +231,7 @@ class Piece:
         return self.footprint(found[1], group, after) if total is None else total
 
     def _peak(self, members: Sequence[int], group: int, after: int) -> int:
-        """The most that is resident at a step of a group."""
+        """Return the most bytes resident at a step of a group."""
         last: dict[int, int] = {}
         rows: list[tuple[tuple[int, ...], int, int]] = []
         for atom in members:
@@ -256,11 +257,11 @@ class Piece:
         return peak
 
     def least(self, members: Sequence[int]) -> int:
-        """Never more than the footprint of a group, whatever runs later: its weights and its largest step."""
+        """Return a lower bound of the footprint of a group, whatever runs later: its weights plus its largest step."""
         return self.weights(members) + max([self.own[atom] for atom in members])
 
     def closures(self) -> tuple[list[int], list[int]]:
-        """Of each atom the masks of all that must run before it, and of all that must run behind it."""
+        """Return, for each atom, the masks of all atoms that must run before it and of all that must run after it."""
         before, behind = [0] * self.n, [0] * self.n
         for atom, found in enumerate(self.predecessors):
             for p in found:
@@ -271,7 +272,7 @@ class Piece:
         return before, behind
 
     def within(self, group: int, after: int) -> tuple[Piece, list[int]]:
-        """Some atoms as a piece of their own, ``after`` running later; and their numbers here."""
+        """Return some atoms as a piece, and their numbers in this one; the atoms in ``after`` run later."""
         members = list(bits(group))
         at = {atom: i for i, atom in enumerate(members)}
         number = {v: i for i, v in enumerate(dict.fromkeys(v for atom in members for v in self.touched[atom]))}
@@ -291,7 +292,7 @@ class Piece:
         return piece, members
 
     def under(self, budget: int) -> Piece:
-        """The same piece under another budget."""
+        """Return the same piece with another budget."""
         other = copy(self)
         other.budget = budget
         return other

@@ -1,26 +1,27 @@
-"""A better plan of a small piece, from several beginnings: beams first, then windows of groups that are split anew.
+"""Improve the plan of a small piece: beams first, then windows of groups are split again.
 
 Terms
 -----
 window
-    Some consecutive groups of a plan, as a piece of their own.
+    Some consecutive groups of a plan, as a piece.
 pool
-    The plans of fewest groups that are known.
+    The known plans of the fewest groups.
 halves
-    Two broad beams for a number of groups that is given, one from each end; each runs half of the groups, and what is
-    left between two of their states is the group in the middle.
+    Two broad beams for a given number of groups, one from each end. Each runs half of the groups; the atoms between two
+    of their states are the group in the middle.
 
-1. Beams of growing breadth, forwards and backwards, each refined by the exact boundaries over the order that it gives;
-   then halves for one group fewer.
-2. *Fewer groups*: a window is split anew. Either a beam splits it, and what it gives is taken if it is no more groups
-   (a change that costs nothing may open the way), or one of its groups is shared out over its neighbours, and moves
-   have to bring all within the budget again (`annealing`).
-3. *A smaller largest group*, at the number of groups found: moves over the whole plan under one byte less than the
-   largest, as long as they succeed; then halves under smaller budgets.
+1. Beams of growing breadth run forwards and backwards; exact boundaries over the order of each result improve it. Then
+   halves look for one group fewer.
+2. *Fewer groups*: a window is split again, in one of two ways. A beam splits it, and the result is taken if it has no
+   more groups (a change that gains nothing may make a later one possible). Or the atoms of one group go to its
+   neighbours, and moves have to bring all groups within the budget again (`annealing`).
+3. *A smaller largest group*, for the number of groups found: moves over the whole plan under a budget of one byte less
+   than the largest group, as long as they succeed; then halves under smaller budgets.
 
-Before: a plan of 6 groups, the largest of 90 bytes.  After: of 5, or of 6 whose largest has 84; never a worse one.
+Before: a plan of 6 groups, the largest of 90 bytes.  After: a plan of 5, or of 6 with a largest group of 84 bytes;
+never a worse one.
 
-Deterministic: seeded, and bounded by numbers of states and moves.
+The result is deterministic: random numbers are seeded, and the effort is bounded by numbers of states and moves.
 """
 
 from __future__ import annotations
@@ -37,29 +38,29 @@ Groups = list[int]
 
 NARROW = Breadth(width=2, inner=3, tries=3)
 _WIDE = Breadth(width=4, inner=6, tries=4)
-# Up to so many atoms halves take some tenths of a second.
+# Up to this many atoms halves take some tenths of a second.
 _FEW = 64
-# Of halves up to so many atoms; groups of a larger piece hold more, and take longer.
+# The breadth of halves, up to this many atoms; groups of a larger piece hold more atoms, and take longer.
 _BROAD, _BROAD_ATOMS = Breadth(width=100, inner=2, tries=6, fills=300), 40
-# Halves look for a largest group that is smaller by one part in so many, as long as there is one.
+# Halves look for a largest group that is smaller by this fraction, as long as they find one.
 _SHARE = 64
 _ALPHAS = (0.4, 1.0, 2.0)
 _SPANS = (4, 5, 6, 8, 8, 10, 12)
-_MOVES = 6_000  # of one attempt
+_MOVES = 6_000  # for one attempt
 
 
 def resplit(
     piece: Piece, known: Iterable[Groups], refine: Callable[[Groups], Groups], fewest: int, effort: int
 ) -> list[Groups]:
-    """The best plan found, never worse than one of those known; then others of as few groups, as they were found.
+    """Return the best plan found, never worse than those known; then the other plans of as few groups.
 
     Args:
         piece: all atoms of the graph.
-        known: plans, each of groups in the order in which they run.
-        refine: a plan of other boundaries over the order of a plan; it may be worse.
-        fewest: no plan has fewer groups.
-        effort: about so many moves are tried for fewer groups, the states of beams counted as well; eight times as many
-            for a smaller largest group.
+        known: known plans, each a list of groups in the order in which they run.
+        refine: returns a plan of other boundaries over the order of a plan; it may be worse.
+        fewest: a lower bound on the groups of a plan.
+        effort: about the number of moves to try for fewer groups, states of beams included; eight times as many are
+            tried for a smaller largest group.
     """
     search = _Search(piece, refine, fewest)
     for groups in known:
@@ -72,12 +73,12 @@ def resplit(
 
 
 def largest(piece: Piece, groups: Groups) -> int:
-    """The bytes of the largest group that is no oversize atom."""
+    """Return the bytes of the largest group that is not an oversize atom."""
     return max(footprints(piece, groups), default=0)
 
 
 def footprints(piece: Piece, groups: Groups) -> list[int]:
-    """The bytes of each group, 0 for an oversize atom."""
+    """Return the bytes of each group, 0 for an oversize atom."""
     sizes, after = [], 0
     for group in reversed(groups):
         members = list(bits(group))
@@ -98,7 +99,7 @@ class _Search:
         return len(self.pool[0])
 
     def add(self, groups: Groups) -> None:
-        """Put a plan into the pool if it has the fewest groups, and they are within the budget in trace order."""
+        """Add a plan to the pool if it has the fewest groups, and they are within the budget in trace order."""
         if self.pool and (len(groups) > self._fewest or largest(self._piece, groups) > self._piece.budget):
             return
         if self.pool and len(groups) < self._fewest:
@@ -112,8 +113,8 @@ class _Search:
             self.add(self._refine(groups))
 
     def beams(self, breadth: Breadth, alphas: tuple[float, ...]) -> None:
-        """Beams from both ends, what they make together, and the best boundaries over the orders of each."""
-        # One group more than the best: the boundaries over its order may need one fewer.
+        """Run beams from both ends, join them, and find the best boundaries over the order of each result."""
+        # One group more than the best plan: exact boundaries over its order may need one fewer.
         most = self._fewest + 1 if self.pool else self._piece.n
         runs = _from_both_ends(self._piece, breadth, alphas, most)
         self._add_refined(meet(self._piece, *runs, most))
@@ -122,7 +123,7 @@ class _Search:
                 self._add_refined(list(groups))
 
     def halves_of_fewer(self) -> None:
-        """Halves for one group fewer than the best plan has, as long as they find one."""
+        """Run halves for one group fewer than the best plan has, as long as they find a plan."""
         while self._piece.n <= _FEW and self._fewest > max(self._least, 2):
             found = _halves(self._piece, self._fewest - 1)
             if found is None:
@@ -141,7 +142,7 @@ class _Search:
                     plan = self.pool[0]
 
     def _split_window(self, plan: Groups) -> tuple[Groups, int]:
-        """The plan with one window split anew, if that worked, and the effort spent."""
+        """Return the plan with one window split again, if that worked, and the effort spent."""
         rng = self._rng
         span = min(len(plan), rng.choice(_SPANS))
         first = rng.randrange(len(plan) - span + 1)
@@ -164,7 +165,7 @@ class _Search:
         return [*plan[:first], *back, *plan[first + span :]], spent
 
     def smaller(self, effort: int) -> Groups:
-        """The plan of the pool with the smallest largest group, and then one whose largest is smaller still."""
+        """Return the plan of the pool with the smallest largest group, improved by moves and halves."""
         piece = self._piece
         best = min(self.pool, key=lambda groups: (largest(piece, groups), groups))
         if len(best) < 2 or not largest(piece, best):
@@ -177,7 +178,7 @@ class _Search:
         return refined if len(refined) == len(best) and largest(piece, refined) < largest(piece, best) else best
 
     def _by_halves(self, best: Groups) -> Groups:
-        """The plan, or one of as many groups that halves find under smaller budgets."""
+        """Return the plan, or one of as many groups that halves find under smaller budgets."""
         piece = self._piece
         high = largest(piece, best)
         while high > 1:
@@ -189,7 +190,7 @@ class _Search:
 
 
 def _halves(piece: Piece, k: int) -> Groups | None:
-    """A plan of at most ``k`` groups within the budget of the piece, by two beams that meet."""
+    """Return a plan of at most ``k`` groups within the budget of the piece, by two beams that meet."""
     share = min(1.0, _BROAD_ATOMS / piece.n)
     broad = replace(_BROAD, width=int(_BROAD.width * share**2), fills=int(_BROAD.fills * share**3))
     ahead = Beam(piece, False).run(broad, 1.0, k // 2)

@@ -1,12 +1,12 @@
-"""An order for a graph of any size: a narrow beam over one piece after another, forwards or backwards.
+"""Find an order for a graph of any size: a narrow beam over one piece after another, forwards or backwards.
 
 Terms
 -----
 base order
-    A topological order. A piece is the next so many atoms of it that no group holds yet.
+    A topological order. A piece is the next atoms of it that no group holds yet.
 
-A beam (`beam`) plans a piece until half of it has run; the groups of its best state are kept, and the next piece
-begins behind them. So what a graph of n atoms takes grows like n, at a constant breadth.
+A beam (`beam`) plans a piece until half of it has run. The groups of its best state are kept, and the next piece begins
+after them. So at a constant breadth the time grows linearly with the number of atoms.
 
 Before: a base order of 1,000 atoms.
 After: groups of the first piece, of the next one, and so on: an order of the atoms, whose boundaries `dp` places.
@@ -26,13 +26,13 @@ PIECE = 128
 def roll(
     graph: Graph, base: Sequence[int], budget: int, breadth: Breadth, alpha: float, *, backwards: bool
 ) -> list[int]:
-    """The atoms in an order that a beam over one piece after another finds.
+    """Return the atoms in an order that a beam over one piece after another finds.
 
     Args:
-        graph: all of it.
+        graph: the whole graph.
         base: a topological order.
-        budget: bytes of one device.
-        breadth, alpha: of the beam.
+        budget: the bytes of one device.
+        breadth, alpha: arguments of the beam.
         backwards: whether pieces are taken from the end.
     """
     n = len(base)

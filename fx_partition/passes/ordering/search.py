@@ -4,7 +4,7 @@ Terms
 -----
 executed order
     The order that runs: partition after partition, and inside each the atoms in trace order. A plan over any other
-    order is put into it and measured again before it is compared.
+    order is changed to it and measured again before it is compared.
 measure
     (partitions, bytes of the largest, bytes received from other partitions), compared in this order, or with the bytes
     received before the largest (``traffic``). An atom that alone exceeds the budget does not count for the largest.
@@ -40,22 +40,22 @@ from .piece import Graph, bits
 from .resplit import NARROW, resplit
 from .rolling_beam import roll
 
-# Up to so many atoms plans are split anew from many beginnings; up to the next number a beam goes over the graph twice.
-# Beyond the last only trace order is planned.
+# Up to SMALL atoms, plans from many starts are split again; up to MAX_ROLLED, a beam goes over the graph twice. Beyond
+# MAX_ATOMS only trace order is planned.
 SMALL = 120
 MAX_ROLLED = 8_000
 MAX_ATOMS = 200_000
-# Moves that are tried for a small graph.
+# The number of moves to try for a small graph.
 EFFORT = 15_000
 
 
 class SearchStats(NamedTuple):
-    """What was searched, and what is known about the orders that were not.
+    """What was searched, and a bound for all other orders.
 
     Attributes:
-        searched: orders that were planned, trace order included, and downsets.
+        searched: the number of orders that were planned, trace order included, and of downsets.
         exhaustive: whether no topological order has a plan of a better measure.
-        bound: partitions that no topological order goes below; None if it was not looked for.
+        bound: a lower bound on the partitions of any topological order; None if it was not computed.
     """
 
     searched: int
@@ -67,8 +67,9 @@ class OrderedPlan(NamedTuple):
     """A plan over the order in which its atoms run.
 
     Attributes:
-        order: the atom to run at each place; ``range(num_atoms)`` where nothing better than trace order was found.
-        boundaries: places ``[0, ..., num_atoms]``.
+        order: the atoms in the order in which they run; ``range(num_atoms)`` if nothing better than trace order was
+            found.
+        boundaries: positions ``[0, ..., num_atoms]``.
         tried: what was searched.
     """
 
@@ -85,20 +86,20 @@ def search_order(
     *,
     traffic: bool = False,
 ) -> OrderedPlan:
-    """The best plan found over all orders tried; trace order's own unless another is strictly better.
+    """Return the best plan found over all orders tried; that of trace order unless another is strictly better.
 
     Args:
-        chain: in trace order.
-        predecessors: of each atom the atoms that must run before it, all smaller (`dependencies.atom_predecessors`).
-        budget: bytes of one device.
-        solve: the boundaries of the best plan within the budget over a chain's own order.
-        traffic: whether fewer bytes received come before a smaller largest; then no search is exhaustive.
+        chain: the chain in trace order.
+        predecessors: for each atom the atoms that must run before it, all smaller (`dependencies.atom_predecessors`).
+        budget: the bytes of one device.
+        solve: returns the boundaries of the best plan within the budget over a chain's own order.
+        traffic: whether fewer bytes received count before a smaller largest partition; then no search is exhaustive.
 
     Example: four atoms that do not depend on one another have weights of 3, 3, 1 and 1 bytes. Within 4 bytes trace
     order has three partitions; the order ``[0, 2, 1, 3]`` with the boundaries ``[0, 2, 4]`` has two.
     """
     boundaries = solve(chain)
-    # One partition runs in trace order whatever comes first, and in a graph that is a chain nothing can.
+    # A single partition runs in trace order anyway, and a graph that is a chain has no other order.
     if len(boundaries) <= 2 or all(a in found for a, found in enumerate(predecessors[1:])):
         return OrderedPlan(list(range(chain.num_atoms)), boundaries, SearchStats(1, True))
     if chain.num_atoms > MAX_ATOMS:
@@ -116,13 +117,13 @@ def search_order(
         best.consider_order(order)
     if chain.num_atoms <= SMALL:
         best.resplit(predecessors, bound.fewest)
-    if best.order != list(range(chain.num_atoms)):  # boundaries over the order as it runs may be better still
+    if best.order != list(range(chain.num_atoms)):  # boundaries over the executed order may be better still
         best.consider(best.order, solve(permuted(chain, best.order)))
     return OrderedPlan(best.order, best.boundaries, SearchStats(best.searched, False, bound))
 
 
 def _orders(chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
-    """Orders that may be better than trace order; for a large graph those that take linear time."""
+    """Yield orders that may be better than trace order; for a large graph only those that take linear time."""
     for heuristic in HEURISTICS.values():
         yield heuristic(chain, predecessors)
     if SMALL < chain.num_atoms <= MAX_ROLLED:
@@ -132,12 +133,11 @@ def _orders(chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) ->
 
 
 class _Best:
-    """The best plan so far, as it runs.
+    """The best plan so far, in its executed order.
 
     Attributes:
-        order, boundaries: of it.
-        measure: of it.
-        searched: how many orders were planned.
+        order, boundaries, measure: those of the plan.
+        searched: the number of orders that were planned.
     """
 
     def __init__(
@@ -155,14 +155,14 @@ class _Best:
         return (found[0], found[2], found[1]) if self._traffic else found
 
     def consider(self, order: Sequence[int], places: Sequence[int]) -> None:
-        """Take a plan if it is better as it runs."""
+        """Take a plan if it is better in its executed order."""
         executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
         found = measure(permuted(self._chain, executed), places, self._budget)
         if found is not None and self._rank(found) < self._rank(self.measure):
             self.measure, self.order, self.boundaries = found, executed, list(places)
 
     def consider_order(self, order: Sequence[int]) -> None:
-        """Take the best boundaries over an order if that plan is better."""
+        """Take the best boundaries over an order if their plan is better."""
         if tuple(order) in self._planned:
             return
         self._planned.add(tuple(order))
@@ -172,11 +172,11 @@ class _Best:
             self.consider(order, self._solve(run))
 
     def resplit(self, predecessors: Sequence[Sequence[int]], fewest: int) -> None:
-        """Take what a search that begins with the best plan finds, if that is better."""
+        """Take the result of a search that starts at the best plan, if it is better."""
         chain = self._chain
         piece = Graph(chain, predecessors).piece(range(chain.num_atoms), self._budget, lambda _, __: False)
 
-        # The smallest maximum whatever is asked for: so all objectives choose from the same plans.
+        # Always by the smallest maximum, so that all objectives choose from the same plans.
         def refine(groups: Sequence[int]) -> list[int]:
             order = [atom for group in groups for atom in bits(group)]
             return _groups(order, dp(permuted(chain, order), self._budget))
@@ -189,12 +189,12 @@ class _Best:
 
 
 def _groups(order: Sequence[int], places: Sequence[int]) -> list[int]:
-    """The partitions of a plan as masks of atoms."""
+    """Return the partitions of a plan as masks of atoms."""
     return [sum(1 << atom for atom in order[a:b]) for a, b in pairwise(places)]
 
 
 def measure(chain: Chain, boundaries: Sequence[int], budget: int) -> Tradeoff | None:
-    """The measure of a plan over a chain's own order; None if a partition of several atoms exceeds the budget."""
+    """Return the measure of a plan over a chain's own order; None if it exceeds the budget with more than one atom."""
     largest = received = 0
     starts: list[int] = chain.atom_start[list(boundaries)].tolist()
     for (a, b), (i, j) in zip(pairwise(boundaries), pairwise(starts), strict=True):

@@ -1,4 +1,4 @@
-"""A device's record as the speed that the planner reckons with."""
+"""Turn a device's record into the roofline that the planner computes times with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .roofline import Roofline
 
 
 def speed_of(device: Device | str) -> Roofline:
-    """The speed of a record, or of the device that a name stands for, with the overheads of its kind.
+    """Return the roofline of a record, or of the device of a name, with the overheads of its kind.
 
     Raises:
         ValueError: no device has this name; it lists close matches.

@@ -1,18 +1,18 @@
-"""What a partition does in one run: the tensors that it touches, in order, and its floating-point operations.
+"""Find what a partition does in one run: the tensors that it touches, in order, and its floating-point operations.
 
 Terms
 -----
 read
-    A weight, a value that another step made, and what a step has written to its scratch memory.
+    A touch of a weight, of a value that another step made, or of what a step has written to its scratch memory.
 write
-    A value at the step that makes it, and the scratch memory of a step.
+    A touch of a value at the step that makes it, or of the scratch memory of a step.
 arrive
-    A value that the caller passes in, where it is touched first: it is new in every run.
+    The first touch of a value that the caller passes in: it is new in every run.
 leave
-    A value that the caller takes, at the step that makes it.
+    The touch of a returned value at the step that makes it: the caller takes it.
 
-The steps are those of compiled code (see `inductor.fused_footprint`): what pointwise operators hand to each other is
-not touched.
+The steps are those of compiled code (see `inductor.fused_footprint`): values that pass between fused pointwise
+operators are not touched.
 
 Before (a partition of ``linear(x).relu()``, 8 rows of 256 floats)::
 
@@ -54,9 +54,9 @@ class Access(NamedTuple):
     """One touch of a tensor.
 
     Attributes:
-        key: which one; equal keys are the same memory.
-        bytes: of it that are touched.
-        how: see the module's terms; WEIGHT is a read of a weight.
+        key: identifies the tensor; equal keys are the same memory.
+        bytes: the bytes that are touched.
+        how: the kind of touch, by the module's terms; WEIGHT is a read of a weight.
     """
 
     key: Key
@@ -66,13 +66,13 @@ class Access(NamedTuple):
 
 @dataclass(frozen=True)
 class PartitionWork:
-    """One run of one partition.
+    """The work of one run of a partition.
 
     Attributes:
-        accesses: in the order in which they happen.
+        accesses: the touches, in the order in which they happen.
         received: the values that other partitions made, as a hop brings them.
-        flops: matrix products, convolutions and attention.
-        kernels: steps that write a result of their own.
+        flops: floating-point operations of matrix products, convolutions and attention.
+        kernels: the number of steps that write a result of their own.
     """
 
     accesses: tuple[Access, ...]
@@ -82,22 +82,22 @@ class PartitionWork:
 
     @property
     def bytes(self) -> int:
-        """Bytes that it reads and writes, on chip or off."""
+        """The bytes that it reads and writes, on chip or off."""
         return sum(access.bytes for access in self.accesses)
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of the distinct values that a hop brings."""
+        """The bytes of the distinct values that a hop brings."""
         return sum({access.key: access.bytes for access in self.accesses if access.key in self.received}.values())
 
     @property
     def arriving_bytes(self) -> int:
-        """Bytes of what the caller passes in."""
+        """The bytes that the caller passes in."""
         return self._of(AccessKind.ARRIVE)
 
     @property
     def leaving_bytes(self) -> int:
-        """Bytes of what the caller takes."""
+        """The bytes that the caller takes."""
         return self._of(AccessKind.LEAVE)
 
     def _of(self, how: AccessKind) -> int:
@@ -111,14 +111,14 @@ def work_of_runs(
     starts: Sequence[int],
     numbers: Mapping[sympy.Symbol, int],
 ) -> list[PartitionWork]:
-    """The work of each run of steps; kernels join across runs, and not across the boundaries of partitions.
+    """Return the work of each run of steps; kernels fuse across runs, but not across the boundaries of partitions.
 
     Args:
         captured: the graph.
         ordered: its memory as eager runs it, in the order in which it runs.
         cuts: the first step of each partition, ascending from 0.
-        starts: the first step of each run, atoms for one, then the number of steps.
-        numbers: for symbols.
+        starts: the first step of each run (of each atom, for example), then the number of steps.
+        numbers: the value of each symbol.
     """
     memory, _ = fuse(captured, ordered, cuts)
     makes = {value.made_at for value in ordered.values if value.bytes != 0}
@@ -126,7 +126,7 @@ def work_of_runs(
 
 
 class _Works:
-    """The works of one graph; ``makes`` are the steps that make a value when every operator runs by itself."""
+    """Computes the work of runs of one graph; ``makes``: the steps that make a value when operators are not fused."""
 
     def __init__(
         self, memory: GraphMemory, makes: set[int], flops: Mapping[str, Size], numbers: Mapping[sympy.Symbol, int]

@@ -1,12 +1,12 @@
-"""The distance of a touch: how many bytes a cache must hold so that a tensor is still there when it is touched again.
+"""Compute the distance of a touch: the bytes that a cache must hold so that a tensor is still there.
 
 Terms
 -----
 distance
-    The bytes of distinct tensors touched since the same tensor was touched last, itself included. A cache that gives up
-    what was used longest ago serves a touch whose distance is at most its size (R. L. Mattson et al., "Evaluation
+    The bytes of distinct tensors touched since the same tensor was touched last, itself included. A cache that evicts
+    the least recently used data serves a touch whose distance is at most its size (R. L. Mattson et al., "Evaluation
     techniques for storage hierarchies", 1970). A working set of W bytes that is swept again and again has the distance
-    W at every touch; the hit curves of devices were measured in this way.
+    W at every touch; the hit curves of devices were measured like this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 
 
 class ReuseStack:
-    """Tensors by recency.
+    """A stack of tensors in the order of their last touch.
 
     The bytes above a tensor are found in the logarithm of the number of touches, by a Fenwick tree (P. M. Fenwick, "A
     new data structure for cumulative frequency tables", 1994).
@@ -30,7 +30,7 @@ class ReuseStack:
     def __init__(self) -> None:
         self._tree = [0] * 1025
         self._now = 0
-        self._at: dict[Hashable, tuple[int, int]] = {}  # place of the last touch and bytes; ascending
+        self._at: dict[Hashable, tuple[int, int]] = {}  # position of the last touch, and bytes; ascending
 
     def touch(self, key: Hashable, size: int) -> int | None:
         """Bring a tensor to the top; return the distance of this touch, None for the first one."""

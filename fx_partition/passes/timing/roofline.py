@@ -1,12 +1,12 @@
-"""How fast a device is, in the terms of the planner; `device_speed` has it for a record or a name.
+"""The time of runs and hops on a device; `device_speed` makes a roofline from a record or a name.
 
 A run of a partition takes::
 
     max(operations / peak, hits / on-chip bandwidth + misses / off-chip bandwidth) + call + kernels
 
-where hits and misses are bytes. Where arithmetic does not hide reads, the sum of the two replaces the longer. What a
-partition receives takes a hop. Time objectives, simulations and microbatches all use this formula; they differ in how
-they count hits and misses:
+where hits and misses are bytes. Where arithmetic does not hide reads, the sum of the two replaces the longer. A hop is
+the time in which a partition receives its values. Time objectives, simulations and microbatches all use this formula;
+they differ in how they count hits and misses:
 
 - time objectives take the hit rate of the device's memory at the partition's footprint: each run of a stream touches
   all of it once, so that is the distance of every touch (`reuse_distance`);
@@ -27,17 +27,17 @@ def busy(arithmetic: float, moving: float, overlap: bool) -> float:
 
 @dataclass(frozen=True)
 class Roofline:
-    """What one device and its link can do.
+    """The speed of one device and of its link.
 
     Attributes:
-        name: of the device, for people.
-        peak: operations a second.
-        onchip, offchip: bytes a second from its on-chip memory and from the one behind it; 0.0: there is none.
-        hit_rate: the share of reads that on-chip memory serves, by the bytes of the working set; it never rises.
-        call, kernel: seconds that a run takes beside its work, and each of its kernels.
-        latency: seconds of a hop, whatever its bytes.
-        bandwidth: bytes a second of a hop; None: as fast as can be.
-        overlap: whether bytes move while operations go on, so that the longer of the two counts; else both do.
+        name: the name of the device, for reports.
+        peak: operations/s.
+        onchip, offchip: bytes/s from on-chip memory and from off-chip memory; 0.0 if there is none.
+        hit_rate: returns the share of reads that on-chip memory serves, for the bytes of a working set; never rises.
+        call, kernel: seconds that each run, and each kernel, takes in addition to its work.
+        latency: seconds of a hop, however few its bytes.
+        bandwidth: bytes/s of a hop; None if bytes take no time.
+        overlap: whether bytes move while operations run, so that the longer of the two times counts; else their sum.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Roofline:
     overlap: bool = True
 
     def run(self, operations: float, touched: float, kernels: int, footprint: int) -> float:
-        """Seconds of a run.
+        """Return the seconds of a run; they never fall when an argument grows.
 
         Args:
             operations: floating-point operations.
             touched: bytes that it reads and writes.
-            kernels: how many.
-            footprint: bytes that it holds. The time never falls when this or any of the others grows.
+            kernels: the number of kernels.
+            footprint: bytes that it holds, which decide its hit rate.
         """
         hits = self.hit_rate(footprint)
         return self.seconds(operations, touched * hits, touched * (1 - hits), kernels)
@@ -76,5 +76,5 @@ class Roofline:
         return busy(operations / self.peak, hits / self.onchip + slow, self.overlap) + self.call + kernels * self.kernel
 
     def hop(self, size: int) -> float:
-        """Seconds of a hop of ``size`` bytes."""
+        """Return the seconds of a hop of ``size`` bytes."""
         return self.latency + (size / self.bandwidth if self.bandwidth else 0.0)

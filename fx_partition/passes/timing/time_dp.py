@@ -1,26 +1,25 @@
-"""The fastest boundaries: those of least time by a device's `roofline.Roofline`, among plans of at most so many
-partitions.
+"""Find the boundaries of least time by a device's `roofline.Roofline`, among plans of at most a given size.
 
 Terms
 -----
 time
-    Of a partition: of its run, see `roofline`. Of a plan, as the objective says: "throughput", the longest of its runs
-    and hops, as each takes the next request as soon as it is free; "latency", the sum of all runs and hops, as one
-    request meets them.
+    The time of a partition is that of its run (see `roofline`). The time of a plan depends on the objective.
+    "throughput": the longest of its runs and hops, because each takes the next request as soon as it is free.
+    "latency": the sum of all runs and hops, because a request passes through all of them.
 feasible
-    A partition within the limit on its bytes, or of one single atom.
+    A partition is feasible if its bytes are within the limit, or if it is a single atom.
 
-Both times never fall when a partition grows, nor do the bytes that a partition of a given start receives. So under a
-cap on runs and hops the ends that a start allows are one range, from the next position to its *reach*, and the
-positions that k partitions can end at are one range as well: the fewest partitions under a cap are found by one walk
-that always takes the farthest reach of all starts so far. A bisection over caps, down to a millionth, finds the
-throughput.
+The time of a run never falls when the partition grows. Nor do the bytes that a partition with a given start receives.
+So under a cap on runs and hops, the possible ends of a partition are one range, from the position after its start to
+its *reach*. The positions at which k partitions can end are one range too. Therefore one walk finds the fewest
+partitions under a cap: it always takes the farthest reach of all starts so far. A bisection over caps, down to a
+millionth, finds the throughput.
 
-The least sum is a shortest path with at most so many edges, layer by layer; for throughput it chooses, under the best
-cap, the plan of least latency. It looks at each feasible partition once. Where these are more than `MOST_RUNS`,
-boundaries are only looked for at the positions over which the fewest bytes are live, one in each group of neighbours:
-then the latency may not be the least; the throughput still is. Over a boundary with more than 64 live values the next
-partition is taken to receive all of them at once.
+The least sum is a shortest path with a limited number of edges, computed layer by layer. For throughput it chooses the
+plan of least latency under the best cap. It looks at each feasible partition once. If there are more than `MOST_RUNS`
+of them, it places boundaries only where the fewest bytes are live, at one position in each group of neighbours: then
+the latency may not be the least, but the throughput still is. If more than 64 values are live over a boundary, the
+next partition is assumed to receive all of them at once.
 
 Example, three atoms of 2, 2 and 3 s (0.5 s for a hop), two partitions: throughput ``[0, 2, 3]``, 4 s; latency
 ``[0, 3]``, 7 s.
@@ -44,14 +43,14 @@ from .partition_work import PartitionWork
 from .roofline import Roofline
 
 MOST_RUNS = 1 << 20
-_FINITE = sys.float_info.max  # a cap that forbids only what takes forever
+_FINITE = sys.float_info.max  # a cap that forbids only infinite times
 _CLOSE = 1e-6  # of the best cap
 _MOST_LIVE = 64
 
 
 @dataclass(frozen=True)
 class Fastest:
-    """What was found.
+    """The fastest plan.
 
     Attributes:
         boundaries: atom indices ``[0, ..., num_atoms]``.
@@ -65,15 +64,15 @@ class Fastest:
 def fastest(
     contraction: Contraction, works: Sequence[PartitionWork], speed: Roofline, objective: str, most: int, limit: int
 ) -> Fastest | None:
-    """The plan of least time; None where each takes forever, as a device without off-chip memory is too small.
+    """Return the plan of least time; None if no plan can run, because a device without off-chip memory is too small.
 
     Args:
         contraction: the chain.
-        works: of each atom.
-        speed: of every device.
+        works: the work of each atom.
+        speed: the roofline of every device.
         objective: "throughput" or "latency".
-        most: partitions.
-        limit: bytes of a partition that is no single atom; it must allow ``most`` partitions.
+        most: the largest number of partitions.
+        limit: the most bytes of a partition of several atoms; some plan of ``most`` partitions must meet it.
     """
     n = contraction.num_atoms
     if n == 0:
@@ -99,13 +98,13 @@ def fastest(
 def seconds_of(
     contraction: Contraction, works: Sequence[PartitionWork], speed: Roofline, objective: str, boundaries: Sequence[int]
 ) -> float:
-    """The time of given boundaries under an objective."""
+    """Return the time of given boundaries under an objective."""
     clock = _Clock(contraction, works, speed)
     return clock.longest(boundaries) if objective == "throughput" else clock.total(boundaries)
 
 
 class _Clock:
-    """Times of partitions of one chain."""
+    """Computes times of partitions of one chain."""
 
     def __init__(self, contraction: Contraction, works: Sequence[PartitionWork], speed: Roofline) -> None:
         self.num_atoms = contraction.num_atoms
@@ -117,7 +116,7 @@ class _Clock:
         self._kernels = [0, *accumulate(work.kernels for work in works)]
 
     def run(self, first: int, end: int, footprint: int) -> float:
-        """Seconds of the run of a partition."""
+        """Return the seconds of the run of a partition."""
         return self.speed.run(
             self._flops[end] - self._flops[first],
             self._bytes[end] - self._bytes[first],
@@ -126,25 +125,25 @@ class _Clock:
         )
 
     def hop(self, first: int, end: int) -> float:
-        """Seconds until a partition has what it receives; the first one has what the caller gives."""
+        """Return the seconds of the hop into a partition; 0.0 for the first one, which the caller feeds."""
         return self.speed.hop(self.live.received(first, end)) if first else 0.0
 
     def alone(self, atom: int) -> float:
-        """Seconds of the run of one atom."""
+        """Return the seconds of the run of one atom."""
         self.window.reset(atom)
         self.window.extend()
         return self.run(atom, atom + 1, self.window.footprint)
 
     def longest(self, boundaries: Sequence[int]) -> float:
-        """The longest run or hop of a plan."""
+        """Return the seconds of the longest run or hop of a plan."""
         return max(map(max, self._parts(boundaries)), default=0.0)
 
     def total(self, boundaries: Sequence[int]) -> float:
-        """All runs and hops of a plan."""
+        """Return the sum of the seconds of all runs and hops of a plan."""
         return sum(map(sum, self._parts(boundaries)))
 
     def _parts(self, boundaries: Sequence[int]) -> Iterator[tuple[float, float]]:
-        """Seconds of the run and of the hop of each partition."""
+        """Return the seconds of the run and of the hop of each partition."""
         for first, end in pairwise(boundaries):
             self.window.reset(first)
             for _ in range(first, end):
@@ -152,8 +151,10 @@ class _Clock:
             yield self.run(first, end, self.window.footprint), self.hop(first, end)
 
     def reaches(self, cap: float, limit: int) -> list[int]:
-        """For each start the farthest end within the limit and under the cap, of runs and of hops; the start itself
-        where none is."""
+        """Return, for each start, the farthest end of a feasible partition under a cap on runs and hops.
+
+        Where there is none, it is the start itself.
+        """
         n, window = self.num_atoms, self.window
         reach = [n] * n
         window.reset(0)
@@ -180,12 +181,12 @@ class _Clock:
         return low
 
     def walk(self, cap: float, most: int, limit: int) -> list[int] | None:
-        """A plan of as few partitions as the cap allows, None if these are more than ``most``."""
+        """Return a plan of the fewest partitions that the cap allows; None if they are more than ``most``."""
         n, reach = self.num_atoms, self.reaches(cap, limit)
         starts: list[int] = []
         end = best = seen = 0
         while end < n:
-            while seen <= end:  # all starts that as many partitions reach
+            while seen <= end:  # all starts that this many partitions reach
                 if reach[seen] > reach[best]:
                     best = seen
                 seen += 1
@@ -197,7 +198,7 @@ class _Clock:
 
 
 class _Live:
-    """What a partition receives: links of the contraction that cross its start, by the atom that touches them next."""
+    """The links of the contraction that cross each boundary, by the atom that touches them next."""
 
     def __init__(self, contraction: Contraction) -> None:
         n, inner = contraction.num_atoms, contraction.num_inner_links
@@ -211,25 +212,25 @@ class _Live:
         live: list[tuple[int, int]] = []
         for start in range(n):
             live = sorted(pair for pair in live if pair[0] >= start)
-            told_apart = live if len(live) <= _MOST_LIVE else [(start, sum(size for _, size in live))]
-            self._next.append([target for target, _ in told_apart])
-            self._sums.append([0, *accumulate(size for _, size in told_apart)])
+            distinct = live if len(live) <= _MOST_LIVE else [(start, sum(size for _, size in live))]
+            self._next.append([target for target, _ in distinct])
+            self._sums.append([0, *accumulate(size for _, size in distinct)])
             live += begins[start]
 
     def received(self, start: int, end: int) -> int:
-        """Bytes that the partition [start, end) receives."""
+        """Return the bytes that the partition [start, end) receives."""
         return self._sums[start][bisect_left(self._next[start], end)]
 
     def all(self, start: int) -> int:
-        """Bytes that are live over the boundary before an atom."""
+        """Return the bytes that are live over the boundary before an atom."""
         return self._sums[start][-1]
 
 
 def _least_sum(clock: _Clock, most: int, limit: int, cap: float, known: Sequence[int]) -> Fastest:
-    """The plan with the least sum of runs and hops, none of them over the cap.
+    """Return the plan with the least sum of runs and hops, none of which exceeds the cap.
 
     Args:
-        known: the boundaries of a feasible plan, among those that are looked at.
+        known: the boundaries of a feasible plan; they are always among the positions that are looked at.
     """
     reach = clock.reaches(cap, limit)
     places = _places(clock, reach, known)
@@ -257,7 +258,7 @@ def _least_sum(clock: _Clock, most: int, limit: int, cap: float, known: Sequence
 
 
 def _places(clock: _Clock, reach: Sequence[int], known: Sequence[int]) -> list[int]:
-    """The positions where boundaries are looked for, the first and the last among them."""
+    """Return the positions to place boundaries at, the first and the last included."""
     n = clock.num_atoms
     stride = -(-sum(end - start for start, end in enumerate(reach)) // MOST_RUNS)
     groups = (range(first, min(first + stride, n)) for first in range(0, n, max(1, stride)))
@@ -266,7 +267,7 @@ def _places(clock: _Clock, reach: Sequence[int], known: Sequence[int]) -> list[i
 
 
 def _costs(clock: _Clock, places: Sequence[int], at: int, reach: int) -> npt.NDArray[np.float64]:
-    """Seconds of the partitions that start at a place and end at the following ones, as far as its reach goes."""
+    """Return the seconds of the partitions from one position to each following one, up to its reach."""
     start, window = places[at], clock.window
     window.reset(start)
     costs = []
