@@ -1,8 +1,8 @@
-"""What eager PyTorch really allocates on the CPU while named ranges of code run.
+"""Measure what eager PyTorch really allocates on the CPU while named ranges of code run.
 
 The figures come from torch.profiler's memory events, one for each call of torch's CPU allocator, read from the exported
 Chrome trace (the public form). A range is a `torch.profiler.record_function`. Memory that a library takes with malloc
-(MKL, std::vector inside a kernel) and what a worker thread allocates while it runs a kernel's loop is not seen there.
+(MKL, std::vector inside a kernel), or that a worker thread allocates in a kernel's loop, is not in these events.
 
 Example::
 
@@ -34,7 +34,7 @@ class Range:
     """One run of a named range.
 
     Attributes:
-        name: of its record_function.
+        name: the name of its record_function.
         peak: the most bytes that the range had allocated and not yet freed at one time. What was allocated before the
             range began and is freed in it does not count, neither up nor down.
         kept: of these, the bytes still allocated when the range ended: its outputs.
@@ -46,17 +46,19 @@ class Range:
 
 
 def measure(function: Callable[[], Any]) -> list[Range]:
-    """Call ``function`` once under the profiler; the record_function ranges that it entered, in order of their start.
+    """Call ``function`` once under the profiler and return the ranges that it entered, in order of their start.
 
-    The caller warms up: the first call of an operator may build and keep what later ones reuse.
+    Warm up before: the first call of an operator may build objects that later calls reuse.
     """
     memory, spans = _record(function)
     return [_replay(name, [m[1:] for m in memory if start <= m[0] <= end]) for start, end, name in spans]
 
 
 def measure_timeline(function: Callable[[], Any]) -> dict[str, int]:
-    """Call ``function`` once; for each named range in it, the most bytes that were alive at one time during the range
-    of all that the call had allocated so far."""
+    """Call ``function`` once and return, for each named range in it, the most bytes alive at one time.
+
+    Bytes count if the call allocated them, in any range.
+    """
     memory, spans = _record(function)
     ordered = iter(memory)
     live: dict[int, int] = {}
@@ -77,7 +79,7 @@ def measure_timeline(function: Callable[[], Any]) -> dict[str, int]:
 
 
 def _record(function: Callable[[], Any]) -> tuple[list[tuple[float, int, int]], list[tuple[float, float, str]]]:
-    """Memory events (time, address, bytes) and named ranges (start, end, name) of one call, in order."""
+    """Return the memory events (time, address, bytes) and the named ranges (start, end, name) of one call, in order."""
     events = recorded(function)
     spans = sorted(
         (event["ts"], event["ts"] + event["dur"], event["name"])
@@ -97,7 +99,7 @@ def _replay(name: str, events: list[tuple[int, int]]) -> Range:
 
 
 def measure_calls(calls: list[tuple[str, Callable[[], Any]]]) -> list[Range]:
-    """Each call once for warming up and once measured, all in one run of the profiler; grad mode is off."""
+    """Measure each call once after a warm-up, all in one run of the profiler; grad mode is off."""
 
     def run() -> None:
         for name, call in calls:
@@ -121,5 +123,5 @@ class RecordedInterpreter(torch.fx.Interpreter):
     def run_node(self, n: torch.fx.Node) -> Any:
         with record_function(n.name):
             result = super().run_node(n)
-        # Generated code frees what nobody uses at once; an Interpreter would keep it to the end.
+        # Generated code frees an unused value at once; an Interpreter would keep it to the end.
         return result if n.users or n.op == "output" else None

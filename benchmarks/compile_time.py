@@ -1,19 +1,19 @@
-"""What compiling costs: this backend against inductor, each in a fresh process with an empty cache on disk.
+"""Measure compile times: this backend against inductor, each in a fresh process with an empty cache on disk.
 
     python benchmarks/compile_time.py [--quick | --pipeline] [--runs 1] [--layers 24]
 
-A figure is the wall time from the entry into the backend to the end of the first call; the time that Dynamo traced
-before that is shown apart. Sides take turns, run after run; a figure is the median of the runs. ``d`` is the number of
-distinct partitions, which alone are compiled, of ``k``. Targets, as a share of what inductor takes with the same
-wrapper: a 24-layer Llama with d <= 3 at most 0.9, with cpp_wrapper 0.4; a model in which nothing repeats at most 1.2.
-And 48 layers take at most 1.15 of what 24 do.
+A figure is the wall time from the entry into the backend to the end of the first call; Dynamo's tracing before that
+is shown separately. The sides run in turn; a figure is the median of the runs. Of ``k`` partitions only the ``d``
+distinct ones are compiled. Targets, as a share of inductor's time with the same wrapper: a 24-layer Llama with d <= 3
+at most 0.9, with cpp_wrapper 0.4; a model without repetition at most 1.2. And 48 layers take at most 1.15 times as long
+as 24.
 
-``--pipeline`` measures `fx_partition.pipeline` alone, in four stages without repetition: a first process, with nothing
-on disk but the stage threads' own library, and a second one that finds the stages of the first, though nothing of
-inductor's. Target: at most 1 s for each stage that is found.
+``--pipeline`` measures `fx_partition.pipeline` alone, in four different stages. The first process finds only the stage
+threads' own library on disk; the second one also finds the stages of the first, but nothing of inductor's. Target: at
+most 1 s for each stage that is found.
 
-Llama's budget holds two layers (objective "traffic" cuts where least crosses); the model without repetition is cut in
-four partitions.
+Llama's budget holds two layers (objective "traffic" cuts where the fewest bytes cross); the model without repetition is
+cut in four partitions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STAGES = 4  # of a pipeline
 
 
 def llama(layers: int) -> tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]:
-    """The model, its inputs and the options of the plan."""
+    """Return the model, its inputs and the options of the plan."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -55,7 +55,7 @@ def llama(layers: int) -> tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]
 
 
 class Widths(torch.nn.Module):
-    """Twenty-four layers, no two of one shape."""
+    """Twenty-four layers, all of different shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def widths() -> tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]:
 
 
 def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
-    """Compile and call a model in this process; seconds, and what the plan was."""
+    """Compile and call a model in this process; return the seconds and the numbers of the plan."""
     from torch._inductor.compile_fx import compile_fx
 
     from fx_partition.backends.l2partition import l2partition
@@ -107,7 +107,7 @@ def compile_once(model_name: str, backend: str, cpp: bool) -> dict[str, Any]:
 
 
 def make_pipeline() -> dict[str, Any]:
-    """Make and call a pipeline in this process; seconds in all, and of them until its stages have code."""
+    """Make and call a pipeline in this process; return all seconds, and those until its stages are compiled."""
     from fx_partition.backends import pipeline as module
     from fx_partition.backends.threads.aoti_compile import Code
 
@@ -132,7 +132,7 @@ def make_pipeline() -> dict[str, Any]:
 
 
 def first_and_second_process(runs: int) -> int:
-    """Print what a pipeline takes in a first and in a second process; 1 if the second one missed its target."""
+    """Print the times of a pipeline in a first and in a second process; return 1 if the second missed its target."""
     library = stage_loop().__file__
     assert library is not None
     found: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
@@ -212,7 +212,7 @@ def _verdict(
     base: str,
     double: str,
 ) -> int:
-    """Print each target with what was found; 1 if one was missed."""
+    """Print each target with the measured figure; return 1 if one was missed."""
     own = (base, "l2partition", False)
     checks = [("d", float(runs[own][0]["d"]), 3.0), ("of inductor", took[own] / took[base, "inductor", False], 0.9)]
     if len(took) > 2:

@@ -1,16 +1,16 @@
-"""Predicted against measured times of stages and whole models, on one core of this machine.
+"""Compare predicted with measured times of stages and whole models, on one core of this machine.
 
     python benchmarks/cost_model.py
     python benchmarks/cost_model.py --model mlp --mib 0.5 64 --batch 1
 
-The core is measured first, by loops that are no model's (`predicted.core`): bandwidths, the rate of a product of
-matrices, what a call and a kernel take. Nothing is fitted to the models. Then each model of a size is compiled by
-inductor whole, and in the two stages of a plan for two devices, each stage by itself; each is called again and again,
-as in a stream. The prediction is `fx_partition.simulate` of the same plan on the core that was measured. Sizes span L2,
-L3 and memory. The process keeps to one core, and allocated memory stays in it.
+First, loops that are not part of any model measure the core (`predicted.core`): bandwidths, the rate of a matrix
+product, the time of a call and of a kernel. Nothing is fitted to the models. Then inductor compiles each model of each
+size as a whole, and in the two stages of a plan for two devices, each stage by itself. Each is called again and again,
+as in a stream. The prediction is `fx_partition.simulate` of the same plan on the measured core. Sizes span L2, L3 and
+memory. The process stays on one core and keeps its allocated memory.
 
-Printed: what was measured of the core; each row; the median of the errors |predicted / measured - 1|, by model and by
-where the weights lie. The exit code is 1 if the median over all rows is above 20%.
+The output has the figures of the core, all rows, and the median of the errors |predicted / measured - 1|, by model and
+by the memory that holds the weights. The exit code is 1 if the median over all rows is above 20%.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": s
 
 
 class Row(NamedTuple):
-    """One time: of a whole model, or of a stage of two."""
+    """The time of a whole model, or of one of its two stages."""
 
     case: Case
     part: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 def rows_of(case: Case, core: Core) -> Iterator[Row]:
-    """The whole model, then its stages."""
+    """Return the rows of the whole model and of its stages."""
     model, x = case.model(), case.requests(1)[0]
     for devices in (1, 2):
         torch.compiler.reset()
@@ -70,7 +70,7 @@ def rows_of(case: Case, core: Core) -> Iterator[Row]:
 
 
 def measured(model: nn.Module, x: torch.Tensor, plan: Plan) -> list[float]:
-    """Seconds of each partition's compiled code, called by itself with what it receives."""
+    """Return the seconds of each partition's compiled code, called by itself on the values that it receives."""
     cut = fx_partition.split(model, x, plan=plan)
     given: list[tuple[torch.Tensor, ...]] = []
     stages = [getattr(cut, f"partition_{i}") for i in range(plan.num_partitions)]

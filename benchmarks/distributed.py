@@ -1,16 +1,16 @@
-"""Throughput, latency and hops on the ranks of a process group, beside torch.distributed.pipelining and bare sends.
+"""Measure throughput, latency and hops on the ranks of a process group, and compare them with torch's pipelining.
 
     python benchmarks/distributed.py --quick
     python benchmarks/distributed.py [--ranks 2 4] [--model mlp] [--mib 4] [--batch 16] [--microbatches 1 4]
                                      [--rounds 7]
 
-Ranks are processes on this machine, of one thread each, connected by gloo over the loopback interface. They are pinned
-to the first two cores that share no cache, in turn, so four ranks share two cores and gain nothing over two. Each
-process holds both sides of a case: `l2partition` on ranks, and `ScheduleGPipe` over an even split made by hand whose
-stages inductor compiles; same threads, allocator, microbatches. The sides run in turn, round after round. Throughput is
-of a stream of calls, the last rank has the results; latency is of one call at a time, its result brought back to
-rank 0. Hops are explained in `rank_runners.hops`. A figure is the median over the rounds, a ratio the median of the
-ratios within a round. A target that is missed makes the exit status 1.
+Ranks are processes of one thread each on this machine, connected by gloo over the loopback interface. They are pinned
+in turn to the first two cores that do not share a cache, so four ranks share two cores and gain nothing over two. Each
+process holds both sides of a case: `l2partition` on ranks, and `ScheduleGPipe` over an even split by hand whose stages
+inductor compiles, with the same threads, allocator and microbatches. The sides run in turn, round after round.
+Throughput is that of a stream of calls whose results stay on the last rank; latency is that of one call at a time whose
+result returns to rank 0. `rank_runners.hops` explains hops, which are compared with bare sends. A figure is the median
+over the rounds, a ratio the median of the ratios within a round. If a target is missed, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ENVIRONMENT = {
 
 
 def measure(crew: RankCrew, ranks: int, case: Case, microbatches: int, rounds: int) -> Row:
-    """Both sides in turn, round after round; the first calls tell how many make a turn."""
+    """Run both sides in turn, round after round; the first calls decide how many make a turn."""
     crew.build(case, microbatches)
     counts = {}
     for side in SIDES:
@@ -63,7 +63,7 @@ def measure(crew: RankCrew, ranks: int, case: Case, microbatches: int, rounds: i
 
 
 def measure_hop(crew: RankCrew, nbytes: int, rounds: int) -> HopRow:
-    """All ways in turn, round after round; the first round tells how many hops make a turn."""
+    """Measure all ways in turn, round after round; the first round decides how many hops make a turn."""
     crew.build_hops(nbytes)
     count = max(10, int(HOP_TURN_S / crew.hops(10)["bare"]))
     found = [crew.hops(count) for _ in range(rounds)]
@@ -71,7 +71,7 @@ def measure_hop(crew: RankCrew, nbytes: int, rounds: int) -> HopRow:
 
 
 def show(rows: list[Row], hops: list[HopRow], style: str) -> bool:
-    """Print what was measured; whether every target is met."""
+    """Print the results; return whether every target is met."""
     if rows:
         titles = ("model", "MiB", "batch", "ranks", "microbatches", *SIDES, "ratio")
         for words, unit in (("Throughput, calls a second", 1.0), ("Latency of one call at a time, microseconds", 1e6)):

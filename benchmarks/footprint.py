@@ -1,20 +1,20 @@
-"""Footprints against what eager PyTorch really allocates: operator by operator, then stage by stage.
+"""Compare footprints with what eager PyTorch really allocates: operator by operator, then stage by stage.
 
     python benchmarks/footprint.py [--operators | family ...]
 
-Operators: the calls of tests/workspace_cases.py, three sizes of each; measured and predicted are a call's peak, its
-outputs and its workspace.
+Operators: the calls of tests/workspace_cases.py in three sizes each. The measured and predicted figures are the peak of
+a call, its outputs and its workspace.
 
 Stages: each model of the list is cut into partitions; every partition runs eagerly, node by node, under the profiler.
-Measured is the most that was alive at one time of what the partition itself allocated, plus the tensors it received,
-which count by the planner's rule on both sides as their owner keeps them. Predicted is activation + workspace of the
-plan.
+The measured figure is the most bytes alive at one time that the partition allocated, plus the tensors that it received;
+these count by the planner's rule on both sides, because their owner keeps them. The predicted figure is activation +
+workspace of the plan.
 
 Target of both: measured <= predicted <= 1.1 * measured + 64 KiB.
 
-Measured is what torch's allocator hands out. The column "of malloc" is the most that the same call holds of malloc in
-all (`malloc_count`): the difference is scratch memory that oneDNN, MKL and kernels take by themselves, which no plan
-counts.
+The measured bytes are those of torch's allocator. The column "of malloc" is the most that the same call holds from
+malloc in total (`malloc_count`). The difference is scratch memory that oneDNN, MKL and kernels allocate themselves,
+which no plan counts.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from fx_partition.passes.plan.request import Request
 from fx_partition.passes.split.extract import PartitionGraph, cut
 
 MODELS = ("transformer_encoder", "lstm", "wav2vec2", "unet", "swin", "mamba", "gpt2", "bert", "resnet18", "mobilenetv2")
-SHARE = 0.6  # of the weights is the budget
+SHARE = 0.6  # the budget as a share of the weights
 SLACK = 64 * 1024
 # Name, number, and bytes: measured, of malloc beyond that (None: not counted), predicted.
 Row: TypeAlias = tuple[str, int, int, "int | None", int]
 
 
 def stages(name: str) -> list[tuple[int, int, int | None, int]]:
-    """(partition, measured, of malloc beyond, predicted) of every partition of a model, in bytes."""
+    """Yield (partition, measured, of malloc beyond, predicted) for every partition of a model, in bytes."""
     rows: list[tuple[int, int, int | None, int]] = []
 
     def backend(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -96,10 +96,12 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
 
 
 def _allocated(stub: PartitionGraph, values: dict[torch.fx.Node, Any]) -> tuple[dict[str, int], int | None]:
-    """What was alive at the most during each node of a partition, of what the partition had allocated; and how much
-    more of malloc the partition held."""
+    """Return the most bytes alive during each node of a partition that the partition allocated.
+
+    The last figure is the malloc bytes that the partition held in addition.
+    """
     arguments = [values[node] for node in stub.inputs]
-    RecordedInterpreter(stub.module).run(*arguments)  # warm up: a first call may build what later ones reuse
+    RecordedInterpreter(stub.module).run(*arguments)  # warm up: a first call may build objects that later calls reuse
     peaks = measure_timeline(lambda: RecordedInterpreter(stub.module).run(*arguments))
     beyond = _beyond(lambda: RecordedInterpreter(stub.module).run(*arguments), max(peaks.values()))
     values |= zip(stub.outputs, stub.module(*arguments), strict=True)
@@ -107,12 +109,12 @@ def _allocated(stub: PartitionGraph, values: dict[torch.fx.Node, Any]) -> tuple[
 
 
 def _beyond(call: Callable[[], Any], allocated: int) -> int | None:
-    """How much more than torch's allocator handed out a call held of malloc."""
+    """Return the malloc bytes that a call held in addition to what torch's allocator handed out."""
     return max(0, malloc_bytes(call) - allocated) if is_counted() else None
 
 
 def _received(memory: GraphMemory, chain: Chain, first: int, end: int) -> list[int]:
-    """Bytes of received values that are resident at each step of [first, end), by the rule of `chain`."""
+    """Return the bytes of received values that are resident at each step of [first, end), by the rule of `chain`."""
     last_in = {value: t for t in range(first, end) for value in memory.steps[t].values}
     last = last_touches(chain)
     held = [0] * (end - first)
@@ -125,7 +127,7 @@ def _received(memory: GraphMemory, chain: Chain, first: int, end: int) -> list[i
 
 
 def operators() -> list[Row]:
-    """(case, size from small to large, measured, of malloc beyond, predicted) of every workspace rule, in bytes."""
+    """Yield (case, size, measured, of malloc beyond, predicted) for every workspace rule, in bytes; sizes ascend."""
     rows: list[Row] = []
     for name, builders in (CASES | MORE_CASES).items():
         torch.manual_seed(0)
@@ -142,7 +144,7 @@ def models(names: Sequence[str]) -> list[Row]:
 
 
 def show(rows: Sequence[Row], headers: Sequence[str]) -> int:
-    """Print a table, and say how many rows are out of bounds."""
+    """Print a table and the number of rows that are out of bounds."""
     within = [measured <= predicted <= 1.1 * measured + SLACK for _, _, measured, _, predicted in rows]
     table = [
         (name, i, format_bytes(m), "-" if b is None else format_bytes(m + b), format_bytes(p), f"{p / max(m, 1):.3f}",

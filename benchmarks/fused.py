@@ -1,12 +1,12 @@
-"""Footprints under ``footprint="fused"`` against what inductor's code really allocates, stage by stage.
+"""Compare footprints under ``footprint="fused"`` with what inductor's code really allocates, stage by stage.
 
     python benchmarks/fused.py [--stages] [--whole] [--batch 4] [family ...]
 
 Each model of the list is traced once and compiled twice with inductor: as one stage, and cut under a budget of 0.6 of
-its weights. Measured is the most that one call of a compiled stage had allocated at one time (buffers, results, the
-workspace of external kernels). Predicted is activation + workspace at the step where the partition has the most of its
-own; what it has received and still holds there, by the planner's rule, counts on both sides. Beside it stands what
-``footprint="peak"`` says of the same stages. No gradients, float32.
+its weights. The measured figure is the most bytes that one call of a compiled stage had allocated at one time (buffers,
+results, the workspace of external kernels). The predicted figure is activation + workspace at the step where the
+partition has allocated the most; received values that it still holds there, by the planner's rule, count on both sides.
+A further column has the figure of ``footprint="peak"`` for the same stages. All runs are without gradients, in float32.
 
 Target: the median error of a family's stages within 15%, the median over all of them too, and no stage more than 10%
 and 64 KiB below what was measured.
@@ -52,14 +52,14 @@ MODELS = (
     "mlp", "gpt2", "bert", "llama", "resnet18", "mobilenetv2", "unet", "swin", "t5", "transformer_encoder", "mamba",
     "wav2vec2", "vit", "whisper", "lstm",
 )  # fmt: skip
-SHARE = 0.6  # of the weights is the budget
+SHARE = 0.6  # the budget as a share of the weights
 SLACK = 64 * 1024
 MEDIAN, LOW = 0.15, 0.10
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled stage, in bytes: ``received`` is part of all three figures."""
+    """One compiled stage, in bytes; ``received`` is part of all three figures."""
 
     family: str
     stage: str
@@ -79,7 +79,7 @@ class Row:
 
 
 def stages(name: str, *, batch: int, whole_only: bool) -> list[Row]:
-    """The rows of a model: its one whole stage, then the stages of the cut."""
+    """Return the rows of a model: its one whole stage, then the stages of the cut."""
     rows: list[Row] = []
 
     def backend(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -135,7 +135,7 @@ def _in_order(memory: GraphMemory, plan: Plan) -> GraphMemory:
 
 
 def _own_and_received(memory: GraphMemory, plan: Plan) -> list[tuple[list[int], list[int]]]:
-    """For every step of every partition: what it holds that the partition allocated, and that it received."""
+    """Return, for every step of every partition, the bytes that it allocated and the bytes that it received."""
     memory = _in_order(memory, plan)
     chain = lay_out(memory, Atoms((), tuple(range(len(memory.steps) + 1))), memory.symbols.bind())
     last = {value: t for t, step in enumerate(memory.steps) for value in step.values}
@@ -157,7 +157,7 @@ def _own_and_received(memory: GraphMemory, plan: Plan) -> list[tuple[list[int], 
 
 
 def show(rows: Sequence[Row], *, every: bool) -> bool:
-    """Print the tables, and say whether the target is met."""
+    """Print the tables, and return whether the target is met."""
     if every:
         print(
             tabulate(

@@ -1,4 +1,4 @@
-"""What a GPU's L2 is worth to a stage: bandwidth by working set, a stage with its weights in L2, a pipeline of such.
+"""Measure what a GPU's L2 gains for a stage: bandwidth by working set, a stage with weights in L2, a pipeline.
 
     python benchmarks/gpu.py [--stages 8] [--rounds 20] [--link-gbs 450]
 
@@ -58,15 +58,15 @@ Curve = Sequence[tuple[float, float]]  # (MiB, GB/s), by size
 
 
 def plateau(curve: Curve) -> float:
-    """The bandwidth of small working sets: the median of what is at least half the best."""
+    """Return the bandwidth of small working sets: the median of all that reach half the best."""
     best = max(bandwidth for _, bandwidth in curve)
     return statistics.median(bandwidth for _, bandwidth in curve if bandwidth >= best / 2)
 
 
 def knee(curve: Curve, fraction: float) -> float | None:
-    """The largest working set (MiB) before bandwidth first falls below a fraction of the plateau; None: it never does.
+    """Return the largest working set (MiB) up to which bandwidth stays above a fraction of the plateau; None if all do.
 
-    Smaller sets than that of the best bandwidth do not count: too little work fills no GPU.
+    Sets smaller than that of the best bandwidth do not count: they are too little work to fill a GPU.
     """
     bandwidths = [bandwidth for _, bandwidth in curve]
     best = bandwidths.index(max(bandwidths))
@@ -79,7 +79,7 @@ def knee(curve: Curve, fraction: float) -> float | None:
 
 @dataclass(frozen=True)
 class Projection:
-    """A pipeline of GPUs, times in seconds: a result every ``period``, each ``latency`` after its request."""
+    """A pipeline of GPUs, in seconds: a result every ``period``, each ``latency`` after its request."""
 
     period: float
     latency: float
@@ -88,7 +88,7 @@ class Projection:
 
 
 def project(whole: float, stage: float, stages: int, hop_bytes: int, link_bytes_a_second: float) -> Projection:
-    """As many GPUs as stages against the whole model on one, which takes ``whole`` seconds.
+    """Return the projection of as many GPUs as stages, against the whole model on one in ``whole`` seconds.
 
     Throughput is that of the slowest stage or link. ``per_gpu`` is the speed-up for each GPU: above 1, the pipeline
     beats as many copies of the whole model.
@@ -99,19 +99,19 @@ def project(whole: float, stage: float, stages: int, hop_bytes: int, link_bytes_
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, numbers to the right."""
+    """Return a table: columns as wide as their widest cell, numbers to the right."""
     cells = [list(headers), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
 
 
 def width_for(stage_bytes: float) -> int:
-    """The width of two square float16 layers of so many bytes, a multiple of 64."""
+    """Return the width of two square float16 layers of this many bytes, a multiple of 64."""
     return max(64, round((stage_bytes / 4) ** 0.5 / 64) * 64)
 
 
 def link_of(name: str) -> float:
-    """Nominal GB/s of a GPU's link to the next, PCIe 5 where it is not known."""
+    """Return the nominal GB/s of a GPU's link to the next; PCIe 5 if it is not known."""
     return next((speed for part, speed in LINKS_GBS.items() if part in name), 64)
 
 
@@ -119,7 +119,7 @@ if triton is not None:
 
     @triton.jit
     def read_again(source, out, blocks, rounds, BLOCK: tl.constexpr):
-        """Read ``blocks * BLOCK`` floats so many times; each program starts elsewhere every time."""
+        """Read ``blocks * BLOCK`` floats repeatedly; each program starts at another place every time."""
         program, programs = tl.program_id(0), tl.num_programs(0)
         lane = tl.arange(0, BLOCK)
         total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -130,7 +130,7 @@ if triton is not None:
 
 
 def seconds(call: Callable[[], Any], calls: int) -> float:
-    """One sample: seconds a call, on the current stream."""
+    """Return one sample: the seconds of a call, on the current stream."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
@@ -141,7 +141,7 @@ def seconds(call: Callable[[], Any], calls: int) -> float:
 
 
 def in_turn(variants: dict[Any, Callable[[], Any]], rounds: int, calls: int) -> dict[Any, list[float]]:
-    """Samples of each variant, round after round; the first three rounds warm up."""
+    """Return samples of each variant, round after round; the first three rounds warm up."""
     samples: dict[Any, list[float]] = {name: [] for name in variants}
     for i in range(rounds + 3):
         for name, call in variants.items():
@@ -201,7 +201,7 @@ def make_layers(stage_bytes: float, stages: int) -> Layers:
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call as a CUDA graph on the current stream."""
+    """Return the call as a CUDA graph on the current stream."""
     for _ in range(3):
         call()
     torch.cuda.synchronize()
@@ -213,7 +213,7 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 
 @contextmanager
 def held(stream: torch.cuda.Stream, pack: Pack) -> Iterator[bool]:
-    """An L2 window over the pack, if it can be had."""
+    """Return an L2 window over the pack, if it can be had."""
     device = torch.device("cuda", 0)
     persistence = persist(device, [(stream, pack.buffer)], bindings(device))
     try:
@@ -228,7 +228,7 @@ Times = dict[tuple[float, str, bool], float]  # by (fraction of L2, "whole" | "a
 
 
 def measure_stages(l2_bytes: int, stages: int, rounds: int) -> tuple[Times, dict[float, int]]:
-    """Median times, the whole model's a stage; and the bytes of a stage by fraction."""
+    """Return the median times, with the whole model's per stage, and the bytes of a stage by fraction."""
     models = {fraction: make_layers(fraction * l2_bytes, stages) for fraction in FRACTIONS}
     samples: dict[Any, list[float]] = {}
     torch.cuda.synchronize()  # the weights are made on another stream
@@ -254,7 +254,7 @@ def measure_stages(l2_bytes: int, stages: int, rounds: int) -> tuple[Times, dict
 
 
 def check_two_stages(l2_bytes: int) -> float:
-    """The largest error of 100 requests through two stages on this one GPU, relative to the largest result."""
+    """Return the largest error of 100 requests through two stages on this GPU, relative to the largest result."""
     model = make_layers(0.25 * l2_bytes, 2)
     device = torch.device("cuda", 0)
     steps = [CudaStep(device, two_layers, (i, *model.packs[i].tensors), (i + 1,), (), True) for i in range(2)]
@@ -270,7 +270,7 @@ def check_two_stages(l2_bytes: int) -> float:
 
 
 def stage_rows(times: Times, sizes: dict[float, int]) -> list[list[str]]:
-    """A row for each size, with and without graphs; "-" where there was no window."""
+    """Return a row for each size, with and without graphs; "-" where there was no window."""
     rows = []
     for fraction, size in sizes.items():
         for graphs in (False, True):
@@ -284,7 +284,7 @@ def stage_rows(times: Times, sizes: dict[float, int]) -> list[list[str]]:
 
 
 def pipeline_rows(times: Times, sizes: dict[float, int], stages: int, link_gbs: float) -> list[list[str]]:
-    """For each size the fastest whole model against a pipeline of the fastest stages."""
+    """Return, for each size, the fastest whole model against a pipeline of the fastest stages."""
     rows = []
     for fraction, size in sizes.items():
         whole = stages * min(times[fraction, "whole", graphs] for graphs in (False, True))
@@ -337,7 +337,7 @@ def main() -> int:
 
 
 def driver_version() -> str:
-    """As /proc tells it; "?" where it does not."""
+    """Return the version that /proc reports; "?" if it reports none."""
     path = Path("/proc/driver/nvidia/version")
     words = path.read_text().split() if path.exists() else []
     return next((word for word in words if word[0].isdigit() and word.count(".") >= 1), "?")

@@ -1,4 +1,4 @@
-"""What it costs to hand a request from one stage to the next: in flight, parked, and the pipeline when idle.
+"""Measure the time to hand a request from one stage to the next: in flight, parked, and the idle pipeline's.
 
     python benchmarks/hop.py [--rounds 7]
 
@@ -46,7 +46,7 @@ IN_FLIGHT, ALONE = 4000, 100  # requests of a round
 
 
 class Hops(NamedTuple):
-    """Microseconds of each hop, and of what it took part in."""
+    """The microseconds of each hop, and of the parts that it consists of."""
 
     waits: list[float]
     stages: list[float]
@@ -58,7 +58,7 @@ def start(pipe: Pipeline, x: Tensor) -> ThreadRequest:
 
 
 def hops(times: Sequence[Sequence[tuple[int, int]]]) -> Hops:
-    """Hops of consecutive requests into stages that were waiting, from (start, end) of each stage in nanoseconds.
+    """Return the hops of consecutive requests into waiting stages, from (start, end) of each stage in nanoseconds.
 
     Example: the second request's hop counts, as stage 1 was done with the first before stage 0 was with the second;
     the third's does not::
@@ -73,7 +73,7 @@ def hops(times: Sequence[Sequence[tuple[int, int]]]) -> Hops:
 
 
 def in_flight(pipe: Pipeline, requests: list[Tensor]) -> Hops:
-    """As many in flight as may be, each looked at once it is finished."""
+    """Run with as many requests in flight as allowed, and read the hops of each when it is finished."""
     pending = [start(pipe, requests[i % len(requests)]) for i in range(IN_FLIGHT)]
     for request in pending:
         request.wait()
@@ -91,7 +91,7 @@ def parked(pipe: Pipeline, requests: list[Tensor]) -> Hops:
 
 
 def ping_pong(cores: Sequence[int], work_us: float) -> list[float]:
-    """Microseconds of waking a thread on the second core from the first."""
+    """Return the microseconds to wake a thread on the second core from the first."""
     library = ctypes.CDLL(str(compiled(Path(__file__).with_name("ping_pong.cpp"))))
     result = (ctypes.c_int64 * ALONE)()
     pause, work = ctypes.c_int64(int(PAUSE_S * 1e9)), ctypes.c_int64(int(work_us * 1e3))
@@ -100,7 +100,7 @@ def ping_pong(cores: Sequence[int], work_us: float) -> list[float]:
 
 
 def idle() -> float:
-    """Milliseconds of processor time that this process uses in a second."""
+    """Return the milliseconds of processor time that this process uses in a second."""
     time.sleep(0.1)
     before = time.process_time()
     time.sleep(1)
@@ -108,7 +108,7 @@ def idle() -> float:
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float]:
-    """Median and 90th percentile."""
+    """Return the median and the 90th percentile."""
     return statistics.median(values), statistics.quantiles(values, n=10)[-1]
 
 

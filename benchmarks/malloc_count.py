@@ -1,7 +1,8 @@
 """Measure the most bytes that a call holds from malloc at one time: torch's, oneDNN's, MKL's and any other library's.
 
-`malloc_count.c`, preloaded, stands in for malloc (Linux, glibc). A script begins with `restart_counted`, which starts
-it again under it. What a library keeps from a first call (packed weights, thread-local scratch) is not in a later one.
+`malloc_count.c`, preloaded, replaces malloc (Linux, glibc). A script begins with `restart_counted`, which starts it
+again with the library. Memory that a library keeps from a first call (packed weights, thread-local scratch) is not
+counted in a later call.
 
 Example, in a script::
 
@@ -32,7 +33,7 @@ def restart_counted() -> str:
     MKL frees its buffers after each call in that process, so that every call shows them.
 
     Returns:
-        Why it cannot be counted here, "" where it is.
+        Why malloc cannot be counted here; "" if it is counted.
     """
     if os.environ.get(_COUNTED):
         return ""
@@ -66,7 +67,7 @@ def malloc_bytes(call: Callable[[], Any]) -> int:
     library.malloc_count_peak.restype = ctypes.c_long
     call()
     gc.collect()
-    gc.disable()  # what was held before must not be freed meanwhile
+    gc.disable()  # memory held before must not be freed meanwhile
     try:
         library.malloc_count_begin()
         result = call()

@@ -1,4 +1,4 @@
-"""How few partitions any order allows, and how small the largest can be: an integer programme for CP-SAT.
+"""Find the fewest partitions of any order, and the smallest largest one, by an integer programme for CP-SAT.
 
 Inequalities only, so that it scales to some 40 atoms where `tests/cp_sat.py`, which states every definition as
 an equality, takes minutes. No atom may exceed the budget. Of atom v, partition p and value u::
@@ -22,7 +22,7 @@ from fx_partition.passes.partitioner.chain import Chain
 
 
 class Answer(NamedTuple):
-    """What the solver says: whether there is a plan (None: not decided), its largest partition, the least possible."""
+    """The solver's answer: whether there is a plan (None: not decided), its largest partition, the least possible."""
 
     possible: bool | None
     largest: int = 0
@@ -81,12 +81,12 @@ class Programme:
         used, kept = m.new_bool_var(""), m.new_bool_var("")
         for t in found:
             m.add_implication(x[t][p], used)
-            m.add_bool_or([kept, self.y[t][p]])  # who touches it later keeps it
+            m.add_bool_or([kept, self.y[t][p]])  # a later toucher keeps it
         if returned:
             m.add(kept == 1)
         for t in range(self.n):
             here = m.new_bool_var("")
-            unless = [x[made][p]] if made > t else []  # it is not there before it is made
+            unless = [x[made][p]] if made > t else []  # it is not resident before it is made
             for s in found:
                 if s >= t:
                     m.add_bool_or([here, ~x[s][p], *unless])
@@ -94,7 +94,7 @@ class Programme:
             loads[t] = loads[t] + size * here
 
     def solve(self, seconds: float, smallest: bool) -> Answer:
-        """Whether there is a plan, and with ``smallest`` one whose largest partition is smallest."""
+        """Return whether there is a plan, and with ``smallest`` one whose largest partition is smallest."""
         if smallest:
             self.m.minimize(self.largest)
         solver = cp_model.CpSolver()

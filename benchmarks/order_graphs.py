@@ -1,4 +1,4 @@
-"""Graphs whose order matters, of 15 to 40 atoms (or any number): the ones that `order_quality.py` measures."""
+"""Make graphs whose order matters, of 15 to 40 atoms (or any number), for `order_quality.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Graph:
         return len(self.rows) - 1
 
     def dag(self) -> Dag:
-        """The chain, value t made by atom t, the last one returned; and the makers of what each atom reads."""
+        """Return the chain and the makers of what each atom reads; atom t makes value t, and the last is returned."""
         touched = [sorted({*reads, t}) for t, (_, reads, _, _) in enumerate(self.rows)]
         used = {v for _, reads, _, _ in self.rows for v in reads}
         n = len(self.rows)
@@ -54,7 +54,7 @@ class Graph:
 
 
 def mixture(rng: random.Random, n: int) -> Dag:
-    """A router, experts of two or three atoms, their sum; layer after layer. The trace runs experts side by side."""
+    """Return layers of a router, experts of two or three atoms, and their sum; the trace interleaves the experts."""
     g = Graph()
     x = g.atom(g.weight(rng.randrange(20, 60)), [], 16)
     while len(g.rows) < n - 8:
@@ -73,7 +73,7 @@ def mixture(rng: random.Random, n: int) -> Dag:
 
 
 def inception(rng: random.Random, n: int) -> Dag:
-    """Blocks of branches of unequal depth, joined; activations outweigh weights."""
+    """Return blocks of branches of unequal depth, joined; activations outweigh weights."""
     g = Graph()
     x = g.atom(g.weight(20), [], 60)
     while len(g.rows) < n - 6:
@@ -109,7 +109,7 @@ def unet(rng: random.Random, n: int) -> Dag:
 
 
 def shared(rng: random.Random, n: int) -> Dag:
-    """Several streams run through the same weights, interleaved in the trace."""
+    """Return several streams through the same weights, interleaved in the trace."""
     g = Graph()
     streams, depth = rng.randrange(3, 6), 0
     ends = [g.atom(None, [], rng.randrange(10, 30)) for _ in range(streams)]
@@ -125,7 +125,7 @@ def shared(rng: random.Random, n: int) -> Dag:
 
 
 def anything(rng: random.Random, n: int) -> Dag:
-    """Each atom reads none to three earlier ones, some far back; some weights are shared."""
+    """Return a graph whose atoms each read none to three earlier ones, some far back; some weights are shared."""
     g = Graph()
     for t in range(n):
         near = range(max(0, t - 9), t)

@@ -1,15 +1,16 @@
-"""The search over orders against CP-SAT, on generated graphs of 15 to 40 atoms.
+"""Compare the search over orders with CP-SAT, on generated graphs of 15 to 40 atoms.
 
     python benchmarks/order_quality.py                     three seeds, 25 graphs each, 40 seconds a solve
     python benchmarks/order_quality.py --seeds 0 --seconds 5
     python benchmarks/order_quality.py --no-solver --atoms 60 60      times alone
 
-For each graph: the partitions and the largest of trace order and of the search, the bound over all orders, and what
-CP-SAT says about one partition fewer ("none": there is no such plan; "open": not decided in the time) and about the
-largest at the search's number. Seconds are of the processor. A graph whose search was complete is marked "all".
+For each graph it prints the partitions and the largest one, of trace order and of the search; the bound over all
+orders; and the answers of CP-SAT on one partition fewer ("none": there is no such plan; "open": not decided in the
+time) and on the largest partition at the search's number. Seconds are processor time. A graph whose search was complete
+is marked "all".
 
-The last lines count, for each seed, the graphs that are decided, those of which the search has the fewest partitions,
-and those whose largest partition is within 1% of the best that CP-SAT found.
+The last lines count, for each seed, the decided graphs, those for which the search has the fewest partitions, and those
+whose largest partition is within 1% of the best that CP-SAT found.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fx_partition.passes.partitioner.permute import permuted
 
 
 def row(name: str, dag: Dag, budget: int, seconds: float | None) -> tuple[str, bool, bool, bool]:
-    """The line of a graph; whether it is decided, has the fewest partitions, and a largest within 1%."""
+    """Return the line of a graph; whether it is decided, has the fewest partitions, and a largest within 1%."""
     chain, predecessors = dag
     trace = measure(chain, dp(chain, budget), budget)
     start = time.process_time()

@@ -1,4 +1,4 @@
-"""What the backend adds to a call: one partition against inductor, and each further in-line stage.
+"""Measure what the backend adds to a call: one partition against inductor, and each further in-line stage.
 
     python benchmarks/overhead.py [--rounds 60] [--calls 300]
 
@@ -30,7 +30,7 @@ def build() -> torch.nn.Module:
 
 
 def compiled(stages: int, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model compiled into so many in-line stages; 0 stands for inductor."""
+    """Return the model compiled into a number of in-line stages; 0 stands for inductor."""
     model = build()
     if stages == 0:
         run = torch.compile(model, backend="inductor")

@@ -1,9 +1,9 @@
-"""From nn.Module to Plan and report on models of Llama's shape, by depth: what takes the time, and is it linear?
+"""Measure the planner by depth, from nn.Module to Plan and report, on models of Llama's shape.
 
     python benchmarks/planner_depth.py --layers 20 40 80
     python benchmarks/planner_depth.py --shape 405b --layers 126
 
-The model lives on the meta device, in bfloat16: nothing is allocated. Counted apart, in CPU seconds of the process:
+The model is on the meta device, in bfloat16: nothing is allocated. The steps, each in CPU seconds of the process, are
 *export*, the module through torch.export; *graph*, from the exported program to a graph that passes read; *memory*, the
 symbolic footprints of all nodes, with no memory of earlier runs; *plan*, atoms, numbers, boundaries, certificate,
 trade-offs, and the description of the partitions; *report*, the plan as text, and the largest batch that fits. Each row
@@ -41,7 +41,7 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
 
 
 def model_of(shape: str, layers: int) -> torch.nn.Module:
-    """A decoder of ``layers`` layers."""
+    """Return a decoder of ``layers`` layers."""
     options: dict[str, Any] = {"use_cache": False, "attn_implementation": "sdpa", **SHAPES[shape]}
     config = LlamaConfig(
         vocab_size=128256, num_hidden_layers=layers, num_key_value_heads=8, max_position_embeddings=8192, **options
@@ -53,7 +53,7 @@ def model_of(shape: str, layers: int) -> torch.nn.Module:
 
 
 def exported(model: torch.nn.Module, dynamic: bool) -> torch.export.ExportedProgram:
-    """The model's program for batch 2 and 128 tokens."""
+    """Return the model's program for batch 2 and 128 tokens."""
     inputs = {"input_ids": torch.zeros(2, 128, dtype=torch.long, device="meta")}
     batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=4096)
     shapes = {"input_ids": {0: batch, 1: length}} if dynamic else None
@@ -61,7 +61,7 @@ def exported(model: torch.nn.Module, dynamic: bool) -> torch.export.ExportedProg
 
 
 def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
-    """Median CPU seconds of ``repeats`` calls, and the last result."""
+    """Return the median CPU seconds of ``repeats`` calls, and the last result."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
@@ -71,13 +71,13 @@ def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 
 
 def described(plan: Plan) -> str:
-    """The plan's report, and how far it holds."""
+    """Return the plan's report, and the largest sizes for which it holds."""
     largest = [plan.largest(dim) for dim in plan.symbols.dims]
     return f"{report(plan)}\n{largest}"
 
 
 def measured(shape: str, layers: int, dynamic: bool, cache: str, repeats: int) -> tuple[Any, ...]:
-    """One row of the table."""
+    """Return one row of the table."""
     request = Request.check(cache)
     warm = capture(exported(model_of(shape, 3), dynamic))
     described(make_plan(warm, analyze_memory(warm), request))

@@ -1,4 +1,4 @@
-"""fx-partition against the other planners, on eight real graphs at three budgets each, all scored alike.
+"""Compare fx-partition with other planners, on eight real graphs at three budgets each, by one scorer.
 
     pip install -c constraints.txt -e ".[dev,peers]"         (DS_BUILD_OPS=0 for DeepSpeed: no operator is compiled)
     python benchmarks/planner_peers.py [--graphs GPT-2 UNet ...]
@@ -77,7 +77,7 @@ PLANNERS = [
 
 @dataclass(frozen=True)
 class Row:
-    """What one planner made of one graph at one budget; no score where it has no answer, and then a note why."""
+    """The answer of one planner for one graph and budget; without an answer there is no score, and a note says why."""
 
     planner: str
     graph: str
@@ -101,7 +101,7 @@ class Row:
 
 
 def ask(planner: Planner, case: Case, budget: int) -> list[Row]:
-    """A row, and a second one with a smaller budget where a planner does not fit."""
+    """Return a row, and a second one with a smaller budget where a planner does not fit."""
     if importlib.util.find_spec(planner.module) is None:
         note = f"not installed: pip install {planner.package}"
         return [Row(planner.name, case.graph.spec.name, budget, note=note)]
@@ -112,7 +112,7 @@ def ask(planner: Planner, case: Case, budget: int) -> list[Row]:
 
 
 def _row(name: str, plan: Callable[[], Planned], case: Case, budget: int) -> Row:
-    """Whatever happens in a planner of others is a note; what happens in ours is raised."""
+    """Return a row; an error of another planner becomes a note, and an error of ours is raised."""
     graph = case.graph.spec.name
     try:
         planned = plan()
@@ -126,7 +126,7 @@ def _row(name: str, plan: Callable[[], Planned], case: Case, budget: int) -> Row
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where another planner is better than our exact one, in words; also where our own plan does not fit."""
+    """Return, in words, where another planner is better than our exact one, or where our own plan does not fit."""
     found = []
     best = {(row.graph, row.budget): row.score for row in rows if row.planner == OURS}
     for row in rows:

@@ -1,4 +1,4 @@
-"""How plans scale: time and peak memory of `dp`, a search over orders, `pareto` or `verify` for graphs of nine shapes.
+"""Measure time and memory of `dp`, a search over orders, `pareto` or `verify` for graphs of nine shapes.
 
     python benchmarks/planner_scale.py --sizes 10000 100000 1000000
     python benchmarks/planner_scale.py --sizes 100000 --objective traffic
@@ -12,11 +12,11 @@ interpreter and the chain in it. `k` is the number of partitions; each shape is 
 that gives a few partitions and one that gives many, at most one for 50 atoms. Atoms are one step each; sizes
 are drawn with a fixed seed, so that few atoms are equal and the bisection has work to do.
 
-`beam` is what `search` leaves out beyond `reorder.MAX_ROLLED` atoms: one beam over the whole graph, forwards, and `dp`
-on the order that it finds.
+`beam` is the part that `search` leaves out beyond `search.MAX_ROLLED` atoms: one beam over the whole graph, forwards,
+and `dp` on the order that it finds.
 
-`verify` needs a graph: one node for each step of the chain. It is captured and planned in the order of the trace, and
-this is not timed. `reading` is what of the seconds a run of the graph on fake tensors takes, `checking` the rest.
+`verify` needs a graph: one node for each step of the chain. It is captured and planned in trace order, which is not
+timed. `reading` are the seconds of a run of the graph on fake tensors, `checking` the rest.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Uses = list[tuple[IntArray, IntArray]]  # a pattern each: steps that read, and s
 
 
 def assemble(n: int, uses: Uses, value_scale: int, weight_scale: int, tied: IntArray | None = None) -> Chain:
-    """Step t defines value t and reads weight t (or ``tied[t]``) and the values that ``uses`` names."""
+    """Return a chain in which step t makes value t and reads weight t (or ``tied[t]``) and the values in ``uses``."""
     rng = np.random.default_rng(n)
     reader = np.concatenate([np.arange(n), *(reader for reader, _ in uses)])
     source = np.concatenate([np.arange(n), *(source for _, source in uses)])
@@ -83,7 +83,7 @@ def assemble(n: int, uses: Uses, value_scale: int, weight_scale: int, tied: IntA
 
 
 def transformer(n: int) -> Chain:
-    """Blocks of ten: two residuals, each around five steps, and three readers of the normed input."""
+    """Return blocks of ten: two residuals, each around five steps, and three readers of the normed input."""
     t = np.arange(n)
     ends = t[(t % 10 == 4) | (t % 10 == 9)]
     heads = t[(t % 10 == 2) | (t % 10 == 3)]
@@ -92,21 +92,21 @@ def transformer(n: int) -> Chain:
 
 
 def residual(n: int) -> Chain:
-    """Convolutions whose activations outweigh the weights, a skip over every three."""
+    """Return convolutions whose activations outweigh the weights, with a skip over every three."""
     t = np.arange(n)
     adds = t[t % 4 == 3]
     return assemble(n, [(t, t - 1), (adds, adds - 4)], 1 << 24, 1 << 20)
 
 
 def unet(n: int) -> Chain:
-    """Nested skips: step n - 1 - t reads what step t made, for every fourth t."""
+    """Return nested skips: step n - 1 - t reads the value of step t, for every fourth t."""
     t = np.arange(n)
     down = t[: n // 2 : 4]
     return assemble(n, [(t, t - 1), (n - 1 - down, down)], 1 << 14, 1 << 24)
 
 
 def mixture(n: int) -> Chain:
-    """Layers of 32 experts that read the router's output and are summed at the end."""
+    """Return layers of 32 experts that read the router's output and are summed at the end."""
     t = np.arange(n)
     place = t % 34
     expert = t[(place >= 1) & (place <= 32)]
@@ -116,14 +116,14 @@ def mixture(n: int) -> Chain:
 
 
 def tied(n: int) -> Chain:
-    """A transformer's order whose blocks of ten share their weights in groups of four blocks."""
+    """Return a transformer whose blocks of ten share their weights in groups of four blocks."""
     t = np.arange(n)
     ends = t[t % 5 == 4]
     return assemble(n, [(t, t - 1), (ends, ends - 5)], 1 << 20, 1 << 24, t % 10 + t // 40 * 40)
 
 
 def star(n: int) -> Chain:
-    """One value that all other steps read."""
+    """Return one value that all other steps read."""
     t = np.arange(1, n)
     return assemble(n, [(t, np.zeros_like(t))], 1 << 16, 1 << 20)
 
@@ -135,13 +135,13 @@ def heads(n: int) -> Chain:
 
 
 def branches(n: int) -> Chain:
-    """Branches of four steps from one value, side by side in the trace."""
+    """Return branches of four steps from one value, interleaved in the trace."""
     t = np.arange(1, n)
     return assemble(n, [(t, np.maximum(t - n // 4, 0))], 1 << 16, 1 << 20)
 
 
 def dense_skips(n: int) -> Chain:
-    """Groups of eight steps, each of which reads all earlier ones of its group and the one before the group."""
+    """Return groups of eight steps, each of which reads all earlier ones of its group and the one before the group."""
     t = np.arange(n)
     uses = [(t[t % 8 >= back - 1], t[t % 8 >= back - 1] - back) for back in range(1, 9)]
     return assemble(n, uses, 1 << 16, 1 << 20)
@@ -161,12 +161,12 @@ SHAPES: dict[str, Callable[[int], Chain]] = {
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far."""
+    """Return the largest resident set of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def makers(chain: Chain) -> list[list[int]]:
-    """Of each step the steps whose values it reads."""
+    """Return, for each step, the steps whose values it reads."""
     defined = chain.value_def[chain.touch_value].tolist()
     rows = pairwise(chain.touch_start.tolist())
     return [[d for d in dict.fromkeys(defined[i:j]) if d != t] for t, (i, j) in enumerate(rows)]
@@ -178,7 +178,7 @@ def read_all(weight: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
 
 
 def as_graph(chain: Chain) -> CapturedGraph:
-    """The graph in which each step of a chain is a node: weights of as many kilobytes as theirs have megabytes."""
+    """Return the graph in which each step of a chain is a node; its weights have a kilobyte for each megabyte."""
     graph, root = torch.fx.Graph(), torch.nn.Module()
     x = graph.placeholder("x")
     nodes: list[torch.fx.Node] = []
@@ -193,7 +193,7 @@ def as_graph(chain: Chain) -> CapturedGraph:
 
 
 def measure_verify(shape: str, n: int, parts: int, objective: str) -> str:
-    """Check one plan, and say what it took, in seconds of the processor."""
+    """Check one plan, and return the seconds of processor time."""
     captured = as_graph(SHAPES[shape](n))
     memory = analyze_memory(captured)
     whole = make_plan(captured, memory, Request.check(sys.maxsize, order="trace"))
@@ -211,10 +211,10 @@ def measure_verify(shape: str, n: int, parts: int, objective: str) -> str:
 
 
 def measure(shape: str, n: int, parts: int, slack: float, verb: str) -> str:
-    """Plan one chain for about ``parts`` partitions, and say what it took, in seconds of the processor."""
+    """Plan one chain for about ``parts`` partitions, and return the seconds of processor time."""
     chain = SHAPES[shape](n)
     contraction = contract(chain)
-    # What is always there (skips over the whole) does not shrink with more partitions.
+    # Values that are always resident (skips over the whole graph) do not shrink with more partitions.
     budget = whole_footprint(contraction) // parts + 4 * int(contraction.alone.max())
     links = contraction.num_inner_links
     del contraction

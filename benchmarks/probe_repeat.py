@@ -1,11 +1,11 @@
-"""Does `fx_partition.probe` find the same figures each time?
+"""Check whether `fx_partition.probe` finds the same figures each time.
 
     python benchmarks/probe_repeat.py
 
 Each run is a process of its own, so that no two have their buffers on the same pages. Nothing is kept for `detect`.
-Printed: every figure that the probe found, run by run, and its spread, the largest over the smallest less one; and how
-long a run took, without the start of Python. A figure that only some runs found has no spread, and misses the target.
-With `--busy N`, N processes compute beside (they read no memory).
+It prints every figure of the probe, run by run, and its spread, the largest over the smallest value minus one; and the
+seconds of a run, without the start of Python. A figure that only some runs found has no spread, and misses the target.
+With `--busy N`, N processes compute at the same time (they read no memory).
 
 The exit code is 1 if a spread is above 15%, or a run takes more than 20 seconds.
 """
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from tabulate import tabulate
 
 SPREAD, SECONDS = 0.15, 20.0
-# What is printed of a figure: its unit and the unit's size.
+# The unit of a printed figure, and the unit's size.
 UNITS = {"usable_bytes": ("MiB", 2**20), "onchip_bandwidth": ("GB/s", 1e9), "memory_bandwidth": ("GB/s", 1e9)}
 RUN = """
 import json, sys, time
@@ -39,7 +39,7 @@ print(json.dumps({"seconds": took, "figures": figures}))
 
 
 def run(seconds: float) -> tuple[float, dict[str, float]]:
-    """One probe in a process: the seconds that it took, and its figures as "cpu:L3 usable_bytes"."""
+    """Run one probe in a process; return its seconds, and its figures as "cpu:L3 usable_bytes"."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", RUN, str(seconds)],
@@ -50,7 +50,7 @@ def run(seconds: float) -> tuple[float, dict[str, float]]:
 
 
 def spreads(runs: Sequence[dict[str, float]]) -> dict[str, float | None]:
-    """Largest over smallest less one, of each figure; None where a run lacks it."""
+    """Return the largest over the smallest value of each figure, minus one; None where a run lacks it."""
     names = dict.fromkeys(name for figures in runs for name in figures)
     values = {name: [figures[name] for figures in runs if name in figures] for name in names}
     return {
@@ -60,7 +60,7 @@ def spreads(runs: Sequence[dict[str, float]]) -> dict[str, float | None]:
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many processes that compute."""
+    """Start processes that compute."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield

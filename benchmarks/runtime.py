@@ -1,13 +1,13 @@
-"""Throughput and latency of the local runtime on two cores, beside other ways to use them.
+"""Measure throughput and latency of pipelines on two cores, and compare them with other ways to use the cores.
 
     python benchmarks/runtime.py --quick
     python benchmarks/runtime.py [--model mlp] [--size 1 2] [--batch 1] [--dtype float32] [--markdown]
 
-Models of 0.5 to 16 times the L2 of a core that can really be used, which is measured first. All ways (see
-`runtimes.workers`) run in turn, one at a time, round after round. Each has its own process, weights and kernels; the
-allocator and the OpenMP settings are the same, and only the cores that a process may use differ. A figure is the median
-over the rounds, a ratio the median of the ratios within a round. Without filters all sizes and batches are run in
-float32, and batches 1 and 16 of one and two L2 in bfloat16. A target that is missed makes the exit status 1.
+The models have 0.5 to 16 times the usable L2 of a core, which is measured first. All ways (see `runtimes.workers`) run
+in turn, one at a time, round after round. Each has its own process, weights and kernels, with the same allocator and
+OpenMP settings; only the cores that a process may use differ. A figure is the median over the rounds, a ratio the
+median of the ratios within a round. Without filters it runs all sizes and batches in float32, and batches 1 and 16 of
+one and two L2 in bfloat16. If a target is missed, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 def cases(options: argparse.Namespace, usable: int) -> list[Case]:
-    """What the options ask for, in the order of the table."""
+    """Return the cases that the options ask for, in the order of the table."""
     found = []
     for kind, dtype, size, batch in itertools.product(options.model, options.dtype, options.size, options.batch):
         named = options.named_dtype
@@ -53,7 +53,7 @@ def cases(options: argparse.Namespace, usable: int) -> list[Case]:
 
 
 def measure(crew: Crew, case: Case, rounds: int) -> Row:
-    """All ways in turn, round after round; the first round tells how many requests make a turn."""
+    """Run all ways in turn, round after round; the first round decides how many requests make a turn."""
     crew.build(case)
     counts = {}
     for name in WAYS:
@@ -71,7 +71,7 @@ def measure(crew: Crew, case: Case, rounds: int) -> Row:
 
 
 def ratios(rows: list[Row], style: str) -> str:
-    """The table of what is asked most: the automatic pipeline over each other way, and what cutting adds to copying."""
+    """Return the table of the automatic pipeline over each other way, and of cutting over copying."""
     pairs = {f"auto / {name}": (AUTO, name) for name in WAYS if name not in OURS} | {"cut / copies": (CUT, COPIES)}
     table = [
         (
@@ -85,7 +85,7 @@ def ratios(rows: list[Row], style: str) -> str:
 
 
 def show(rows: list[Row], usable: int, style: str) -> bool:
-    """Print what was measured; whether every target is met."""
+    """Print the results; return whether every target is met."""
     print("\nThroughput of the automatic pipeline over that of others, and of the cut over copies of the whole\n")
     print(ratios(rows, style))
     for words, unit, values in (

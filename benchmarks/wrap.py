@@ -1,4 +1,4 @@
-"""A batch in microbatches, beside inductor's whole batch.
+"""Compare a batch in microbatches with inductor's whole batch.
 
     python benchmarks/wrap.py [--model narrow depthwise ...] [--threads 1 2] [--allocator ...] [--repeats 7]
                               [--cache-bytes 1.5MiB] [--microbatches auto]
@@ -74,7 +74,7 @@ def narrow() -> nn.Module:
 
 
 def depthwise(width: int = 16) -> nn.Module:
-    """Eight times a depthwise and a 1x1 convolution, each with a batch norm and a ReLU6."""
+    """Return eight times a depthwise and a 1x1 convolution, each with a batch norm and a ReLU6."""
     from zoo.plain import conv_bn
 
     layers: list[nn.Module] = []
@@ -93,7 +93,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def child(name: str, threads: int, asked: dict[str, Any]) -> None:
-    """Compile; then for each side that a line of stdin names, print the seconds of a call."""
+    """Compile; then, for each side that a line of stdin names, print the seconds of a call."""
     from fx_partition.report.compiled_plans import compiled_graphs
 
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""How far predictions and choices are from what was measured, in words and tables."""
+"""Compare predictions and choices with measurements, in words and tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def errors(rows: Sequence[Row], predicted: Predicted) -> list[float]:
 
 
 def medians(rows: Sequence[Row], predicted: Predicted) -> tuple[float, float]:
-    """The median error of all, and of those that spill."""
+    """Return the median error of all rows, and of those that spill."""
     over = [row for row in rows if spills(row)]
     return statistics.median(errors(rows, predicted)), statistics.median(errors(over, predicted))
 
@@ -58,7 +58,7 @@ def every_row(rows: Sequence[Row], predicted: Predicted) -> str:
 
 
 def judged(rows: Sequence[Row], predicted: Predicted, chosen: Sequence[Choice]) -> tuple[str, list[str]]:
-    """What is printed of rows that were not fitted and of choices; and the targets that are missed."""
+    """Return the text on rows that were not fitted and on choices, and the missed targets."""
     held_out = [row for row in rows if row.name not in FITTED]
     same, of_same = misranked(held_out, predicted, lambda a, b: a.hidden == b.hidden)
     beyond = [c for c in chosen if any(spills(r) for r in rows if r.hidden == c.hidden and r.tpus == 1)]
@@ -96,7 +96,7 @@ def _spread(found: Sequence[float]) -> Iterator[str]:
 
 
 def _inferred(rows: Sequence[Row], held_out: Sequence[Row], predicted: Predicted) -> list[str]:
-    """What is left without the rows whose cut was found from their times."""
+    """Return the text on the rows that are left without those whose cut was found from their times."""
     certain = [row for row in held_out if not row.inferred]
     middle = medians(certain, predicted)
     return [

@@ -1,4 +1,4 @@
-"""What this project says of the measured networks: constants fitted, times simulated, numbers of devices planned."""
+"""Predict the measured networks: fit constants, simulate times, plan numbers of devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FITTED = (
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fitted: the device with its bandwidths, its overheads, the link to the host."""
+    """The fitted constants: the device with its bandwidths, its overheads, the link to the host."""
 
     device: Device
     overheads: Overheads
@@ -87,7 +87,7 @@ class Network:
         self._known: dict[tuple[int, ...], float] = {}
 
     def milliseconds(self, cut: tuple[int, ...]) -> float:
-        """Of an inference in a stream."""
+        """Return the milliseconds of an inference in a stream."""
         if cut not in self._known:
             constants = self.constants
             device, link, overheads = constants.device, constants.link, constants.overheads
@@ -98,7 +98,7 @@ class Network:
         return self._known[cut]
 
     def _plan(self, cut: Sequence[int]) -> Plan:
-        """The plan with this cut: each segment is kept together, and the budget is too small for two."""
+        """Return the plan with this cut: each segment is kept together, and the budget is too small for two."""
         steps = [node.name for node in self.graph.graph.nodes if node.op == "call_function"]
         layers = [tuple(steps[i : i + 2]) for i in range(0, len(steps), 2)]
         ends = itertools.accumulate(cut)
@@ -108,7 +108,7 @@ class Network:
         return plan
 
     def choice(self, rows: Sequence[Row]) -> Choice:
-        """What the planner and the simulator take, where these rows were measured."""
+        """Return the choices of the planner and of the simulator, where these rows were measured."""
         usable, layers = self.constants.device.usable_bytes, sizes(self.hidden)
         best = min(rows, key=lambda row: row.ms).tpus
         plans = {tpus: fx_partition.plan(self.graph, cache_bytes=usable, devices=tpus) for tpus in range(1, 5)}
@@ -123,7 +123,7 @@ class Network:
 
 
 def look(rows: Sequence[Row], constants: Constants) -> tuple[dict[tuple[int, int, str], float], list[Choice]]:
-    """Milliseconds of each row by the simulator, and the choice for each network."""
+    """Return the milliseconds of each row by the simulator, and the choice for each network."""
     predicted, chosen = {}, []
     for hidden, group in itertools.groupby(sorted(rows), key=lambda row: row.hidden):
         one, same = Network(hidden, constants), list(group)

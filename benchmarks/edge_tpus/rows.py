@@ -48,17 +48,17 @@ class Layer(nn.Module):
 
 
 def network(hidden: int) -> nn.Sequential:
-    """64 -> N -> N -> N -> N -> 10."""
+    """Return the layers of 64 -> N -> N -> N -> N -> 10."""
     return nn.Sequential(Layer(64, hidden), *(Layer(hidden, hidden) for _ in range(3)), Layer(hidden, 10))
 
 
 def sizes(hidden: int) -> list[float]:
-    """MiB of each layer's weight."""
+    """Return the MiB of each layer's weight."""
     return [layer.weight.nbytes / MIB for layer in network(hidden)]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows but the profiled ones, which were chosen by measuring.
+    """Return the rows except the profiled ones, which were chosen by measuring.
 
     The memory columns say how a network was cut. On two devices, balanced, from N = 2020 on they describe layers 0-3
     and 4, of which 8 MiB and more would be fetched: 22 ms and more. The times are of a cut of which one layer is
@@ -83,13 +83,13 @@ def _row(row: Mapping[str, str]) -> Row:
 
 
 def cuts(tpus: int) -> Iterator[tuple[int, ...]]:
-    """All ways to cut the layers: how many there are in each segment."""
+    """Return all ways to cut the layers, as the number of layers in each segment."""
     for inner in itertools.combinations(range(1, LAYERS), tpus - 1):
         yield tuple(b - a for a, b in itertools.pairwise((0, *inner, LAYERS)))
 
 
 def parts(layers: Sequence[float], cut: Sequence[int]) -> list[float]:
-    """The sum of each segment."""
+    """Return the sum of each segment."""
     ends = itertools.accumulate(cut)
     return [sum(layers[end - count : end]) for count, end in zip(cut, ends, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What an adapter is given: a graph, what fx_partition knows of its nodes, and how planning is timed."""
+"""The input of every planner: a graph, fx_partition's analysis of its nodes, and the timing of a plan."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Planned:
 
 
 class NoPlan(Exception):
-    """A planner has no answer, and says why."""
+    """Raised with the reason if a planner has no answer."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Case:
         return self.graph.gm
 
     def atom_bytes(self) -> list[int]:
-        """``step_bytes`` summed over each atom."""
+        """Return ``step_bytes`` summed over each atom."""
         bounds = self.chain.atom_start.tolist()
         return [sum(self.step_bytes[i:j]) for i, j in pairwise(bounds)]
 
     def by_atoms(self, boundaries: Sequence[int]) -> dict[str, int]:
-        """The assignment with partition boundaries ``[0, ..., number of atoms]``."""
+        """Return the assignment of boundaries ``[0, ..., number of atoms]``."""
         starts = self.chain.atom_start.tolist()
         assignment: dict[str, int] = {}
         for partition, (i, j) in enumerate(pairwise(boundaries)):
@@ -94,7 +94,7 @@ class Case:
         return self.scorer.score(assignment)
 
     def fewest(self, budget: int) -> int:
-        """A number of partitions below which no plan can fit: the weights that are read over the budget, rounded up."""
+        """Return a lower bound on the partitions of any plan: the weights that are read over the budget, rounded up."""
         chain = self.chain
         touched = np.zeros_like(chain.weight_bytes)
         np.add.at(touched, chain.weight_id, chain.weight_touch_bytes)
@@ -121,7 +121,7 @@ def make_case(graph: Graph) -> Case:
 
 
 def timed(plan: Callable[[A], T], prepare: Callable[[], A]) -> tuple[T, float]:
-    """The answer of a planner, and the median seconds of five runs after a warm-up (of that alone if it is long).
+    """Return a planner's answer and the median seconds of five runs after a warm-up (of that alone if it is long).
 
     ``prepare`` makes what one run is given, and is not timed.
     """
@@ -138,7 +138,7 @@ def _run(plan: Callable[[A], T], given: A) -> tuple[T, float]:
 
 
 def smallest_that_fits(case: Case, budget: int, split: Callable[[list[int], int], list[int]]) -> Planned:
-    """k upward until the scorer accepts what a planner of a given k makes; all those runs are its time.
+    """Try k upward until the scorer accepts the answer of a planner of a given k; all runs are its time.
 
     Args:
         split: (bytes of each atom, k) -> boundaries ``[0, ..., number of atoms]``.
@@ -184,5 +184,5 @@ def with_smaller_budgets(plan: Callable[[Case, int], Planned], case: Case, budge
 
 
 def smaller_budgets(budget: int) -> list[int]:
-    """The budget, then 95% of it, 90% and so on to 30%."""
+    """Return the budget, then 95% of it, 90% and so on to 30%."""
     return [budget * percent // 100 for percent in range(100, 25, -5)]

@@ -10,7 +10,7 @@ from .case import Case, Planned, timed
 
 
 def plan(case: Case, budget: int, algorithm: str = "dp", order: str = "search") -> Planned:
-    """A plan, checked: its figures and the scorer's are equal byte for byte.
+    """Return a plan, whose figures must equal the scorer's byte for byte.
 
     Raises:
         AssertionError: they differ.
@@ -33,5 +33,5 @@ def greedy(case: Case, budget: int) -> Planned:
 
 
 def assignment_of(made: Plan) -> dict[str, int]:
-    """The plan as the scorer takes it."""
+    """Return the assignment of a plan, for the scorer."""
     return {node: part.index for part in made.partitions for node in part.nodes}

@@ -1,4 +1,4 @@
-"""One judge for every planner: what an assignment of nodes to partitions holds, from the definitions alone.
+"""Score the assignment of any planner: the bytes of each partition, from the definitions alone.
 
 Nothing here is shared with the planner of fx_partition, so that the two can check one another. `storages` says what
 weights and values are.
@@ -37,7 +37,7 @@ from .storages import Storages
 
 @dataclass(frozen=True)
 class Score:
-    """What an assignment comes to.
+    """The figures of an assignment.
 
     Attributes:
         footprints: bytes of each partition, in the order in which they run.
@@ -59,11 +59,11 @@ class Score:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What is to be small: partitions, then the largest of them, then the cut."""
+        """The figures to minimise: partitions, then the largest of them, then the cut."""
         return self.num_partitions, self.max_bytes, self.cut_bytes
 
     def fits(self, budget: int) -> bool:
-        """Whether the assignment can be run with every partition within ``budget`` bytes."""
+        """Return whether the assignment can run with every partition within ``budget`` bytes."""
         return self.back_edges == 0 and self.max_bytes <= budget
 
 
@@ -87,7 +87,7 @@ class Scorer:
         self._storages = Storages(gm)
 
     def score(self, assignment: Mapping[str, int]) -> Score:
-        """Footprints, cut and back edges of an assignment.
+        """Return the footprints, the cut and the back edges of an assignment.
 
         Raises:
             KeyError: it names a node that the graph does not have.
@@ -115,7 +115,7 @@ class Scorer:
         return Score(tuple(footprints), cut, back_edges)
 
     def _needs(self, assignment: Mapping[str, int]) -> set[tuple[int, int, str]]:
-        """(maker's partition, reader's partition, node) for each result that crosses; views of weights do not."""
+        """Return (maker's partition, reader's partition, node) for each result that crosses; weights do not."""
         found = set()
         for name, partition in assignment.items():
             for source in self._nodes[name].all_input_nodes:
@@ -125,7 +125,7 @@ class Scorer:
         return found
 
     def _run(self, names: Sequence[str], later: set[int]) -> tuple[int, int]:
-        """Footprint and received bytes of one partition whose nodes are ``names``."""
+        """Return the footprint and the received bytes of one partition whose nodes are ``names``."""
         place = {name: i for i, name in enumerate(names)}
         last_touch: dict[int, int] = {}
         weights: dict[int, int] = {}

@@ -1,6 +1,6 @@
-"""Which storages each node of an exported graph touches, for the scorer.
+"""Find the storages that each node of an exported graph touches, for the scorer.
 
-Storages are told apart by the identity of the fake tensors that torch.export left in ``meta["val"]`` and of the real
+Storages are distinguished by the identity of the fake tensors that torch.export left in ``meta["val"]`` and of the real
 parameters. (One exception: a dropout that is off returns its input, but is exported with a storage of its own.)
 
 Terms
@@ -32,14 +32,14 @@ GATHERS = frozenset({"aten::embedding", "aten::index_select", "aten::index", "at
 
 @dataclass
 class Touch:
-    """What one node touches: values, and so many bytes of weights."""
+    """The values, and the bytes of each weight, that one node touches."""
 
     values: set[int] = field(default_factory=set)
     weights: dict[int, int] = field(default_factory=dict)
 
 
 class Storages:
-    """What the nodes of a graph touch.
+    """The touches of all nodes of a graph.
 
     Attributes:
         weight_bytes: of each weight.
@@ -65,7 +65,7 @@ class Storages:
         self.returned = {self._key(tensor) for tensor in outputs} & self.value_bytes.keys()
 
     def holds_only_weights(self, node: torch.fx.Node) -> bool:
-        """Whether a node is a weight or a view of one, which every partition can have for itself."""
+        """Return whether a node is a weight or a view of one, which every partition can have for itself."""
         tensors = _tensors(node.meta.get("val"))
         return bool(tensors) and all(self._key(tensor) in self._spans for tensor in tensors)
 
@@ -76,7 +76,7 @@ class Storages:
         return self._same.get(identity, identity)
 
     def _find_weights(self, gm: torch.fx.GraphModule) -> None:
-        """Parameters, buffers and constants: by storage, and within one by the parts that overlap."""
+        """Find the parameters, buffers and constants: by storage, and within one by the parts that overlap."""
         spans: dict[int, list[tuple[int, int, torch.fx.Node]]] = {}
         for node in gm.graph.nodes:
             if node.op != "get_attr":
@@ -99,7 +99,7 @@ class Storages:
                 self._spans.setdefault(self._key(node.meta["val"]), []).append((first, len(self.weight_bytes) - 1))
 
     def _find_state(self, gm: torch.fx.GraphModule) -> None:
-        """Inputs that some operator writes are weights too."""
+        """Add the inputs that an operator writes to the weights."""
         inputs = {
             self._key(tensor): int(tensor.untyped_storage().nbytes())
             for node in gm.graph.nodes
@@ -114,7 +114,7 @@ class Storages:
                     self.weight_bytes.append(inputs[key])
 
     def _weight_of(self, tensor: torch.Tensor) -> int | None:
-        """The weight that a tensor is part of, None if it is a value."""
+        """Return the weight that a tensor is part of; None if it is a value."""
         first = tensor.storage_offset() * tensor.element_size()
         spans = self._spans.get(self._key(tensor), [])
         return next((weight for begin, weight in reversed(spans) if begin <= first), None)
@@ -162,7 +162,7 @@ def _read(node: torch.fx.Node) -> list[torch.Tensor]:
 
 
 def _arguments(node: torch.fx.Node) -> Iterator[tuple[torch.Argument, Any]]:
-    """The operator's formal arguments with what the node hands to them."""
+    """Return the operator's formal arguments with the values that the node passes."""
     if isinstance(node.target, torch._ops.OpOverload):
         formal = node.target._schema.arguments
         yield from zip(formal, node.args, strict=False)
@@ -170,14 +170,14 @@ def _arguments(node: torch.fx.Node) -> Iterator[tuple[torch.Argument, Any]]:
 
 
 def _written(node: torch.fx.Node) -> Iterator[torch.Tensor]:
-    """The tensors that an operator's schema says it writes."""
+    """Return the tensors that an operator's schema says it writes."""
     for formal, actual in _arguments(node):
         if formal.alias_info is not None and formal.alias_info.is_write and isinstance(actual, torch.fx.Node):
             yield from _tensors(actual.meta.get("val"))
 
 
 def _gathered(node: torch.fx.Node) -> torch.Tensor | None:
-    """The table, if the node only gathers rows of its first argument."""
+    """Return the table, if the node only gathers rows of its first argument."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.name not in GATHERS:
         return None
     source = node.args[0]

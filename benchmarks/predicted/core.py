@@ -1,4 +1,4 @@
-"""One core of this machine as a device: its record and overheads, measured by loops that are no model's.
+"""Measure one core of this machine as a device: its record and overheads, by loops that are not models.
 
 hit curve       a sweep of reads over working sets (`fx_partition.hardware.bandwidth_sweep`)
 bandwidths      products of a matrix and a vector, as models read their weights: of a matrix that stays in the cache,
@@ -34,7 +34,7 @@ _WIDTH = 64
 
 @dataclass(frozen=True)
 class Core:
-    """What was measured."""
+    """The measured core."""
 
     device: Device
     overheads: Overheads
@@ -44,11 +44,11 @@ def measure_core(sweep_seconds: float) -> Core:
     """Measure the calling thread's core.
 
     Raises:
-        ValueError: nothing is known of the CPU's caches, or the sweep shows none.
+        ValueError: the system does not report the CPU's caches, or the sweep shows none.
     """
     cpu = cpu_facts()
     if not cpu.caches:
-        raise ValueError("this system says nothing of its CPU's caches")
+        raise ValueError("this system does not report its CPU's caches")
     device = _device(cpu, sweep_seconds)
     return Core(device, _overheads(device.onchip_bandwidth))
 
@@ -71,21 +71,21 @@ def _device(cpu: CpuFacts, sweep_seconds: float) -> Device:
 
 
 def _product_with_vector(size: int) -> float:
-    """Bytes/s of a matrix of so many bytes; it has as many rows as columns."""
+    """Return the bytes/s of reading a square matrix of this many bytes."""
     width = int((size / 4) ** 0.5)
     matrix, vector = torch.ones(width, width), torch.ones(width)
     return 4 * width * width / median_seconds(lambda: torch.mv(matrix, vector))
 
 
 def _peak() -> float:
-    """FLOP/s of a product that stays in the cache."""
+    """Return the FLOP/s of a product that stays in the cache."""
     rows, columns, inner = _PRODUCT
     x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
     return 2 * rows * columns * inner / median_seconds(lambda: nn.functional.linear(x, weight))
 
 
 def _overheads(bandwidth: float) -> Overheads:
-    """Of a call, and of a kernel of its own; the layers' bytes are on chip."""
+    """Return the seconds of a call and of a kernel; the layers' bytes are on chip."""
     few, many = (_seconds_of_chain(depth) - depth * 4 * _WIDTH**2 / bandwidth for depth in _DEPTHS)
     kernel = max(0.0, (many - few) / (2 * (_DEPTHS[1] - _DEPTHS[0])))
     return replace(OVERHEADS["cpu"], call=max(0.0, few - 2 * _DEPTHS[0] * kernel), kernel=kernel)

@@ -1,4 +1,4 @@
-"""What it takes to bring a tensor from one rank to another and back: bare, by the runtime, and in a compiled call.
+"""Measure the time to bring a tensor from one rank to another and back: bare, by the runtime, and in a compiled call.
 
 name    a round
 bare    `dist.send` and `dist.recv` there, the same back
@@ -28,7 +28,7 @@ _TAG = TAGS * 1000  # beyond those of compiled graphs
 
 
 class TwoSums(nn.Module):
-    """Two stages with next to no arithmetic and a boundary of ``numel`` float32."""
+    """Two stages with almost no arithmetic and a boundary of ``numel`` float32."""
 
     def __init__(self, numel: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class TwoSums(nn.Module):
 
 
 class Hops:
-    """Rounds between rank 0 and rank 1 with a tensor of so many bytes."""
+    """Rounds between rank 0 and rank 1 with a tensor of one size."""
 
     def __init__(self, nbytes: int) -> None:
         self._rank = dist.get_rank()
@@ -56,7 +56,7 @@ class Hops:
         self._team = Team.current(TIMEOUT_S, torch.device("cpu"))
 
     def seconds(self, count: int) -> dict[str, float]:
-        """A hop by each name, over ``count`` rounds."""
+        """Return the seconds of a hop by each name, over ``count`` rounds."""
         rounds = {"bare": self._bare, "team": self._by_team, "call": self._call, "inline": self._in_line}
         found = {name: _timed(function, count) for name, function in rounds.items()}
         inline = found.pop("inline")

@@ -36,15 +36,15 @@ class RankSide(ABC):
 
     @abstractmethod
     def call(self, x: Tensor) -> Tensor | None:
-        """This rank's part of one call; the result on the last rank."""
+        """Run this rank's part of one call; return the result on the last rank."""
 
     def run(self, count: int) -> None:
-        """So many calls, as fast as they go; the first rank does not wait for the last."""
+        """Run ``count`` calls as fast as possible; the first rank does not wait for the last."""
         for x in itertools.islice(self._requests, count):
             self.call(x)
 
     def one(self) -> None:
-        """One call, with the result brought back to rank 0."""
+        """Run one call and bring its result back to rank 0."""
         result = self.call(next(self._requests))
         if self._rank == self._last:
             assert result is not None
@@ -53,7 +53,7 @@ class RankSide(ABC):
             dist.recv(self._answer, self._last)
 
     def first(self) -> Tensor | None:
-        """What the first request gives, on the last rank."""
+        """Return the result of the first request, on the last rank."""
         return self.call(self._first)
 
 
@@ -93,7 +93,7 @@ SIDES: dict[str, type[RankSide]] = {"l2partition": Ranks, "torch pipelining": GP
 
 
 def even_part(blocks: nn.Sequential, rank: int, size: int) -> nn.Sequential:
-    """A rank's run of blocks; each has as many."""
+    """Return a rank's run of blocks; all ranks have equally many."""
     each, left = divmod(len(blocks), size)
     assert not left, f"{len(blocks)} blocks are not divided evenly by {size} ranks"
     return blocks[rank * each : (rank + 1) * each]

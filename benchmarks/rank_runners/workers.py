@@ -1,4 +1,4 @@
-"""Processes that are the ranks of a gloo group on this machine, and do together what they are told."""
+"""Processes that are the ranks of a gloo group on this machine and run commands together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .runners import SIDES, RankSide
 
 
 class RankCrew(Processes):
-    """Live ranks; a context manager.
+    """Running ranks; a context manager.
 
     Args:
         size: how many.
@@ -31,7 +31,7 @@ class RankCrew(Processes):
         super().__init__(work, [(rank, size, cores[rank % len(cores)]) for rank in range(size)])
 
     def build(self, case: Case, microbatches: int) -> None:
-        """Have every rank build all sides of a case; what they compute is checked.
+        """Have every rank build all sides of a case, and check their results.
 
         Raises:
             RuntimeError: a side cannot be built or computes something else; the ranks' tracebacks are in the message.
@@ -39,25 +39,28 @@ class RankCrew(Processes):
         self.ask(("build", case, microbatches))
 
     def rate(self, side: str, count: int) -> float:
-        """Calls a second, in a stream of ``count``."""
+        """Return calls per second, in a stream of ``count``."""
         return count / max(self.ask(("run", side, count)))
 
     def latency(self, side: str, count: int) -> float:
-        """Median seconds of one call at a time, its result brought back to rank 0."""
+        """Return the median seconds of one call at a time, its result brought back to rank 0."""
         return float(self.ask(("one", side, count))[0])
 
     def build_hops(self, nbytes: int) -> None:
-        """Have two ranks get ready to pass a tensor of so many bytes."""
+        """Have two ranks prepare to pass a tensor of one size."""
         self.ask(("build hops", nbytes))
 
     def hops(self, count: int) -> dict[str, float]:
-        """Seconds of a hop by each way; see `hops`."""
+        """Return the seconds of a hop by each way; see `hops`."""
         found: dict[str, float] = self.ask(("hops", count))[0]
         return found
 
 
 def work(connection: Connection, rank: int, size: int, core: int, store: str) -> None:
-    """A rank's life: commands in, answers out, until it is told to stop. An answer that is a text is a failure."""
+    """Run a rank: receive commands and send answers until the command to stop.
+
+    An answer that is a text is a failure.
+    """
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
@@ -90,7 +93,7 @@ def work(connection: Connection, rank: int, size: int, core: int, store: str) ->
 
 
 def _stream(side: RankSide, count: int) -> float:
-    """Seconds of so many calls; from when all ranks are warm to when this one is done."""
+    """Return the seconds of a stream of calls, from when all ranks are warm to when this one is done."""
     side.run(max(1, count // 8))
     dist.barrier()
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How many bytes of a core's L2 can really be used: read bandwidth against working set, and where it breaks down.
+"""Measure how many bytes of a core's L2 are usable: read bandwidth against working set, and its knee.
 
 Nominal is what Linux says of core 0. Usable is the knee of the curve: the largest working set that is still read at
 `KEPT` of the bandwidth of sets that surely fit (an eighth to a half of nominal).
@@ -23,7 +23,7 @@ _READ = 1 << 26  # bytes of one measurement
 
 
 def nominal_l2(core: int) -> int:
-    """Bytes of a core's L2 as Linux knows it; 1 MiB where it does not."""
+    """Return the bytes of a core's L2 that Linux reports; 1 MiB if it reports none."""
     for index in sorted((_SYSFS / f"cpu{core}" / "cache").glob("index*")):
         if (index / "level").read_text().strip() == "2":
             return int((index / "size").read_text().strip().removesuffix("K")) * 1024
@@ -31,7 +31,7 @@ def nominal_l2(core: int) -> int:
 
 
 def bandwidths(core: int, rounds: int = 7) -> dict[int, float]:
-    """Bytes a second for working sets from an eighth to four times the nominal L2, in eighths of an octave.
+    """Return bytes/s for working sets from an eighth to four times the nominal L2, in eighths of an octave.
 
     The calling thread is moved to ``core`` meanwhile. The median of interleaved rounds.
     """
@@ -58,7 +58,7 @@ def bandwidths(core: int, rounds: int = 7) -> dict[int, float]:
 
 
 def knee(curve: Mapping[int, float], nominal: int) -> int:
-    """The usable bytes, from bandwidth by working set: the largest set before the first that is read too slowly.
+    """Return the usable bytes from bandwidths by working set: the largest set before the first that is read too slowly.
 
     Example: a set of 12 is read at less than 0.8 of the 100 that sets of 2 to 8 are read at::
 

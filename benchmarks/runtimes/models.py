@@ -54,13 +54,13 @@ class Case:
         return max(_MULTIPLE, int(math.sqrt(entries)) // _MULTIPLE * _MULTIPLE)
 
     def model(self) -> nn.Sequential:
-        """The model, of the same weights at each call."""
+        """Return the model, with the same weights at each call."""
         torch.manual_seed(0)
         blocks = [_block(self.kind, self.width) for _ in range(_BLOCKS[self.kind])]
         return nn.Sequential(*blocks).eval().to(self.torch_dtype)
 
     def requests(self, count: int) -> list[Tensor]:
-        """Inputs, all different."""
+        """Return inputs that are all different."""
         generator = torch.Generator().manual_seed(1)
         inner = {"mlp": (), "transformer": (TOKENS,), "conv": (self.width, PIXELS, PIXELS)}[self.kind]
         shape = (self.batch, *inner) if self.kind == "conv" else (self.batch, *inner, self.width)
@@ -68,7 +68,7 @@ class Case:
 
 
 def size_of(model: nn.Module) -> int:
-    """Bytes of a model's weights."""
+    """Return the bytes of a model's weights."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
@@ -82,7 +82,7 @@ def _block(kind: str, width: int) -> nn.Module:
 
 
 def _scaled(layer: nn.Linear | nn.Conv2d) -> nn.Module:
-    """Activations that neither vanish nor grow: arithmetic on denormal numbers would be slower."""
+    """Return activations that neither vanish nor grow: arithmetic on denormal numbers would be slower."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layer
 

@@ -1,4 +1,4 @@
-"""What every crew of a benchmark does with its processes, and every process with a side."""
+"""Start and stop the processes of a benchmark, send commands, and check results."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ C = TypeVar("C", bound="Processes")
 
 
 class Processes:
-    """Live processes that answer commands; a context manager.
+    """Running processes that answer commands; a context manager.
 
     Each runs ``work(connection, *arguments, store)``: a loop that receives a command and sends an answer, a text where
     it failed, until the command is ("stop",). ``store`` is a path for a process group's file.
     """
 
     def __init__(self, work: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
-        context = multiprocessing.get_context("spawn")  # nothing is inherited, the allocator's settings are read anew
+        context = multiprocessing.get_context("spawn")  # nothing is inherited, the allocator's settings are read again
         self._folder = tempfile.TemporaryDirectory()
         self._connections: list[Connection] = []
         self._processes = []
@@ -43,7 +43,7 @@ class Processes:
             self._processes.append(process)
 
     def ask(self, command: tuple[Any, ...], workers: Sequence[int] | None = None) -> list[Any]:
-        """The answers of some processes, all of them if not said, to one command.
+        """Return the answers of some processes (default: all) to one command.
 
         Raises:
             RuntimeError: what those that failed say.
@@ -74,7 +74,7 @@ class Processes:
 
 
 def two_cores() -> list[int]:
-    """A core of each of two groups that share no cache; ends the program where there are none."""
+    """Return a core of each of two groups that do not share a cache; end the program if there are none."""
     groups = core_groups()
     if len(groups) < 2:
         print("two cores with caches of their own are needed", file=sys.stderr)
@@ -83,7 +83,7 @@ def two_cores() -> list[int]:
 
 
 def alone(call: Callable[[], Any], count: int) -> float:
-    """Median seconds of one call at a time, after three that do not count."""
+    """Return the median seconds of one call at a time, after three that do not count."""
     times = []
     for _ in range(count + 3):
         start = time.perf_counter()
@@ -93,7 +93,7 @@ def alone(call: Callable[[], Any], count: int) -> float:
 
 
 def check(case: Case, results: Mapping[str, Tensor | None]) -> None:
-    """What each side computes of the first request is eager's result within the tolerance; None: it has none here."""
+    """Check that each side's result of the first request is eager's within the tolerance; None: it has none here."""
     expected = case.model()(case.requests(1)[0]).float()
     for name, result in results.items():
         if result is None:

@@ -1,4 +1,4 @@
-"""Ways to run a model, each in processes of its own that stay alive and run what they are told over a pipe.
+"""Ways to run a model, each in processes that stay alive and run the commands that they receive over a pipe.
 
 A worker builds its sides for a case, checks what they compute against eager, and then runs requests on command. A
 turn begins with untimed requests, so that weights are where they will be and clocks are up.
@@ -36,7 +36,7 @@ class Side(ABC):
 
     @abstractmethod
     def run(self, count: int) -> None:
-        """Run so many requests, as fast as this way can."""
+        """Run ``count`` requests as fast as this way can."""
 
     @abstractmethod
     def one(self) -> None:
@@ -44,10 +44,10 @@ class Side(ABC):
 
     @abstractmethod
     def outputs(self) -> Tensor | None:
-        """What the first request gives; None where another process has it."""
+        """Return the result of the first request; None where another process has it."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
         return
 
 
@@ -149,7 +149,7 @@ def piped(case: Case, usable: int) -> dict[str, Side]:
 
 
 def work(connection: Connection, role: str, core: int | None, rank: int, usable: int, store: str) -> None:
-    """A worker's life: commands in, answers out, until it is told to stop.
+    """Run a worker: receive commands and send answers until the command to stop.
 
     Commands: ("build", case), ("run", side, count) -> seconds, ("one", side, count) -> median seconds, ("stop",).
     """

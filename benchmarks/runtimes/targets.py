@@ -1,4 +1,4 @@
-"""What is asked of the runtime, and whether rows of the benchmark fulfil it.
+"""The targets of the runtime, and whether rows of the benchmark meet them.
 
 A ratio is that of rates within a round, of ours to another's; its figure is the median over the rounds.
 """
@@ -29,7 +29,7 @@ class Row:
     latencies: Mapping[str, Sequence[float]]
 
     def ratio(self, ours: str, others: Sequence[str]) -> float:
-        """Ours to the best of others."""
+        """Return our rate over the best of the others."""
         best = map(max, zip(*(self.rates[name] for name in others), strict=True))
         return statistics.median(rate / other for rate, other in zip(self.rates[ours], best, strict=True))
 
@@ -83,7 +83,7 @@ class Verdict:
 
 
 def judge(rows: Sequence[Row], usable: int) -> list[Verdict]:
-    """Every target that has rows, against what users get: the automatic way."""
+    """Return the verdict of every target that has rows, for the automatic way, which users get."""
     verdicts = []
     for target in TARGETS:
         ratios = [(row.ratio(AUTO, target.others), row.case.name) for row in rows if target.applies(row, usable)]

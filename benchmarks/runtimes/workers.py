@@ -48,11 +48,11 @@ WAYS = {
 
 
 class Crew(Processes):
-    """Live workers on two cores; a context manager.
+    """Running workers on two cores; a context manager.
 
     Args:
         cores: the two.
-        usable: bytes of L2 that the automatic way is told.
+        usable: the usable bytes of L2, for the automatic way.
     """
 
     def __init__(self, cores: Sequence[int], usable: int) -> None:
@@ -62,7 +62,7 @@ class Crew(Processes):
         super().__init__(work, [(*role, usable) for role in roles])
 
     def build(self, case: Case) -> None:
-        """Have all workers build a case, and check what they compute.
+        """Have all workers build a case, and check their results.
 
         Raises:
             RuntimeError: a side cannot be built or computes something else; the worker's traceback is in the message.
@@ -70,7 +70,7 @@ class Crew(Processes):
         self.ask(("build", case))
 
     def rate(self, name: str, count: int) -> float:
-        """Requests a second when ``count`` of them are there to be run."""
+        """Return requests per second for a stream of ``count``."""
         way = WAYS[name]
         each = max(1, count // len(way.workers)) if way.shared else max(MICROBATCHES, count)
         seconds = self.ask(("run", way.side, each), way.workers)
