@@ -1,4 +1,4 @@
-"""What all tests share: the folder of tests on the path, hypothesis without a clock, a fresh Dynamo for each test."""
+"""Settings of all tests: the folder of tests on the path, hypothesis without a clock, a fresh Dynamo for each test."""
 
 from __future__ import annotations
 

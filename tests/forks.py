@@ -1,4 +1,4 @@
-"""What something does in a forked child, without waiting for a child that hangs."""
+"""Run a function in a forked child, without waiting for a child that hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines of two stages that call Python, on threads or on stand-ins for GPUs: nothing need be compiled."""
+"""Pipelines of two stages that call Python, on threads or on fakes of GPUs: nothing is compiled."""
 
 from __future__ import annotations
 

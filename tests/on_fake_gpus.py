@@ -1,4 +1,4 @@
-"""Whole models on GPUs that are not there: fake tensors say which device they are on, and refuse to mix devices.
+"""Run whole models on GPUs that do not exist: fake tensors know their device and refuse to mix devices.
 
 Numbers are not computed, devices are, by torch's own rules: an operator on two devices raises, as on GPUs.
 """

@@ -1,4 +1,4 @@
-"""What is handed out: the source archive holds all that its readers and testers need."""
+"""The source archive holds everything that its readers and testers need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user sees first: an import without compilers, the public names, and how the verbs are called."""
+"""The public face: an import without compilers, the public names, and the arguments of the verbs."""
 
 from __future__ import annotations
 

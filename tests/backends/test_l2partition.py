@@ -1,4 +1,4 @@
-"""What a user of ``torch.compile(backend="l2partition")`` may do with a model, and what the stages look like."""
+"""Models compiled by ``torch.compile(backend="l2partition")`` behave like eager ones, in stages as planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Microbatches: what runs in blocks of rows equals eager, compiles once, and is refused where it may not be."""
+"""Graphs in microbatches equal eager and compile once; graphs that mix rows are refused."""
 
 from __future__ import annotations
 

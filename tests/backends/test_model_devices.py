@@ -1,4 +1,4 @@
-"""Models and stages on devices of every kind: results are where eager has them, whatever names the devices.
+"""Models and stages on devices of every kind return results on eager mode's devices.
 
 On fake GPUs (`on_fake_gpus`): an operator whose inputs are on two devices raises, as on real ones.
 """

@@ -1,4 +1,4 @@
-"""A stream of requests through stage threads: results, order, exceptions, and how it all ends."""
+"""A stream of requests through stage threads: results, order, exceptions and the end."""
 
 import subprocess
 import sys

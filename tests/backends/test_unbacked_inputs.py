@@ -1,4 +1,4 @@
-"""``mark_unbacked`` on an input's dimension: known before the first stage, so it is like a dynamic one."""
+"""A dimension of an input under ``mark_unbacked`` behaves like a dynamic one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Errors that a user meets: each names the thing and the way out."""
+"""Errors that users see name the thing and the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of calls, and how two of them differ."""
+"""Compare the results of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of all checks do: run one check on one family, and compare what it found with the table."""
+"""Run one check on one family, and compare the outcome with the table; all tests of families do this."""
 
 from __future__ import annotations
 

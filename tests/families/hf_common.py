@@ -1,4 +1,4 @@
-"""What families of the transformers library share. The library is imported when a model is built."""
+"""Helpers for families of the transformers library, which is imported when a model is built."""
 
 from __future__ import annotations
 

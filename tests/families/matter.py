@@ -1,4 +1,4 @@
-"""That inputs and weights of a family matter: an output that ignores them would hide a fault in them."""
+"""Check that every input and weight of a family changes its output: otherwise a fault in it would be hidden."""
 
 from __future__ import annotations
 

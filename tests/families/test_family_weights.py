@@ -1,4 +1,4 @@
-"""Weights and inputs of families matter: a fault in what is multiplied by zero would pass every other test."""
+"""Every weight and input of a family changes its output; otherwise other tests could miss a fault in it."""
 
 import pytest
 

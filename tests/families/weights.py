@@ -1,4 +1,4 @@
-"""Weights with which an error anywhere reaches the output at a size to see.
+"""Give a model weights with which an error anywhere changes the output visibly.
 
 Libraries draw small weights and start biases, position tables and gates at zero or one: a fault in what is multiplied
 by zero passes every comparison. Here matrices keep the scale of a signal, and nothing is constant.

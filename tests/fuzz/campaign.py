@@ -1,4 +1,4 @@
-"""Many programs: which roads each takes, and what came of all."""
+"""Run many programs: choose the roads of each, and collect the outcomes."""
 
 from __future__ import annotations
 

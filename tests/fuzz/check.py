@@ -1,4 +1,4 @@
-"""A program by all roads, against eager mode."""
+"""Run a program on all roads and compare with eager mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a seed to a program."""
+"""Make a program from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of statements that make views, and what puts them in other layouts."""
+"""Kinds of statements that make views, and that change layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of calls of a model: values, layouts, aliases, what was written, the random state, gradients."""
+"""Record everything visible of calls of a model: values, layouts, aliases, writes, random state, gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the two quick tests share: they are two files so that two processes take them."""
+"""The shared part of the two quick tests, which are two files so that two processes run them."""
 
 from __future__ import annotations
 

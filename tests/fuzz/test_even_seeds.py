@@ -1,4 +1,4 @@
-"""Random programs compiled by the backend are what they are in eager mode; and one as a pipeline."""
+"""Random programs compiled by the backend equal eager mode; one of them as a pipeline."""
 
 from .quick import assert_worth_it, try_all
 

@@ -1,4 +1,4 @@
-"""Small programs that the fuzzer has found, and that were wrong once."""
+"""Small programs that the fuzzer found, and that gave wrong results once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzzer itself: it finds faults that are put in, makes them small, and prints them as scripts that show them."""
+"""The fuzzer finds faults that are put in, makes them small, and prints them as scripts that reproduce them."""
 
 import subprocess
 import sys

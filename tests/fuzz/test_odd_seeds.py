@@ -1,4 +1,4 @@
-"""Random programs that are split are what they are in eager mode; and one with stages compiled by inductor."""
+"""Random programs that are split equal eager mode; one of them with stages compiled by inductor."""
 
 from .quick import assert_worth_it, try_all
 

@@ -1,4 +1,4 @@
-"""The cache directory: which ones are used, and how files get there. Nothing relies on permissions; root has all."""
+"""Which cache directories are used and how files are written; no test relies on permissions, because root has all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine has, from fakes of drivers and operating systems, and from this machine."""
+"""The devices of a machine are detected, from fakes of drivers and systems and on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of devices wherever a size is asked for."""
+"""The name of a device is accepted wherever an option takes a size."""
 
 from __future__ import annotations
 

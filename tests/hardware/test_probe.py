@@ -1,4 +1,4 @@
-"""Fits of sweeps that are made up, and sweeps of this machine: that they are whole and kept, not how fast it is."""
+"""Fits of made-up sweeps are right, and sweeps of this machine are complete and kept; their speed is not judged."""
 
 from __future__ import annotations
 

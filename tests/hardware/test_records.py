@@ -1,4 +1,4 @@
-"""Device records: every figure is there with its source, and what is derived from measurements says what they say."""
+"""Every figure of a device record has a source, and derived figures agree with the measurements."""
 
 from __future__ import annotations
 

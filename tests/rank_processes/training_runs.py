@@ -1,4 +1,4 @@
-"""What ranks run in the tests of training: a model, a loss, ten steps of an optimizer, by a schedule or in one process.
+"""The runs of ranks in the tests of training: a model, a loss, ten steps by a schedule or in one process.
 
 Names of models and schedules go to the ranks, which make their own.
 """

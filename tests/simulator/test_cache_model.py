@@ -1,4 +1,4 @@
-"""What stays on chip: distances by their definition, hit rates by the curve, weights that a scratchpad holds."""
+"""What stays on chip follows the definition of distances, the hit curve and the contents of a scratchpad."""
 
 from __future__ import annotations
 

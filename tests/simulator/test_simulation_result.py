@@ -1,4 +1,4 @@
-"""What a simulation found, as text and as plain data."""
+"""The result of a simulation as text and as plain data."""
 
 from __future__ import annotations
 

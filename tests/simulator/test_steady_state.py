@@ -1,4 +1,4 @@
-"""Memory that recurs says what memory that is followed run by run says, and follows few."""
+"""Memory that looks up recurring runs gives the same figures as following every run, and follows few."""
 
 from __future__ import annotations
 

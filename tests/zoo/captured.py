@@ -1,4 +1,4 @@
-"""Graphs of the zoo's models, as the passes see them."""
+"""Captured graphs of the zoo's models."""
 
 from __future__ import annotations
 

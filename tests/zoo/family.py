@@ -1,4 +1,4 @@
-"""What one entry of the zoo is."""
+"""One entry of the zoo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program behind the interface of a pipeline's runtime, on the stand-in for GPUs."""
+"""A program behind the interface of a pipeline's runtime runs on the fake of a GPU's driver."""
 
 import operator
 

@@ -1,4 +1,4 @@
-"""L2 persistence: the arithmetic of windows, and that whatever is asked of the driver is taken back."""
+"""The windows of L2 persistence have the right sizes, and every setting of the driver is reset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA runtime's logic on CPU tensors: what is ordered before what, what is captured, what is reset."""
+"""The CUDA runtime orders, captures and resets the right work, on CPU tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in one buffer: their values, who shares a storage, alignment, and what changed since."""
+"""Weights packed in one buffer keep their values, shared storages and alignment, and follow changes."""
 
 from __future__ import annotations
 

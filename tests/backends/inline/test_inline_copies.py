@@ -1,4 +1,4 @@
-"""Copies between devices in a plain call: what the host takes part in is complete when the call goes on."""
+"""Copies to and from the host are complete when a plain call continues."""
 
 from __future__ import annotations
 

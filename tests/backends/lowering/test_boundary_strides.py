@@ -1,4 +1,4 @@
-"""What crosses a boundary has the strides that the next stage was compiled for, whatever the trace says of them."""
+"""Values that cross a boundary have the strides that the next stage was compiled for, not those of the trace."""
 
 from __future__ import annotations
 

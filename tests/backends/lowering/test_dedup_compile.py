@@ -1,4 +1,4 @@
-"""The first of each kind is compiled, in order, and its code is that of all of its kind."""
+"""Of equal stages only the first is compiled, and all run its code."""
 
 import pytest
 

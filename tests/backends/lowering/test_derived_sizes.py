@@ -1,4 +1,4 @@
-"""Sizes that a later stage of a pipeline uses: computed there where a tensor tells them, else passed on."""
+"""A later stage computes its sizes from tensors that it receives, or receives them as numbers."""
 
 from __future__ import annotations
 

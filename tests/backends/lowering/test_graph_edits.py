@@ -1,4 +1,4 @@
-"""A stage's graph on another device than the model's.
+"""The graph of a stage runs on another device than the model's.
 
 The numbers, with a model on GPUs that are not there and stages on the CPU; the text, for what only GPUs can run.
 """

@@ -1,4 +1,4 @@
-"""Views of memory that a stage writes, where some values of the stage have no storage of their own: those of vmap."""
+"""Stages write memory through views, also where vmap gives values without a storage of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call allocates."""
+"""The measured peak of a call is the most bytes that it had allocated at one time."""
 
 from __future__ import annotations
 

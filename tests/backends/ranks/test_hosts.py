@@ -1,4 +1,4 @@
-"""The runtime between two hosts, as torchrun starts it there: they meet at an endpoint, and run one model."""
+"""Two hosts started by torchrun meet at an endpoint and run one model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the ranks' runtime one by one: what travels, what ranks compare, what they assume of sizes."""
+"""Each part of the ranks' runtime: message encoding, comparison of ranks, guards on sizes."""
 
 from __future__ import annotations
 

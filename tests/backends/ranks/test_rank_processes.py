@@ -1,4 +1,4 @@
-"""``devices="ranks"`` in processes of their own: results, what is printed, and what survivors say of a failure."""
+"""``devices="ranks"`` in separate processes gives the right results, reports and errors after a failure."""
 
 from __future__ import annotations
 

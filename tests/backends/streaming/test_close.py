@@ -1,4 +1,4 @@
-"""Closing a pipeline while other threads use it: what was started gives its result, all else is refused."""
+"""Closing a pipeline in use: started requests return their results, all others are refused."""
 
 from __future__ import annotations
 

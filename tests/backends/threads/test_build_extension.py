@@ -1,4 +1,4 @@
-"""Compiled C++ is kept for its text, headers included, and used only if it is what was kept."""
+"""Compiled C++ is kept by its source with headers, and used only if its contents are intact."""
 
 from __future__ import annotations
 

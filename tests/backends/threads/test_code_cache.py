@@ -1,4 +1,4 @@
-"""Compiled stages on disk: what their names hold, what is kept, and what is not relied on. Nothing is compiled here."""
+"""The cache of compiled stages: what its names depend on, what it keeps and what it ignores; nothing is compiled."""
 
 import contextlib
 import operator

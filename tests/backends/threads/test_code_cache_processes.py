@@ -1,4 +1,4 @@
-"""Compiled stages that a process finds on disk, from the compile of one process to the results of another."""
+"""A process finds the stages that an earlier one compiled, and its results are right."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The extension of stage threads: no error leaves it but as an exception of Python's, and none ends a thread."""
+"""Every error in the extension of stage threads becomes a Python exception, and no error ends a thread."""
 
 from __future__ import annotations
 

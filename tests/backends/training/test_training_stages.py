@@ -1,4 +1,4 @@
-"""The stages that one process makes, all of them its own: what they hold, take, give and refuse."""
+"""The stages that one process makes have the right weights, inputs, outputs and errors."""
 
 from __future__ import annotations
 

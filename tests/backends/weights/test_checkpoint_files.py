@@ -1,4 +1,4 @@
-"""Files of weights that are damaged or hostile: what the package safetensors refuses is refused, and so are others."""
+"""Damaged or hostile files of weights are refused, at least all that the package safetensors refuses."""
 
 from __future__ import annotations
 

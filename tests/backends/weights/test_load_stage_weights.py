@@ -1,4 +1,4 @@
-"""Weights that are read from a checkpoint when a stage needs them, and not before."""
+"""Weights are read from a checkpoint when a stage first needs them."""
 
 from __future__ import annotations
 

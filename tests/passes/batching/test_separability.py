@@ -1,4 +1,4 @@
-"""A graph said to be separable gives the same when its rows run apart; one that mixes rows is refused by name."""
+"""Separable graphs give the same results when their rows run separately; others are refused by operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autocast and grad-mode regions are followed, entered and left by one module, and nothing stays on after a failure."""
+"""Autocast and grad-mode regions are entered and left in one module, and no mode stays on after a failure."""
 
 import operator
 

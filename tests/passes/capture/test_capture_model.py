@@ -1,4 +1,4 @@
-"""What users call things, and that capturing changes nothing."""
+"""A captured graph has the user's names, and capturing changes nothing."""
 
 from __future__ import annotations
 

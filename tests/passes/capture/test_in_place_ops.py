@@ -1,4 +1,4 @@
-"""Which calls write their first argument is told by what is called, and not by how its name happens to end."""
+"""The operator that is called decides whether its first argument is written, not the end of its name."""
 
 from __future__ import annotations
 

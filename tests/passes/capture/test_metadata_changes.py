@@ -1,4 +1,4 @@
-"""Operators that change what a tensor shows of its memory: nothing reads the layout of another moment."""
+"""Operators that change metadata in place: every reader sees the layout of its own moment."""
 
 from __future__ import annotations
 

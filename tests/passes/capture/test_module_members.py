@@ -1,4 +1,4 @@
-"""All tensors of a module, and what one module hands over to another."""
+"""All tensors of a module are found, and can be moved to another module."""
 
 import torch
 from torch import nn

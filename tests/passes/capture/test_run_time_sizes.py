@@ -1,4 +1,4 @@
-"""Sizes that tracers give no number: known before the graph runs, bounded by the model, or guessed and called so."""
+"""Sizes without a number: known before the graph runs, bounded by the model, or guessed and reported as such."""
 
 import warnings
 

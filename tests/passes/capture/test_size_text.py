@@ -1,4 +1,4 @@
-"""Sizes as text: what a graph has reads back equal, and what anyone else wrote is a size or is refused at once."""
+"""Sizes as text read back equal, and any other text is a size or is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atoms: the steps that stay together."""
+"""Atoms are the steps that must stay together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say which tensor arguments of ATen operators are never read: run each operator on memory that may not be read.
+"""Find the tensor arguments of ATen operators that are never read, by running them on memory that cannot be read.
 
 Run as a script: a child process for every argument, which the system ends if the operator touches the elements.
 """

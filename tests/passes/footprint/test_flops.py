@@ -1,4 +1,4 @@
-"""Operations of nodes: as torch counts them, symbolic, and for what only CPUs have."""
+"""The operations of nodes are those that torch counts, symbolic, and also for operators of CPUs alone."""
 
 from __future__ import annotations
 

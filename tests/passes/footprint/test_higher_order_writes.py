@@ -1,4 +1,4 @@
-"""What bodies of higher-order operators write of what is outside of them."""
+"""Writes in the body of a higher-order operator to tensors outside of it are found."""
 
 from __future__ import annotations
 

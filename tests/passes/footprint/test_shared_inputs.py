@@ -1,4 +1,4 @@
-"""Inputs that show memory of something larger, or of one another."""
+"""Inputs that are views of something larger, or of one another, count each byte once."""
 
 from __future__ import annotations
 

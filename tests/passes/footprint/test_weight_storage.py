@@ -1,4 +1,4 @@
-"""Weights are bytes of storages: tied and viewed ones once, disjoint views apart, gathers by the row."""
+"""Weights count by storage: tied and viewed ones once, disjoint views separately, gathers by the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which buffer takes over the memory of which."""
+"""Each buffer takes over the memory of the buffer that inductor reuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of inductor's code, planned and measured."""
+"""The planned memory of inductor's code agrees with the measured one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search over downsets against all plans."""
+"""The search over downsets finds the best of all plans."""
 
 from __future__ import annotations
 

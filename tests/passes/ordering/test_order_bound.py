@@ -1,4 +1,4 @@
-"""The bound over all orders: never above what the best of all orders needs, whatever moment it looks at."""
+"""The bound over all orders is never above the best of all orders, for any moment."""
 
 from __future__ import annotations
 

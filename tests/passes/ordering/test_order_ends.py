@@ -1,4 +1,4 @@
-"""Partitions before and behind some atoms: never more than the best of all orders has; the checker finds the same."""
+"""Partitions before and after some atoms are never more than the best order has, and the checker agrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of graphs, beams over them, moves, and plans that are split anew."""
+"""Pieces of graphs, beams over them, moves, and plans whose windows are split again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of a graph's module that are neither parameters nor buffers: constants of torch.export, and plain ones."""
+"""Attributes of a graph's module that are neither parameters nor buffers work after a split."""
 
 from __future__ import annotations
 

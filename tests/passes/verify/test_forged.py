@@ -1,4 +1,4 @@
-"""Plans that were forged to look right: whoever wrote them also mended what contradicts the edit."""
+"""Plans that were edited consistently, so that no field contradicts another, are refused."""
 
 from __future__ import annotations
 
