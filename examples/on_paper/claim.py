@@ -1,4 +1,4 @@
-"""The paper's experiment: what it claims, what fits, what a step takes, and how much free weight reads could gain."""
+"""Check the paper's experiment on paper: its claim, what fits, the time of a step, the gain of free weight reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CAUSES = ("weights", "KV cache", "on chip", "arithmetic", "launches", "links", "
 
 
 def model(shape: Shape = PAPER_DENSE, length: int = LENGTH) -> Model:
-    """A model of the experiment on the H100."""
+    """Return a model of the experiment on the H100."""
     return Model(shape, BF16, H100, length)
 
 
@@ -41,13 +41,13 @@ def prose(text: str) -> str:
 
 
 def taken(found: Step | None) -> Step:
-    """A step that is known to fit the devices' memory."""
+    """Return a step that is known to fit the devices' memory."""
     assert found is not None
     return found
 
 
 def claim() -> str:
-    """What the paper says, and what its numbers can mean."""
+    """Return what the paper claims, and what its numbers can mean."""
     rows = []
     for name, before, after, ms, ms_after in CLAIMS:
         times = "-" if ms is None else f"{ms} -> {ms_after}"
@@ -70,17 +70,17 @@ def claim() -> str:
 
 
 def floor_seconds() -> float:
-    """To read every weight of the dense model once, all devices at once, nothing else."""
+    """Return the seconds to read every weight of the dense model once, on all devices at once, and nothing else."""
     return weights(PAPER_DENSE) / DEVICES / H100.memory_bandwidth
 
 
 def weights(shape: Shape) -> float:
-    """Bytes that a step of many tokens reads: all but the embedding table."""
+    """Return the bytes that a step of many tokens reads: all but the embedding table."""
     return model(shape).weight_bytes(Stage(shape.layers, True, 1))
 
 
 def shapes() -> str:
-    """The chosen shapes."""
+    """Return the table of the chosen shapes."""
     rows = []
     for shape in (PAPER_DENSE, PAPER_MOE):
         experts = f"{shape.active} of {shape.experts}" if shape.experts > 1 else "-"
@@ -93,7 +93,7 @@ def shapes() -> str:
 
 
 def needed() -> str:
-    """What is to be held, what 16 devices hold, and how many would."""
+    """Return the bytes to hold, those that 16 devices hold, and the number of devices that would."""
     rows = []
     for shape in (PAPER_DENSE, PAPER_MOE):
         chosen = model(shape)
@@ -115,7 +115,7 @@ def needed() -> str:
 
 
 def causes(chosen: Model, layout: Layout, batch: int) -> dict[str, float]:
-    """Seconds of a step by cause, everything read from off-chip memory."""
+    """Return the seconds of a step by cause, with everything read from off-chip memory."""
     found, free = taken(run(chosen, layout, batch, "nothing")), taken(run(chosen, layout, batch, "weights"))
     cache = sum(price.offchip for price in free.prices)
     parts = {
@@ -130,7 +130,7 @@ def causes(chosen: Model, layout: Layout, batch: int) -> dict[str, float]:
 
 
 def steps() -> str:
-    """A step of the experiment in three layouts, by cause, beside one whose weight reads are free."""
+    """Return a step of the experiment in three layouts, by cause, with the gain if weight reads were free."""
     rows = []
     for shape in (PAPER_DENSE, PAPER_MOE):
         for layout in (TENSOR, WIDE, LAYERWISE):
@@ -152,14 +152,14 @@ def steps() -> str:
 
 
 def held_gain(chosen: Model, layout: Layout, batch: int) -> float:
-    """The gain if what 16 devices can hold, ideally pinned, were free of all weight reads."""
+    """Return the gain if the bytes that 16 devices can hold, ideally pinned, were free of all weight reads."""
     found = taken(run(chosen, layout, batch, "nothing"))
     share = min(1.0, DEVICES * H100.usable_bytes / weights(chosen.shape))
     return found.seconds / (found.seconds - share * causes(chosen, layout, batch)["weights"])
 
 
 def bound() -> str:
-    """How the bound on the gain depends on KV heads and length, and what a fifth more takes."""
+    """Return how the bound on the gain depends on KV heads and length, and what a gain of a fifth needs."""
     rows = []
     for heads in (1, 8, 16, 32, 96):
         for length in (1_000, LENGTH):
@@ -181,7 +181,7 @@ def bound() -> str:
 
 
 def losing() -> str:
-    """Partitions by layer against the tensor-parallel layout of as many devices."""
+    """Return partitions by layer against the tensor-parallel layout of as many devices."""
     rows = []
     for batch, length in ((1, LENGTH), (16, LENGTH), (BATCH, LENGTH), (2048, 500)):
         chosen = model(length=length)

@@ -1,4 +1,4 @@
-"""Seconds of a decode step: stages of whole layers, each on one device or on several that share every matrix.
+"""Compute the seconds of a decode step: stages of whole layers, each on one device or on several that split matrices.
 
 Terms. ``rows`` sequences pass a stage at a time (a microbatch), each ``length`` tokens long. A stage takes, by the cost
 model of `fx_partition.simulator.run_time`,
@@ -11,8 +11,9 @@ takes
 
     max(sum of all stages and hops, groups x slowest stage).
 
-What flatters all layouts alike: weights and KV cache split evenly over the devices of a stage (by heads, then rows or
-length), bandwidths and peaks are the record's, every device reaches every other at the record's link, sampling is free.
+All layouts get the same favourable assumptions: weights and KV cache split evenly over the devices of a stage (by
+heads, then rows or length), bandwidths and peaks are the record's, every device reaches every other at the record's
+link, sampling is free.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Step:
 
     @property
     def rate(self) -> float:
-        """Tokens a second of all sequences."""
+        """Tokens/s of all sequences."""
         return self.batch / self.seconds
 
 
@@ -101,17 +102,17 @@ class Model:
         return self.link or Link.of(self.device)
 
     def weight_bytes(self, stage: Stage) -> float:
-        """On each device of a stage; an embedding table is read by rows and counts nothing."""
+        """Return the bytes on each device of a stage; an embedding table is read by rows and does not count."""
         parameters = stage.layers * self.shape.layer_parameters + stage.head * self.shape.head_parameters
         return parameters * self.precision.weight / stage.devices
 
     def kv_bytes(self, stage: Stage, sequences: int) -> float:
-        """On each device of a stage."""
+        """Return the bytes on each device of a stage."""
         return sequences * self.length * stage.layers * self.shape.kv_bytes(self.precision) / stage.devices
 
 
 def all_reduce(size: float, devices: int, link: Link) -> float:
-    """Seconds to sum ``size`` bytes over devices that all reach each other, the better of two ways.
+    """Return the seconds to sum ``size`` bytes over devices that all reach each other, the better of two ways.
 
     Each sends all to all others: one hop, (n - 1) x size. Or it sums one part and sends it on (reduce-scatter,
     all-gather): two hops and 2 (n - 1) / n x size, the bytes of a ring (nccl-tests, doc/PERFORMANCE.md); a ring takes 2
@@ -130,7 +131,7 @@ def all_reduce(size: float, devices: int, link: Link) -> float:
 
 
 def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kept) -> Price:
-    """What one run of a stage takes on each of its devices, links apart.
+    """Return the price of one run of a stage on each of its devices, without links.
 
     Args:
         model, stage: what runs.
@@ -176,12 +177,12 @@ def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kep
 
 
 def held_bytes(model: Model, stage: Stage, sequences: int) -> float:
-    """Weights and KV cache on each device of a stage."""
+    """Return the bytes of weights and KV cache on each device of a stage."""
     return model.weight_bytes(stage) + model.kv_bytes(stage, sequences)
 
 
 def step(model: Model, stages: Sequence[Stage], batch: int, kept: Kept, groups: int | None = None) -> Step:
-    """One token of each of ``batch`` sequences that pass the stages one after another.
+    """Return one token of each of ``batch`` sequences that pass the stages one after another.
 
     Args:
         model, stages: what runs where.

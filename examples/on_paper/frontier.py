@@ -1,4 +1,4 @@
-"""The figure of when on-chip partitioning wins: speed of one sequence against tokens a second of a device."""
+"""Draw when on-chip partitioning wins: speed of one sequence against tokens/s of a device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST = 4096  # devices
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both, by the first.
+    """Return the points that no other point beats in both, sorted by the first.
 
     Example::
 
@@ -36,12 +36,12 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def front(steps: Iterable[Step]) -> list[tuple[float, float]]:
-    """Tokens/s of a sequence and tokens/s of a device, of the steps that none beats in both."""
+    """Return tokens/s of a sequence and of a device, for the steps that none beats in both."""
     return pareto((1 / found.seconds, found.rate / found.devices) for found in steps)
 
 
 def streaming(model: Model) -> Iterator[Step]:
-    """Every layout of one copy; more copies change neither figure."""
+    """Return every layout of one copy; more copies change neither figure."""
     for layout in layouts(MOST, 1, model.shape.layers, model.shape.heads):
         for batch in BATCHES:
             if found := run(model, layout, batch, "nothing"):

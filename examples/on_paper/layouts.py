@@ -1,4 +1,4 @@
-"""Which layers lie on which devices: tensor parallelism, partitions by layer, and partitions that fit on chip."""
+"""Place layers on devices: tensor parallelism, partitions by layer, and partitions that fit on chip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Layout(NamedTuple):
 
 
 def pipeline(layers: int, stages: int, width: int) -> list[Stage]:
-    """Layers in runs as equal as can be, the longer ones first; the last has the output head.
+    """Return layers in runs as equal as possible, the longer ones first; the last has the output head.
 
     Example::
 
@@ -31,8 +31,10 @@ def pipeline(layers: int, stages: int, width: int) -> list[Stage]:
 
 
 def layouts(devices: int, batch: int, layers: int, heads: int) -> Iterator[Layout]:
-    """All ways to use at most so many devices, in powers of two: no copy without a sequence, stage without a layer, or
-    device without a head."""
+    """Return all ways to use at most this many devices, in powers of two.
+
+    Every copy has a sequence, every stage a layer, and every device a head.
+    """
     for copies in _powers(min(devices, batch)):
         for width in _powers(min(devices // copies, heads)):
             for stages in _powers(min(devices // (copies * width), layers)):
@@ -44,7 +46,7 @@ def _powers(limit: int) -> list[int]:
 
 
 def run(model: Model, layout: Layout, batch: int, kept: Kept) -> Step | None:
-    """A step in a layout, its batch that of all copies; None if a device's off-chip memory cannot hold its part."""
+    """Return a step in a layout, its batch that of all copies; None if a device's off-chip memory is too small."""
     stages = pipeline(model.shape.layers, layout.stages, layout.width)
     own = math.ceil(batch / layout.copies)
     held = max(held_bytes(model, stage, own) for stage in stages)
@@ -55,7 +57,7 @@ def run(model: Model, layout: Layout, batch: int, kept: Kept) -> Step | None:
 
 
 def best(model: Model, devices: int, batch: int, kept: Kept) -> tuple[Layout, Step] | None:
-    """The layout with the shortest step; the narrower one of equals."""
+    """Return the layout with the shortest step; the narrower one of equals."""
     possible = layouts(devices, batch, model.shape.layers, model.shape.heads)
     found = [(layout, run(model, layout, batch, kept)) for layout in possible]
     fitting = [(layout, taken) for layout, taken in found if taken is not None]

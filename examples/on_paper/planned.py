@@ -1,4 +1,4 @@
-"""The number of devices by formula, held against plans of real graphs on the meta device."""
+"""Compare the number of devices by formula with plans of real graphs on the meta device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = (
 
 
 def graph(shape: Shape) -> torch.export.ExportedProgram:
-    """One token through a model of this shape in bf16, without a cache; no memory is allocated."""
+    """Return one token through a model of this shape in bf16, without a cache; no memory is allocated."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -37,14 +37,14 @@ def graph(shape: Shape) -> torch.export.ExportedProgram:
 
 
 def partitions(program: torch.export.ExportedProgram, device: str) -> int:
-    """Of the planner's plan for a device; operators that are too large are cut into slices."""
+    """Return the number of partitions that the planner makes for a device; operators that are too large are sliced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PartitionWarning)
         return fx_partition.plan(program, cache_bytes=device, oversize="slice", order="trace").num_partitions
 
 
 def planned() -> str:
-    """Bytes over usable bytes, the formula's devices, and the planner's, for whole models."""
+    """Return bytes over usable bytes, the formula's devices, and the planner's, for whole models."""
     rows = []
     for shape, names in CASES:
         program = graph(shape)

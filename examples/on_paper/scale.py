@@ -1,4 +1,4 @@
-"""Devices, latency and throughput of Llama-3's shapes, all of it on chip or streamed, as tables."""
+"""Compare Llama-3's shapes on chip and streamed, in devices, latency and throughput, as tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAND_IN = "H100-SXM"
 
 
 def streamer(found: Device) -> Device:
-    """The device that streams in a comparison with ``found``."""
+    """Return the device that streams in a comparison with ``found``."""
     return found if found.memory_bandwidth else device(STAND_IN)
 
 
@@ -45,7 +45,7 @@ def compare(shape: Shape, precision: Precision, name: str, batch: int) -> tuple[
 
 
 def grid(cell: Callable[[Shape, Precision, str], str], title: str) -> str:
-    """A table of models by devices."""
+    """Return a table of models by devices."""
     rows = [
         (shape.name, precision.name, *(cell(shape, precision, name) for name in DEVICES))
         for shape in SHAPES
@@ -55,7 +55,7 @@ def grid(cell: Callable[[Shape, Precision, str], str], title: str) -> str:
 
 
 def counts() -> str:
-    """How many devices hold a model."""
+    """Return the number of devices that hold each model."""
 
     def cell(shape: Shape, precision: Precision, name: str) -> str:
         model = Model(shape, precision, record(name), LENGTH)
@@ -67,7 +67,7 @@ def counts() -> str:
 
 
 def latency() -> str:
-    """Milliseconds a token of a lone sequence."""
+    """Return the milliseconds a token of a lone sequence."""
 
     def cell(shape: Shape, precision: Precision, name: str) -> str:
         return " / ".join(f"{1e3 * found.seconds:.2f}" for found in compare(shape, precision, name, ONE))
@@ -78,7 +78,7 @@ def latency() -> str:
 
 
 def throughput() -> str:
-    """Tokens a second and device of many sequences."""
+    """Return tokens/s of a device for many sequences."""
 
     def cell(shape: Shape, precision: Precision, name: str) -> str:
         found = compare(shape, precision, name, MANY)

@@ -1,4 +1,4 @@
-"""Where on-chip partitions gain a fifth: models, batches, lengths and devices, against the best layout that streams."""
+"""Search models, batches, lengths and devices for a gain of a fifth on chip, against the best layout that streams."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def record(name: str) -> Device:
 
 
 def resident(model: Model, batch: int) -> Step:
-    """The shorter step of two: weights and KV cache on chip, or weights alone and the cache read from memory."""
+    """Return the shorter step of two: weights and KV cache on chip, or weights alone and the cache from memory."""
     sequences = (batch, 0) if model.device.memory_bandwidth else (batch,)
     steps = [step(model, on_chip(model, held), batch, "what fits") for held in sequences]
     return min(steps, key=lambda found: found.seconds)
 
 
 def streamed(model: Model, batch: int, devices: int) -> Step | None:
-    """The shortest step that reads all from off-chip memory, on at most so many devices; None: too large for these."""
+    """Return the shortest step that reads all from off-chip memory; None if the devices are too small."""
     found = best(model, devices, batch, "nothing")
     return found[1] if found else None
 
@@ -55,7 +55,7 @@ def gain(shape: Shape, precision: Precision, record: Device, batch: int, length:
 
 @cache
 def found() -> dict[tuple[str, str], list[tuple[float, int] | None]]:
-    """The gains of `CASES` by device and model."""
+    """Return the gains of `CASES` by device and model."""
     return {
         (name, shape.name): [gain(shape, BF16, record(name), *case) for case in CASES]
         for name in DEVICES
@@ -64,7 +64,7 @@ def found() -> dict[tuple[str, str], list[tuple[float, int] | None]]:
 
 
 def search() -> str:
-    """The gains as a table."""
+    """Return the gains as a table."""
     rows, reached = [], dict.fromkeys(DEVICES, 0)
     for (name, size), gains in found().items():
         reached[name] += sum(cell is not None and cell[0] >= GAIN for cell in gains)

@@ -1,4 +1,4 @@
-"""Shapes of decoder-only models: bytes of weights and of the KV cache, operations of a token.
+"""Compute shapes of decoder-only models: bytes of weights and of the KV cache, operations of a token.
 
 The layer is Llama's: attention (four projections, grouped keys and values), a gated feed-forward of three matrices (one
 set for each expert, and a router, in a mixture of experts), two norms. All figures are of one decode step, a token for
@@ -65,7 +65,7 @@ class Shape:
 
     @property
     def expert_parameters(self) -> int:
-        """Of one feed-forward."""
+        """The parameters of one feed-forward."""
         return 3 * self.hidden * self.ffn
 
     @property
@@ -74,7 +74,7 @@ class Shape:
 
     @property
     def head_parameters(self) -> int:
-        """The output matrix and the last norm; what a decode step reads of the embedding is a few rows."""
+        """The output matrix and the last norm; a decode step reads only a few rows of the embedding."""
         return self.vocabulary * self.hidden + self.hidden
 
     @property
@@ -88,11 +88,11 @@ class Shape:
         return self.attention_parameters + self.experts * (1 - spared) * self.expert_parameters
 
     def kv_bytes(self, precision: Precision) -> int:
-        """Keys and values of one token in one layer."""
+        """Return the bytes of keys and values of one token in one layer."""
         return 2 * self.kv_heads * self.head * precision.kv
 
     def layer_flops(self, length: int) -> int:
-        """Of one token in one layer, which looks at ``length`` tokens."""
+        """Return the operations of one token in one layer that attends to ``length`` tokens."""
         matrices = self.attention_parameters + self.active * self.expert_parameters
         return 2 * matrices + 4 * length * self.heads * self.head
 
@@ -105,7 +105,7 @@ class Shape:
         return 10 * self.hidden + (4 * self.heads * self.head + 6 * self.active * self.ffn) / parts
 
     def with_kv_heads(self, kv_heads: int) -> Shape:
-        """The same model with other key-value heads, the feed-forward as it is."""
+        """Return the same model with other key-value heads and the same feed-forward."""
         return replace(self, name=f"{self.name}, {kv_heads} KV heads", kv_heads=kv_heads)
 
 

@@ -222,7 +222,7 @@ class _Proof:
             if place is None:
                 what = "is a result without the batch"
             elif place.numbered:
-                what = "returns the numbers of the rows, and a microbatch would count anew"
+                what = "returns the numbers of the rows, and each microbatch would start again"
             elif (place.outer, place.inner) != (1, 1):
                 size = to_expr(value.shape[place.dim])
                 what = f"returns a flattened batch: dimension {place.dim} is {size}, and not {self._batch}"
