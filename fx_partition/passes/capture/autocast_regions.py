@@ -24,25 +24,31 @@ from typing import Any
 import torch
 import torch.fx
 
+_ENTER, _EXIT, _SET_GRAD = "_enter_autocast", "_exit_autocast", "_set_grad_enabled"
+
 
 def is_region_handle(node: torch.fx.Node) -> bool:
     """Whether a node enters an autocast region; its value is the handle to leave it, and never crosses a boundary."""
-    return getattr(node.target, "__name__", "") == "_enter_autocast"
+    return _name(node) == _ENTER
 
 
 def leaves_autocast(node: torch.fx.Node) -> bool:
     """Whether a node leaves an autocast region."""
-    return getattr(node.target, "__name__", "") == "_exit_autocast"
+    return _name(node) == _EXIT
 
 
 def sets_grad_mode(node: torch.fx.Node) -> bool:
     """Whether a node sets grad mode for the nodes after it."""
-    return getattr(node.target, "__name__", "") == "_set_grad_enabled"
+    return _name(node) == _SET_GRAD
 
 
 def names_autocast_device(node: torch.fx.Node) -> bool:
     """Whether a node's first argument is the device type of an autocast region, which it enters or runs a body in."""
-    return is_region_handle(node) or getattr(node.target, "__name__", "") == "wrap_with_autocast"
+    return is_region_handle(node) or _name(node) == "wrap_with_autocast"
+
+
+def _name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "__name__", ""))
 
 
 @contextlib.contextmanager
@@ -68,6 +74,8 @@ class Regions:
 
     def pass_node(self, node: torch.fx.Node) -> None:
         """Go on behind ``node``."""
+        if _name(node) not in (_ENTER, _EXIT, _SET_GRAD):
+            return
         if is_region_handle(node):
             self.open.append(node)
         elif leaves_autocast(node):

@@ -38,6 +38,7 @@ __all__ = [
     "is_view",
     "is_wrapped",
     "least_of",
+    "leaves_of",
     "new_fake_mode",
     "new_symbol",
     "no_new_guards",
@@ -50,6 +51,11 @@ __all__ = [
     "torch_functions",
     "unwrapped",
 ]
+
+
+def leaves_of(value: Any) -> Sequence[Any]:
+    """Return the leaves of a value, which is nearly always one tensor: a walk through a tree takes long."""
+    return (value,) if isinstance(value, torch.Tensor) else pytree.tree_leaves(value)
 
 
 def shape_env_of(values: Iterable[Any]) -> ShapeEnv | None:

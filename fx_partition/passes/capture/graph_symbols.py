@@ -15,11 +15,19 @@ from typing import Any, cast
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, is_symbolic
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .captured_graph import CapturedGraph
-from .fake_tensors import ShapeEnv, bounds_of, hint_of, run_time_checks, shape_env_of, symbols_in, torch_functions
+from .fake_tensors import (
+    ShapeEnv,
+    bounds_of,
+    hint_of,
+    leaves_of,
+    run_time_checks,
+    shape_env_of,
+    symbols_in,
+    torch_functions,
+)
 from .symbolic_sizes import Size, Symbols, numbers_of, smallest, to_expr
 
 # Bounds from the largest index of 32 bits on count as none.
@@ -28,7 +36,7 @@ NO_BOUND = 2**31 - 1
 
 def symbols_of(captured: CapturedGraph) -> Symbols:
     """Return the symbols in the sizes of a graph's tensors and numbers, with their numbers or bounds."""
-    shape_env = shape_env_of(pytree.tree_leaves(list(captured.values.values())))
+    shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in leaves_of(value))
     if shape_env is None:
         return Symbols()
     found: set[sympy.Symbol] = set()
@@ -50,7 +58,7 @@ def symbols_of(captured: CapturedGraph) -> Symbols:
 
 def sizes_in(value: Any) -> Iterable[torch.SymInt]:
     """Yield the symbolic sizes of the tensors and numbers in a value."""
-    for leaf in pytree.tree_leaves(value):
+    for leaf in leaves_of(value):
         for size in leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,):
             if isinstance(size, torch.SymInt):
                 yield size
@@ -59,9 +67,9 @@ def sizes_in(value: Any) -> Iterable[torch.SymInt]:
 def unbacked_in(value: Any) -> set[sympy.Symbol]:
     """Return the symbols without a number in the sizes and numbers of a value; it may be an input's."""
     found: set[sympy.Symbol] = set()
-    for leaf in pytree.tree_leaves(value):
+    for leaf in leaves_of(value):
         if isinstance(leaf, torch.Tensor):
-            if not any(isinstance(size, torch.SymInt) for size in leaf.shape):
+            if torch.SymInt not in map(type, leaf.shape):
                 continue
             if is_traceable_wrapper_subclass(leaf) or leaf.layout is not torch.strided:
                 found |= free_unbacked_symbols(leaf)

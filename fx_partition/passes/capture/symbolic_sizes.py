@@ -185,7 +185,7 @@ class Evaluator:
             PartitionError: a size has no value for these numbers: it divides by zero, or is out of bounds.
         """
         if self._function is None:
-            return [cast(int, size) for size in self._sizes]
+            return cast("list[int]", list(self._sizes))
         given = [numbers.get(s, UNBACKED_FALLBACK) for s in self._symbols]
         try:
             values = self._function(*given)

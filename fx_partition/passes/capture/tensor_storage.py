@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import UnreadableError
 
-from .fake_tensors import has_expression, unwrapped
+from .fake_tensors import has_expression, leaves_of, unwrapped
 from .operators import storage_number
 from .symbolic_sizes import Size, to_expr
 
@@ -62,7 +61,7 @@ def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.f
         UnreadableError: a value is a nested, sparse or opaque tensor; the message names its node and operator.
     """
     for node, value in values.items():
-        for leaf in pytree.tree_leaves(value):
+        for leaf in leaves_of(value):
             if isinstance(leaf, torch.SymInt) and not has_expression(leaf):
                 raise UnreadableError(f"{named(node)} is a ragged size of a nested tensor, which has no expression")
             if node in weights or not isinstance(leaf, torch.Tensor) or is_strided(tensor := unwrapped(leaf)):

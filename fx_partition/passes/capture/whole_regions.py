@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -98,6 +99,8 @@ def whole_regions(nodes: Iterable[torch.fx.Node]) -> list[tuple[torch.fx.Node, t
         name = _name(node)
         if open_by_name.get(name):
             found.append((open_by_name[name].pop(), node))
+        elif _opens_none(name):
+            continue
         elif closer := _closer(node, name):
             open_by_name.setdefault(closer, []).append(node)
         elif "enter" in name and not is_replayed(node) and node.users:
@@ -158,6 +161,12 @@ def views_without_gradient(captured: CapturedGraph) -> Iterator[torch.fx.Node]:
 
 def _name(node: torch.fx.Node) -> str:
     return str(getattr(node.target, "__name__", ""))
+
+
+@lru_cache(maxsize=4096)
+def _opens_none(name: str) -> bool:
+    """Whether no node that calls a function of this name opens a region; cached, as graphs call few functions."""
+    return "enter" not in name and not name.endswith("_increment_nesting") and not _FUNC_MODES.get(name)
 
 
 def _closer(node: torch.fx.Node, name: str) -> str:

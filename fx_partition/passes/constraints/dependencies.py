@@ -24,6 +24,7 @@ edges. A barrier needs every step since the barrier before it, and every step ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 import torch.fx
@@ -122,7 +123,13 @@ def has_effect(node: torch.fx.Node) -> bool:
         return _drops(node, name)
     if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         return True
-    return node.is_impure() or any(word in name for word in (*_RANDOM, *_MAY_DROP))
+    return node.is_impure() or _sounds_random(name)
+
+
+@lru_cache(maxsize=4096)
+def _sounds_random(name: str) -> bool:
+    """Return whether a function draws random numbers by its name; cached, as graphs call few functions."""
+    return any(word in name for word in (*_RANDOM, *_MAY_DROP))
 
 
 def _drops(node: torch.fx.Node, name: str) -> bool:

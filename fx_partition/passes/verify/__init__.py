@@ -31,8 +31,9 @@ Nothing here imports the planner's facts, atoms, chains, searches or proofs. Sha
 - for ``footprint="fused"`` alone which kernels inductor makes (`fused_footprint`, over the planner's own facts).
 
 Found again are: which storages there are, who shares and who writes them (the whole graph is run once on fake tensors
-that share memory as the real ones do), how long each lives, what crosses boundaries, every peak, the order and the
-groups, both bounds, the trade-offs, and the sets that a search says it looked at.
+that share memory as the real ones do; of calls that are alike and write nothing, only the first), how long each lives,
+what crosses boundaries, every peak, the order and the groups, both bounds, the trade-offs, and the sets that a search
+says it looked at.
 
 Everything is linear in nodes and touches, but for the trade-offs and the choice of the objective, which take a
 logarithm more (and, for devices of different sizes, a pass for each device that is used), and for a search that says it

@@ -63,13 +63,12 @@ def find_faults(captured: CapturedGraph, plan: Plan) -> list[Fault]:
 @collector_at_rest()
 def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
     """As `find_faults`, of a graph that has been read as the plan cuts it."""
-    needs = find_needs(reading)
-    if faults := running_faults(reading, plan, needs):
+    needs, groups = find_needs(reading), list(find_groups(reading))
+    if faults := running_faults(reading, plan, needs, groups):
         return faults
     if faults := [*symbol_faults(plan, reading.symbols), *device_faults(plan)]:
         return faults
     numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
-    groups = list(find_groups(reading))
     asked = list(asked_for(reading, plan.keep_together))
     if faults := [Fault("keep_together", found) for found in asked if isinstance(found, str)]:
         return faults

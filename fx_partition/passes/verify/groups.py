@@ -96,17 +96,20 @@ def _containers(reading: Reading, place: dict[torch.fx.Node, int]) -> Iterator[G
     for t, run in enumerate(reading.runs):
         value = reading.captured.values.get(run.node)
         crosses = not is_wrapped(value) if isinstance(value, torch.Tensor) else isinstance(value, _CROSSING)
+        if crosses or is_replayed(run.node):
+            continue
         users = [place[user] for user in run.node.users if user in place]
-        if users and not crosses and not is_replayed(run.node):
+        if users:
             yield Group([t, *sorted(users)], f"{run.node.name} is no tensor and cannot cross a boundary")
 
 
 def _sizes(reading: Reading) -> Iterator[Group]:
+    values = reading.captured.values.items()
+    late = {node: found for node, value in values if (found := unbacked_in(value) - reading.known)}
     users: dict[Any, list[int]] = {}
-    values = reading.captured.values
-    for t, run in enumerate(reading.runs):
+    for t, run in enumerate(reading.runs if late else ()):
         nodes = (run.node, *run.node.all_input_nodes)
-        for symbol in set().union(*(unbacked_in(values.get(node)) for node in nodes)) - reading.known:
+        for symbol in set().union(*(late.get(node, ()) for node in nodes)):
             users.setdefault(symbol, []).append(t)
     for symbol, members in users.items():
         yield Group(members, f"the size {symbol} is known only at run time")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import sympy
 
@@ -59,15 +60,16 @@ class Sizes:
         """
         memories, runs = self.reading.memories, self._runs
         values = iter(self._evaluator(numbers))
-        found = [next(values) for _ in memories]
+        found = list(islice(values, len(memories)))
+        is_activation = [memory.is_activation for memory in memories]
         activations: list[list[int]] = []
         weights: list[list[tuple[int, int]]] = []
         moments: list[tuple[int, ...]] = []
         for run, workspace in zip(runs, self.workspaces, strict=True):
-            touched = [(memory, next(values)) for memory in run.touches]
-            activations.append([memory for memory, _ in touched if memories[memory].is_activation])
-            weights.append([pair for pair in touched if not memories[pair[0]].is_activation])
-            moments.append(tuple(next(values) for _ in workspace))
+            touched = list(zip(run.touches, values, strict=False))
+            activations.append([memory for memory, _ in touched if is_activation[memory]])
+            weights.append([pair for pair in touched if not is_activation[pair[0]]])
+            moments.append(tuple(islice(values, len(workspace))))
         place = {t: i for i, t in enumerate(self.order)}
         return Ledger(
             names=[run.node.name for run in runs],

@@ -15,7 +15,7 @@ from fx_partition.common.errors import UnreadableError
 
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Size, to_expr
-from ..capture.tensor_storage import bytes_of, is_strided, storage_key
+from ..capture.tensor_storage import bytes_of, is_strided, span, storage_key
 
 WEIGHT, INPUT, MADE = "weight", "input", "made"
 
@@ -131,14 +131,13 @@ def _stretch(tensor: torch.Tensor) -> tuple[int, int] | None:
     if not is_strided(tensor):
         size = bytes_of(tensor)
         return (0, size) if isinstance(size, int) else None
-    sizes, strides = ([to_expr(n) for n in numbers] for numbers in (tensor.shape, tensor.stride()))
-    offset = to_expr(tensor.storage_offset())
-    if not all(isinstance(number, int) for number in (*sizes, *strides, offset)):
+    sizes, strides, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+    if any(not isinstance(to_expr(n), int) for n in (*sizes, *strides, offset) if isinstance(n, torch.SymInt)):
         return None
     if 0 in sizes:
         return 0, 0
-    length = 1 + sum((int(n) - 1) * int(step) for n, step in zip(sizes, strides, strict=True))
-    return int(offset) * tensor.element_size(), (int(offset) + length) * tensor.element_size()
+    size = tensor.element_size()
+    return int(offset) * size, (int(offset) + span(sizes, strides)) * size
 
 
 def _shown_together(tensors: Sequence[torch.Tensor]) -> Size:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,27 +26,27 @@ from fx_partition.common.errors import PartitionError, UnreadableError
 from ..capture.autocast_regions import Regions, under_autocast
 from ..capture.capture_model import collector_at_rest
 from ..capture.captured_graph import CapturedGraph
-from ..capture.fake_tensors import is_learned, is_wrapped, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
+from ..capture.fake_tensors import leaves_of, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest, to_expr
-from ..capture.tensor_storage import bytes_of, check_readable, is_strided, named, storage_key
+from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
 from ..capture.user_names import module_path
 from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
 from ..footprint.higher_order_writes import written_operands
-from ..footprint.op_effects import Effect, Fresh, distinct_tensors, observe
-from ..workspace.measured_scratch import Scratch
+from ..footprint.op_effects import Effect, Fresh, distinct_tensors
+from .alike_calls import Call, Calls, PlainCall, has_stand_in
 from .free import find_free
 from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
-from .recorder import Recorder
-from .runs import Held, Reading, Run
+from .recorder import Recorder, metadata_of, see
+from .runs import Held, Reading, Run, held_in, is_held, tensors_in
 
 
 @collector_at_rest()
 def read_graph(captured: CapturedGraph) -> Reading:
-    """Return what a captured graph does to memory; each node runs once on fake tensors.
+    """Return what a captured graph does to memory; of calls that are alike, the first runs on fake tensors.
 
     Raises:
         UnreadableError: a node cannot be read; it is named.
@@ -60,10 +59,10 @@ class _Reader:
         check_readable(captured.values, captured.weights)
         self._captured, self._graph = captured, captured.gm.graph
         self._modules = dict(captured.gm.named_modules())
-        self._shape_env = shape_env_of(pytree.tree_leaves(list(captured.values.values())))
+        self._shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in leaves_of(value))
         self._mode = new_fake_mode(self._shape_env)
         self._symbols = symbols_of(captured)
-        self._operators = Effects(self._modules, self._mode, self._symbols, observe)
+        self._operators = Effects(self._modules, self._mode, self._symbols, see)
         tensors = dict(captured.weights.items())
         own: dict[tuple[str, str], torch.Tensor] = {}
         for node in self._graph.nodes:
@@ -78,14 +77,15 @@ class _Reader:
         self._env: dict[torch.fx.Node, Any] = {}
         self._runs: dict[torch.fx.Node, Run] = {}
         self._regions = Regions()
-        self._plain_calls: dict[Any, _PlainCall] = {}
+        self._calls = Calls(self._env, captured.values)
+        self._plain_calls: dict[Hashable, PlainCall] = {}
 
     def _own_tensors(self, node: torch.fx.Node) -> Iterable[tuple[str, torch.Tensor]]:
         return all_tensors(self._modules[str(node.target)]).items()
 
     def _stand_in(self, leaf: torch.Tensor) -> torch.Tensor | None:
         """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
-        if not _has_stand_in(leaf):
+        if not has_stand_in(leaf):
             return None
         with no_new_guards(self._shape_env), torch.no_grad(), self._mode:
             return stand_in_for(leaf)
@@ -121,7 +121,7 @@ class _Reader:
                     self._memories[number].made_at = at
         holds = {}
         for node, value in self._env.items():
-            found = dict.fromkeys(h.memory for h in _leaves(value) if self._memories[h.memory].is_activation)
+            found = dict.fromkeys(h.memory for h in held_in(value) if self._memories[h.memory].is_activation)
             if found:
                 holds[node.name] = tuple(found)
         return Reading(self._captured, runs, self._memories, holds, self._symbols, known)
@@ -154,34 +154,42 @@ class _Reader:
         return Held(self._input_of[id(leaf)], like=leaf)
 
     def _given(self, node: torch.fx.Node) -> list[Held]:
-        return [held for source in node.all_input_nodes for held in _leaves(self._env.get(source))]
+        return [held for source in node.all_input_nodes for held in held_in(self._env.get(source))]
 
     # ---- calls
 
     def _call(self, node: torch.fx.Node, value: Any) -> Run:
         run = Run(node, module_path(node))
-        given = self._given(node)
         if node.target is operator.getitem and self._pick(node, run):
             return run
+        given = self._given(node)
         for held in given:
-            if self._memories[held.memory].kind == WEIGHT:
-                run.seen.add(held.memory)
-            else:
-                run.touches[held.memory] = self._memories[held.memory].bytes
+            self._note(held, run)
         self._env[node] = value
         self._regions.pass_node(node)
         if self._operators.enter_or_exit(node):
-            pass  # a mode for later nodes, which touches no memory
-        elif given or _tensors(value) or node.op == "call_module":
+            return run  # a mode for later nodes, which touches no memory
+        if given or tensors_in(value) or node.op == "call_module":
             self._apply(node, value, run)
-            for held in _leaves(self._env[node]):
-                if self._memories[held.memory].kind != WEIGHT:
+            weights = 0
+            results = held_in(self._env[node])
+            for held in results:
+                if self._memories[held.memory].kind == WEIGHT:
+                    weights += 1
+                else:
                     run.touches[held.memory] = self._memories[held.memory].bytes
-            results = list(_leaves(self._env[node]))
-            only_weights = bool(results) and all(self._memories[h.memory].kind == WEIGHT for h in results)
-            reads = any(self._memories[number].kind == WEIGHT for number in {*run.touches, *run.writes})
-            run.shows_weights = only_weights and not reads
+            if results and weights == len(results):
+                touched = {*run.touches, *run.writes}
+                run.shows_weights = all(self._memories[number].kind != WEIGHT for number in touched)
         return run
+
+    def _note(self, held: Held, run: Run) -> None:
+        """Note that a run is given a tensor: of a weight, what it reads is told later."""
+        memory = self._memories[held.memory]
+        if memory.kind == WEIGHT:
+            run.seen.add(held.memory)
+        else:
+            run.touches[held.memory] = memory.bytes
 
     def _pick(self, node: torch.fx.Node, run: Run) -> bool:
         """Take a tensor out of a container: it is where the container's own is."""
@@ -194,49 +202,59 @@ class _Reader:
         except (TypeError, KeyError, IndexError):
             return False
         self._env[node] = found
-        for held in _leaves(found):
-            if self._memories[held.memory].kind == WEIGHT:
-                run.seen.add(held.memory)
-            else:
-                run.touches[held.memory] = self._memories[held.memory].bytes
+        for held in held_in(found):
+            self._note(held, run)
         run.picks = True
         return True
 
-
     def _apply(self, node: torch.fx.Node, value: Any, run: Run) -> None:
-        alike = self._alike(node)
-        plain = None if alike is None else self._plain_calls.get(alike)
+        call = self._calls.of(node, tuple(enter.args for enter in self._regions.open))
+        known = None if call is None else self._plain_calls.get(call.key)
+        if call is None or known is None or not self._repeat(node, value, run, call, known):
+            self._look(node, value, run, call)
+
+    def _repeat(self, node: torch.fx.Node, value: Any, run: Run, call: Call, known: PlainCall) -> bool:
+        """Note what is known of a call without a run; False where it has another number of results."""
+        if not self._place_like(node, value, known.results):
+            return False
+        run.draws, run.workspace, run.scratch = known.draws, known.workspace, known.scratch
+        run.unknown = known.effect.unknown
+        if run.seen:
+            self._note_reads(call.operands, known.effect, run)
+        return True
+
+    def _look(self, node: torch.fx.Node, value: Any, run: Run, call: Call | None) -> None:
+        """Look at a call that is alike none before it; where it is plain, keep what is found."""
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
-        if plain is not None and self._place_like(node, value, plain.results):
-            run.draws, run.workspace, run.scratch = plain.draws, plain.workspace, plain.scratch
-            run.unknown = plain.effect.unknown
-            self._note_reads(node, args, kwargs, {}, plain.effect, run)
-            return
         own = dict(self._own_tensors(node)) if node.op == "call_module" else {}
         module_tensors = {f"{node.target}.{name}": tensor for name, tensor in own.items()}
-        effect = self._operators.of(node, args, kwargs, module_tensors)
-        if effect is None or len(effect.outputs) != len(_tensors(value)):
+        seen = self._operators.of(node, args, kwargs, module_tensors)
+        if seen is None or len(seen.effect.outputs) != len(tensors_in(value)):
             self._assume(node, value, run, [self._modules_hold[str(node.target), name].memory for name in own])
             return
-        made_before = len(self._memories)
-        self._run(node, value, run)
-        made = [memory.bytes for memory in self._memories[made_before:] if isinstance(memory.bytes, int)]
-        self._note_reads(node, args, kwargs, module_tensors, effect, run)
+        effect = seen.effect
         results: Size = 0
         for size in {output.slot: output.bytes for output in effect.outputs if isinstance(output, Fresh)}.values():
             results = results + size
         scratch = effect.scratch.less(results)
-        run.workspace, run.scratch = scratch.by_rules(), scratch if scratch.varies else None
-        run.unknown = effect.unknown
-        is_plain = not run.writes and len(made) == len(effect.outputs) and all(map(_has_stand_in, _tensors(value)))
-        if alike is not None and is_plain:
-            self._plain_calls[alike] = _PlainCall(run.draws, made, run.workspace, run.scratch, effect)
+        workspace, varying = scratch.by_rules(), scratch if scratch.varies else None
+        if call is not None and seen.results is not None and all(map(has_stand_in, tensors_in(value))):
+            known = PlainCall(seen.draws, seen.results, workspace, varying, effect)
+            if self._repeat(node, value, run, call, known):
+                self._plain_calls[call.key] = known
+                return
+        run.workspace, run.scratch, run.unknown = workspace, varying, effect.unknown
+        self._run(node, value, run)
+        if run.seen or module_tensors:
+            holder = self._holders(node, module_tensors)
+            operands = [holder[id(tensor)] for tensor in distinct_tensors((module_tensors, args, kwargs))]
+            self._note_reads(operands, effect, run)
 
     def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
         """Run a node on stand-ins, and note what it writes and where its results are."""
         given = [*self._given(node), *self._module_holds(node)]
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._tensors_in(self._env[n]))
-        before = [(held, _metadata(tensor)) for held in given if (tensor := self._tensor(held)) is not None]
+        before = [(held, metadata_of(tensor)) for held in given if (tensor := self._tensor(held)) is not None]
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_new_guards(self._shape_env))
             stack.enter_context(torch.no_grad())
@@ -249,17 +267,22 @@ class _Reader:
         run.reshapes = {self._memory_at[key] for key in recorder.reshaped if key in self._memory_at}
         for held, was in before:
             assert held.tensor is not None
-            if _metadata(held.tensor) != was:
+            if metadata_of(held.tensor) != was:
                 run.reshapes.add(held.memory)
         run.writes = written | run.reshapes
         for number in written:
             run.touches[number] = self._memories[number].bytes
-        for held, _ in before if run.writes else ():
-            self._note_resize(held)
+        if run.writes:
+            self._calls.forget(held.tensor for held, _ in before if held.tensor is not None)
+            for held, _ in before:
+                self._note_resize(held)
         self._place(node, value, result, given)
 
-    def _place_like(self, node: torch.fx.Node, value: Any, sizes: list[int]) -> bool:
+    def _place_like(self, node: torch.fx.Node, value: Any, sizes: Sequence[Size]) -> bool:
         """Note that each tensor of a result is in memory of its own; False if there are more or fewer."""
+        if isinstance(value, torch.Tensor) and len(sizes) == 1:
+            self._env[node] = Held(self._make(node, sizes[0]), like=value)
+            return True
         leaves, structure = pytree.tree_flatten(value)
         tensors = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         if len(tensors) != len(sizes):
@@ -269,35 +292,8 @@ class _Reader:
         self._env[node] = pytree.tree_unflatten(leaves, structure)
         return True
 
-    def _alike(self, node: torch.fx.Node) -> Any:
-        """What calls have in common that do the same to stand-ins; None where that may depend on more."""
-        if node.op == "call_module":
-            return None
-        leaves, structure = pytree.tree_flatten(
-            torch.fx.map_arg((node.args, node.kwargs), lambda n: self._env.get(n)), is_leaf=_is_held
-        )
-        number: dict[int, tuple[int, Held]] = {}
-        parts: list[Any] = [node.op, node.target, structure, tuple(enter.args for enter in self._regions.open)]
-        for leaf in leaves:
-            if isinstance(leaf, Held):
-                place, first = number.setdefault(leaf.memory, (len(number), leaf))
-                layout = _layout(leaf)
-                if first is not leaf or layout is None:
-                    return None
-                parts.append((place, layout))
-            elif isinstance(leaf, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
-                return None
-            else:
-                parts.append((type(leaf), leaf))
-        key = tuple(parts)
-        try:
-            hash(key)
-        except TypeError:  # slices do not hash
-            return None
-        return key
-
     def _tensors_in(self, value: Any) -> Any:
-        return pytree.tree_map_only(Held, self._tensor, value, is_leaf=_is_held)
+        return pytree.tree_map_only(Held, self._tensor, value, is_leaf=is_held)
 
     def _note_resize(self, held: Held) -> None:
         assert held.tensor is not None
@@ -325,7 +321,7 @@ class _Reader:
     def _place(self, node: torch.fx.Node, value: Any, result: Any, given: list[Held]) -> None:
         """Note where the tensors of a result are; their layouts are those that the tracer has seen."""
         leaves, structure = pytree.tree_flatten(value)
-        results = iter(_tensors(result))
+        results = iter(tensors_in(result))
         for place, leaf in enumerate(leaves):
             if not isinstance(leaf, torch.Tensor):
                 continue
@@ -337,7 +333,7 @@ class _Reader:
             elif self._memories[number].kind == WEIGHT:
                 shown = self._shown(number, leaf, given)
             held = self._keep(Held(number, shown, tensor=found))
-            if _metadata(found) != _metadata(leaf) or found.dtype != leaf.dtype:
+            if metadata_of(found) != metadata_of(leaf) or found.dtype != leaf.dtype:
                 held = Held(number, shown, like=leaf)
             leaves[place] = held
         self._env[node] = pytree.tree_unflatten(leaves, structure)
@@ -356,28 +352,25 @@ class _Reader:
         self._memories.append(Memory(name, size, MADE, maker=node))
         return len(self._memories) - 1
 
-    def _note_reads(
-        self,
-        node: torch.fx.Node,
-        args: Any,
-        kwargs: Any,
-        module_tensors: dict[str, torch.Tensor],
-        effect: Effect,
-        run: Run,
-    ) -> None:
-        """Count the bytes that an operator reads of weights: of each operand all that it shows, or gathered rows."""
-        if not run.seen and not module_tensors:
-            return
+    def _holders(self, node: torch.fx.Node, module_tensors: dict[str, torch.Tensor]) -> dict[int, Held]:
+        """Return where the values that a node takes are, by their ids."""
         own = zip(module_tensors.values(), self._module_holds(node), strict=True)
-        holder = {id(tensor): held for tensor, held in own}
+        found = {id(tensor): held for tensor, held in own}
         for source in node.all_input_nodes:
-            pairs = zip(_tensors(self._captured.values.get(source)), _leaves(self._env[source]), strict=True)
-            holder |= {id(leaf): held for leaf, held in pairs}
-        operands = distinct_tensors((module_tensors, args, kwargs))
+            pairs = zip(tensors_in(self._captured.values.get(source)), held_in(self._env[source]), strict=True)
+            found |= {id(leaf): held for leaf, held in pairs}
+        return found
+
+    def _note_reads(self, operands: Sequence[Held], effect: Effect, run: Run) -> None:
+        """Count the bytes that an operator reads of weights: of each operand all that it shows, or gathered rows.
+
+        Args:
+            operands: in the order in which ``effect`` counts them.
+        """
         sizes: list[tuple[int, Size | None]] = [(i, None) for i in effect.reads]
         sizes += effect.gathers
         for number, rows in sizes:
-            held = holder[id(operands[number])]
+            held = operands[number]
             memory = self._memories[held.memory]
             if memory.kind != WEIGHT:
                 continue
@@ -390,7 +383,7 @@ class _Reader:
         run.unknown = (assumed_name(node, self._captured),)
         for number in [*run.seen, *own]:
             run.touches[number] = self._memories[number].bytes
-        first = next(iter(_leaves(self._env.get(next(iter(node.all_input_nodes), node)))), None)
+        first = next(iter(held_in(self._env.get(next(iter(node.all_input_nodes), node)))), None)
         if first is not None and works_in_place(node):
             run.writes = {first.memory}
             run.reshapes = {first.memory} if may_change_metadata(node) else set()
@@ -402,7 +395,7 @@ class _Reader:
             return
         shared: dict[Any, int] = {}
         for source in node.all_input_nodes:
-            pairs = zip(_tensors(self._captured.values.get(source)), _leaves(self._env[source]), strict=False)
+            pairs = zip(tensors_in(self._captured.values.get(source)), held_in(self._env[source]), strict=False)
             shared |= {storage_key(leaf): held.memory for leaf, held in pairs}
 
         def place(leaf: Any) -> Any:
@@ -415,64 +408,7 @@ class _Reader:
 
         self._env[node] = pytree.tree_map(place, value)
         for source in written_operands(node, self._captured.gm, self._mode):
-            run.writes |= {held.memory for held in _leaves(self._env.get(source))}
+            run.writes |= {held.memory for held in held_in(self._env.get(source))}
 
     def _like(self, leaf: torch.Tensor, memory: int, shown: Size | None) -> Held:
         return Held(memory, shown, like=leaf)
-
-
-@dataclass(frozen=True)
-class _PlainCall:
-    """A call that writes nothing, and each of whose results is in memory of its own; others alike are not run.
-
-    Attributes:
-        results: bytes of the memory of each.
-        draws, workspace, scratch: as of its run.
-        effect: what it reads.
-    """
-
-    draws: bool
-    results: list[int]
-    workspace: tuple[Size, ...]
-    scratch: Scratch | None
-    effect: Effect
-
-
-def _leaves(value: Any) -> Iterator[Held]:
-    if isinstance(value, Held):  # nearly always, and a walk through a tree takes long
-        yield value
-        return
-    for leaf in pytree.tree_leaves(value, is_leaf=_is_held):
-        if isinstance(leaf, Held):
-            yield leaf
-
-
-def _is_held(leaf: Any) -> bool:
-    return isinstance(leaf, Held)
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def _metadata(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """The sizes, the strides, and whether a gradient is asked for."""
-    return tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride())), is_learned(tensor)
-
-
-def _has_stand_in(tensor: torch.Tensor) -> bool:
-    return not is_wrapped(tensor) and is_strided(tensor)
-
-
-def _layout(held: Held) -> Any:
-    """Sizes, strides and kind of a tensor; None where a size is symbolic or there is no stand-in."""
-    tensor = held.like if held.tensor is None else held.tensor
-    if tensor is None or not _has_stand_in(tensor):
-        return None
-    offset = 0 if held.tensor is None else tensor.storage_offset()  # a stand-in begins where its memory does
-    numbers = (*tensor.shape, None, *tensor.stride(), None, offset)
-    if any(isinstance(number, torch.SymInt) for number in numbers):
-        return None
-    return numbers, tensor.dtype, tensor.device, is_learned(tensor), tensor.is_conj(), tensor.is_neg()

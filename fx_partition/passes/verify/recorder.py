@@ -1,16 +1,21 @@
-"""Which memory the operators inside a node write, seen while it runs."""
+"""Which memory the operators inside a node write, and where its results are, seen while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..capture.fake_tensors import FakeTensorMode, is_learned
 from ..capture.operators import schema_of
+from ..capture.symbolic_sizes import Size, to_expr
 from ..capture.tensor_storage import storage_key
+from ..footprint.op_effects import Effect, distinct_tensors, observe
+from .runs import tensors_in
 
 # Batch norms update the running mean and variance in training, and their schemas do not say so.
 _STATISTICS = {f"aten::{name}_batch_norm": (("running_mean", "running_var"), "training")
@@ -54,3 +59,51 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
 def _keys(value: Any) -> list[Hashable]:
     return [storage_key(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call on tensors of which no two share memory, as `observe` and as a `Recorder` see it.
+
+    Attributes:
+        effect: what `observe` says.
+        draws: whether random numbers were taken.
+        results: bytes of the memory of each tensor of the result; None where the call writes what it is given, or where
+            a result shares memory with another or with what is given.
+    """
+
+    effect: Effect
+    draws: bool
+    results: tuple[Size, ...] | None
+
+    @property
+    def sizes(self) -> list[Size]:
+        return self.effect.sizes
+
+
+def see(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTensorMode) -> Seen:
+    """Run a function once on new fakes in place of its arguments, each in memory of its own; arguments as `observe`."""
+    recorder = Recorder()
+    kept: list[Any] = []  # what is asked of a tensor within `observe` passes through its modes, which takes long
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        with recorder:
+            result = function(*args, **kwargs)
+        kept.extend([(args, kwargs), result])
+        return result
+
+    effect = observe(recorded, args, kwargs, mode)
+    given, made = distinct_tensors(kept[0]), tensors_in(kept[1])
+    taken, places = set(map(storage_key, given)), [storage_key(tensor) for tensor in made]
+    results: tuple[Size, ...] | None = None
+    is_apart = len({*taken, *places}) == len(taken) + len(places)
+    if is_apart and not taken & (recorder.written | recorder.reshaped):
+        before = map(metadata_of, distinct_tensors((args, kwargs)))
+        if list(before) == list(map(metadata_of, given)):
+            results = tuple(to_expr(tensor.untyped_storage().nbytes()) for tensor in made)
+    return Seen(effect, recorder.draws, results)
+
+
+def metadata_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return the sizes, the strides, and whether a gradient is asked for."""
+    return tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride())), is_learned(tensor)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.fx
+from torch.utils import _pytree as pytree
 
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Size, Symbols
@@ -82,3 +84,22 @@ class Reading:
     holds: dict[str, tuple[int, ...]]
     symbols: Symbols
     known: set[Any]
+
+
+def is_held(leaf: Any) -> bool:
+    """Whether a part of a value is a tensor; for walks through a tree that stop there."""
+    return isinstance(leaf, Held)
+
+
+def held_in(value: Any) -> Sequence[Held]:
+    """Return the tensors of what a node holds, in pytree order."""
+    if isinstance(value, Held):  # nearly always, and a walk through a tree takes long
+        return (value,)
+    return [leaf for leaf in pytree.tree_leaves(value, is_leaf=is_held) if isinstance(leaf, Held)]
+
+
+def tensors_in(value: Any) -> Sequence[torch.Tensor]:
+    """Return the tensors of the fake value of a node, in pytree order."""
+    if isinstance(value, torch.Tensor):
+        return (value,)
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

@@ -11,19 +11,21 @@ from .order import Needs, find_needs, too_early
 from .runs import Reading
 
 
-def running_faults(reading: Reading, plan: Plan, needs: Needs | None = None) -> list[Fault]:
+def running_faults(
+    reading: Reading, plan: Plan, needs: Needs | None = None, groups: Iterable[Group] | None = None
+) -> list[Fault]:
     """Return why a plan cannot run a graph; no faults if it gives the graph's results, whatever its figures say.
 
     Linear in nodes and what they touch.
 
     Args:
         reading: of the graph that the plan cuts (`extract.planned_graph`).
-        needs: of that graph, if they are known.
+        needs, groups: of that graph, if they are known.
     """
     if found := [*_numbering(plan), *_not_once(reading, plan)]:
         return found
     needs = needs or find_needs(reading)
-    return [*_too_early(reading, plan, needs), *torn(reading, plan, find_groups(reading))]
+    return [*_too_early(reading, plan, needs), *torn(reading, plan, find_groups(reading) if groups is None else groups)]
 
 
 def places(reading: Reading, plan: Plan) -> dict[int, int]:

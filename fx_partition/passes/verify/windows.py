@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from .ledger import Ledger
 
@@ -24,7 +25,9 @@ class Window:
 
     def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
         self._starts, self._sizes, self._adds_up = starts, ledger.sizes, ledger.adds_up
-        self._workspace, self._makes = ledger.workspace, ledger.makes
+        self._workspace = ledger.workspace
+        added = (made + workspace for made, workspace in zip(ledger.makes, ledger.workspace, strict=True))
+        self._added = list(accumulate(added, initial=0)) if ledger.adds_up else []
         self._arrivals, self._departures = ledger.deltas.arrivals, ledger.deltas.departures
         self._parts = ledger.deltas.parts
         self.reset(0)
@@ -32,7 +35,7 @@ class Window:
     def reset(self, atom: int) -> None:
         """Empty the window and let it begin at an atom."""
         self.first = self.end = atom
-        self._live = self._offset = self._weights = self._added = 0
+        self._live = self._offset = self._weights = 0
         self._read: dict[int, int] = {}
         self._fullest: deque[tuple[int, int]] = deque()  # (step, bytes without the offset), falling
 
@@ -40,7 +43,7 @@ class Window:
     def footprint(self) -> int:
         """Bytes of the window, 0 if it is empty."""
         if self._adds_up:
-            return self._weights + self._added
+            return self._weights + self._added[self._starts[self.end]] - self._added[self._starts[self.first]]
         return self._weights + self._fullest[0][1] + self._offset if self._fullest else 0
 
     def extend(self) -> None:
@@ -60,7 +63,6 @@ class Window:
             if self._parts[step]:
                 self._add_parts(step, 1)
             workspace = self._workspace[step]
-            self._added += self._makes[step] + workspace
             held = self._live + live
             here = held + workspace - self._offset
             while fullest and fullest[-1][1] <= here:
@@ -85,7 +87,6 @@ class Window:
             self._weights -= weights
             if self._parts[step]:
                 self._add_parts(step, -1)
-            self._added -= self._makes[step] + self._workspace[step]
             if self._fullest and self._fullest[0][0] == step:
                 self._fullest.popleft()
         self.first += 1
@@ -116,11 +117,13 @@ class FarthestReach:
 
 
 class Stretches:
-    """Questions about stretches of atoms of one ledger."""
+    """Questions about stretches of atoms of one ledger; the answers are kept, as claims ask the same ones again."""
 
     def __init__(self, ledger: Ledger, starts: Sequence[int]) -> None:
         self.ledger, self.starts, self.count = ledger, starts, len(starts) - 1
         self.window = Window(ledger, starts)
+        self._swept: dict[int, FarthestReach] = {}
+        self._earliest: dict[int, list[int]] = {}
         self.alone = [self.footprint(atom, atom + 1) for atom in range(self.count)]
 
     def footprint(self, first: int, end: int) -> int:
@@ -136,6 +139,11 @@ class Stretches:
         Args:
             limit: of all partitions.
         """
+        if limit not in self._swept:
+            self._swept[limit] = self._sweep(limit)
+        return self._swept[limit]
+
+    def _sweep(self, limit: int) -> FarthestReach:
         window, starts = self.window, [0]
         footprints: list[int] = []
         rejected: list[int] = []
@@ -143,13 +151,15 @@ class Stretches:
         held = 0
         for atom in range(self.count):
             window.extend()
-            if window.footprint > limit and window.end - window.first > 1:
+            grown = window.footprint
+            if grown > limit and window.end - window.first > 1:
                 starts.append(atom)
                 footprints.append(held)
-                rejected.append(window.footprint)
+                rejected.append(grown)
                 window.reset(atom)
                 window.extend()
-            held = window.footprint
+                grown = window.footprint
+            held = grown
         if self.count:
             starts.append(self.count)
             footprints.append(held)
@@ -177,6 +187,11 @@ class Stretches:
 
     def earliest(self, limit: int) -> list[int]:
         """For each end the least first atom of a stretch within the limit; the last atom if that alone exceeds it."""
+        if limit not in self._earliest:
+            self._earliest[limit] = self._earliest_within(limit)
+        return self._earliest[limit]
+
+    def _earliest_within(self, limit: int) -> list[int]:
         window = self.window
         window.reset(0)
         found = [0]

@@ -11,7 +11,6 @@ import test_check_order as orders
 import torch
 from models import SUBJECTS
 from torch import nn
-from torch.nn import functional as F
 from zoo.captured import captured_family
 
 from fx_partition.passes.capture.capture_model import capture
@@ -123,47 +122,3 @@ def test_graphs_of_dynamo_with_writes_modes_and_random_numbers(name: str, dynami
     assert found
     for gm in found:
         compare(capture(gm))
-
-
-class Twice(nn.Module):
-    """Calls that look alike: on tensors that share memory or do not, on results of others, and on what is written."""
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        a, b = x * 2, y * 2
-        sums = [a + b, a + a, b + b, b + a]
-        views = [a.t(), b.t()]
-        turned = [view.contiguous() for view in views] + [a.contiguous(), b.contiguous()]
-        drawn = [F.dropout(s, 0.5, training=True) for s in sums[:2]] + [F.dropout(s, 0.0, training=True) for s in sums]
-        chosen = [torch.nonzero(s) for s in sums[:2]]
-        written = [(s * 3).mul_(2) + t for s, t in zip(sums, sums, strict=True)]
-        pairs = [torch.var_mean(s) for s in sums]
-        return *turned, *drawn, *chosen, *written, *views, *(mean for _, mean in pairs)
-
-
-def test_calls_that_look_alike() -> None:
-    inputs = torch.randn(4, 4), torch.randn(4, 4)
-    gm = torch.fx.symbolic_trace(Twice())
-    compare(capture(gm, inputs))
-    compare(capture(torch.export.export(Twice(), inputs, strict=False)))
-
-
-def test_calls_that_are_alike_run_once() -> None:
-    runs = 0
-
-    def step(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        nonlocal runs
-        runs += 1
-        return x * weight
-
-    graph, root = torch.fx.Graph(), nn.Module()
-    nodes = [graph.placeholder("x")]
-    for i, size in enumerate([8, 8, 8, 1, 8, 1]):
-        root.register_parameter(f"w{i}", nn.Parameter(torch.randn(size)))
-        nodes.append(graph.call_function(step, (nodes[-1], graph.get_attr(f"w{i}"))))
-    graph.output(nodes[-1])
-    captured = capture(torch.fx.GraphModule(root, graph), [torch.randn(8)])
-    compare(captured)
-    before = runs
-    read_graph(captured)
-    # Its memory is measured once for each size of the weight, and it runs on stand-ins once.
-    assert runs - before == 4
