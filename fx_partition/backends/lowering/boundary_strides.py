@@ -27,7 +27,9 @@ from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import (
     FakeTensor,
     enable_python_dispatcher,
+    fake_mode_of,
     hint_of,
+    is_fake,
     no_new_guards,
     run_fake,
     shape_env_of,
@@ -35,6 +37,7 @@ from fx_partition.passes.capture.fake_tensors import (
 from fx_partition.passes.capture.graph_symbols import unbacked_in
 from fx_partition.passes.capture.shape_propagation import ShapeInterpreter
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
+from fx_partition.passes.capture.tensor_subclasses import plain_tensors, rebuilt
 from fx_partition.passes.capture.whole_regions import left_modes, opens_whole_region
 from fx_partition.passes.split.extract import PartitionGraph
 
@@ -215,8 +218,9 @@ def _is_retyped(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
 
 
 def _is_in_memory_of(result: torch.Tensor, arguments: Iterable[Any]) -> bool:
-    storage = id(result.untyped_storage())
-    return any(isinstance(value, torch.Tensor) and id(value.untyped_storage()) == storage for value in arguments)
+    storages = {id(plain.untyped_storage()) for plain in plain_tensors(result)}
+    tensors = (value for value in arguments if isinstance(value, torch.Tensor))
+    return any(id(plain.untyped_storage()) in storages for value in tensors for plain in plain_tensors(value))
 
 
 def _run(
@@ -228,9 +232,9 @@ def _run(
     copy of an argument returns views of the copy, where the trace has views of the argument.
     """
     in_trace = [(t, isinstance(t, torch.Tensor) and _is_in_memory_of(t, arguments)) for t in traced]
-    mode = next((value.fake_mode for value in takes if isinstance(value, FakeTensor)), None)
-    if mode is None or not runs:
+    if not runs or not any(map(is_fake, takes)):
         return in_trace
+    mode = fake_mode_of(takes)
     interpreter = _StageInterpreter(module, mode)
     grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # the graph may leave another mode than it found
     try:
@@ -269,7 +273,7 @@ def _dummy_input(value: Any) -> Any:
     """Return a fake tensor like another, which a graph may write."""
     if not isinstance(value, torch.Tensor):
         return value
-    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    made = rebuilt(value, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
     made.requires_grad_(value.requires_grad)
     return made if value.is_leaf else made.view_as(made)
 

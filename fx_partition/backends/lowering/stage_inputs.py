@@ -9,7 +9,7 @@ import torch
 import torch.fx
 
 from fx_partition.passes.capture.captured_graph import value_of
-from fx_partition.passes.capture.fake_tensors import FakeTensor
+from fx_partition.passes.capture.fake_tensors import fake_mode_of
 
 from .boundary_strides import Crossings
 from .graph_edits import shares_memory
@@ -37,8 +37,7 @@ def stage_inputs(stage: Stage, real: Mapping[torch.fx.Node, Any], crossings: Cro
         if not elsewhere and value.is_leaf and value.requires_grad == needs_grad:
             inputs.append(value)  # itself, as it has notes: for example the symbol of its item()
             continue
-        assert isinstance(value, FakeTensor)
-        with value.fake_mode, torch.no_grad():
+        with fake_mode_of([value]), torch.no_grad():
             fake = value.detach()
             if elsewhere:
                 fake = fake.to(device)

@@ -26,6 +26,7 @@ After: one key, ``(placeholder, placeholder, (F.linear, #0, #1), (torch.relu, #2
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ import torch.fx
 
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 from fx_partition.passes.capture.symbolic_sizes import to_expr
+from fx_partition.passes.capture.tensor_subclasses import is_subclass, plain_tensors, structure
 
 from .torch_internals import fake_notes, static_input_type
 
@@ -131,6 +133,8 @@ def _plain(value: Any, places: dict[torch.fx.Node, int]) -> Hashable:
         return kind, *(_plain(item, places) for item in value)
     if isinstance(value, dict):
         return kind, *((_plain(key, places), _plain(item, places)) for key, item in value.items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and "__eq__" in vars(kind):
+        return kind, *(_plain(getattr(value, field.name), places) for field in dataclasses.fields(value))
     if kind is slice:
         return kind, *(_plain(item, places) for item in (value.start, value.stop, value.step))
     return IdentityKey(value)
@@ -142,6 +146,9 @@ def _values(values: Sequence[Any]) -> Hashable:
     same: dict[int, int] = {}
     rows: list[Hashable] = []
     for place, value in enumerate(values):
+        if isinstance(value, torch.Tensor) and is_subclass(value):
+            rows.append(_subclass(value))
+            continue
         if type(value) is not FakeTensor or value.layout != torch.strided:
             rows.append(IdentityKey(value) if isinstance(value, torch.Tensor) else _plain(value, {}))
             continue
@@ -151,6 +158,13 @@ def _values(values: Sequence[Any]) -> Hashable:
         base = same.get(id(value._base), -1) if value._is_view() else None
         rows.append((_tensor(value), to_expr(storage.nbytes()), first, base))
     return tuple(rows)
+
+
+def _subclass(value: torch.Tensor) -> Hashable:
+    """Return the key of a tensor subclass, such as a quantised weight; alone, as none shares storages in a stage."""
+    kind = _plain(structure(value), {})
+    own = (tuple(map(to_expr, value.shape)), tuple(map(to_expr, value.stride())), value.dtype, value.requires_grad)
+    return kind, own, isinstance(value, torch.nn.Parameter), _values(plain_tensors(value))
 
 
 def _tensor(value: FakeTensor) -> Hashable:

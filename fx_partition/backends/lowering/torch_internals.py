@@ -48,6 +48,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fx_partition.passes.capture.fake_tensors import FakeTensor
+from fx_partition.passes.capture.tensor_subclasses import plain_tensors
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store  # absent in builds without torch.distributed
@@ -117,7 +118,8 @@ def compile_part(
     Args:
         example_inputs: fake tensors (with the fake mode of the Dynamo graph), real tensors and SymInts.
     """
-    modes = [value.fake_mode for value in example_inputs if isinstance(value, FakeTensor)]
+    tensors = [plain for t in example_inputs if isinstance(t, torch.Tensor) for plain in plain_tensors(t)]
+    modes = [tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)]
     with tracing(TracingContext(modes[0] if modes else None)):
         return compile_graph(gm, example_inputs, patches)
 

@@ -133,7 +133,7 @@ class _Writer:
         self._lists.update(stage.partition.outputs)
 
     def _name(self, node: torch.fx.Node) -> str:
-        if node.op != "get_attr":
+        if node.op == "placeholder" or node not in self._captured.weights:
             return node.name
         setattr(self._scope, node.name, self._captured.weights[node])
         return f"self.{node.name}"

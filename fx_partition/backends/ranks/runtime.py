@@ -59,7 +59,7 @@ class RankFunction:
         self._placeholders = captured.gm.graph.find_nodes(op="placeholder")
         read = {node for stage in stages for node in stage.partition.inputs}
         self.reads = frozenset(i for i, node in enumerate(self._placeholders) if node in read)
-        self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op == "get_attr"}
+        self._attributes = {node: tensor for node, tensor in captured.weights.items() if node.op != "placeholder"}
         schedule = messages.of(team.rank)
         self._numbers = list(number_inputs(captured).items())
         sizes = {node: captured.values[node].node.expr for node, kind in self._numbers if kind is int}
@@ -132,7 +132,7 @@ class RankFunction:
             received = [node for codec in (*step.early, *step.receives) for node in codec.message.nodes]
             last |= dict.fromkeys((*received, *step.outputs, *step.inputs), step)
         for node, step in last.items():
-            if node.op not in ("placeholder", "get_attr") and node not in returned:
+            if node.op != "placeholder" and node not in self._attributes and node not in returned:
                 step.dead.append(node)
 
     def _share_numbers(self, table: _Table) -> None:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fx_partition.passes.capture.tensor_subclasses import plain_tensors
+
 from ..devices.cuda_driver import DRIVER, Driver
 
 
@@ -54,14 +56,14 @@ class _Copy:
             self._driver.current(self._device).record_event().synchronize()
 
 
-def _memory_of(tensor: Tensor) -> weakref.ref[torch.UntypedStorage] | None:
-    """Return what changes when ``tensor.data`` is set, which no version counter shows; None without a storage."""
-    return weakref.ref(tensor.untyped_storage()) if tensor.layout == torch.strided else None
+def _memory_of(tensor: Tensor) -> list[weakref.ref[torch.UntypedStorage]]:
+    """Return what changes when ``tensor.data`` is set, which no version counter shows; nothing without a storage."""
+    return [weakref.ref(plain.untyped_storage()) for plain in plain_tensors(tensor) if plain.layout == torch.strided]
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return torch's count of writes into a tensor; inference tensors have none."""
-    return 0 if tensor.is_inference() else tensor._version
+    """Return torch's count of writes into a tensor, or the inner tensors of a subclass; inference tensors have none."""
+    return sum(0 if plain.is_inference() else plain._version for plain in plain_tensors(tensor))
 
 
 class Store:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..capture.fake_tensors import FakeTensor
 from ..capture.operators import schema_of, storage_number
 from ..capture.symbolic_sizes import to_expr
+from ..capture.tensor_subclasses import any_subclass, is_subclass, plain_tensors
 from .batch_dim import Batched, NotSeparable, Place, RowCall, fits, has
 from .op_rules import NUMBERED, RULES, SIZES, pointwise
 
@@ -48,9 +49,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             self._follows = True
 
     def take(self, tensor: torch.Tensor, place: Place, name: str) -> None:
-        """Record the position of the batch in an input or a weight."""
-        self._places[id(tensor)] = (tensor, place)
-        self._inputs[storage_number(tensor)] = name
+        """Record the position of the batch in an input or a weight, and in the inner tensors of a subclass."""
+        for part in (tensor, *plain_tensors(tensor)):
+            self._places[id(part)] = (part, place)
+            if not is_subclass(part):
+                self._inputs[storage_number(part)] = name
 
     def place(self, tensor: torch.Tensor) -> Place:
         """Return the position of the batch in a tensor; None for a shared one, such as a number in the code."""
@@ -62,11 +65,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     def input_of(self, tensor: torch.Tensor) -> str | None:
         """Return the input or weight whose memory a tensor views."""
-        return self._inputs.get(storage_number(tensor))
+        return self._inputs.get(storage_number(plain_tensors(tensor)[0]))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._follows:
             return func(*args, **(kwargs or {}))
+        if any_subclass(types):
+            return NotImplemented  # it is called again for the inner tensors
         self.operator = str(func)
         if func is torch.ops.aten.as_strided_.default and _restrides_ones(*args):
             return func(*args, **(kwargs or {}))

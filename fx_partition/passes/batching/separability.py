@@ -31,17 +31,18 @@ from fx_partition.common.errors import PartitionError
 
 from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import (
-    FakeTensor,
     FakeTensorMode,
     enable_python_dispatcher,
     fake_copy,
     hint_of,
+    is_fake,
     new_fake_mode,
     no_new_guards,
     shape_env_of,
 )
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import to_expr
+from ..capture.tensor_subclasses import is_subclass
 from ..capture.user_names import module_path
 from ..capture.whole_regions import left_modes
 from .batch_dim import Batched, NotSeparable, batch_dims, fits, has
@@ -189,6 +190,8 @@ class _Proof:
             if has(value, self._batch) and to_expr(value) != self._batch:
                 raise PartitionError(f"the input {name} is {to_expr(value)}, made from the batch's size; {WAY_OUT}")
             return value
+        if is_subclass(value) and any(isinstance(size, torch.SymInt) for size in value.shape):
+            raise PartitionError(f"the input {name} is a {type(value).__name__} with the batch inside; {WAY_OUT}")
         with no_new_guards(self._mode.shape_env):
             fake = fake_copy(self._mode, value, [self._one(s) for s in value.shape])
         dims = batch_dims(fake.shape, self._batch)
@@ -282,7 +285,7 @@ class _Interpreter(torch.fx.Interpreter):
 
     def _weight(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         with self._tracker.paused():  # the fake of a view is made by operators that are not in the graph
-            if isinstance(tensor, FakeTensor):
+            if is_fake(tensor):
                 fake = fake_copy(self._fakes, tensor, tensor.shape)
             else:
                 fake = self._fakes.from_tensor(tensor, static_shapes=True)

@@ -28,6 +28,7 @@ from .fake_tensors import is_view
 from .metadata_changes import settle_metadata
 from .newest_writes import with_newest
 from .shape_propagation import run_on_examples
+from .tensor_subclasses import inner_access, only_accessed
 
 # Releases of torch in which `block_replay` is known to give the graph of torch.export alone
 # (`tests/passes/capture/test_block_replay.py`).
@@ -176,7 +177,7 @@ def _carries_shapes(gm: torch.fx.GraphModule) -> bool:
 
 
 def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | None = None) -> CapturedGraph:
-    """Return a captured graph; its weights are its ``get_attr`` tensors.
+    """Return a captured graph; its weights are its ``get_attr`` tensors, of subclasses the inner tensors.
 
     Args:
         values: the fake value of each node; None if the nodes carry them.
@@ -194,6 +195,12 @@ def from_graph(gm: torch.fx.GraphModule, values: Mapping[torch.fx.Node, Any] | N
                 value = attribute if value is None else value
         elif node.op == "placeholder":
             names[node] = str(node.target)
+        elif (inner := inner_access(node, weights)) is not None:
+            names[node] = f"{names[node.args[0]]}.{inner[0]}"
+            weights[node] = inner[1]
+            value = inner[1] if value is None else value
         if value is not None:
             found[node] = value
+    for node in [node for node in weights if only_accessed(node, weights)]:
+        del weights[node]
     return CapturedGraph(gm, found, weights, names, is_specialized=values is None)

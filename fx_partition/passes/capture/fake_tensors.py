@@ -19,6 +19,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, free_unb
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as torch_functions
 
+from .tensor_subclasses import is_subclass, plain_tensors, rebuilt
+
 __all__ = [
     "FakeTensor",
     "FakeTensorMode",
@@ -34,6 +36,7 @@ __all__ = [
     "has_expression",
     "has_hooks",
     "hint_of",
+    "is_fake",
     "is_learned",
     "is_view",
     "is_wrapped",
@@ -63,9 +66,15 @@ def shape_env_of(values: Iterable[Any]) -> ShapeEnv | None:
     for value in values:
         if isinstance(value, torch.SymInt):
             return _env(value)
-        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
-            return value.fake_mode.shape_env
+        for plain in plain_tensors(value) if isinstance(value, torch.Tensor) else ():
+            if isinstance(plain, FakeTensor) and plain.fake_mode.shape_env is not None:
+                return plain.fake_mode.shape_env
     return None
+
+
+def is_fake(value: Any) -> bool:
+    """Whether a value is a fake tensor, or a subclass whose inner tensors are."""
+    return isinstance(value, torch.Tensor) and all(isinstance(plain, FakeTensor) for plain in plain_tensors(value))
 
 
 def _env(value: torch.SymInt) -> ShapeEnv | None:
@@ -111,8 +120,13 @@ def sym_int(env: ShapeEnv, size: sympy.Expr, hint: int) -> torch.SymInt:
 
 
 def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | torch.SymInt]) -> torch.Tensor:
-    """Return a fake tensor of ``mode`` like ``value`` but of the sizes ``shape``; ``value`` may be of another mode."""
+    """Return a fake tensor of ``mode`` like ``value`` but of the sizes ``shape``; ``value`` may be of another mode.
+
+    A subclass keeps its sizes.
+    """
     with mode:
+        if is_subclass(value):
+            return rebuilt(value, _plain_stand_in)
         return torch.empty_strided(tuple(shape), value.stride(), dtype=value.dtype, device=value.device)
 
 
@@ -129,10 +143,15 @@ def is_learned(tensor: torch.Tensor) -> bool:
 
 
 def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of the current fake mode with the metadata of another, in a storage just as large."""
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device, requires_grad=is_learned(tensor)
-    )
+    """Return a tensor of the current fake mode with the metadata of another, in a storage just as large.
+
+    A subclass gets a tensor of its class, whose inner tensors stand in for its own.
+    """
+    return rebuilt(tensor, _plain_stand_in).requires_grad_(is_learned(tensor))
+
+
+def _plain_stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
 @contextlib.contextmanager
@@ -197,7 +216,8 @@ def least_of(shape_env: ShapeEnv, symbol: sympy.Symbol) -> int:
 
 def fake_mode_of(values: Iterable[Any]) -> FakeTensorMode:
     """Return the mode of the first fake tensor among values; a new mode if there is none."""
-    return next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None) or new_fake_mode(None)
+    plain = (plain for value in values if isinstance(value, torch.Tensor) for plain in plain_tensors(value))
+    return next((value.fake_mode for value in plain if isinstance(value, FakeTensor)), None) or new_fake_mode(None)
 
 
 def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -207,7 +227,7 @@ def run_fake(mode: FakeTensorMode, function: Callable[..., Any], args: tuple[Any
     """
 
     def fake(leaf: Any) -> Any:
-        real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
+        real = isinstance(leaf, torch.Tensor) and not is_fake(leaf)
         return mode.from_tensor(leaf, static_shapes=True) if real else leaf
 
     with no_new_guards(mode.shape_env):

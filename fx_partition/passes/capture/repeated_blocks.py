@@ -16,6 +16,7 @@ from torch import nn
 
 from .fake_tensors import has_hooks
 from .module_members import all_tensors
+from .tensor_subclasses import is_subclass, plain_tensors, structure
 
 # A shorter run gains nothing, as its first two blocks and its last are traced anyway (see `block_replay`).
 FEWEST = 4
@@ -121,6 +122,8 @@ def _look(tensor: torch.Tensor | None) -> Any:
         return None
     if tensor.layout is not torch.strided:
         return id(tensor)
+    if is_subclass(tensor):
+        return structure(tensor), [_look(plain) for plain in plain_tensors(tensor)]
     return (
         type(tensor), tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.untyped_storage().nbytes(),
         tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_conj(), tensor.is_neg(), dict(vars(tensor)).keys(),

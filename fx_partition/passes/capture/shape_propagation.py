@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 
 from fx_partition.common.errors import PartitionError
 
-from .fake_tensors import FakeTensor, FakeTensorMode, ShapeEnv, new_fake_mode
+from .fake_tensors import FakeTensorMode, ShapeEnv, is_fake, new_fake_mode
 from .metadata_changes import may_change_metadata
 from .module_members import all_tensors
+from .tensor_subclasses import is_subclass
 
 
 class ShapeInterpreter(torch.fx.Interpreter):
@@ -119,7 +120,9 @@ def _dynamic_dims(names: list[str], dynamic_shapes: Any) -> dict[str, tuple[int,
 
 
 def _fakify(mode: FakeTensorMode, value: Any, dynamic: tuple[int, ...]) -> Any:
-    if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+    if not isinstance(value, torch.Tensor) or is_fake(value):
         return value
+    if is_subclass(value):
+        return mode.from_tensor(value, static_shapes=True)
     sizes = [DimDynamic.DYNAMIC if d in dynamic else DimDynamic.STATIC for d in range(value.dim())]
     return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))

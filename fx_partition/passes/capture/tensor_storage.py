@@ -2,6 +2,7 @@
 
 - A tensor of `torch.func` (under vmap, grad or jvp) shows a part of another tensor, and uses its memory.
 - A sparse tensor has the memory of its indices and values; an opaque one (of oneDNN) counts by its size.
+- A tensor subclass has the memory of its inner tensors (see `tensor_subclasses`).
 
 Example: under ``vmap`` over four rows of eight floats, a tensor of shape ``[8]`` has the 128 bytes of all rows.
 """
@@ -19,6 +20,7 @@ from fx_partition.common.errors import UnreadableError
 from .fake_tensors import has_expression, leaves_of, unwrapped
 from .operators import storage_number
 from .symbolic_sizes import Size, to_expr
+from .tensor_subclasses import is_subclass, plain_tensors
 
 _COMPRESSED = {
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
@@ -30,18 +32,22 @@ _COMPRESSED = {
 
 
 def is_strided(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has strides and one storage: it is neither sparse, nor opaque, nor nested."""
-    return tensor.layout == torch.strided and not tensor.is_nested
+    """Whether a tensor has strides and one storage: it is neither sparse, nor opaque, nor nested, nor a subclass."""
+    return tensor.layout == torch.strided and not tensor.is_nested and not is_subclass(tensor)
 
 
 def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the plain tensors of which a tensor consists; for most that is the tensor itself."""
-    tensor = unwrapped(tensor)
-    return [getattr(tensor, name)() for name in _COMPRESSED.get(tensor.layout, ())] or [tensor]
+    found: list[torch.Tensor] = []
+    for plain in plain_tensors(unwrapped(tensor)):
+        found += [getattr(plain, name)() for name in _COMPRESSED.get(plain.layout, ())] or [plain]
+    return found
 
 
 def storage_key(tensor: torch.Tensor) -> Hashable:
     """Return a key that is equal for tensors that share memory, as long as these live."""
+    if is_subclass(tensor):
+        return tuple(map(storage_key, plain_tensors(tensor)))
     part = parts(tensor)[-1]
     return storage_number(part) if is_strided(part) else id(part)
 
@@ -64,7 +70,10 @@ def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.f
         for leaf in leaves_of(value):
             if isinstance(leaf, torch.SymInt) and not has_expression(leaf):
                 raise UnreadableError(f"{named(node)} is a ragged size of a nested tensor, which has no expression")
-            if node in weights or not isinstance(leaf, torch.Tensor) or is_strided(tensor := unwrapped(leaf)):
+            if node in weights or not isinstance(leaf, torch.Tensor):
+                continue
+            tensor = unwrapped(leaf)
+            if all(map(is_strided, plain_tensors(tensor))):
                 continue
             kind = "nested" if tensor.is_nested else "sparse or opaque"
             raise UnreadableError(

@@ -74,11 +74,16 @@ class _Reader:
 
     def _read_node(self, node: torch.fx.Node) -> None:
         try:
+            if node in self._captured.weights:
+                self._free.add(node)
+                self._places[node] = Place("w", self._weights.of[node.name])
+                return
             match node.op:
                 case "placeholder":
-                    self._read_input(node)
+                    self._free.add(node)
+                    self._places[node] = pytree.tree_map(self._input_place, self._captured.values.get(node))
                 case "get_attr":
-                    self._read_attribute(node)
+                    self._free.add(node)
                 case "output":
                     self._read_output(node)
                 case _:
@@ -87,18 +92,6 @@ class _Reader:
             raise
         except Exception as error:
             raise UnreadableError(f"{named(node)} cannot be read: {type(error).__name__}: {error}") from error
-
-    def _read_attribute(self, node: torch.fx.Node) -> None:
-        self._free.add(node)
-        if node in self._captured.weights:
-            self._places[node] = Place("w", self._weights.of[node.name])
-
-    def _read_input(self, node: torch.fx.Node) -> None:
-        self._free.add(node)
-        if node in self._captured.weights:
-            self._places[node] = Place("w", self._weights.of[node.name])
-            return
-        self._places[node] = pytree.tree_map(self._input_place, self._captured.values.get(node))
 
     def _input_place(self, leaf: Any) -> Place | None:
         if not isinstance(leaf, torch.Tensor):
@@ -296,7 +289,7 @@ class _Reader:
         weight_of: dict[str, int] = {}
         inputs: dict[str, frozenset[int]] = {}
         for node, places in self._places.items():
-            if node.op in ("placeholder", "get_attr"):
+            if node.op == "placeholder" or node in self._captured.weights:
                 weight_of.update((node.name, place.number) for place in leaf_places(places) if place.kind == "w")
                 inputs[node.name] = frozenset(values_at(places))
         memory = GraphMemory(

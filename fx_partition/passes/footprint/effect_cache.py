@@ -13,6 +13,7 @@ from ..capture.autocast_regions import Regions, is_region_handle, leaves_autocas
 from ..capture.fake_tensors import FakeTensorMode, is_learned, is_wrapped
 from ..capture.operators import HigherOrderOperator
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
+from ..capture.tensor_subclasses import plain_tensors, structure
 
 
 class Seen(Protocol):
@@ -118,9 +119,7 @@ def _key(tree: Any) -> tuple[Any, ...]:
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             number = seen.setdefault(id(leaf), len(seen))
-            shape = tuple(map(to_expr, leaf.shape))
-            strides = tuple(map(to_expr, leaf.stride()))
-            parts.append((number, shape, strides, leaf.dtype, leaf.device, is_learned(leaf)))
+            parts.append((number, structure(leaf), *map(_layout, dict.fromkeys((leaf, *plain_tensors(leaf))))))
         elif isinstance(leaf, torch.SymInt):
             parts.append(to_expr(leaf))
         elif isinstance(leaf, (torch.SymFloat, torch.SymBool)):
@@ -128,3 +127,8 @@ def _key(tree: Any) -> tuple[Any, ...]:
         else:
             parts.append((type(leaf), leaf))
     return tuple(parts)
+
+
+def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
+    shape, strides = tuple(map(to_expr, tensor.shape)), tuple(map(to_expr, tensor.stride()))
+    return shape, strides, tensor.dtype, tensor.device, is_learned(tensor)

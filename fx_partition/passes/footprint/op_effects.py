@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..capture.fake_tensors import FakeTensorMode, is_learned, no_new_guards, stand_in_for
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.tensor_subclasses import any_subclass, plain_tensors
 from ..workspace.measured_scratch import Moments, Scratch
 from ..workspace.rules import LeafCall, is_known, leaf_workspace
 from .eager_paths import SumsInPlace, as_in_eager
@@ -108,8 +109,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __init__(self, arguments: list[torch.Tensor], threads: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.composites = SumsInPlace()
-        self._argument = {id(t.untyped_storage()): i for i, t in enumerate(arguments)}
-        self._kept = [t.untyped_storage() for t in arguments]  # keeps their ids from being used again
+        self._argument = {id(storage): i for i, t in enumerate(arguments) for storage in _storages(t)}
+        self._kept = [storage for t in arguments for storage in _storages(t)]  # keeps their ids from being used again
         self._threads = threads
         self._live: dict[int, tuple[weakref.ref[Any], Size]] = {}
         self._total: Size = 0
@@ -125,6 +126,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if any_subclass(types):
+            return NotImplemented  # it is called again for the inner tensors
         if self.composites.depth:
             func = as_in_eager(func, args, self._live)
         result = func(*args, **kwargs)
@@ -188,12 +191,18 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def place(self, tensor: torch.Tensor) -> Output:
         """Return the storage of a tensor of the node's result; call it while the result is alive."""
-        storage = tensor.untyped_storage()
-        number = self._argument.get(id(storage))
-        if number is not None:
-            return Alias(number)
-        self._allocated(tensor)  # torch.tensor(1.0) and its like dispatch no operator
-        return Fresh(id(storage), self._live[id(storage)][1])
+        storages = {id(storage): storage for storage in _storages(tensor)}
+        numbers = {self._argument.get(key) for key in storages}
+        if None not in numbers and len(numbers) == 1:
+            return Alias(next(number for number in numbers if number is not None))
+        if numbers != {None}:
+            raise NotImplementedError("a subclass shares some inner tensors with an argument, and others with none")
+        total: Size = 0
+        for plain in plain_tensors(tensor):
+            self._allocated(plain)  # torch.tensor(1.0) and its like dispatch no operator
+        for key in storages:
+            total = total + self._live[key][1]
+        return Fresh(next(iter(storages)), to_expr(total))
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -203,6 +212,10 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     names = [argument.name for argument in schema_of(func).arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
+
+
+def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
+    return [plain.untyped_storage() for plain in plain_tensors(tensor)]
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
@@ -233,14 +246,14 @@ def observe(
         dummy_inputs = list(map(stand_in_for, originals))
         dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
-        storages = [(t.untyped_storage(), to_expr(t.untyped_storage().nbytes())) for t in dummy_inputs]
+        storages = [[(storage, to_expr(storage.nbytes())) for storage in _storages(t)] for t in dummy_inputs]
         tracker = _Tracker(dummy_inputs, torch.get_num_threads())
         with tracker.composites, tracker:
             result = function(*args, **kwargs)
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
         pairs = zip(originals, dummy_inputs, strict=True)
         tracker.reshapes.update(i for i, (before, after) in enumerate(pairs) if _is_changed(before, after))
-        sizes = [(to_expr(storage.nbytes()), before) for storage, before in storages]
+        sizes = [(_total(to_expr(s.nbytes()) for s, _ in held), _total(size for _, size in held)) for held in storages]
     return Effect(
         outputs=_numbered(outputs),
         writes=frozenset(tracker.writes),
@@ -252,6 +265,13 @@ def observe(
         unknown=tuple(tracker.unknown),
         draws=tracker.draws,
     )
+
+
+def _total(sizes: Iterable[Size]) -> Size:
+    total: Size = 0
+    for size in sizes:
+        total = total + size
+    return to_expr(total)
 
 
 def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:

@@ -1,12 +1,14 @@
 """Find the bytes of storages that are weights: tied and viewed parameters count once, disjoint views separately.
 
+A tensor subclass (a quantised weight) counts by its inner tensors, which together are one weight.
+
 Before: tensors ``a = flat[:100]``, ``b = flat[100:]``, ``c = a.t()`` over one storage ``flat``.
 After: two weights, ``a`` (shared by a and c) and ``b``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ import torch.fx
 
 from ..capture.symbolic_sizes import Size
 from ..capture.tensor_storage import bytes_of, is_strided, span, storage_key
+from ..capture.tensor_subclasses import plain_tensors
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,54 @@ def find_weights(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Weights:
 
     The time is linear in the number of tensors, but for the sort by offset.
     """
-    by_storage: dict[Hashable, list[tuple[int, int, str]]] = {}
-    for key, (_, tensor) in tensors.items():
-        by_storage.setdefault(storage_key(tensor), []).append((*_extent(tensor), key))
+    stretches = list(_stretches(tensors))
+    parts: dict[str, list[int]] = {}
+    for number, (_, keys) in enumerate(stretches):
+        for key in keys:
+            parts.setdefault(key, []).append(number)
     of: dict[str, int] = {}
     sizes: list[Size] = []
     names: list[str] = []
     parameters: set[int] = set()
-    for extents in by_storage.values():
-        end = -1
-        for first, last, key in sorted(extents):
-            name, tensor = tensors[key]
-            if first >= end or end < 0:
-                sizes.append(0)
-                names.append(name)
-                start, end = first, first
-            end = max(end, last)
-            sizes[-1] = end - start
+    for _, keys in stretches:
+        if keys[0] in of:  # a stretch of a subclass whose weight is there
+            continue
+        sizes.append(0)
+        names.append(tensors[keys[0]][0])
+        counted: set[int] = set()
+        waiting = [keys[0]]
+        while waiting:
+            key = waiting.pop()
+            if key in of:
+                continue
             of[key] = len(sizes) - 1
-            if isinstance(tensor, torch.nn.Parameter):
+            if isinstance(tensors[key][1], torch.nn.Parameter):
                 parameters.add(len(sizes) - 1)
+            for number in parts[key]:
+                if number not in counted:
+                    counted.add(number)
+                    sizes[-1] = sizes[-1] + stretches[number][0]
+                    waiting += stretches[number][1]
     return Weights(of, sizes, names, frozenset(parameters))
+
+
+def _stretches(tensors: Mapping[str, tuple[str, torch.Tensor]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the bytes of each stretch of a storage that tensors fill together, and the keys of these tensors."""
+    by_storage: dict[Hashable, list[tuple[int, int, str]]] = {}
+    for key, (_, tensor) in tensors.items():
+        for plain in plain_tensors(tensor):
+            by_storage.setdefault(storage_key(plain), []).append((*_extent(plain), key))
+    for extents in by_storage.values():
+        start, end, keys = 0, -1, list[str]()
+        for first, last, key in sorted(extents):
+            if keys and first >= end:
+                yield end - start, keys
+                keys = []
+            if not keys:
+                start, end = first, first
+            keys.append(key)
+            end = max(end, last)
+        yield end - start, keys
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:

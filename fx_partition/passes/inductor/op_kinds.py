@@ -31,6 +31,8 @@ from ..capture.fake_tensors import FakeTensorMode, no_new_guards, stand_in_for
 from ..capture.op_call import Bytes, LeafCall, likely, nbytes
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.tensor_storage import bytes_of
+from ..capture.tensor_subclasses import any_subclass, plain_tensors
 from ..footprint.op_effects import distinct_tensors
 from ..workspace.measured_scratch import measured
 from ..workspace.rules import leaf_workspace
@@ -125,8 +127,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def __init__(self, arguments: list[torch.Tensor], numbers: Mapping[sympy.Symbol, int] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = numbers
-        self._number = {id(t.untyped_storage()): ~i for i, t in enumerate(arguments)}
-        self._kept: list[Any] = [t.untyped_storage() for t in arguments]  # an id is valid only while its object lives
+        # An id is valid only while its object lives.
+        self._kept: list[Any] = [plain.untyped_storage() for t in arguments for plain in plain_tensors(t)]
+        self._number = {id(p.untyped_storage()): ~i for i, t in enumerate(arguments) for p in plain_tensors(t)}
         self._slots = 0
         self.calls: list[Call] = []
 
@@ -134,6 +137,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if any_subclass(types):
+            return NotImplemented  # it is called again for the inner tensors
         operands = distinct_tensors((args, kwargs))
         reads = tuple(dict.fromkeys(self.storage(tensor)[0] for tensor in operands))
         result = func(*args, **kwargs)
@@ -199,8 +204,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         return workspace.bytes if found is None else found
 
     def storage(self, tensor: torch.Tensor) -> tuple[int, bool]:
-        """Return the number of a tensor's storage, and whether it is new."""
-        storage = tensor.untyped_storage()
+        """Return the number of a tensor's storage (of a subclass: that of its first), and whether it is new."""
+        storage = plain_tensors(tensor)[0].untyped_storage()
         fresh = id(storage) not in self._number
         if fresh:
             self._kept.append(storage)
@@ -294,7 +299,7 @@ def record(
             if isinstance(leaf, torch.Tensor):
                 number, fresh = recorder.storage(leaf)
                 if fresh:  # made by no dispatched operator: torch.tensor(1.0) and the like
-                    size = to_expr(leaf.untyped_storage().nbytes())
+                    size = bytes_of(leaf)
                     call = Call("tensor", Kind.POINTWISE, (), ((number, size),), (), 1, 0, (), 0, False, None)
                     recorder.calls.append(call)
                 outputs.append(number)

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ..capture.captured_graph import CapturedGraph
 from ..capture.fake_tensors import new_fake_mode, shape_env_of
 from ..capture.module_members import all_tensors
+from ..capture.tensor_subclasses import plain_tensors
 from ..footprint.effect_cache import Effects
 from ..footprint.graph_memory import GraphMemory
 from ..footprint.op_effects import distinct_tensors
@@ -71,7 +72,7 @@ class _Tracer:
         for node in self._captured.gm.graph.nodes:
             if node.op == "output":
                 self._trace.returned = {s for source in node.all_input_nodes for s in self._places.get(source, [])}
-            elif node.op in ("placeholder", "get_attr"):
+            elif node.op in ("placeholder", "get_attr") or node in self._captured.weights:
                 self._read_input(node)
             elif not self._pick(node) and not self._effects.enter_or_exit(node):
                 self._read_call(node, steps.get(node.name))
@@ -85,7 +86,7 @@ class _Tracer:
         known: dict[int, int] = {}
         places = []
         for tensor in _tensors(self._captured.values.get(node)):
-            key = id(tensor.untyped_storage())
+            key = id(plain_tensors(tensor)[0].untyped_storage())
             if key not in known:
                 known[key] = self._new()
                 self._trace.inputs.add(known[key])

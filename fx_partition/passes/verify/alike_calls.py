@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from ..capture.fake_tensors import is_learned, is_wrapped
 from ..capture.symbolic_sizes import Size
 from ..capture.tensor_storage import is_strided
+from ..capture.tensor_subclasses import plain_tensors
 from ..footprint.op_effects import Effect
 from ..workspace.measured_scratch import Scratch
 from .runs import Held, is_held, tensors_in
@@ -164,12 +165,12 @@ def _add_constant(leaf: Any, call: _Draft) -> bool:
 
 def has_stand_in(tensor: torch.Tensor) -> bool:
     """Whether a plain tensor can stand for another when a call runs."""
-    return not is_wrapped(tensor) and is_strided(tensor)
+    return not is_wrapped(tensor) and all(map(is_strided, plain_tensors(tensor)))
 
 
 def _layout(tensor: torch.Tensor | None, offset: int | torch.SymInt) -> Hashable:
     """Return sizes, strides and kind of a tensor; None where a size is symbolic or there is no stand-in."""
-    if tensor is None or not has_stand_in(tensor):
+    if tensor is None or is_wrapped(tensor) or not is_strided(tensor):
         return None
     numbers = (*tensor.shape, None, *tensor.stride(), None, offset)
     if torch.SymInt in map(type, numbers):

@@ -36,7 +36,7 @@ def find_free(
     for node in captured.gm.graph.nodes:
         run = runs.get(node)
         if run is None:
-            if node.op in ("placeholder", "get_attr"):
+            if node.op in ("placeholder", "get_attr") or node in captured.weights:
                 free.add(node)
         elif run.picks:
             if node.args[0] in free:

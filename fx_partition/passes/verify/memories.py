@@ -16,6 +16,7 @@ from fx_partition.common.errors import UnreadableError
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Size, to_expr
 from ..capture.tensor_storage import bytes_of, is_strided, span, storage_key
+from ..capture.tensor_subclasses import plain_tensors
 
 WEIGHT, INPUT, MADE = "weight", "input", "made"
 
@@ -58,21 +59,35 @@ def weight_memories(tensors: Mapping[Any, torch.Tensor]) -> tuple[list[Memory], 
     """
     by_storage: dict[Hashable, list[tuple[int, int, int, Any]]] = {}
     for place, (key, tensor) in enumerate(tensors.items()):
-        stretch = _stretch(tensor) or (0, int(bytes_of(tensor)))
-        by_storage.setdefault(storage_key(tensor), []).append((*stretch, place, key))
+        for plain in plain_tensors(tensor):
+            stretch = _stretch(plain) or (0, int(bytes_of(plain)))
+            by_storage.setdefault(storage_key(plain), []).append((*stretch, place, key))
     memories: list[Memory] = []
     number_of: dict[Any, int] = {}
     for found in by_storage.values():
-        begin, end = 0, -1
+        here, end = -1, -1
         for first, last, _, key in sorted(found, key=lambda entry: entry[:3]):
-            if end < 0 or first >= end:
+            if here < 0 or first >= end:
                 memories.append(Memory(str(key), 0, WEIGHT))
-                begin = first
+                here = len(memories) - 1
+                end = first
+            memories[here].bytes += max(end, last) - end
             end = max(end, last)
-            memories[-1].bytes = end - begin
-            memories[-1].is_parameter |= isinstance(tensors[key], torch.nn.Parameter)
-            number_of[key] = len(memories) - 1
+            memories[here].is_parameter |= isinstance(tensors[key], torch.nn.Parameter)
+            here = number_of[key] = _joined(memories, number_of, number_of.get(key, here), here)
     return memories, number_of
+
+
+def _joined(memories: list[Memory], number_of: dict[Any, int], kept: int, other: int) -> int:
+    """Make two memories one, as a subclass has inner tensors in both, and return its number."""
+    if kept != other:
+        gone = memories.pop(other)
+        memories[kept].bytes += gone.bytes
+        memories[kept].is_parameter |= gone.is_parameter
+        number_of |= {key: kept for key, number in number_of.items() if number == other}
+        number_of |= {key: number - 1 for key, number in number_of.items() if number > other}
+        kept -= kept > other
+    return kept
 
 
 def input_memories(

@@ -32,6 +32,7 @@ from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, smallest, to_expr
 from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
+from ..capture.tensor_subclasses import plain_tensors
 from ..capture.user_names import module_path
 from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
@@ -93,7 +94,8 @@ class _Reader:
     def _keep(self, held: Held) -> Held:
         if held.tensor is not None:
             self._stand_ins.append(held.tensor)
-            self._memory_at[storage_key(held.tensor)] = held.memory
+            for plain in plain_tensors(held.tensor):
+                self._memory_at[storage_key(plain)] = held.memory
         return held
 
     def _tensor(self, held: Held) -> torch.Tensor | None:
@@ -136,10 +138,10 @@ class _Reader:
 
     def _read(self, node: torch.fx.Node) -> None:
         value = self._captured.values.get(node)
-        if node.op == "get_attr" or (node.op == "placeholder" and node in self._weight_of):
-            weight = self._captured.weights.get(node)
-            held = None if weight is None else Held(self._weight_of[node], like=weight)
-            self._env[node] = value if held is None else held
+        if node in self._weight_of:
+            self._env[node] = Held(self._weight_of[node], like=self._captured.weights[node])
+        elif node.op == "get_attr":
+            self._env[node] = value
         elif node.op == "placeholder":
             self._env[node] = pytree.tree_map(self._input, value)
         elif node.op == "output":
@@ -298,8 +300,9 @@ class _Reader:
     def _note_resize(self, held: Held) -> None:
         assert held.tensor is not None
         memory = self._memories[held.memory]
-        size = to_expr(held.tensor.untyped_storage().nbytes())
-        if memory.kind == MADE and self._memory_at.get(storage_key(held.tensor)) == held.memory:
+        first = plain_tensors(held.tensor)[0]
+        size = to_expr(first.untyped_storage().nbytes())
+        if first is held.tensor and memory.kind == MADE and self._memory_at.get(storage_key(first)) == held.memory:
             memory.bytes = size
 
     def _callable(self, node: torch.fx.Node) -> Callable[..., Any]:
@@ -326,10 +329,11 @@ class _Reader:
             if not isinstance(leaf, torch.Tensor):
                 continue
             found = next(results)
-            number = self._memory_at.get(storage_key(found))
+            inner = plain_tensors(found)
+            number = self._memory_at.get(storage_key(inner[0]))
             shown: Size | None = None
             if number is None:
-                number = self._make(node, to_expr(found.untyped_storage().nbytes()))
+                number = self._make(node, _storage_bytes(inner))
             elif self._memories[number].kind == WEIGHT:
                 shown = self._shown(number, leaf, given)
             held = self._keep(Held(number, shown, tensor=found))
@@ -412,3 +416,11 @@ class _Reader:
 
     def _like(self, leaf: torch.Tensor, memory: int, shown: Size | None) -> Held:
         return Held(memory, shown, like=leaf)
+
+
+def _storage_bytes(tensors: list[torch.Tensor]) -> Size:
+    sizes = {storage_key(tensor): to_expr(tensor.untyped_storage().nbytes()) for tensor in tensors}
+    total: Size = 0
+    for size in sizes.values():
+        total = total + size
+    return to_expr(total)

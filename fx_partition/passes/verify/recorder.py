@@ -14,6 +14,7 @@ from ..capture.fake_tensors import FakeTensorMode, is_learned
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..capture.tensor_storage import storage_key
+from ..capture.tensor_subclasses import any_subclass, is_subclass, plain_tensors
 from ..footprint.op_effects import Effect, distinct_tensors, observe
 from .runs import tensors_in
 
@@ -40,6 +41,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if any_subclass(types):
+            return NotImplemented  # it is called again for the inner tensors
         schema = schema_of(func)
         names = [argument.name for argument in schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
@@ -58,7 +61,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
 
 def _keys(value: Any) -> list[Hashable]:
-    return [storage_key(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
+    return [storage_key(plain) for leaf in tensors for plain in plain_tensors(leaf)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def see(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTensorMo
     given, made = distinct_tensors(kept[0]), tensors_in(kept[1])
     taken, places = set(map(storage_key, given)), [storage_key(tensor) for tensor in made]
     results: tuple[Size, ...] | None = None
-    is_apart = len({*taken, *places}) == len(taken) + len(places)
+    is_apart = len({*taken, *places}) == len(taken) + len(places) and not any(map(is_subclass, (*given, *made)))
     if is_apart and not taken & (recorder.written | recorder.reshaped):
         before = map(metadata_of, distinct_tensors((args, kwargs)))
         if list(before) == list(map(metadata_of, given)):
