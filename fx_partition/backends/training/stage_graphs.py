@@ -18,6 +18,7 @@ with the sizes of the example.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,6 +121,24 @@ def stage_graphs(
     return found
 
 
+def _read_weight(
+    captured: CapturedGraph, graph: torch.fx.Graph, node: torch.fx.Node, name: str, weights: dict[str, torch.Tensor]
+) -> torch.fx.Node:
+    """Write the node that reads a weight under its name in the model, and add the weight to ``weights``.
+
+    An inner tensor of a subclass has no name in the model: the stage holds the subclass and takes it out of that.
+    """
+    if node.op == "call_function":
+        source, inner = node.args
+        assert isinstance(source, torch.fx.Node)
+        read = _read_weight(captured, graph, source, source.name, weights)
+        return graph.create_node("call_function", node.target, (read, inner), name=name)
+    path = captured.names[node]
+    held = captured.weights.get(node)
+    weights[path] = operator.attrgetter(str(node.target))(captured.gm) if held is None else held
+    return graph.create_node("get_attr", path, name=name)
+
+
 def _results(captured: CapturedGraph) -> list[torch.fx.Node]:
     """Return the tensors among the graph's results, in order."""
     output = next(iter(reversed(captured.gm.graph.nodes)))
@@ -143,10 +162,8 @@ def _stage_graph(
     uses = []
     for node, placeholder in zip(partition.inputs, graph.find_nodes(op="placeholder"), strict=True):
         if node in captured.weights:
-            name = captured.names[node]
-            weights[name] = captured.weights[node]
             with graph.inserting_before(placeholder):
-                holder = graph.create_node("get_attr", name, name=placeholder.name)
+                holder = _read_weight(captured, graph, node, placeholder.name, weights)
             placeholder.replace_all_uses_with(holder)
             graph.erase_node(placeholder)
         elif numbers.is_tensor(node):

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fx_partition.passes.capture.tensor_subclasses import plain_tensors
+
 from .mmap_file import give_back
 
 # The part of a large weight that is in memory twice while the weight is read.
@@ -208,9 +210,9 @@ def _digest(name: str, tensor: Tensor) -> str:
     if is_lazy(tensor):
         tensor = _SOURCES[tensor].tensor
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    if tensor.numel():
-        count = min(tensor.numel(), _SAMPLE_BYTES // tensor.element_size())
-        for part in (_end(tensor.detach(), count, first=True), _end(tensor.detach(), count, first=False)):
+    for plain in filter(Tensor.numel, plain_tensors(tensor.detach())):
+        count = min(plain.numel(), _SAMPLE_BYTES // plain.element_size())
+        for part in (_end(plain, count, first=True), _end(plain, count, first=False)):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fx_partition.common.errors import PartitionError, PartitionWarning
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 from fx_partition.passes.capture.module_members import all_tensors, members
+from fx_partition.passes.capture.tensor_subclasses import is_subclass
 
 from .checkpoint import Checkpoint, Opened, open_checkpoint
 from .lazy_weights import any_lazy, equal_samples, is_lazy, make_lazy, make_read, stays_in_file
@@ -147,6 +148,8 @@ def _check(
 def _unlike(name: str, tensor: Tensor, source: Tensor) -> str:
     if type(tensor) not in (Tensor, nn.Parameter, FakeTensor):
         return f"{name} is a {type(tensor).__name__}, and only plain tensors and parameters are loaded"
+    if is_subclass(source):
+        return f"{name} is a {type(source).__name__} in the checkpoint, and only plain tensors are loaded"
     if isinstance(source, FakeTensor) or source.is_meta:
         return f"{name} has no memory in the checkpoint either"
     if tensor.layout != torch.strided or source.layout != torch.strided:
