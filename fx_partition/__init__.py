@@ -7,6 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .common.errors import OversizeError, PartitionError, PartitionWarning, PlanMismatchError
+from .fit.api import fit
+from .fit.result import Fit
 from .hardware.detect import detect
 from .hardware.overheads import Link, Overheads
 from .hardware.probe import Probe, probe
@@ -48,6 +50,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Device",
+    "Fit",
     "Link",
     "Overheads",
     "OversizeError",
@@ -63,6 +66,7 @@ __all__ = [
     "detect",
     "device",
     "devices",
+    "fit",
     "keep_buffers",
     "load_stage_weights",
     "pipeline",

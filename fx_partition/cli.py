@@ -1,4 +1,5 @@
-"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `simulate`; `devices`, `probe`.
+"""The command line: `fx-partition plan model.pt2 --cache 6MiB`, then `report`, `why`, `simulate`; `fit`; `devices`,
+`probe`.
 
 Exit codes: 0; 2 with one line on standard error that names the fault and the way out; 130 after Ctrl-C.
 """
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from . import cli_fit as fitting
 from . import cli_simulate as simulation
 from .cli_files import TRUST, load_program, read_plan
 from .common.units import LARGEST, parse_count, shown
@@ -95,6 +97,8 @@ def _check_places(args: argparse.Namespace) -> None:
 def _answer(args: argparse.Namespace) -> str:
     if args.command == "plan":
         return render(_planned(args), _format(args))
+    if args.command == "fit":
+        return fitting.answer(args, _format(args))
     if args.command == "devices":
         return _listed(args)
     if args.command == "probe":
@@ -201,6 +205,9 @@ def _parser() -> _Parser:
     simulate = commands.add_parser("simulate", help="estimate the time of a saved plan on a device, by its record")
     simulation.add_options(simulate, TRUST)
 
+    fit = commands.add_parser("fit", help="say whether a model fits devices, and where to cut it, before it is loaded")
+    fitting.add_options(fit, TRUST)
+
     listing = commands.add_parser("devices", help="list the records of devices, and the devices of this machine")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one device: every figure with its source")
 
@@ -208,13 +215,13 @@ def _parser() -> _Parser:
     measure.add_argument("--seconds", default="10", help="about how long to measure, 0 to 3600 (10)")
     measure.add_argument("--plot", type=Path, metavar="FILE", help="also write a plot to FILE.png or FILE.svg")
 
-    for command in (plan, why, simulate):
+    for command in (plan, why, simulate, fit):
         command.add_argument(
             "--import", dest="modules", action="append", default=[], metavar="MODULE",
             help="import this module before loading MODEL.pt2: it registers types or operators that the model uses "
             "(transformers.modeling_outputs); may be repeated",
         )  # fmt: skip
-    for command in (plan, report, why, simulate, listing, measure):
+    for command in (plan, report, why, simulate, fit, listing, measure):
         formats = command.add_mutually_exclusive_group()
         if command is not why:
             formats.add_argument("--json", dest="format", action="store_const", const="json")

@@ -31,6 +31,7 @@ FLOORS = (
     ("passes/batching",),
     ("passes",),
     ("report",),
+    ("fit",),
     ("backends/devices",),
     ("backends/options", "backends/weights"),
     ("backends/lowering",),

@@ -31,11 +31,27 @@ def user_name(source: str) -> str:
 
 def module_path(node: torch.fx.Node) -> str:
     """Return the path of the module that a node comes from, as a user knows it; "" where the tracer left none."""
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
+    found = module_stack(node)
+    if not found:
         return str(node.target) if node.op == "call_module" else ""
-    path, _ = list(stack.values())[-1]
+    return found[-1][0]
+
+
+def module_stack(node: torch.fx.Node) -> list[tuple[str, str]]:
+    """Return the path and the name of the class of each module that a node comes from, the model itself first.
+
+    Example: ``[("", "GPT2Model"), ("h.0", "GPT2Block"), ("h.0.mlp", "GPT2MLP")]``.
+    """
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(_plain_path(path), _class_name(kind)) for path, kind in stack.values()]
+
+
+def _plain_path(path: str) -> str:
     match = re.match(r"L\['[^']*'\](?:\.(.*))?$", path)
     path = (match[1] or "") if match else path
     path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
     return "" if path.startswith("_") else path
+
+
+def _class_name(kind: type | str) -> str:
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
