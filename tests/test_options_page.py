@@ -60,7 +60,7 @@ def test_the_backend_has_these_options() -> None:
     known = set(str(error.value).rpartition(" are ")[2].split(", "))
     assert known == {*rows(BACKEND), *rows(PLAN)} - {"dynamic_shapes"}
     plain = Options.check({})
-    for name in ("report", "inductor", "microbatches"):
+    for name in ("report", "inductor", "microbatches", "replan"):
         assert eval(rows(BACKEND)[name][0]) == getattr(plain, name)
 
 

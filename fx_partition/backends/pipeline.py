@@ -16,6 +16,7 @@ from fx_partition.passes.capture.metadata_changes import changed_inputs
 from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.plan.make_plan import make_plan
+from fx_partition.passes.plan.plan_range import PlanRange
 from fx_partition.passes.plan.records import Partition
 from fx_partition.passes.plan.request import CacheBytes, Request
 
@@ -100,7 +101,8 @@ def pipeline(
     )
     materialize((*captured.weights.values(), *all_tensors(captured.gm).values()))
     program = make_program(captured, partitions, memory.written)
-    signature = RequestSignature(captured, program, _examples(model, example_inputs))
+    limits = PlanRange.of(plan, "make a pipeline with example inputs of such sizes, or with bind=")
+    signature = RequestSignature(captured, program, _examples(model, example_inputs), limits)
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:

@@ -40,7 +40,7 @@ from ..weights.lazy_weights import is_lazy, materialize, materialize_on_first_ca
 from .compiled_graph import CompiledGraph, publish
 from .fallback import plan_as_one_partition
 from .partition_compiler import compile_partitions
-from .range_watch import guard_sizes, watch_sizes
+from .plan_sizes import guard_sizes, watch_sizes
 
 
 def compile_dynamo_graph(

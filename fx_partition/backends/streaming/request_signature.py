@@ -19,6 +19,7 @@ from fx_partition.passes.capture.capture_model import ExampleInputs
 from fx_partition.passes.capture.captured_graph import CapturedGraph
 from fx_partition.passes.capture.fake_tensors import shape_env_of
 from fx_partition.passes.capture.symbolic_sizes import evaluate, to_expr
+from fx_partition.passes.plan.plan_range import PlanRange
 from fx_partition.passes.split.input_sizes import InputSizes, Numbers
 
 from .program import Constant, Program
@@ -34,19 +35,26 @@ class RequestSignature:
         program: its stages.
         example_inputs: the inputs that the graph was captured with; a mapping names the keyword arguments. None: all
             arguments are positional.
+        limits: the sizes for which the plan fits; None where all do.
 
     Attributes:
         keywords: the names of a request's keyword arguments.
         numbers: for each tensor that `read` returns, the number of its value in the program.
     """
 
-    def __init__(self, captured: CapturedGraph, program: Program, example_inputs: ExampleInputs | None) -> None:
+    def __init__(
+        self,
+        captured: CapturedGraph,
+        program: Program,
+        example_inputs: ExampleInputs | None,
+        limits: PlanRange | None = None,
+    ) -> None:
         self._graph = captured.gm.graph
         self._program = program
         self.keywords = tuple(example_inputs) if isinstance(example_inputs, Mapping) else ()
         placeholders = self._graph.find_nodes(op="placeholder")
         self._names = [captured.names.get(node, node.name) for node in placeholders]
-        self._sizes = InputSizes.of(captured)
+        self._sizes, self._limits = InputSizes.of(captured), limits
         self._values: list[Any] = [captured.values.get(node) for node in placeholders]
         self._env = shape_env_of(self._values)
         # `InputSizes` knows the guards of the trace as ranges of sizes. Guards that compiling the stages adds are
@@ -122,6 +130,8 @@ class RequestSignature:
             for value in self._values
         ]
         self._check_guards(numbers)
+        if self._limits is not None:
+            self._limits.check(numbers)
         return tuple(strides), numbers
 
     def _check_guards(self, numbers: Mapping[sympy.Symbol, int]) -> None:
