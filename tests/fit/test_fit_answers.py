@@ -15,7 +15,7 @@ from fx_partition.cli import main
 from fx_partition.fit.devices import read_devices
 from fx_partition.fit.precision import fewest_quantised
 from fx_partition.passes.partitioner.chain import Chain
-from fx_partition.passes.partitioner.sliding_window import interval
+from fx_partition.passes.partitioner.interval_footprint import interval
 
 WIDTH = 256
 LAYER = (WIDTH * WIDTH + WIDTH) * 4
