@@ -1,4 +1,4 @@
-"""Generation by transformers with a static cache: the decoding step is compiled in partitions, and tokens are eager's."""
+"""Generation by transformers with a static cache: each step runs in partitions, and tokens are as in eager mode."""
 
 from __future__ import annotations
 
