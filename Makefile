@@ -31,6 +31,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/planner_scale.py
 	$(BIN)/python benchmarks/planner_scale.py --verb search

@@ -41,6 +41,14 @@ def test_split_exported_follows_the_budget() -> None:
     assert "partition_1" not in output
 
 
+def test_fit_llama() -> None:
+    pytest.importorskip("transformers")
+    output = run("fit_llama", "--devices", "12GiB")
+    assert "Llama-3.1-8B (bfloat16, batch 1, length 8192) fits on 1 device." in output
+    assert "bfloat16: does not fit" in output
+    assert "of 32 blocks quantised, and with no fewer" in output
+
+
 def test_language_model() -> None:
     pytest.importorskip("transformers")
     output = run("language_model", "--small")

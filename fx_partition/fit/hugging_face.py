@@ -84,8 +84,8 @@ def read_config(path: Path) -> Any:
         raise PartitionError(f"{place} is not a configuration that transformers can read: {reason}") from error
 
 
-def build(config: Any, dtype: torch.dtype) -> torch.nn.Module:
-    """Return the causal language model of a configuration, on the device "meta".
+def build(config: Any, dtype: torch.dtype, device: str = "meta") -> torch.nn.Module:
+    """Return the causal language model of a configuration, without memory unless another device is named.
 
     Raises:
         PartitionError: transformers has no causal language model for it.
@@ -96,7 +96,7 @@ def build(config: Any, dtype: torch.dtype) -> torch.nn.Module:
     AttentionInterface.register(_ATTENTION, _attention)
     AttentionMaskInterface.register(_ATTENTION, _no_mask)
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             try:
                 model = make(config, dtype=dtype, attn_implementation=_ATTENTION)
             except (KeyError, ValueError):  # the model has attention of its own
@@ -125,7 +125,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-class _PrefillModule(torch.nn.Module):
+class PrefillModule(torch.nn.Module):
     """Returns the logits of the last token, and the tensors of the cache."""
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -153,7 +153,7 @@ def capture_prefill(model: torch.nn.Module, batch: int, length: int, *, whole: b
         PartitionError: torch.export cannot trace the model.
     """
     shortened = () if whole else tuple(_shorten(model))
-    module = _PrefillModule(model)
+    module = PrefillModule(model)
     free = torch.export.Dim.DYNAMIC
     # A dimension of 1 would not be symbolic; its number is bound later.
     ids = torch.zeros(max(2, batch), max(2, length), dtype=torch.long, device="meta")

@@ -73,7 +73,7 @@ def chains(graph: ModuleGraph, dims: dict[str, str], batch: int, length: int) ->
 def test_a_model_with_its_blocks_put_back_is_the_whole_model(family: str) -> None:
     more = {"n_layer": 8, "n_embd": 64, "n_head": 4} if family == "gpt2" else {}
     more |= {"ffn_dim": 128, "word_embed_proj_dim": 64} if family == "opt" else {}
-    config = transformers.AutoConfig.for_model(family, **{**SMALL, "model_type": family, **more})
+    config = transformers.AutoConfig.for_model(**{**SMALL, "model_type": family, **more})
     short, prefill = graph_of(config, whole=False)
     assert prefill.shortened
     for shortened in prefill.shortened:
