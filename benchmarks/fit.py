@@ -32,8 +32,9 @@ from fx_partition.backends.measure.peak_allocation import allocated_bytes
 from fx_partition.common.units import format_bytes
 from fx_partition.fit import hugging_face
 from fx_partition.fit.module_graph import ModuleGraph, module_graph
-from fx_partition.passes.capture.capture_model import CapturedGraph, capture
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.capture.capture_model import capture
+from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.footprint.analyze import analyze_memory
 
 _SIZES = {
     "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -76,7 +77,7 @@ def rows_of(family: str, setting: tuple[int, int, int]) -> list[Row]:
     ids = torch.randint(0, 1024, (batch, length))
     with torch.no_grad():
         captured = capture(hugging_face.PrefillModule(model), (ids,))
-        graph = module_graph(captured, gather_facts(captured), "modules", hugging_face.ROOT)
+        graph = module_graph(captured, analyze_memory(captured), "modules", hugging_face.ROOT)
         run = _Run(captured, graph, ids)
         found = [run.allocated(device.modules) for device in answer.devices]
     return [
