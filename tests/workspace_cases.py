@@ -371,6 +371,14 @@ def _attention(dtype: torch.dtype, **more: Any) -> Callable[[int], Case]:
 
 # Other layouts, dtypes and paths of the same operators.
 MORE_CASES: dict[str, list[Callable[[], Case]]] = {
+    "index by int32": sizes(
+        lambda n: (torch.ops.aten.index.Tensor, (rand(8, 16), [integers(8, n).int(), integers(16, n, 1).int()])),
+        64, 256, 1024,
+    ),
+    "index by int32 and int64": sizes(
+        lambda n: (torch.ops.aten.index.Tensor, (rand(8, 2, 16), [integers(8, n, 1).int(), None, integers(16, n)])),
+        64, 256, 1024,
+    ),
     "conv channels last": sizes(_conv2d(last, 16, 32, 3, padding=1), 16, 64, 160),
     "conv one image": sizes(_conv2d(rand, 16, 32, 3, batch=1), 16, 32, 160),
     "conv first layer": sizes(_conv2d(rand, 3, 64, 7, stride=2, padding=3), 32, 96, 224),

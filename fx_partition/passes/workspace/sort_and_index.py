@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes
+from ..capture.op_call import Bytes, LeafCall, largest, likely, nbytes, product
 from ..capture.operators import overload_of, schema_of
 from .layout_copies import densified, dim_of
 from .workspace_rule import WorkspaceRule
@@ -49,10 +49,22 @@ def _masks(call: LeafCall) -> list[tuple[int, torch.Tensor]]:
     ]
 
 
+def _copied_numbers(call: LeafCall) -> Bytes:
+    """Return the bytes of int64 copies of indices of int32, each as large as all indices broadcast."""
+    given = {position: index for position, index in enumerate(call["indices"]) if index is not None}
+    copied = sum(index.dtype == torch.int32 for index in given.values())
+    if not copied:
+        return 0
+    first, last = min(given), max(given)
+    begin = first if last - first + 1 == len(given) else 0  # where the dimensions of the indices are in the result
+    dims = max(index.dim() for index in given.values())
+    return product(call.result.shape[begin : begin + dims]) * copied * _INDEX
+
+
 def _index(call: LeafCall) -> Bytes:
     masks = _masks(call)
     if not masks:
-        return 0
+        return _copied_numbers(call)
     position, mask = masks[0]
     return call.result.size(position) * mask.dim() * _INDEX + 64
 
@@ -109,7 +121,11 @@ ORDER_RULES: dict[str, WorkspaceRule] = {
     "aten::roll": WorkspaceRule(
         _roll, "ATen/native/TensorTransformations.cpp, roll_common: a result for each dimension but the last"
     ),
-    "aten::index": WorkspaceRule(_index, "ATen/native/IndexingUtils.h, expandTensors: nonzero() of a mask"),
+    "aten::index": WorkspaceRule(
+        _index,
+        "ATen/native/IndexingUtils.h, expandTensors: nonzero() of a mask; "
+        "TensorAdvancedIndexingUtils.h, make_info: int64 copies of int32",
+    ),
     "aten::masked_select": WorkspaceRule(
         _masked_select, "ATen/native/TensorAdvancedIndexing.cpp, masked_select: the mask as int64, its sums"
     ),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from quantised import example, quantised
 from rank_processes.training_runs import Masked, Skips, mean_square
 from torch import nn
 
@@ -242,3 +243,13 @@ def test_frozen_stages_pass_no_gradients(one_rank: None) -> None:
     steps_of(stages, 2, mean_square).step(torch.randn(4, 8), target=torch.randn(4, 4))
     with_gradient = {name for name, p in stages.named_parameters() if p.grad is not None}
     assert with_gradient == {name for name, p in model.named_parameters() if p.requires_grad and "unread" not in name}
+
+
+def test_a_stage_holds_a_quantised_weight_under_its_name(one_rank: None) -> None:
+    model, x = quantised("Int8WeightOnly", layers=2), example()
+    stages = fx_partition.to_pipeline_stages(model, x, num_stages=2)
+    found = [stage.submod.state_dict() for stage in stages]
+    assert [list(state) for state in found] == [["0.weight", "0.bias"], ["1.weight", "1.bias"]]
+    assert found[0]["0.weight"].qdata.data_ptr() == model[0].weight.qdata.data_ptr()
+    middle = stages[0].submod(x)
+    assert torch.equal(stages[1].submod(middle), model(x))
