@@ -28,6 +28,7 @@ __all__ = [
     "allocation_sizes",
     "assume",
     "bounds_of",
+    "dummy_input_for",
     "enable_python_dispatcher",
     "facts_of",
     "fake_copy",
@@ -48,7 +49,6 @@ __all__ = [
     "run_fake",
     "run_time_checks",
     "shape_env_of",
-    "stand_in_for",
     "sym_int",
     "symbols_in",
     "torch_functions",
@@ -126,7 +126,7 @@ def fake_copy(mode: FakeTensorMode, value: torch.Tensor, shape: Sequence[int | t
     """
     with mode:
         if is_subclass(value):
-            return rebuilt(value, _plain_stand_in)
+            return rebuilt(value, _plain_dummy)
         return torch.empty_strided(tuple(shape), value.stride(), dtype=value.dtype, device=value.device)
 
 
@@ -142,15 +142,15 @@ def is_learned(tensor: torch.Tensor) -> bool:
         return False
 
 
-def stand_in_for(tensor: torch.Tensor) -> torch.Tensor:
+def dummy_input_for(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of the current fake mode with the metadata of another, in a storage just as large.
 
     A subclass gets a tensor of its class, whose inner tensors stand in for its own.
     """
-    return rebuilt(tensor, _plain_stand_in).requires_grad_(is_learned(tensor))
+    return rebuilt(tensor, _plain_dummy).requires_grad_(is_learned(tensor))
 
 
-def _plain_stand_in(tensor: torch.Tensor) -> torch.Tensor:
+def _plain_dummy(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 

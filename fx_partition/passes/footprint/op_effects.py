@@ -27,7 +27,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..capture.fake_tensors import FakeTensorMode, is_learned, no_new_guards, stand_in_for
+from ..capture.fake_tensors import FakeTensorMode, dummy_input_for, is_learned, no_new_guards
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
 from ..capture.tensor_subclasses import any_subclass, plain_tensors
@@ -243,7 +243,7 @@ def observe(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        dummy_inputs = list(map(stand_in_for, originals))
+        dummy_inputs = list(map(dummy_input_for, originals))
         dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
         args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
         storages = [[(storage, to_expr(storage.nbytes())) for storage in _storages(t)] for t in dummy_inputs]

@@ -20,7 +20,7 @@ atom
 
 What is shared with the planner, and what is not
 ------------------------------------------------
-Nothing here imports the planner's facts, atoms, chains, searches or proofs. Shared is what defines the measure:
+Nothing here imports the planner's memory, atoms, chains, searches or proofs. Shared is what defines the measure:
 
 - the captured graph with its symbols and its regions, and the graph in slices (`slicing.rewrite`);
 - what one operator by itself allocates beside its results, which operands it reads and how much of them, whether it
@@ -28,7 +28,7 @@ Nothing here imports the planner's facts, atoms, chains, searches or proofs. Sha
   `higher_order_writes`);
 - by which names and schemas a node is known to have an effect, or to return what it writes (`dependencies.has_effect`,
   `partial_writes.returns_self`);
-- for ``footprint="fused"`` alone which kernels inductor makes (`fused_footprint`, over the planner's own facts).
+- for ``footprint="fused"`` alone which kernels inductor makes (`fused_footprint`, over the planner's own memory).
 
 Found again are: which storages there are, who shares and who writes them (the whole graph is run once on fake tensors
 that share memory as the real ones do; of calls that are alike and write nothing, only the first), how long each lives,

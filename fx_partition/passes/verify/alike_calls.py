@@ -1,4 +1,4 @@
-"""Recognise calls that do the same to memory, so that only the first of them runs on stand-ins.
+"""Recognise calls that do the same to memory, so that only the first of them runs on dummy inputs.
 
 Before (all tensors have four floats, each in memory of its own)::
 
@@ -66,13 +66,13 @@ class Calls:
         env: what each node that has been read is, with `Held` in place of tensors.
         values: the fake value of each node.
 
-    Values, weights and stand-ins must live as long as this object; values and weights must stay as they are.
+    Values, weights and dummy inputs must live as long as this object; values and weights must stay as they are.
     """
 
     def __init__(self, env: Mapping[torch.fx.Node, Any], values: Mapping[torch.fx.Node, Any]) -> None:
         self._env, self._values = env, values
         self._numbers: dict[Hashable, int] = {}  # of layouts: a number is quicker to compare
-        self._number_of: dict[int, int | None] = {}  # by the id of a value, of a weight or of a stand-in
+        self._number_of: dict[int, int | None] = {}  # by the id of a value, of a weight or of a dummy input
 
     def of(self, node: torch.fx.Node, modes: Hashable) -> Call | None:
         """Return the call of a node; None where what it does may depend on more than a key has.
@@ -130,13 +130,13 @@ class Calls:
         tensor = held.like if held.tensor is None else held.tensor
         known = id(tensor)
         if known not in self._number_of:
-            # A stand-in that is yet to be made begins where its memory does.
+            # A dummy input that is yet to be made begins where its memory does.
             layout = _layout(tensor, 0 if held.tensor is None else held.tensor.storage_offset())
             self._number_of[known] = None if layout is None else self._numbers.setdefault(layout, len(self._numbers))
         return self._number_of[known]
 
     def forget(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Look at the layout of stand-ins again, as a call may have changed it."""
+        """Look at the layout of dummy inputs again, as a call may have changed it."""
         for tensor in tensors:
             self._number_of.pop(id(tensor), None)
 
@@ -163,13 +163,13 @@ def _add_constant(leaf: Any, call: _Draft) -> bool:
     return True
 
 
-def has_stand_in(tensor: torch.Tensor) -> bool:
+def has_dummy_input(tensor: torch.Tensor) -> bool:
     """Whether a plain tensor can stand for another when a call runs."""
     return not is_wrapped(tensor) and all(map(is_strided, plain_tensors(tensor)))
 
 
 def _layout(tensor: torch.Tensor | None, offset: int | torch.SymInt) -> Hashable:
-    """Return sizes, strides and kind of a tensor; None where a size is symbolic or there is no stand-in."""
+    """Return sizes, strides and kind of a tensor; None where a size is symbolic or there is no dummy input."""
     if tensor is None or is_wrapped(tensor) or not is_strided(tensor):
         return None
     numbers = (*tensor.shape, None, *tensor.stride(), None, offset)

@@ -1,8 +1,8 @@
-"""The ledger of a plan for compiled code: what inductor allocates is told by the planner's own model of it.
+"""The ledger of a plan for compiled code: the planner's own model says what inductor allocates.
 
 Which kernels inductor makes decides what has memory at all, and that is a question of its source and not of the graph.
-So for such plans alone the planner's facts and `fused_footprint.fuse` are asked; figures are computed from what they
-say.
+So for such plans alone the planner's `GraphMemory` and `fused_footprint.fuse` are used; the figures are computed from
+them again.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from .ledger import Ledger
 
 @dataclass(frozen=True)
 class FusedSizes:
-    """Like `ledger.Sizes`, from facts whose steps are in the plan's order."""
+    """Like `ledger.Sizes`, from a memory whose steps are in the plan's order."""
 
-    facts: GraphMemory
+    memory: GraphMemory
 
     @cached_property
     def _evaluator(self) -> Evaluator:
-        facts = self.facts
-        sizes: list[Size] = [*(value.bytes for value in facts.values), *facts.weight_bytes]
-        for step in facts.steps:
+        memory = self.memory
+        sizes: list[Size] = [*(value.bytes for value in memory.values), *memory.weight_bytes]
+        for step in memory.steps:
             sizes += [*step.weights.values(), *step.workspace]
         return Evaluator(sizes)
 
     def at(self, numbers: Mapping[sympy.Symbol, int]) -> Ledger:
         """Return the ledger for numbers of the symbols."""
-        facts, shift = self.facts, len(self.facts.values)
+        memory, shift = self.memory, len(self.memory.values)
         values = iter(self._evaluator(numbers))
-        found = [next(values) for _ in range(shift + len(facts.weight_bytes))]
+        found = [next(values) for _ in range(shift + len(memory.weight_bytes))]
         weights: list[list[tuple[int, int]]] = []
         moments: list[tuple[int, ...]] = []
-        for step in facts.steps:
+        for step in memory.steps:
             weights.append([(shift + weight, next(values)) for weight in step.weights])
             moments.append(tuple(next(values) for _ in step.workspace))
-        none = [-1] * len(facts.weight_bytes)
+        none = [-1] * len(memory.weight_bytes)
         return Ledger(
-            names=[step.node for step in facts.steps],
+            names=[step.node for step in memory.steps],
             sizes=found,
-            activations=[list(step.values) for step in facts.steps],
+            activations=[list(step.values) for step in memory.steps],
             weights=weights,
             moments=moments,
-            made_at=[value.made_at for value in facts.values] + none,
-            returned=[value.returned for value in facts.values] + [False for _ in none],
-            state={shift + weight for weight in facts.state},
-            memory_names=[value.name for value in facts.values] + facts.weight_names,
+            made_at=[value.made_at for value in memory.values] + none,
+            returned=[value.returned for value in memory.values] + [False for _ in none],
+            state={shift + weight for weight in memory.state},
+            memory_names=[value.name for value in memory.values] + memory.weight_names,
         )
 
     @property
     def estimated(self) -> tuple[str, ...]:
         """Operators whose scratch memory was not measured."""
-        return tuple(dict.fromkeys(name for step in self.facts.steps for name in step.estimated))
+        return tuple(dict.fromkeys(name for step in self.memory.steps for name in step.estimated))
 
 
 def fused_sizes(
@@ -77,8 +77,8 @@ def fused_sizes(
     """
     eager = analyze_memory(captured).measured_at(numbers)
     place = {step.node: t for t, step in enumerate(eager.steps)}
-    facts, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
-    return FusedSizes(facts), list(_kernels(captured, eager))
+    memory, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
+    return FusedSizes(memory), list(_kernels(captured, eager))
 
 
 def _kernels(captured: CapturedGraph, eager: GraphMemory) -> Iterator[Group]:

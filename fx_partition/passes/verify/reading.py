@@ -26,7 +26,7 @@ from fx_partition.common.errors import PartitionError, UnreadableError
 from ..capture.autocast_regions import Regions, under_autocast
 from ..capture.capture_model import collector_at_rest
 from ..capture.captured_graph import CapturedGraph
-from ..capture.fake_tensors import leaves_of, new_fake_mode, no_new_guards, shape_env_of, stand_in_for
+from ..capture.fake_tensors import dummy_input_for, leaves_of, new_fake_mode, no_new_guards, shape_env_of
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
@@ -38,7 +38,7 @@ from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
 from ..footprint.higher_order_writes import written_operands
 from ..footprint.op_effects import Effect, Fresh, distinct_tensors
-from .alike_calls import Call, Calls, PlainCall, has_stand_in
+from .alike_calls import Call, Calls, PlainCall, has_dummy_input
 from .free import find_free
 from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
 from .recorder import Recorder, metadata_of, see
@@ -74,7 +74,7 @@ class _Reader:
         self._modules_hold = {key: Held(weights[key], like=tensor) for key, tensor in own.items()}
         self._input_of = input_memories(captured, self._weight_of, self._memories)
         self._memory_at: dict[Any, int] = {}
-        self._stand_ins: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
+        self._dummy_inputs: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
         self._env: dict[torch.fx.Node, Any] = {}
         self._runs: dict[torch.fx.Node, Run] = {}
         self._regions = Regions()
@@ -84,24 +84,24 @@ class _Reader:
     def _own_tensors(self, node: torch.fx.Node) -> Iterable[tuple[str, torch.Tensor]]:
         return all_tensors(self._modules[str(node.target)]).items()
 
-    def _stand_in(self, leaf: torch.Tensor) -> torch.Tensor | None:
+    def _dummy_input(self, leaf: torch.Tensor) -> torch.Tensor | None:
         """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
-        if not has_stand_in(leaf):
+        if not has_dummy_input(leaf):
             return None
         with no_new_guards(self._shape_env), torch.no_grad(), self._mode:
-            return stand_in_for(leaf)
+            return dummy_input_for(leaf)
 
     def _keep(self, held: Held) -> Held:
         if held.tensor is not None:
-            self._stand_ins.append(held.tensor)
+            self._dummy_inputs.append(held.tensor)
             for plain in plain_tensors(held.tensor):
                 self._memory_at[storage_key(plain)] = held.memory
         return held
 
     def _tensor(self, held: Held) -> torch.Tensor | None:
-        """The stand-in of a tensor, which is made now if nothing has asked for it."""
+        """Return the dummy input of a tensor, which is made now if nothing has asked for it."""
         if held.tensor is None and held.like is not None:
-            held.tensor, held.like = self._stand_in(held.like), None
+            held.tensor, held.like = self._dummy_input(held.like), None
             self._keep(held)
         return held.tensor
 
@@ -240,7 +240,7 @@ class _Reader:
             results = results + size
         scratch = effect.scratch.less(results)
         workspace, varying = scratch.by_rules(), scratch if scratch.varies else None
-        if call is not None and seen.results is not None and all(map(has_stand_in, tensors_in(value))):
+        if call is not None and seen.results is not None and all(map(has_dummy_input, tensors_in(value))):
             known = PlainCall(seen.draws, seen.results, workspace, varying, effect)
             if self._repeat(node, value, run, call, known):
                 self._plain_calls[call.key] = known
@@ -253,7 +253,7 @@ class _Reader:
             self._note_reads(operands, effect, run)
 
     def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
-        """Run a node on stand-ins, and note what it writes and where its results are."""
+        """Run a node on dummy inputs, and note what it writes and where its results are."""
         given = [*self._given(node), *self._module_holds(node)]
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._tensors_in(self._env[n]))
         before = [(held, metadata_of(tensor)) for held in given if (tensor := self._tensor(held)) is not None]

@@ -23,8 +23,8 @@ class Held:
     Attributes:
         memory: where it is.
         shown: what a view shows of a weight; None for all of it.
-        like: a tensor that a stand-in is made like when it is asked for, in memory that no other tensor shows.
-        tensor: the stand-in; None where it has not been made, or where none can be.
+        like: a tensor that a dummy input is made like when it is asked for, in memory that no other tensor shows.
+        tensor: the dummy input; None where it has not been made, or where none can be.
     """
 
     memory: int

@@ -13,7 +13,7 @@ import fx_partition
 from fx_partition.backends.measure.peak_allocation import allocated_bytes
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.tensor_subclasses import plain_tensors
-from fx_partition.passes.footprint.analyze import gather_facts
+from fx_partition.passes.footprint.analyze import analyze_memory
 from fx_partition.passes.footprint.weight_storage import find_weights
 
 
@@ -68,9 +68,9 @@ def test_what_eager_allocates_for_a_layer_is_what_is_planned(kind: str) -> None:
 def test_inner_tensors_of_the_exported_graph_are_weights() -> None:
     model, x = quantised("Int8WeightOnly"), example()
     captured = capture(model, x)
-    facts = gather_facts(captured)
-    assert {"0.weight.qdata", "0.weight.scale", "3.weight.qdata"} <= set(facts.weight_names)
-    assert not any("access_subclass" in step.node for step in facts.steps)
+    memory = analyze_memory(captured)
+    assert {"0.weight.qdata", "0.weight.scale", "3.weight.qdata"} <= set(memory.weight_names)
+    assert not any("access_subclass" in step.node for step in memory.steps)
     split = fx_partition.split(model, x, devices=2, order="trace")
     for partition in (split.partition_0, split.partition_1):  # no partition is passed the weights of another
         inner = [n for n in partition.graph.find_nodes(op="placeholder") if "access_subclass" in n.name]
