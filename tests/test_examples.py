@@ -56,6 +56,14 @@ def test_language_model() -> None:
     assert "model.lm_head" in output  # the report
 
 
+def test_quantised() -> None:
+    pytest.importorskip("torchao")
+    output = run("quantised")
+    assert "float32: 8,404,992 bytes of weights, 4 partitions" in output
+    assert "int8: 2,129,920 bytes of weights, 2 partitions" in output
+    assert "bit by bit: True" in output
+
+
 @pytest.mark.slow
 def test_generate() -> None:
     pytest.importorskip("transformers")
