@@ -43,7 +43,7 @@ def test_split_exported_follows_the_budget() -> None:
 
 def test_fit_llama() -> None:
     pytest.importorskip("transformers")
-    output = run("fit_llama", "--devices", "12GiB")
+    output = run("fit_llama", "--devices", "1x12GiB")
     assert "Llama-3.1-8B (bfloat16, batch 1, length 8192) fits on 1 device." in output
     assert "bfloat16: does not fit" in output
     assert "of 32 blocks quantised, and with no fewer" in output
