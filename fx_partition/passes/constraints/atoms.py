@@ -205,6 +205,7 @@ def _containers_and_unbacked(captured: CapturedGraph, memory: GraphMemory) -> It
     index = {step.node: i for i, step in enumerate(memory.steps)}
     unbacked: dict[Any, list[int]] = {}
     known = known_at_start(captured)
+    late = {node: found for node, value in captured.values.items() if (found := unbacked_in(value) - known)}
     for node in captured.gm.graph.nodes:
         if node.name not in index:
             continue
@@ -213,10 +214,8 @@ def _containers_and_unbacked(captured: CapturedGraph, memory: GraphMemory) -> It
         users = [index[user.name] for user in node.users if user.name in index]
         if users and _cannot_cross(value) and not is_replayed(node):
             yield ColocationGroup.of([here, *users], f"{node.name} is not a tensor and cannot cross a boundary")
-        symbols = set()
-        for operand in (value, *(captured.values.get(source) for source in node.all_input_nodes)):
-            symbols |= unbacked_in(operand)
-        for symbol in symbols - known:
+        nodes = (node, *node.all_input_nodes) if late else ()
+        for symbol in set().union(*(late.get(n, ()) for n in nodes)):
             unbacked.setdefault(symbol, []).append(here)
     for symbol, members in unbacked.items():
         yield ColocationGroup.of(members, f"the size {symbol} is known only at run time")

@@ -79,15 +79,17 @@ def pose(
     """
     memory = memory.measured_at(numbers)
     slicings: tuple[Slicing, ...] = ()
+    atoms: Atoms | None = None
     if request.budget is not None and request.oversize == "slice":
         atoms = find_atoms(captured, memory, request.keep_together)
         slicings = find_slicings(captured, memory, atoms, numbers, request.budget, request.keep_together)
     if slicings:
         captured = apply_slicings(captured, slicings)
-        memory = analyze_memory(captured).measured_at(numbers)
+        memory, atoms = analyze_memory(captured).measured_at(numbers), None
     fused = request.footprint == "fused"
     model, together = fuse(captured, memory) if fused else (memory, [])
-    atoms = find_atoms(captured, memory, request.keep_together, together)
+    if atoms is None or together:
+        atoms = find_atoms(captured, memory, request.keep_together, together)
     model = model.reordered(atoms.order)
     adds_up = request.footprint == "sum"
     chain = with_keys(lay_out(model, atoms, numbers, adds_up=adds_up), _operators(captured, model))

@@ -251,5 +251,5 @@ def test_a_stage_holds_a_quantised_weight_under_its_name(one_rank: None) -> None
     found = [stage.submod.state_dict() for stage in stages]
     assert [list(state) for state in found] == [["0.weight", "0.bias"], ["1.weight", "1.bias"]]
     assert found[0]["0.weight"].qdata.data_ptr() == model[0].weight.qdata.data_ptr()
-    middle = stages[0].submod(x)
+    (middle,) = stages[0].submod(x)
     assert torch.equal(stages[1].submod(middle), model(x))
