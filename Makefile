@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# So many files of tests at a time.
+# What tests and benchmarks need besides; the demo is quicker without.
+TOOLS  := $(VENV)/.installed-tools
+# The number of files of tests at a time.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
@@ -21,14 +23,14 @@ test-all: lint
 # Random programs against eager mode; the first seed is another to try others: make fuzz SEED=100000
 GRAPHS ?= 5000
 SEED   ?= 0
-fuzz: $(STAMP)
+fuzz: $(TOOLS)
 	$(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --seed $(SEED) --workers $(WORKERS) --scripts build/fuzz
 
-lint: $(STAMP)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fit.py
@@ -48,7 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py
 
 # The figures of the docs, a line a script; drawn again they are the same files.
-figures: $(STAMP)
+figures: $(TOOLS)
 	$(BIN)/python examples/paper_h100.py --figure docs/figures
 	$(BIN)/python examples/scale_on_paper.py --figure docs/figures
 	$(BIN)/python benchmarks/edgetpu.py --figure docs/figures/edge_tpu.svg
@@ -62,6 +64,10 @@ docs: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e ".[examples]"
+	touch $@
+
+$(TOOLS): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev,examples]"
 	touch $@
 
