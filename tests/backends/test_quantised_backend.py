@@ -18,6 +18,9 @@ from fx_partition.passes.capture.tensor_subclasses import plain_tensors
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.report.compiled_plans import compiled_graphs
 
+# They compile models by inductor, or run whole ones, for minutes.
+pytestmark = pytest.mark.slow
+
 QUICK = ("Int8WeightOnly", "4-bit lookup")
 
 

@@ -12,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from fit import FAMILIES, SETTINGS, rows_of
 
+# They compile models by inductor, or run whole ones, for minutes.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("transformers")
 
 
