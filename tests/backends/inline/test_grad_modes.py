@@ -14,22 +14,29 @@ FIRST = nn.Parameter(torch.randn(8, 3, generator=torch.Generator().manual_seed(0
 LAST = nn.Parameter(torch.randn(4, 8, generator=torch.Generator().manual_seed(1)))
 
 
-def write_without_gradients(x: Tensor) -> Tensor:
-    """Write a value that needs a gradient where gradients are off: the stage that writes it writes a copy."""
-    y = F.linear(x[:, :3] * 1.0, FIRST)
-    with torch.no_grad():
-        scale = torch.maximum(x, x)
-        y.add_(scale, alpha=0.5)
-    return F.linear(y, LAST)
+class Model(nn.Module):
+    """Writes a value that needs a gradient where gradients are off: the stage that writes it writes a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = FIRST, LAST
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x[:, :3] * 1.0, self.first)
+        with torch.no_grad():
+            scale = torch.maximum(x, x)
+            y.add_(scale, alpha=0.5)
+        return F.linear(y, self.last)
 
 
 def test_a_value_written_without_gradients_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     use_eager_stages(monkeypatch)
     torch._dynamo.reset()
-    fast = torch.compile(write_without_gradients, backend="l2partition", options={"cache_bytes": 1})
+    model = Model()
+    fast = torch.compile(model, backend="l2partition", options={"cache_bytes": 1})
     x = torch.randn(5, 8)
     found = []
-    for function in (fast, write_without_gradients):
+    for function in (fast, model):
         result = function(x)
         result.cos().sum().backward()
         assert FIRST.grad is not None and LAST.grad is not None and torch.is_grad_enabled()
