@@ -7,14 +7,9 @@ from collections import Counter
 
 from fx_partition.common.units import format_bytes
 from fx_partition.passes.plan.plan import Plan
-from fx_partition.passes.plan.request import NO_BUDGET, TIMED
+from fx_partition.passes.plan.request import TIMED
 
 from .document import code, count
-
-
-def has_budget(plan: Plan) -> bool:
-    """Return whether a budget was set; without one the backend plans with `request.NO_BUDGET`."""
-    return plan.budget_bytes != NO_BUDGET
 
 
 def is_short(plan: Plan) -> bool:
@@ -45,7 +40,7 @@ def headline(plan: Plan) -> str:
     """
     if not plan.partitions:
         return plan.note or "Nothing to place: the graph has no operators."
-    if not has_budget(plan):
+    if not plan.has_budget:
         text = [
             f"No budget was set, so nothing is cut: one partition of {format_bytes(plan.max_bytes)}.",
             "Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs.",

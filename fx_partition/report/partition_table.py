@@ -10,7 +10,7 @@ from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.records import Partition
 
 from .document import Table, code
-from .headline import has_budget, percent
+from .headline import percent
 
 
 class _Column(NamedTuple):
@@ -52,7 +52,7 @@ def partition_table(plan: Plan) -> Table:
         columns.append(size("allocates (planned)", lambda p: p.own_bytes))
         columns.append(_Column("allocates (compiled)", True, _allocated, ""))
     columns.append(size("total", lambda p: p.total_bytes))
-    if has_budget(plan):
+    if plan.has_budget:
         used = percent(sum(p.total_bytes for p in plan.partitions), sum(p.budget_bytes for p in plan.partitions))
         columns.append(_Column("of budget", True, lambda p: percent(p.total_bytes, p.budget_bytes), used))
         columns.append(size("left on chip", left))

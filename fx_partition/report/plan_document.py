@@ -9,7 +9,7 @@ from fx_partition.passes.plan.records import Oversize, Partition
 from fx_partition.passes.slicing.rewrite import Slicing
 
 from .document import Document, Section, Table, code, count, shortened
-from .headline import has_budget, headline
+from .headline import headline
 from .partition_table import partition_table
 from .proof_sections import proof_sections
 from .shape_sections import shape_sections
@@ -35,7 +35,7 @@ def contents(plan: Plan) -> Document:
         *shape_sections(plan),
         _fullest(plan),
         *((_tradeoffs(plan),) if len(plan.tradeoffs) > 1 else ()),
-        *(proof_sections(plan) if has_budget(plan) else ()),
+        *(proof_sections(plan) if plan.has_budget else ()),
     ]
     if plan.slicings:
         lead = "Larger than the budget whole, so these are computed in parts, each with its share of the weight:"
@@ -58,7 +58,7 @@ def _totals(plan: Plan) -> Section:
         f"largest: {_exactly(plan.max_bytes)}",
         f"cut (received from other partitions): {_exactly(plan.cut_bytes)}",
     ]
-    if has_budget(plan):
+    if plan.has_budget:
         points.append(f"spill (streamed from off-chip each call): {_exactly(plan.spill_bytes)}")
     slack = "" if plan.max_slack is None else f", max_slack {plan.max_slack:g}"
     how = f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}, footprint {plan.footprint}."

@@ -8,7 +8,7 @@ from fx_partition.passes.plan.records import Witness
 from fx_partition.passes.plan.request import TIMED
 
 from .document import Document, Section, code, count, shortened
-from .headline import has_budget, headline, is_short
+from .headline import headline, is_short
 
 _UNPROVED = (
     "What compiled code allocates is exact only once the boundaries are known, so these are the best boundaries by "
@@ -30,7 +30,7 @@ _BY_TIME = {
 
 def why(plan: Plan, checked: str = "") -> Document:
     """Return a document with the proofs alone; ``checked`` is its closing line."""
-    if not plan.partitions or not has_budget(plan):
+    if not plan.partitions or not plan.has_budget:
         return Document(headline(plan), (), checked)
     return Document(headline(plan), proof_sections(plan), checked)
 

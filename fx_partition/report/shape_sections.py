@@ -6,17 +6,14 @@ from collections.abc import Mapping
 
 from fx_partition.passes.capture.size_text import to_text
 from fx_partition.passes.capture.symbolic_sizes import explain_guess
-from fx_partition.passes.plan.plan import Plan
+from fx_partition.passes.plan.plan import ANY_SIZE, Plan
 from fx_partition.passes.plan.records import Partition
 
 from .document import Section, code, shortened
-from .headline import has_budget
 
 # A footprint is the maximum over the steps that can be its peak; the report shows the first of them, shortened.
 _MOST_TERMS = 2
 _MOST_CHARACTERS = 120
-# `Plan.largest` returns its limit where a size has no bound.
-_LIMIT = 2**31
 
 
 def shape_sections(plan: Plan) -> tuple[Section, ...]:
@@ -28,7 +25,7 @@ def shape_sections(plan: Plan) -> tuple[Section, ...]:
     sections = [Section("Footprints for other shapes", lead, points=totals)]
     if plan.assumed:
         sections.append(Section("Assumed sizes", f"{explain_guess(plan.assumed)}."))
-    if has_budget(plan):
+    if plan.has_budget:
         reach = tuple(_reach(plan, symbol) for symbol in _symbols(plan))
         lead = "Largest size of each dimension for which every partition stays within the budget, the others as now:"
         sections.append(Section("How far this plan fits", lead, points=reach))
@@ -57,9 +54,9 @@ def _now(plan: Plan, symbol: str, numbers: Mapping[str, int]) -> str:
 
 def _reach(plan: Plan, symbol: str) -> str:
     names = _symbols(plan)[symbol]
-    largest = plan.largest(symbol, limit=_LIMIT)
+    largest = plan.largest(symbol)
     name = " = ".join(map(code, names)) or code(symbol)
-    if largest >= _LIMIT:
+    if largest >= ANY_SIZE:
         return f"{name}: any size"
     return f"{name}: up to {largest}" if largest else f"{name}: none fits"
 

@@ -113,8 +113,12 @@ class _GraphCompiler:
         return self._watched(self._whole())
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that warns of calls beyond the plan's sizes, if no guard has them compiled again."""
-        if self._context is None or self._plan is None or self._options.ranks or self._options.replan:
+        """Return a function that warns of calls beyond the plan's sizes, if no guard has them compiled again.
+
+        A plan for microbatches has the sizes of a microbatch, which do not follow from those of a call.
+        """
+        options = self._options
+        if self._context is None or self._plan is None or options.ranks or options.replan or options.microbatches != 1:
             return function
         return watch_sizes(function, self._context.captured, self._plan)
 

@@ -67,8 +67,7 @@ class Options:
         if unknown:
             raise PartitionError(
                 f"unknown option {', '.join(map(repr, sorted(unknown)))}; the options of l2partition are "
-                f"{', '.join(sorted(Request.options() | own))}"
-                + _KEEP_BUFFERS * ("keep_buffers" in unknown)
+                f"{', '.join(sorted(Request.options() | own))}{_KEEP_BUFFERS if 'keep_buffers' in unknown else ''}"
             )
         budget = given.get("cache_bytes")
         ranks = RankOptions.check(given)
@@ -91,6 +90,8 @@ class Options:
             raise PartitionError(f"replan={replan!r} is neither True nor False")
         if replan and ranks:
             raise PartitionError("replan=True is for one process; ranks must all compile the same graphs")
+        if replan and microbatches != 1:
+            raise PartitionError("replan=True needs microbatches=1: a plan for microbatches has no range for calls")
         return cls(request, report, given.get("inductor", {}), microbatches, replan, ranks)
 
     @property

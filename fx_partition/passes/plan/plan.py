@@ -18,7 +18,11 @@ from ..partitioner.pareto import Tradeoff
 from ..slicing.rewrite import Slicing
 from .json_reader import fields_from_json
 from .records import Oversize, Partition, Proof
+from .request import NO_BUDGET
 from .serialization import plan_to_dict
+
+#: The size that counts as "any": `Plan.largest` returns it where a size has no bound.
+ANY_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,16 @@ class Plan:
         symbols = self.symbols.assumed({name: number for name, number in self.bindings.items() if number})
         return {symbol.name: UNBACKED_FALLBACK for symbol in symbols}
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget was set; without one the backend plans with `request.NO_BUDGET`."""
+        return self.budget_bytes != NO_BUDGET
+
+    @property
+    def has_given_budget(self) -> bool:
+        """Whether a user gave the budget; else there is none, or it is the smallest for which the devices suffice."""
+        return self.has_budget and not self.budget_is_smallest
+
     def fits(self, bind: Mapping[str, int] | None = None) -> bool:
         """Return whether every partition is within the budget; ``bind`` overrides the plan's own bindings.
 
@@ -134,7 +148,7 @@ class Plan:
         own = {name: number for name, number in self.bindings.items() if number}  # a hint of 0 cannot be bound
         return self.symbols.bind({**own, **(bind or {})})
 
-    def largest(self, dim: str, bind: Mapping[str, int] | None = None, limit: int = 2**31) -> int:
+    def largest(self, dim: str, bind: Mapping[str, int] | None = None, limit: int = ANY_SIZE) -> int:
         """Return the largest size of ``dim`` ("input_ids.0" or a symbol) for which this plan fits; 0 if there is none.
 
         Footprints do not fall when a size grows, so a bisection finds it; ``limit`` means any size.

@@ -10,11 +10,7 @@ import sympy
 from fx_partition.common.errors import PartitionWarning
 from fx_partition.common.units import format_bytes
 
-from .plan import Plan
-from .request import NO_BUDGET
-
-#: The size that counts as "any": `Plan.largest` returns it where a size has no bound.
-ANY_SIZE = 2**31
+from .plan import ANY_SIZE, Plan
 
 
 class PlanRange:
@@ -30,13 +26,16 @@ class PlanRange:
 
     @classmethod
     def of(cls, plan: Plan, way_out: str) -> PlanRange | None:
-        """Return the range of a plan; None where no size matters, or where the plan spills at its own sizes already.
+        """Return the range of a plan.
+
+        It is None where there is nothing to warn of: no budget was given, no size matters, or the plan spills at its
+        own sizes already.
 
         Args:
             way_out: what the user can do about a call beyond the range, the end of the warning's sentence.
         """
         varies = any(p.varies for p in plan.partitions)
-        return cls(plan, way_out) if varies and plan.budget_bytes != NO_BUDGET and plan.fits() else None
+        return cls(plan, way_out) if varies and plan.has_given_budget and plan.fits() else None
 
     def check(self, numbers: Mapping[sympy.Symbol, int]) -> None:
         """Warn once, of the first call whose sizes are beyond the range.
@@ -64,7 +63,7 @@ class PlanRange:
 
     def _reach(self, name: str, number: int, bind: Mapping[str, int]) -> str:
         dims = [dim for dim, symbol in self._plan.symbols.dims.items() if symbol.name == name]
-        largest = self._plan.largest(name, bind, limit=ANY_SIZE)
+        largest = self._plan.largest(name, bind)
         if largest >= ANY_SIZE:
             return f"{dims[0] if dims else name} is {number}"
         return f"{dims[0] if dims else name} is {number} and may be at most {largest}"

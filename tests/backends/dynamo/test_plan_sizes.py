@@ -93,6 +93,8 @@ def test_two_sizes_are_watched_together(monkeypatch: pytest.MonkeyPatch) -> None
 def test_replan_is_a_choice() -> None:
     with pytest.raises(PartitionError, match="replan='yes' is neither True nor False"):
         Options.check({"replan": "yes"})
+    with pytest.raises(PartitionError, match="replan=True needs microbatches=1"):
+        Options.check({"replan": True, "cache_bytes": "40KiB", "microbatches": 2})
 
 
 def test_a_pipeline_warns_of_requests_beyond_its_plan() -> None:
