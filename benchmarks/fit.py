@@ -3,10 +3,10 @@
     python benchmarks/fit.py [family ...]
 
 Each model is a small causal language model of Hugging Face, made from its configuration. `fit` sees the configuration
-alone and names the smallest device of which so many suffice. Then the model is made with weights, its prefill is
-traced whole, and the modules of each device run node by node under the profiler: received tensors are copied first, and
-each value is freed after its last use. Allocated is the weights of these modules and the most that was alive at one
-time beside them, results and KV cache included.
+alone, and names the smallest size with which a given number of devices hold the model. Then the model is made with
+weights, its prefill is traced whole, and the modules of each device run node by node under the profiler: received
+tensors are copied first, and each value is freed after its last use. "Allocated" is the weights of these modules, plus
+the most bytes that were alive at one time in addition to them, with results and KV cache.
 
 Target: allocated <= what `fit` says, for every device, and by at most 3% less in the median.
 """

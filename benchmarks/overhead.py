@@ -31,7 +31,7 @@ def build() -> torch.nn.Module:
 
 
 def compiled(stages: int, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the model compiled into a number of in-line stages; 0 stands for inductor."""
+    """Return the model compiled into a number of in-line stages, or by inductor if the number is 0."""
     model = build()
     if stages == 0:
         run = torch.compile(model, backend="inductor")

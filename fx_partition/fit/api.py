@@ -18,6 +18,7 @@ from fx_partition.common.units import format_bytes, shown
 from ..passes.capture.capture_model import ExampleInputs, capture
 from ..passes.capture.meta_models import is_on_meta, to_fake_cpu
 from ..passes.footprint.analyze import analyze_memory
+from ..passes.partitioner.chain import Chain
 from ..passes.partitioner.interval_footprint import interval
 from . import hugging_face
 from .devices import Devices, DeviceSizes, read_devices
@@ -88,8 +89,8 @@ def fit(
         batch, length: sequences, and tokens of each, for a configuration; without a length, 4096 or the most that the
             model allows.
         margin: the share of each device that stays empty: "10%" or 0.1.
-        weights: precisions to try, "int8" and "int4" beside the model's own: for each the fewest blocks that must be
-            quantised.
+        weights: precisions to try, "int8" and "int4" in addition to the model's own. For each, the answer has the
+            fewest blocks that must be quantised.
         boundaries: where the model may be cut: "modules" (blocks of a list, such as decoder layers, stay whole),
             "nodes", or names of classes and paths of modules that stay whole.
         dynamic_shapes, bind: as for `plan`, for a module.
@@ -136,8 +137,8 @@ def _ask_config(model: Any, dtype: Any, batch: int, length: int | None, boundari
     bind = {prefill.dims[name]: n for name, n in (("batch", batch), ("length", length)) if name in prefill.dims}
     name = getattr(config, "_name_or_path", "") or type(config).__name__.removesuffix("Config")
     if isinstance(model, (str, Path)):
-        place = Path(model)
-        name = place.parent.name if place.name == "config.json" and place.parent.name else place.name
+        path = Path(model)
+        name = path.parent.name if path.name == "config.json" and path.parent.name else path.name
     return _Question(
         graph, name, str(kind).removeprefix("torch."), bind, prefill.dims, {"batch": batch, "length": length}, longest
     )
@@ -211,6 +212,7 @@ def _answer(question: _Question, sizes: DeviceSizes, tried: Sequence[str]) -> Fi
         if found and not placing.fits and not taken:
             taken, saved, runs = found.pieces, each, found.runs
     fits = placing.fits or bool(taken)
+    most = _largest(question, budgets, saved if taken else ())
     devices = tuple(
         _device(graph, chain, size, sizes.usable(size), runs[i], runs[i + 1], taken, saved)
         for i, size in enumerate(placing.sizes)
@@ -222,15 +224,15 @@ def _answer(question: _Question, sizes: DeviceSizes, tried: Sequence[str]) -> Fi
         sizes=dict(question.sizes),
         margin=float(sizes.margin),
         devices=devices,
-        largest=_largest(question, budgets, saved if taken else ()),
+        largest=most,
         precisions=tuple(precisions),
-        give_up=() if fits else _ways(question, sizes, placing, budgets),
+        give_up=() if fits else _ways(graph, chain, sizes, placing, budgets, most),
         note=_note(graph),
     )
 
 
 def _device(
-    graph: ModuleGraph, chain: Any, size: int, usable: int, first: int, end: int, taken: Sequence[int],
+    graph: ModuleGraph, chain: Chain, size: int, usable: int, first: int, end: int, taken: Sequence[int],
     saved: Sequence[int],
 ) -> DeviceFit:  # fmt: skip
     if first == end:
@@ -251,7 +253,7 @@ def _device(
     )
 
 
-def _largest(question: _Question, budgets: Sequence[int], saved: Sequence[int] = ()) -> dict[str, int]:
+def _largest(question: _Question, budgets: Sequence[int], saved: Sequence[int]) -> dict[str, int]:
     return {
         name: largest(
             question.graph, dim, question.bind, budgets, saved, most=question.longest if name == "length" else LIMIT
@@ -260,11 +262,12 @@ def _largest(question: _Question, budgets: Sequence[int], saved: Sequence[int] =
     }
 
 
-def _ways(question: _Question, sizes: DeviceSizes, placing: Placing, budgets: Sequence[int]) -> tuple[str, ...]:
+def _ways(
+    graph: ModuleGraph, chain: Chain, sizes: DeviceSizes, placing: Placing, budgets: Sequence[int],
+    most: Mapping[str, int],
+) -> tuple[str, ...]:  # fmt: skip
     """Return what each alone makes a model fit: sizes first, then precision, then more devices."""
-    graph = question.graph
-    chain = graph.chain(graph.memory.symbols.bind(question.bind))
-    ways = [f"{name} {number}" for name, number in _largest(question, budgets).items() if number]
+    ways = [f"{name} {number}" for name, number in most.items() if number]
     for name in QUANTISED:
         found = fewest_quantised(chain, savings(graph, name), budgets)
         if found and found.pieces:

@@ -95,9 +95,10 @@ def _count(text: str) -> int:
 
 def _share(margin: float | str | Fraction) -> Fraction:
     try:
-        text = margin.strip() if isinstance(margin, str) else margin
-        percent = isinstance(text, str) and text.endswith("%")
-        share = Fraction(text[:-1] if percent else text) / (100 if percent else 1)  # type: ignore[index]
+        if isinstance(margin, str) and margin.strip().endswith("%"):
+            share = Fraction(margin.strip()[:-1]) / 100
+        else:
+            share = Fraction(margin)
     except (ValueError, ZeroDivisionError, OverflowError, TypeError) as error:
         raise PartitionError(f'margin={shown(margin)} is not a share; write "10%" or 0.1') from error
     if not 0 <= share < 1:

@@ -98,8 +98,8 @@ def build(config: Any, dtype: torch.dtype, device: str = "meta") -> torch.nn.Mod
     try:
         with torch.device(device):
             try:
-                model = make(config, dtype=dtype, attn_implementation=_ATTENTION)
-            except (KeyError, ValueError):  # the model has attention of its own
+                model: torch.nn.Module = make(config, dtype=dtype, attn_implementation=_ATTENTION)
+            except (KeyError, ValueError):  # the model takes no attention but its own
                 model = make(config, dtype=dtype)
     except Exception as error:
         reason = str(error).split("\n")[0][:200]
@@ -107,7 +107,7 @@ def build(config: Any, dtype: torch.dtype, device: str = "meta") -> torch.nn.Mod
             f"transformers makes no causal language model of this {type(config).__name__} ({reason}); pass the module "
             "itself with example_inputs="
         ) from error
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **options: Any) -> Any:

@@ -22,7 +22,7 @@ from .module_graph import Matrix, ModuleGraph
 
 #: Bits of one number, and how many numbers share a scale (0: those of a row) and a zero.
 _FORMATS = {"int8": (8, 0, 1), "int4": (4, 128, 2)}
-#: The precisions that can be asked for, beside a model's own.
+#: The precisions that can be asked for, in addition to a model's own.
 QUANTISED = tuple(_FORMATS)
 
 
@@ -43,7 +43,7 @@ def quantised_bytes(matrix: Matrix, precision: str) -> int:
 def savings(graph: ModuleGraph, precision: str) -> list[int]:
     """Return the bytes that each piece loses when it is quantised; 0 for pieces that are no blocks.
 
-    A matrix that several pieces share stays as it is.
+    A matrix that several pieces share is not quantised.
     """
     weights = [graph.weights_of(piece) for piece in range(len(graph.blocks))]
     users = Counter(weight for found in weights for weight in found)

@@ -1,8 +1,10 @@
 """Put the blocks back that a capture has left out, into the memory of its graph.
 
-Before: blocks 0, 1, 2 and 125 of 126: each step of block 2 touches what the same step of block 1 touches, but for the
-        values and weights of its own block, and reads values of block 1 where that reads those of block 0
-After:  behind block 2 its steps 122 times more, each with values and weights of its own; block 125 reads the last
+Before: blocks 0, 1, 2 and 125 of 126. Each step of block 2 touches what the same step of block 1 touches, with two
+        differences: values and weights are its own block's, and block 2 reads values of block 1 where block 1 reads
+        those of block 0
+After:  the steps of block 2 are there 122 times more, each time with their own values and weights; block 125 reads the
+        values of the last
 
 That is checked, not assumed: a graph whose blocks do not follow one another in this way is refused.
 """

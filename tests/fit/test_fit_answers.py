@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,10 +160,10 @@ def test_boundaries_may_be_between_nodes_or_around_named_modules() -> None:
         ({"devices": "2", "weights": ["int3"]}, "weights names 'int3'"),
     ],
 )
-def test_a_bad_option_is_named(options: dict[str, object], words: str) -> None:
+def test_a_bad_option_is_named(options: dict[str, Any], words: str) -> None:
     model, ids = on_meta(2)
     with pytest.raises(fx_partition.PartitionError, match=words):
-        fx_partition.fit(model, ids, **options)  # type: ignore[arg-type]
+        fx_partition.fit(model, ids, **options)
 
 
 def test_devices_are_read_as_people_write_them() -> None:

@@ -163,9 +163,9 @@ class Crossings:
                 self._layouts[node] = Layout(tuple(memory_order(made) if ordered else range(made.dim())))
                 self._values[node] = _laid_out(value, self._layouts[node])
                 if self._keeps_views and is_of_argument and node not in self._retyped:
-                    # AOTAutograd makes such a view from the argument at each call, so it has these strides as it is.
-                    # While it traces the stage, a write is a new tensor, which may have other strides (`index_copy_`
-                    # returns a contiguous one): `in_order` would return a copy and not the view.
+                    # At each call AOTAutograd makes such a view from the argument: its strides are right already.
+                    # In its trace of the stage a write is a new tensor, which may have other strides (`index_copy_`
+                    # returns a contiguous one), so `in_order` would return a copy there and not the view.
                     self._left_alone.add(node)
 
     def _keep(self, node: torch.fx.Node, value: torch.Tensor, made: torch.Tensor) -> None:

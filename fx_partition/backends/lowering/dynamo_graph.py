@@ -11,6 +11,7 @@ import torch.fx
 
 from fx_partition.passes.capture.capture_model import from_graph
 from fx_partition.passes.capture.captured_graph import CapturedGraph
+from fx_partition.passes.capture.fake_tensors import has_symbolic_sizes
 from fx_partition.passes.capture.graph_symbols import numbers_from_inputs
 from fx_partition.passes.capture.metadata_changes import settle_metadata
 from fx_partition.passes.capture.newest_writes import use_newest
@@ -40,7 +41,7 @@ def capture_dynamo(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> C
         names[node] = user_name(source) if source else str(node.target)
         # A static cache whose length Dynamo made symbolic is an input here: its bytes go with its sizes, and a later
         # call passes another cache.
-        if is_weight(node, value) and not _has_symbolic_sizes(values.get(node)):
+        if is_weight(node, value) and not has_symbolic_sizes(values.get(node)):
             weights[node] = value
     fakes = [values.get(node) for node in gm.graph.find_nodes(op="placeholder")]
     numbers = numbers_from_inputs(fakes, example_inputs)
@@ -53,7 +54,3 @@ def is_weight(node: torch.fx.Node, value: Any) -> bool:
         return False
     known = isinstance(value, torch.nn.Parameter) or is_static_input(node)
     return known or _OF_A_MODULE.search(source_name(node)) is not None
-
-
-def _has_symbolic_sizes(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)

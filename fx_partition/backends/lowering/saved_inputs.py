@@ -1,9 +1,9 @@
 """Refuse to cut a graph that writes an input which it has saved for its backward pass.
 
-Each compiled partition has a backward pass of its own, and saves the inputs that this needs. If a later partition
-writes such an input, autograd raises an error; and if the same partition does, AOTAutograd may compute the gradient
-with what was written (torch 2.13, ``rms_norm(x, w)`` and then ``x.add_(1)``). Compiled whole, the graph is what
-inductor makes of it.
+Each compiled partition has its own backward pass, and saves the inputs that the pass needs. If a later partition writes
+such an input, autograd raises an error. If the same partition writes it, AOTAutograd may compute a wrong gradient, from
+the written input (torch 2.13: ``rms_norm(x, w)``, then ``x.add_(1)``). So the graph is compiled whole, as inductor
+alone would compile it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fx_partition.common.errors import PartitionError
-from fx_partition.passes.capture.fake_tensors import FakeTensorMode, ShapeEnv, new_fake_mode
+from fx_partition.passes.capture.fake_tensors import FakeTensorMode, ShapeEnv, has_symbolic_sizes, new_fake_mode
 from fx_partition.passes.capture.module_members import all_tensors
 
 from .stage_module import StageModule
@@ -54,7 +54,7 @@ def stage_interfaces(stages: Sequence[StageModule], inputs: Sequence[torch.Tenso
             ) from error
         outputs = results if isinstance(results, tuple) else (results,)
         for i, tensor in enumerate(outputs):
-            if any(isinstance(size, torch.SymInt) for size in tensor.shape):
+            if has_symbolic_sizes(tensor):
                 raise PartitionError(
                     f"tensor {i} that stage {index} sends has the data-dependent shape {list(tensor.shape)}, and "
                     "schedules need static shapes; keep its users in that stage with keep_together="

@@ -34,6 +34,7 @@ from ..capture.fake_tensors import (
     FakeTensorMode,
     enable_python_dispatcher,
     fake_copy,
+    has_symbolic_sizes,
     hint_of,
     is_fake,
     new_fake_mode,
@@ -190,7 +191,7 @@ class _Proof:
             if has(value, self._batch) and to_expr(value) != self._batch:
                 raise PartitionError(f"the input {name} is {to_expr(value)}, made from the batch's size; {WAY_OUT}")
             return value
-        if is_subclass(value) and any(isinstance(size, torch.SymInt) for size in value.shape):
+        if is_subclass(value) and has_symbolic_sizes(value):
             raise PartitionError(f"the input {name} is a {type(value).__name__} with the batch inside; {WAY_OUT}")
         with no_new_guards(self._mode.shape_env):
             fake = fake_copy(self._mode, value, [self._one(s) for s in value.shape])

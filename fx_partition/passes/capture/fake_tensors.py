@@ -46,6 +46,7 @@ __all__ = [
     "new_fake_mode",
     "new_symbol",
     "no_new_guards",
+    "replaced_by_dummies",
     "run_fake",
     "run_time_checks",
     "shape_env_of",
@@ -150,6 +151,18 @@ def dummy_input_for(tensor: torch.Tensor) -> torch.Tensor:
     return rebuilt(tensor, _plain_dummy).requires_grad_(is_learned(tensor))
 
 
+def replaced_by_dummies(originals: Sequence[torch.Tensor], arguments: Any) -> tuple[list[torch.Tensor], Any]:
+    """Return a dummy input for each tensor, and a tree of arguments in which they replace these tensors.
+
+    Args:
+        originals: the distinct tensors of ``arguments``.
+        arguments: a pytree.
+    """
+    dummy_inputs = list(map(dummy_input_for, originals))
+    dummy_of = {id(original): dummy for original, dummy in zip(originals, dummy_inputs, strict=True)}
+    return dummy_inputs, pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), arguments)
+
+
 def _plain_dummy(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
@@ -244,6 +257,11 @@ def is_view(tensor: torch.Tensor) -> bool:
 def has_expression(size: torch.SymInt) -> bool:
     """Whether a size is an expression of symbols; the ragged size of a nested tensor is not."""
     return isinstance(getattr(size.node, "expr", None), sympy.Expr)
+
+
+def has_symbolic_sizes(value: Any) -> bool:
+    """Return whether a value is a tensor with a size that is not a number."""
+    return isinstance(value, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
 
 
 def symbols_in(size: Any) -> set[sympy.Symbol]:

@@ -231,6 +231,14 @@ def smallest(a: Size, b: Size) -> Size:
     return to_expr(torch_functions.Min(a, b))  # type: ignore[no-untyped-call]
 
 
+def add_up(sizes: Iterable[Size]) -> Size:
+    """Return the sum of sizes."""
+    total: Size = 0
+    for size in sizes:
+        total = total + size
+    return to_expr(total)
+
+
 def largest(sizes: Iterable[Size]) -> Size:
     """Return the largest of a few sizes and 0 as torch's own ``Max``; for a graph's steps keep the list instead.
 

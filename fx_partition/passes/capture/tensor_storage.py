@@ -19,7 +19,7 @@ from fx_partition.common.errors import UnreadableError
 
 from .fake_tensors import has_expression, leaves_of, unwrapped
 from .operators import storage_number
-from .symbolic_sizes import Size, to_expr
+from .symbolic_sizes import Size, add_up, to_expr
 from .tensor_subclasses import is_subclass, plain_tensors
 
 _COMPRESSED = {
@@ -54,10 +54,7 @@ def storage_key(tensor: torch.Tensor) -> Hashable:
 
 def bytes_of(tensor: torch.Tensor) -> Size:
     """Return the bytes of a tensor's elements."""
-    total: Size = 0
-    for part in parts(tensor):
-        total = total + to_expr(part.numel() * part.element_size())
-    return to_expr(total)
+    return add_up(to_expr(part.numel() * part.element_size()) for part in parts(tensor))
 
 
 def check_readable(values: Mapping[torch.fx.Node, Any], weights: Mapping[torch.fx.Node, torch.Tensor]) -> None:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..capture.captured_graph import CapturedGraph
-from ..capture.fake_tensors import FakeTensorMode, dummy_input_for, new_fake_mode, no_new_guards, shape_env_of
+from ..capture.fake_tensors import FakeTensorMode, new_fake_mode, no_new_guards, replaced_by_dummies, shape_env_of
 from ..capture.module_members import all_tensors
 from ..capture.symbolic_sizes import Size, Symbols, to_expr
 from .effect_cache import Effects
@@ -65,9 +65,7 @@ def _count(function: Callable[..., Any], args: Any, kwargs: Any, mode: FakeTenso
     """Run ``function`` once on new fakes in place of its arguments, as `op_effects.observe` does, and count."""
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        dummy_inputs = list(map(dummy_input_for, originals))
-        dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
+        _, (args, kwargs) = replaced_by_dummies(originals, (args, kwargs))
         with _counter() as counter:
             function(*args, **kwargs)
     return _Counted(to_expr(counter.get_total_flops()))

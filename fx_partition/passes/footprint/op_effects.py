@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,9 +27,9 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..capture.fake_tensors import FakeTensorMode, dummy_input_for, is_learned, no_new_guards
+from ..capture.fake_tensors import FakeTensorMode, is_learned, no_new_guards, replaced_by_dummies
 from ..capture.operators import schema_of
-from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.symbolic_sizes import Size, add_up, to_expr
 from ..capture.tensor_subclasses import any_subclass, plain_tensors
 from ..workspace.measured_scratch import Moments, Scratch
 from ..workspace.rules import LeafCall, is_known, leaf_workspace
@@ -197,12 +197,9 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             return Alias(next(number for number in numbers if number is not None))
         if numbers != {None}:
             raise NotImplementedError("a subclass shares some inner tensors with an argument, and others with none")
-        total: Size = 0
         for plain in plain_tensors(tensor):
             self._allocated(plain)  # torch.tensor(1.0) and its like dispatch no operator
-        for key in storages:
-            total = total + self._live[key][1]
-        return Fresh(next(iter(storages)), to_expr(total))
+        return Fresh(next(iter(storages)), add_up(self._live[key][1] for key in storages))
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -243,9 +240,7 @@ def observe(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        dummy_inputs = list(map(dummy_input_for, originals))
-        dummy_of = {id(t): s for t, s in zip(originals, dummy_inputs, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: dummy_of.get(id(leaf), leaf), (args, kwargs))
+        dummy_inputs, (args, kwargs) = replaced_by_dummies(originals, (args, kwargs))
         storages = [[(storage, to_expr(storage.nbytes())) for storage in _storages(t)] for t in dummy_inputs]
         tracker = _Tracker(dummy_inputs, torch.get_num_threads())
         with tracker.composites, tracker:
@@ -253,7 +248,7 @@ def observe(
         outputs = tuple(tracker.place(tensor) for tensor in _tensors(result))
         pairs = zip(originals, dummy_inputs, strict=True)
         tracker.reshapes.update(i for i, (before, after) in enumerate(pairs) if _is_changed(before, after))
-        sizes = [(_total(to_expr(s.nbytes()) for s, _ in held), _total(size for _, size in held)) for held in storages]
+        sizes = [(add_up(to_expr(s.nbytes()) for s, _ in held), add_up(size for _, size in held)) for held in storages]
     return Effect(
         outputs=_numbered(outputs),
         writes=frozenset(tracker.writes),
@@ -265,13 +260,6 @@ def observe(
         unknown=tuple(tracker.unknown),
         draws=tracker.draws,
     )
-
-
-def _total(sizes: Iterable[Size]) -> Size:
-    total: Size = 0
-    for size in sizes:
-        total = total + size
-    return to_expr(total)
 
 
 def _is_changed(before: torch.Tensor, after: torch.Tensor) -> bool:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import UnreadableError
 
 from ..capture.captured_graph import CapturedGraph
-from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.symbolic_sizes import Size, add_up, to_expr
 from ..capture.tensor_storage import bytes_of, is_strided, storage_key
 from .graph_memory import GraphMemory
 
@@ -134,14 +134,12 @@ def shown_bytes(tensors: Sequence[torch.Tensor]) -> Size:
     """Return the bytes of overlapping tensors together: each layout once, and at most from the first to the last byte.
     """
     layouts = {_layout(tensor): _shown(tensor) for tensor in tensors}
-    total: Size = 0
-    for size in layouts.values():
-        total = total + size
+    total = add_up(layouts.values())
     extents = [extent(tensor) for tensor in tensors]
     known = [found for found in extents if found is not None]
     if isinstance(total, int) and len(known) == len(extents):
         return min(total, max(last for _, last in known) - min(first for first, _ in known))
-    return to_expr(total)
+    return total
 
 
 def _shown(tensor: torch.Tensor) -> Size:

@@ -27,7 +27,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..capture.fake_tensors import FakeTensorMode, dummy_input_for, no_new_guards
+from ..capture.fake_tensors import FakeTensorMode, no_new_guards, replaced_by_dummies
 from ..capture.op_call import Bytes, LeafCall, likely, nbytes
 from ..capture.operators import schema_of
 from ..capture.symbolic_sizes import Size, to_expr
@@ -288,10 +288,8 @@ def record(
     """
     originals = distinct_tensors((args, kwargs))
     with no_new_guards(mode.shape_env), torch.no_grad(), mode:
-        fakes = list(map(dummy_input_for, originals))
-        fake_of = {id(t): fake for t, fake in zip(originals, fakes, strict=True)}
-        args, kwargs = pytree.tree_map(lambda leaf: fake_of.get(id(leaf), leaf), (args, kwargs))
-        recorder = _Recorder(fakes, numbers)
+        dummy_inputs, (args, kwargs) = replaced_by_dummies(originals, (args, kwargs))
+        recorder = _Recorder(dummy_inputs, numbers)
         with recorder:
             result = function(*args, **kwargs)
         outputs = []

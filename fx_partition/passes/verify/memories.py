@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import UnreadableError
 
 from ..capture.captured_graph import CapturedGraph
-from ..capture.symbolic_sizes import Size, to_expr
+from ..capture.symbolic_sizes import Size, add_up, to_expr
 from ..capture.tensor_storage import bytes_of, is_strided, span, storage_key
 from ..capture.tensor_subclasses import plain_tensors
 
@@ -166,10 +166,7 @@ def _shown_together(tensors: Sequence[torch.Tensor]) -> Size:
         moved = [n for n, step in zip(sizes, strides, strict=True) if step != 0 or n == 0]
         key = (*sizes, *strides, to_expr(tensor.storage_offset()), tensor.element_size())
         layouts[key] = math.prod(moved, start=tensor.element_size())
-    total: Size = 0
-    for size in layouts.values():
-        total = total + size
-    total = to_expr(total)
+    total = add_up(layouts.values())
     found = [stretch for tensor in tensors if (stretch := _stretch(tensor)) is not None]
     if isinstance(total, int) and len(found) == len(tensors):
         return min(total, max(last for _, last in found) - min(first for first, _ in found))

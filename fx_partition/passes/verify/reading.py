@@ -30,7 +30,7 @@ from ..capture.fake_tensors import dummy_input_for, leaves_of, new_fake_mode, no
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
 from ..capture.module_members import all_tensors
-from ..capture.symbolic_sizes import Size, smallest, to_expr
+from ..capture.symbolic_sizes import Size, add_up, smallest, to_expr
 from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
 from ..capture.tensor_subclasses import plain_tensors
 from ..capture.user_names import module_path
@@ -419,8 +419,4 @@ class _Reader:
 
 
 def _storage_bytes(tensors: list[torch.Tensor]) -> Size:
-    sizes = {storage_key(tensor): to_expr(tensor.untyped_storage().nbytes()) for tensor in tensors}
-    total: Size = 0
-    for size in sizes.values():
-        total = total + size
-    return to_expr(total)
+    return add_up({storage_key(t): to_expr(t.untyped_storage().nbytes()) for t in tensors}.values())
