@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fx_partition.passes.capture.tensor_subclasses import plain_tensors
+from fx_partition.passes.capture.tensor_subclasses import is_subclass, plain_tensors
 
 from .mmap_file import give_back
 
@@ -150,7 +150,8 @@ def materialize_on_first_call(function: Callable[..., Any], positions: Sequence[
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return a digest of each tensor that tells checkpoints apart: equal for equal tensors, lazy or not, on any device.
 
-    Only a sample is read: the digest is of the name, the sizes, the dtype, and the first and the last 4 KiB.
+    Only a sample is read: the digest is of the name, the sizes, the dtype, and the first and the last 4 KiB. Of a
+    tensor subclass it is also of the class, and of the sizes, the dtype and the ends of each tensor that it holds.
 
     Returns:
         For each name 32 hexadecimal digits.
@@ -210,7 +211,11 @@ def _digest(name: str, tensor: Tensor) -> str:
     if is_lazy(tensor):
         tensor = _SOURCES[tensor].tensor
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    for plain in filter(Tensor.numel, plain_tensors(tensor.detach())):
+    plain_parts = plain_tensors(tensor.detach())
+    if is_subclass(tensor):  # kinds of quantised weights may hold the same bytes, and mean other numbers by them
+        held = [(plain.dtype, tuple(plain.shape)) for plain in plain_parts]
+        digest.update(f"{type(tensor).__module__}.{type(tensor).__qualname__} {held}".encode())
+    for plain in filter(Tensor.numel, plain_parts):
         count = min(plain.numel(), _SAMPLE_BYTES // plain.element_size())
         for part in (_end(plain, count, first=True), _end(plain, count, first=False)):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
