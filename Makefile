@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # What tests and benchmarks need besides; the demo is quicker without.
 TOOLS  := $(VENV)/.installed-tools
-# The number of files of tests at a time.
-WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+# The number of files of tests at a time: one more than the cores of a small machine, as some tests wait for processes.
+WORKERS ?= 3
+# In the order of their names: the backends' files, which take longest, come first, so that no worker is left with one.
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all fuzz lint bench figures docs clean
 

@@ -41,6 +41,7 @@ def test_split_exported_follows_the_budget() -> None:
     assert "partition_1" not in output
 
 
+@pytest.mark.slow
 def test_fit_llama() -> None:
     pytest.importorskip("transformers")
     output = run("fit_llama", "--devices", "1x12GiB")
@@ -56,6 +57,7 @@ def test_language_model() -> None:
     assert "model.lm_head" in output  # the report
 
 
+@pytest.mark.slow
 def test_quantised() -> None:
     pytest.importorskip("torchao")
     output = run("quantised")

@@ -21,7 +21,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixtral", "gpt2"))]
+)
 def test_tokens_are_those_of_eager_mode(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_eager_stages(monkeypatch)
     torch._dynamo.reset()

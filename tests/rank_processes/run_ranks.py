@@ -1,4 +1,7 @@
-"""Run one function on several ranks: plain processes on this machine, which find each other through a file.
+"""Run one function on several ranks: processes on this machine, which find each other through a file.
+
+Each is forked from a server that has imported torch and its compiler and has done nothing else: the import takes most
+of the time of a small test, and every rank needs it.
 
 >>> def add(rank, world_size, number):
 ...     total = torch.tensor(rank + number)
@@ -11,9 +14,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import pickle
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +28,10 @@ from typing import Any
 
 # A rank that waits for one that is gone fails by itself soon after the others are killed.
 _STORE_SECONDS = 120
+# Where the server of forks starts; a rank's own environment is set before the rank does anything.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch._inductor.compile_fx", "torch.distributed", "fx_partition.backends.l2partition"])
 
 
 class RankError(AssertionError):
@@ -80,7 +88,7 @@ def _wait(ranks: list[_Rank], needed: Sequence[int], deadline: float, timeout: f
     waiting = [rank for rank in ranks if rank.rank in needed]
     while waiting:
         for rank in list(waiting):
-            code = rank.process.poll()
+            code = rank.process.exitcode
             if code:
                 return f"rank {rank.rank} ended with {code}"
             if code == 0:
@@ -97,38 +105,45 @@ class _Rank:
     def __init__(self, home: Path, rank: int, world_size: int, env: dict[str, str]) -> None:
         self.rank = rank
         self._home = home
-        own = {
+        own = _ONE_THREAD | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size),
-            "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
             "FX_RANKS_STORE": str(home / "store"),
         }
-        with open(home / f"stderr_{rank}", "wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, str(home), str(rank)],
-                env=os.environ | own | env, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd=home,
-            )  # fmt: skip
+        self.process = _FORKS.Process(target=_main, args=(home, rank, os.environ | own | env))
+        was = {name: os.environ.get(name) for name in _ONE_THREAD}
+        os.environ.update(_ONE_THREAD)  # libraries that the server imports read it then
+        try:
+            self.process.start()
+        finally:
+            for name, value in was.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def kill(self) -> None:
-        if self.process.poll() is None:
+        if self.process.is_alive():
             self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def story(self) -> str:
         text = (self._home / f"stderr_{self.rank}").read_text(errors="replace")[-6000:].strip()
-        return f"--- rank {self.rank}, ended with {self.process.returncode}:\n{text or '(no output)'}"
+        return f"--- rank {self.rank}, ended with {self.process.exitcode}:\n{text or '(no output)'}"
 
     def result(self) -> Any:
         return pickle.loads((self._home / f"result_{self.rank}").read_bytes())
 
 
-def _main(folder: str, rank: int) -> None:
-    home = Path(folder)
-    call = pickle.loads((home / "call").read_bytes())
-    name, args, backend, path = call
+def _main(home: Path, rank: int, environment: dict[str, str]) -> None:
+    errors = os.open(home / f"stderr_{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(errors, stream.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the server ignores it
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(home)
+    name, args, backend, path = pickle.loads((home / "call").read_bytes())
     sys.path[:] = path
     import torch
     import torch.distributed as dist
@@ -152,6 +167,3 @@ def _main(folder: str, rank: int) -> None:
     # Threads of torch now and then abort while the interpreter ends ("terminate called without an active exception").
     os._exit(0)
 
-
-if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))

@@ -116,12 +116,9 @@ def test_a_trace_that_lies_about_strides_does_no_harm(name: str) -> None:
         assert_same(torch.compile(model, backend=backend)(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "together"),
-    [
-        ("gapped", ["linear", "transpose", "slice_1"]),
-        pytest.param("biased", ["linear", "unbind"], marks=pytest.mark.slow),
-    ],
+    ("name", "together"), [("gapped", ["linear", "transpose", "slice_1"]), ("biased", ["linear", "unbind"])]
 )
 def test_stage_threads_agree_on_strides(name: str, together: list[str]) -> None:
     model, x = copy.deepcopy(CASES[name])

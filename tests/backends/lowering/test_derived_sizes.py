@@ -75,7 +75,11 @@ def test_a_size_that_cannot_be_read_where_it_is_used_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("model", "shapes", "message"),
-    [(Pairs(), TWICE, None), (Rows(), TWICE, None), (Pooled(), PLAIN, "its inputs or outputs include numbers")],
+    [
+        (Pairs(), TWICE, None),
+        pytest.param(Rows(), TWICE, None, marks=pytest.mark.slow),
+        (Pooled(), PLAIN, "its inputs or outputs include numbers"),
+    ],
 )
 def test_a_stream_of_other_sizes_equals_eager(model: nn.Module, shapes: Any, message: str | None) -> None:
     def requests() -> Any:

@@ -65,6 +65,7 @@ def files(directory):
     return {path.name: path.stat().st_mtime_ns for path in directory.glob("stage-*")}
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing_and_refuses_the_same_sizes(kept):
     before = files(kept)
     assert len(before) == 2

@@ -16,7 +16,9 @@ from fx_partition.passes.plan.request import Request
 from fx_partition.passes.verify.check import find_faults
 
 
-@pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", "t5"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv2", "t5"))]
+)
 def test_fused_plans_of_models_hold(name: str) -> None:
     captured, memory = captured_family(name)
     whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
