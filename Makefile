@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # What tests and benchmarks need besides; the demo is quicker without.
 TOOLS  := $(VENV)/.installed-tools
+# What the site needs in addition.
+SITE   := $(VENV)/.installed-site
 # The number of files of tests at a time: one more than the cores of a small machine, as some tests wait for processes.
 WORKERS ?= 3
 # In the order of their names: the backends' files, which take longest, come first, so that no worker is left with one.
@@ -18,7 +20,7 @@ demo: $(STAMP)
 test: lint
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: lint
+test-all: lint $(SITE)
 	$(PYTEST)
 
 # Random programs against eager mode; the first seed is another to try others: make fuzz SEED=100000
@@ -57,8 +59,7 @@ figures: $(TOOLS)
 	$(BIN)/python benchmarks/edgetpu.py --figure docs/figures/edge_tpu.svg
 
 # The pages and the API reference as a site in build/docs; a broken link is an error.
-docs: $(STAMP)
-	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+docs: $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The pinned torch first and alone: an unpinned one, asked for by another package, is gigabytes of CUDA libraries.
@@ -70,6 +71,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(TOOLS): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev,examples]"
+	touch $@
+
+$(SITE): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:

@@ -40,7 +40,7 @@ _SIZES = {
     "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
     "intermediate_size": 512, "vocab_size": 1024, "max_position_embeddings": 512, "pad_token_id": 0,
 }  # fmt: skip
-#: What a family needs beside `_SIZES`, or in place of them.
+#: What a family needs in addition to `_SIZES`, or in place of them.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {}, "mistral": {}, "qwen2": {"tie_word_embeddings": True}, "qwen3": {"head_dim": 32},
     "gpt2": {"n_embd": 256, "n_layer": 6, "n_head": 8, "n_positions": 512}, "phi3": {}, "phi": {},
@@ -123,7 +123,7 @@ class _Run:
         return sum(weights.values()) + peak
 
     def _with_free(self, own: list[torch.fx.Node]) -> list[torch.fx.Node]:
-        """Add the nodes that are no steps (views of weights) and that these need, in the graph's order."""
+        """Add the nodes that are not steps (views of weights) and that these need, in the graph's order."""
         wanted = set(own)
         for node in reversed(list(self._captured.gm.graph.nodes)):
             if node in wanted:

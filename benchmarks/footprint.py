@@ -84,9 +84,9 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     rows = []
     first = 0
-    for partition, stub in zip(plan.partitions, cut(captured, plan), strict=True):
+    for partition, graph in zip(plan.partitions, cut(captured, plan), strict=True):
         end = first + len(partition.nodes)
-        allocated, beyond = _allocated(stub, values)
+        allocated, beyond = _allocated(graph, values)
         received = _received(memory, chain, first, end)
         steps = [step.node for step in memory.steps[first:end]]
         measured = max(allocated[node] + held for node, held in zip(steps, received, strict=True))
@@ -95,16 +95,16 @@ def _measure_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[tupl
     return rows
 
 
-def _allocated(stub: PartitionGraph, values: dict[torch.fx.Node, Any]) -> tuple[dict[str, int], int | None]:
+def _allocated(graph: PartitionGraph, values: dict[torch.fx.Node, Any]) -> tuple[dict[str, int], int | None]:
     """Return the most bytes alive during each node of a partition that the partition allocated.
 
     The last figure is the malloc bytes that the partition held in addition.
     """
-    arguments = [values[node] for node in stub.inputs]
-    RecordedInterpreter(stub.module).run(*arguments)  # warm up: a first call may build objects that later calls reuse
-    peaks = measure_timeline(lambda: RecordedInterpreter(stub.module).run(*arguments))
-    beyond = _beyond(lambda: RecordedInterpreter(stub.module).run(*arguments), max(peaks.values()))
-    values |= zip(stub.outputs, stub.module(*arguments), strict=True)
+    arguments = [values[node] for node in graph.inputs]
+    RecordedInterpreter(graph.module).run(*arguments)  # warm up: a first call may build objects that later calls reuse
+    peaks = measure_timeline(lambda: RecordedInterpreter(graph.module).run(*arguments))
+    beyond = _beyond(lambda: RecordedInterpreter(graph.module).run(*arguments), max(peaks.values()))
+    values |= zip(graph.outputs, graph.module(*arguments), strict=True)
     return peaks, beyond
 
 

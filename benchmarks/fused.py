@@ -105,22 +105,22 @@ def _measure_graph(
     values = dict(zip(captured.gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     values |= {node: weight for node, weight in captured.weights.items() if node not in values}
     real = dict(values)
-    stubs = cut(captured, plan)
-    boundaries, crossings = Boundaries(captured, stubs), Crossings(stubs, keeps_views=True)
+    graphs = cut(captured, plan)
+    boundaries, crossings = Boundaries(captured, graphs), Crossings(graphs, keeps_views=True)
     starts = list(itertools.accumulate((len(p.nodes) for p in plan.partitions[:-1]), initial=0))
     fused, _ = fuse(captured, _in_order(memory, plan), starts)
     planned = zip(_own_and_received(fused, plan), _own_and_received(memory, plan), strict=True)
     rows = []
-    for partition, stub, ((own, received), (eager, _)) in zip(plan.partitions, stubs, planned, strict=True):
-        stage = Stage(partition.index, torch.device("cpu"), stub, boundaries)
-        module = copy.deepcopy(stub.module)
+    for partition, graph, ((own, received), (eager, _)) in zip(plan.partitions, graphs, planned, strict=True):
+        stage = Stage(partition.index, torch.device("cpu"), graph, boundaries)
+        module = copy.deepcopy(graph.module)
         takes = stage_inputs(stage, real, crossings)
-        crossings.settle(module, stub.inputs, takes, stub.outputs)
-        crossings.promise(module, stub.outputs)
+        crossings.settle(module, graph.inputs, takes, graph.outputs)
+        crossings.promise(module, graph.outputs)
         call = compile_part(module, takes, {})
-        arguments = [values[node] for node in stub.inputs]
+        arguments = [values[node] for node in graph.inputs]
         measured = allocated_bytes(lambda call=call, arguments=arguments: call(*arguments), torch.device("cpu"))
-        values |= zip(stub.outputs, call(*arguments), strict=True)
+        values |= zip(graph.outputs, call(*arguments), strict=True)
         fullest = max(range(len(own)), key=own.__getitem__)
         there = received[fullest]
         node = partition.nodes[fullest]

@@ -9,10 +9,10 @@ Needs torch and, for the curve, the triton that comes with it; cuda.bindings for
 2. A stage, two linear layers in float16: alone, so that its weights stay in L2 if they can, and as one of ``--stages``
    such stages of a model that one GPU runs, whose weights come from memory each time (the model's time / its stages).
    Sizes are fractions of L2; with and without CUDA graphs, and an L2 persistence window (alone: over the stage's pack).
-3. From 2, a pipeline of as many GPUs beside the model on one: a projection, of which the hop is arithmetic.
+3. From 2, a pipeline of as many GPUs against the model on one: a projection, of which the hop is arithmetic.
 
 Variants are timed in turn, round after round, by CUDA events around several calls; each figure is the median. Those
-with a window follow in rounds of their own, as the set-aside is taken from everyone else's L2.
+with a window follow in their own rounds, as the set-aside is taken from everyone else's L2.
 """
 
 from __future__ import annotations

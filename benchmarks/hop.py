@@ -118,7 +118,7 @@ def main() -> int:
     options = parser.parse_args()
     groups = core_groups()
     if len(groups) < 2:
-        print("two cores with caches of their own are needed", file=sys.stderr)
+        print("two cores with their own caches are needed", file=sys.stderr)
         return 2
     cores = [group[0] for group in groups[:2]]
     torch.manual_seed(0)

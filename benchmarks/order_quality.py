@@ -30,14 +30,14 @@ def row(name: str, dag: Dag, budget: int, seconds: float | None) -> tuple[str, b
     chain, predecessors = dag
     trace = measure(chain, dp(chain, budget), budget)
     start = time.process_time()
-    order, boundaries, tried = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
+    order, boundaries, stats = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
     spent = time.process_time() - start
     found = measure(permuted(chain, order), boundaries, budget)
     assert found is not None and trace is not None and found <= trace
     k, largest, _ = found
-    bound = tried.bound.fewest if tried.bound else 1
+    bound = stats.bound.fewest if stats.bound else 1
     text = f"{name:12} {chain.num_atoms:5} {trace[0]:3} {trace[1]:6} {k:3} {largest:6} {bound:5} "
-    text += f"{'all' if tried.exhaustive else '':4} {spent:7.2f} "
+    text += f"{'all' if stats.exhaustive else '':4} {spent:7.2f} "
     if seconds is None:
         return text, True, True, True
     from order_cp_sat import Answer, Programme

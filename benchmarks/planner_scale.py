@@ -7,7 +7,7 @@
     python benchmarks/planner_scale.py --sizes 10000 100000 --verb pareto
     python benchmarks/planner_scale.py --sizes 1000 10000 100000 --verb verify --shapes star heads
 
-Each row is a process of its own, so that its peak memory is its own: the largest resident set, with the
+Each row is measured in its own process, so that its peak memory is its own: the largest resident set, with the
 interpreter and the chain in it. `k` is the number of partitions; each shape is planned for two budgets, one
 that gives a few partitions and one that gives many, at most one for 50 atoms. Atoms are one step each; sizes
 are drawn with a fixed seed, so that few atoms are equal and the bisection has work to do.

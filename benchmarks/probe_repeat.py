@@ -2,7 +2,7 @@
 
     python benchmarks/probe_repeat.py
 
-Each run is a process of its own, so that no two have their buffers on the same pages. Nothing is kept for `detect`.
+Each run has its own process, so that no two have their buffers on the same pages. Nothing is kept for `detect`.
 It prints every figure of the probe, run by run, and its spread, the largest over the smallest value minus one; and the
 seconds of a run, without the start of Python. A figure that only some runs found has no spread, and misses the target.
 With `--busy N`, N processes compute at the same time (they read no memory).
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one probe, as `fx-partition probe` takes it")
-    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute beside")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute at the same time")
     arguments = parser.parse_args()
     with busy(arguments.busy):
         times, runs = zip(*(run(arguments.seconds) for _ in range(arguments.runs)), strict=True)

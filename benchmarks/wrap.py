@@ -6,7 +6,7 @@
 The l2partition side decides by ``microbatches="auto"`` whether and how it cuts; the other side is
 ``backend="inductor"``. The rows column has the rows of a microbatch, "whole" where the batch is not cut. The results
 of two models are 32 MiB and more, and malloc maps them again in every call; those of the other models are smaller. As
-memory that malloc returns to the kernel can cost more than the caches do, the allocator is a variable of its own:
+memory that malloc returns to the kernel can cost more than the caches do, the allocator is a separate variable:
 
 =======  ==========================================================================================
 default  malloc as a process starts with it

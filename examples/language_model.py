@@ -2,7 +2,7 @@
 
 Shows what a larger model needs of a plan: dynamic batch and length (compiled once), and tied weights (the
 first partition gathers rows of the token embedding, the last multiplies by all of it; each counts what it
-touches). The output layer alone exceeds the default budget: it gets a partition of its own, and the report
+touches). The output layer alone exceeds the default budget: it gets its own partition, and the report
 says what it spills. Weights are random, nothing is downloaded, and the check is against eager mode.
 
     python examples/language_model.py                  # 124M parameters

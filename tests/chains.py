@@ -48,7 +48,7 @@ def make_chain(
 
 
 def separate(*sizes: int) -> Chain:
-    """Atoms that share nothing: each has a weight of its own."""
+    """Atoms that share nothing: each has its own weight."""
     return make_chain([(0, [], [(i, size)]) for i, size in enumerate(sizes)], [], sizes)
 
 

@@ -1,4 +1,4 @@
-"""A certificate of a chain in numbers, as `verify` sees that of a plan: each step is a node of its own name."""
+"""A certificate of a chain in numbers, as `verify` sees that of a plan: each step is a node with its name."""
 
 from __future__ import annotations
 

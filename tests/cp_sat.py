@@ -112,7 +112,7 @@ class Model:
 
 
 def best_plan(chain: Chain, predecessors: Sequence[Sequence[int]], budget: int) -> tuple[int, int, int]:
-    """(partitions, bytes of the largest that is no oversize atom, bytes received): the best over all orders."""
+    """(partitions, bytes of the largest that is not an oversize atom, bytes received): the best over all orders."""
     for k in range(1, chain.num_atoms + 1):
         model = Model(chain, predecessors, budget, k)
         largest = model.minimise(model.largest)

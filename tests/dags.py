@@ -85,7 +85,7 @@ def zoo_dag(name: str) -> Dag:
 
 
 def window_of(dag: Dag, first: int, end: int, run: int = 1) -> Dag:
-    """The atoms [first, end) as a graph of their own, ``run`` consecutive ones as one atom."""
+    """The atoms [first, end) as their own graph, ``run`` consecutive ones as one atom."""
     chain, predecessors = dag
     i, j = int(chain.atom_start[first]), int(chain.atom_start[end])
     last = np.full(len(chain.value_bytes), -1)

@@ -59,9 +59,9 @@ def test_errors_are_one_line_and_exit_2(
     assert error.startswith("fx-partition: error: ") and words in error and error.count("\n") == 1
 
 
-def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corrupt = tmp_path / "corrupt.pt2"
-    corrupt.write_bytes(b"this is no archive")
+    corrupt.write_bytes(b"this is not an archive")
     missing = tmp_path / "missing.pt2"
     for path in (corrupt, missing):
         assert main(["plan", str(path), "--cache", "1MiB"]) == 2

@@ -125,7 +125,7 @@ PLANS = [*MODELS[:13], "m.pt2", NO_TEXT, "a\0b"]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_no_model_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_model_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         ["plan", name, "--cache", "2KiB"],
         ["why", "plan.json", "--model", name],
@@ -136,7 +136,7 @@ def test_what_is_no_model_is_one_line(name: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_what_is_no_plan_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_plan_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["report", name], ["why", name], ["simulate", name, "--model", "m.pt2", "--device", "H100-SXM"]):
         said = refused(command, capsys)
         assert not name or f"-o {name}" not in said
@@ -199,7 +199,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line(
     assert capsys.readouterr().err == "fx-partition: error: cannot write to standard output: No space left on device\n"
 
 
-def test_a_reader_that_goes_is_no_error(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_goes_is_not_an_error(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed:

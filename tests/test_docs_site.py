@@ -1,4 +1,4 @@
-"""The site of `make docs`: it has every page and every public name, and builds without a warning."""
+"""The site of `make docs`: it has every page and every public name, builds without a warning, and needs no network."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
     assert {name for name in fx_partition.__all__ if f"fx_partition.{name}" not in page} == set()
     assert "Example::" not in page and "doctest:" not in page
+    assert not re.search(r"<p>\s*(?:Args|Attributes|Example|Raises|Returns|Yields):", page), "a section is plain text"
+    assert not re.search(r"<code>\w+(?:, \w+)+</code>", page), "arguments share an entry without a type"
+    pages = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    loads = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//")
+    assert {name for name, text in pages.items() if loads.search(text)} == set()

@@ -156,7 +156,7 @@ def smallest_that_fits(case: Case, budget: int, split: Callable[[list[int], int]
         if case.score(assignment).fits(budget):
             if warm_up > LONG_SECONDS:
                 return Planned(assignment, warm_up)
-            _, seconds = timed(lambda tried: [split(sizes, j) for j in tried], partial(range, fewest, k + 1))
+            _, seconds = timed(lambda counts: [split(sizes, j) for j in counts], partial(range, fewest, k + 1))
             return Planned(assignment, seconds)
     raise NoPlan(f"none from k = {fewest} to {most} fits")
 

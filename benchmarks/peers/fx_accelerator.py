@@ -18,7 +18,7 @@ from .case import Case, NoPlan, Planned, timed
 from .graphs import copied, example_inputs
 
 MOST_DEVICES = 64
-# What it says when there are too few devices; anything else is an error of its own.
+# What it says when there are too few devices; anything else is another error.
 REFUSALS = ("enough memory", "too large to fit", "Valid Partition")
 
 

@@ -1,7 +1,7 @@
 """Find the storages that each node of an exported graph touches, for the scorer.
 
 Storages are distinguished by the identity of the fake tensors that torch.export left in ``meta["val"]`` and of the real
-parameters. (One exception: a dropout that is off returns its input, but is exported with a storage of its own.)
+parameters. (One exception: a dropout that is off returns its input, but is exported with its own storage.)
 
 Terms
 -----
@@ -44,7 +44,7 @@ class Storages:
     Attributes:
         weight_bytes: of each weight.
         value_bytes: of each value.
-        maker: the node that makes each value that is no input.
+        maker: the node that makes each value that is not an input.
         touches: of each node that runs.
         returned: the values that the graph returns.
     """

@@ -77,7 +77,7 @@ def two_cores() -> list[int]:
     """Return a core of each of two groups that do not share a cache; end the program if there are none."""
     groups = core_groups()
     if len(groups) < 2:
-        print("two cores with caches of their own are needed", file=sys.stderr)
+        print("two cores with their own caches are needed", file=sys.stderr)
         sys.exit(2)
     return [group[0] for group in groups[:2]]
 

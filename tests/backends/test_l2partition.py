@@ -132,7 +132,7 @@ def test_train_mode_updates_statistics_and_gradients_as_eager_does(net: Net) -> 
     assert len(stages_of(net)) >= 3
 
 
-def test_dropout_drops_the_share_it_should_and_anew_at_each_call() -> None:
+def test_dropout_drops_the_share_it_should_and_draws_again_at_each_call() -> None:
     class Drop(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -360,7 +360,7 @@ def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) 
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_what_stages_allocate_stands_beside_the_plan(net: Net, dynamic: bool) -> None:
+def test_what_stages_allocate_is_reported_with_the_plan(net: Net, dynamic: bool) -> None:
     x = torch.randn(48, WIDTH)
     if dynamic:
         torch._dynamo.mark_dynamic(x, 0)
@@ -570,7 +570,7 @@ def test_stage_graphs_say_what_crosses_and_run_as_they_are() -> None:
     assert sent.keys() == received.keys() and len(sent) >= len(stages) - 1
 
 
-def test_stages_out_of_order_are_told_so() -> None:
+def test_a_stage_that_runs_before_its_sender_raises_an_error() -> None:
     model = Plain()
     with torch.no_grad():
         compiled(model)(torch.randn(4, WIDTH))

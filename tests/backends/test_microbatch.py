@@ -128,7 +128,7 @@ class Narrow(nn.Module):
         return self.layers(x)
 
 
-def test_auto_cuts_where_results_would_be_mapped_anew_and_results_are_equal() -> None:
+def test_auto_cuts_where_results_would_be_mapped_again_and_results_are_equal() -> None:
     model, x = Narrow(), torch.randn(1 << 20, 16)
     with torch.no_grad(), no_fallback():
         run = compiled(model, cache_bytes="1MiB", microbatches="auto")
@@ -273,7 +273,7 @@ def test_an_operator_that_mixes_rows_is_named() -> None:
     assert "softmax" in text and "works along the batch" in text and "microbatches=1" in text
 
 
-def test_a_batch_that_is_not_symbolic_is_told_how_to_make_it_so() -> None:
+def test_the_error_for_a_static_batch_says_how_to_make_it_symbolic() -> None:
     with torch.no_grad(), pytest.raises(BackendCompilerFailed, match="mark_dynamic"):
         torch.compile(Counting(), backend="l2partition", options={"cache_bytes": "20KiB", "microbatches": 2})(
             torch.randn(6, 64)
@@ -281,7 +281,7 @@ def test_a_batch_that_is_not_symbolic_is_told_how_to_make_it_so() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "many", None, [2]])
-def test_values_that_are_no_number_of_microbatches_are_refused(value: Any) -> None:
+def test_values_that_are_not_a_number_of_microbatches_are_refused(value: Any) -> None:
     with pytest.raises(PartitionError, match='number of 1 or more nor "auto"'):
         Options.check({"cache_bytes": "1MiB", "microbatches": value})
 

@@ -31,7 +31,7 @@ def test_a_graph_without_shapes_asks_for_example_inputs() -> None:
 
 
 @pytest.mark.parametrize("budget", ["lots", "6 mebibytes", "", 1.5, True])
-def test_a_budget_that_is_no_size(budget: Any) -> None:
+def test_a_budget_that_is_not_a_size(budget: Any) -> None:
     with pytest.raises(ValueError, match=r"cache_bytes=.*(is not a size|is neither a size).*6MiB"):
         plan(cache_bytes=budget)
 

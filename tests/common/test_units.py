@@ -17,7 +17,7 @@ def test_sizes(text: int | str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "6XB", "-1", "1e6", "0x10", None, True, 1.0, 0, -4])
-def test_what_is_no_size(text: object) -> None:
+def test_what_is_not_a_size(text: object) -> None:
     with pytest.raises(ValueError, match=r"budget="):
         parse_bytes(text, "budget")  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
 """Check families and print their rows: ``python -m tests.families [--write] [--check CHECK] [FAMILY ...]``.
 
-With ``--write`` the rows go into ``table.md``, beside those of the families that were not named. On another processor,
-or with another torch, all of it must be written again.
+With ``--write`` the rows go into ``table.md``; the rows of families that were not named stay. On another processor, or
+with another torch, all of it must be written again.
 """
 
 from __future__ import annotations

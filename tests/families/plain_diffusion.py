@@ -43,7 +43,7 @@ class ImageAttention(nn.Module):
 
 
 class DiffusionUNet(nn.Module):
-    """A U-Net of two levels, told the time of diffusion."""
+    """A U-Net of two levels, with the time of diffusion as an input."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plain PyTorch models with torch.func in forward, operators with bodies of their own, and calls in loops."""
+"""Plain PyTorch models with torch.func in forward, operators with their own bodies, and calls in loops."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class Clip(torch.autograd.Function):
 
 
 class FakeQuantised(nn.Module):
-    """Activations rounded by a function with a gradient of its own."""
+    """Activations rounded by a function with its own gradient."""
 
     def __init__(self) -> None:
         super().__init__()

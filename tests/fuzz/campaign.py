@@ -33,16 +33,16 @@ def roads_of(seed: int) -> tuple[str, ...]:
 #: A seed; the roads and the kinds of statements, where they are not the default.
 Task: TypeAlias = tuple[int, tuple[str, ...], tuple[str, ...]]
 #: A seed, and what came of its program by each road.
-Tried: TypeAlias = tuple[int, list[Verdict]]
+SeedVerdicts: TypeAlias = tuple[int, list[Verdict]]
 
 
-def try_seed(task: Task) -> Tried:
+def try_seed(task: Task) -> SeedVerdicts:
     """Run the program of a seed."""
     seed, roads, kinds = task
     roads = roads or roads_of(seed)
     verdicts = check(generate(seed, kinds), tuple(road for road in roads if road not in SLOW))
     for road in roads:
-        if road in SLOW:  # they take programs of their own, see `generate.smooth`
+        if road in SLOW:  # they take their own programs, see `generate.smooth`
             verdicts += check(generate(seed, kinds, smooth=True), (road,))
     return seed, verdicts
 

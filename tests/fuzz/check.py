@@ -135,7 +135,7 @@ def _check_road(program: Program, name: str, expected: Seen) -> Verdict:
             wrong = [d for d in wrong if (d.place, d.what) in beyond]
         if name == "backend" and wrong and all(d.what in ("strides", "alias") for d in wrong):
             # Strides are promised as inductor makes them; an eager stage copies into what a fake kernel has wrong, and
-            # a copy is no alias.
+            # a copy is not an alias.
             compiled = _check_road(program, "inductor", expected)
             verdict.unlike_compiled = not compiled.fault and not compiled.refused
             wrong = [] if verdict.unlike_compiled else wrong

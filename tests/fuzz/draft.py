@@ -29,7 +29,7 @@ class Draft:
 
     Attributes:
         rng: all choices are drawn from it.
-        odd: variables whose sizes the data tells; they are picked only where this is asked for.
+        odd: variables of data-dependent sizes; they are picked only where this is asked for.
         accumulators: variables that began as zeros, to be written in steps.
     """
 

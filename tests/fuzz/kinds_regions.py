@@ -1,4 +1,4 @@
-"""Kinds of statements in regions with a mode of their own, and those whose sizes the data tells."""
+"""Kinds of statements in regions with their own mode, and those of data-dependent sizes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def mapped(d: Draft) -> None:
 
 @kind()
 def rows_that_fit(d: Draft) -> None:
-    """Rows for which something holds; how many, the data tells."""
+    """Rows for which something holds: a data-dependent number of them."""
     if not d.settings.data_sizes:
         raise NotApplicable
     x = d.pick(single, dims(2), filled)

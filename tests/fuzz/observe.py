@@ -169,7 +169,7 @@ def _differ(a: Leaf, b: Leaf, tolerance: float, _state: bool) -> Iterator[tuple[
 
 
 def has_gaps(leaf: Leaf) -> bool:
-    """Whether a result is a view with gaps or overlaps of memory that is no input's and no state's."""
+    """Whether a result is a view with gaps or overlaps of memory of neither an input nor a state."""
     if not isinstance(leaf.value, Tensor) or leaf.stride is None or leaf.shares.startswith(("input", "state")):
         return False
     step = 1

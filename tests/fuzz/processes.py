@@ -8,19 +8,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
-from .campaign import Task, Tried, prepare, try_seed
+from .campaign import SeedVerdicts, Task, prepare, try_seed
 from .check import Verdict
 
-#: So many programs a process: tracers keep some of what they saw.
+#: Programs in one process: tracers keep some of what they saw.
 CHUNK = 50
 
 
-def try_in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Tried]:
+def try_in_processes(tasks: Sequence[Task], workers: int) -> Iterator[SeedVerdicts]:
     """What comes of each task, in the order in which they end. A process that ends early is a failure of its task."""
     chunks: queue.SimpleQueue[Sequence[Task] | None] = queue.SimpleQueue()
     for first in range(0, len(tasks), CHUNK):
         chunks.put(tasks[first : first + CHUNK])
-    found: queue.SimpleQueue[Tried] = queue.SimpleQueue()
+    found: queue.SimpleQueue[SeedVerdicts] = queue.SimpleQueue()
     for _ in range(workers):
         chunks.put(None)
         threading.Thread(target=_work, args=(chunks, found), daemon=True).start()
@@ -28,7 +28,7 @@ def try_in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Tried]:
         yield found.get()
 
 
-def _work(chunks: queue.SimpleQueue[Sequence[Task] | None], found: queue.SimpleQueue[Tried]) -> None:
+def _work(chunks: queue.SimpleQueue[Sequence[Task] | None], found: queue.SimpleQueue[SeedVerdicts]) -> None:
     while (chunk := chunks.get()) is not None:
         while chunk:
             done, exit_code = _run(chunk, found)
@@ -38,7 +38,7 @@ def _work(chunks: queue.SimpleQueue[Sequence[Task] | None], found: queue.SimpleQ
             chunk = chunk[done + 1 :]
 
 
-def _run(chunk: Sequence[Task], found: queue.SimpleQueue[Tried]) -> tuple[int, int | None]:
+def _run(chunk: Sequence[Task], found: queue.SimpleQueue[SeedVerdicts]) -> tuple[int, int | None]:
     """Run tasks in a new process; returns how many were done, and its exit code."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

@@ -1,6 +1,6 @@
 """A program: the text of an ``nn.Module`` and of its inputs, from which both are made as often as needed.
 
-Nothing here is shared by two models that are built: members and inputs are made of seeds, each of a seed of its own, so
+Nothing here is shared by two models that are built: members and inputs are made of seeds, each of its own seed, so
 that dropping one changes no other.
 """
 
@@ -47,7 +47,7 @@ class Statement:
     """One or more lines of ``forward`` that run or are dropped as one.
 
     Attributes:
-        text: without indentation of its own.
+        text: without indentation.
         kind: of which kind of `kinds.KINDS` it was written.
     """
 
@@ -75,7 +75,7 @@ class Settings:
         backward: whether gradients of its results are computed; where eager mode can.
         train: whether the model is in training mode.
         dynamic: whether the batch is symbolic; then the second call has another batch.
-        data_sizes: whether Dynamo traces sizes that the data tells.
+        data_sizes: whether Dynamo traces data-dependent sizes.
         options: for ``fx_partition``: the budget (or the number of devices) and how to plan.
         smooth: whether it may be compared but for rounding.
         shuffled: whether partitions are drawn at random, in any order that may run, in place of planned.
@@ -147,7 +147,7 @@ class Program:
     def _scope(self) -> dict[str, Any]:
         scope = dict(_PREAMBLE_SCOPE)
         text = self.model_text() + "\n" + self.inputs_text()
-        # A name of its own: tracers keep what they know by file and line.
+        # Its own name: tracers keep what they know by file and line.
         name = f"<program {self.seed} {abs(hash(text))}>"
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         exec(compile(text, name, "exec"), scope)

@@ -106,13 +106,13 @@ def test_a_fault_is_found_made_small_and_printed(broken, tmp_path):
     assert len(eager) == len(ours) >= 2 and eager != ours
 
 
-def test_what_torch_itself_makes_of_a_program_is_no_fault():
+def test_what_torch_itself_makes_of_a_program_is_not_a_fault():
     # torch.fx.symbolic_trace takes `+=` of a variable as an addition
     (verdict,) = check(program("v1 = x0 * 2", "v2 = v1.view_as(v1)", "v1 += 1", "v9 = v2 * 1"), ("symbolic_trace",))
     assert verdict.torch_differs and not verdict.fault
 
 
-def test_what_torch_refuses_is_no_fault():
+def test_what_torch_refuses_is_not_a_fault():
     (verdict,) = check(program("v9 = x0 * 2 if x0.sum() > 0 else x0"), ("export",))
     assert verdict.refused and not verdict.fault
 

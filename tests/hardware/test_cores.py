@@ -58,7 +58,7 @@ def test_a_group_is_written_and_read_as_taskset_does(eight_cores):
 
 
 @pytest.mark.parametrize("name", ["cores:", "cores:a", "cores:3-1", "cores:0-", "cpu:0"])
-def test_what_is_no_group_is_refused(name, eight_cores):
+def test_what_is_not_a_group_is_refused(name, eight_cores):
     with pytest.raises(ValueError, match="cores"):
         parse_group(name)
 

@@ -22,7 +22,7 @@ from fx_partition.passes.partitioner.greedy import FarthestReach, FarthestReachS
 from fx_partition.passes.partitioner.pareto import pareto
 from fx_partition.passes.partitioner.sliding_window import Window
 
-KINDS = ("sweep atoms", "window moves", "links read", "tree levels", "footprints", "options", "pieces", "heap")
+KINDS = ("atoms reached", "window moves", "links read", "tree levels", "footprints", "options", "pieces", "heap")
 
 
 class Counter:
@@ -72,20 +72,20 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
         monkeypatch.setattr(owner, "__init__", init)
 
-    def reached(_: object, sweep: object) -> int:
-        assert isinstance(sweep, FarthestReach)
-        return sweep.boundaries[-1]
+    def reached(_: object, reach: object) -> int:
+        assert isinstance(reach, FarthestReach)
+        return reach.boundaries[-1]
 
     def levels(tree: object, _: object) -> int:
         assert isinstance(tree, SegmentTree)
         return tree._leaves.bit_length()
 
-    def all_atoms(sweeper: object, _: object) -> int:
-        assert isinstance(sweeper, FarthestReachSolver)
-        return sweeper.contraction.num_atoms
+    def all_atoms(solver: object, _: object) -> int:
+        assert isinstance(solver, FarthestReachSolver)
+        return solver.contraction.num_atoms
 
-    count_calls(FarthestReachSolver, "run", "sweep atoms", reached)
-    count_calls(FarthestReachSolver, "reach_back", "sweep atoms", all_atoms)
+    count_calls(FarthestReachSolver, "run", "atoms reached", reached)
+    count_calls(FarthestReachSolver, "reach_back", "atoms reached", all_atoms)
     count_calls(Window, "extend", "window moves", lambda *_: 1)
     count_calls(Window, "shrink", "window moves", lambda *_: 1)
     count_calls(SegmentTree, "add_from", "tree levels", levels)

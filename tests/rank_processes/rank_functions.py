@@ -267,7 +267,7 @@ def kill_self(*_: Any, **__: Any) -> Any:
 
 
 def family(rank: int, size: int, name: str) -> dict[str, Any]:
-    """A model of the zoo at two batches; ranks beside the first get zeros."""
+    """A model of the zoo at two batches; ranks other than the first get zeros."""
     zoo = FAMILIES[name]
     model = zoo.build()
     run = on_ranks(model)

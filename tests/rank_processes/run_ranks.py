@@ -47,7 +47,7 @@ def run_ranks(
     env: dict[str, str] | None = None,
     ok: Sequence[int] | None = None,
 ) -> list[Any]:
-    """Call ``function(rank, world_size, *args)`` on each rank, in a process of its own.
+    """Call ``function(rank, world_size, *args)`` on each rank, in its own process.
 
     Args:
         function: a function at the top of a module that can be imported, or "module:function". It is called once the

@@ -1,6 +1,6 @@
 """Two hosts on one machine: two network namespaces that a veth pair joins, or two loopback addresses.
 
-Namespaces need root and ``ip``. What is in one has an interface, addresses and ports of its own, and meets the other
+Namespaces need root and ``ip``. What is in one has its own interface, addresses and ports, and meets the other
 through the pair alone.
 """
 

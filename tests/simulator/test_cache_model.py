@@ -82,7 +82,7 @@ def test_a_value_that_left_is_written_back_and_fetched() -> None:
     assert [memory.run(run, frozenset()) for _ in range(2)][-1] == Moved(missed=140 * KIB, written_back=60 * KIB)
 
 
-def test_a_write_back_comes_beside_what_is_touched() -> None:
+def test_a_write_back_comes_in_addition_to_what_is_touched() -> None:
     device = sharp(100 * KIB)
     run = work(
         Access(("value", 0), 60 * KIB, AccessKind.WRITE),

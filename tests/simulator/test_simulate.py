@@ -139,7 +139,7 @@ def test_a_binding_scales_hops_and_activations_too(name: str) -> None:
     small = fx_partition.plan(model, X, cache_bytes="600KiB", dynamic_shapes=shapes, order="trace")
     assert small.num_partitions == 2
     record = fx_partition.device(name)
-    record = replace(record, onchip_bytes=1 << 20, usable_bytes=1 << 20)  # holds weights beside few activations
+    record = replace(record, onchip_bytes=1 << 20, usable_bytes=1 << 20)  # holds weights and few activations
     link = Link(1e-6, 1e9, shared=name == "EdgeTPU")
     bound = simulate(
         model, X, plan=small, device=record, dynamic_shapes=shapes, bind={"input.0": rows}, link=link

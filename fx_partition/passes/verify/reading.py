@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -26,23 +26,23 @@ from fx_partition.common.errors import PartitionError, UnreadableError
 from ..capture.autocast_regions import Regions, under_autocast
 from ..capture.capture_model import collector_at_rest
 from ..capture.captured_graph import CapturedGraph
-from ..capture.fake_tensors import dummy_input_for, leaves_of, new_fake_mode, no_new_guards, shape_env_of
+from ..capture.fake_tensors import leaves_of, new_fake_mode, no_new_guards, shape_env_of
 from ..capture.graph_symbols import known_at_start, symbols_of
 from ..capture.metadata_changes import may_change_metadata
-from ..capture.module_members import all_tensors
-from ..capture.symbolic_sizes import Size, add_up, smallest, to_expr
-from ..capture.tensor_storage import bytes_of, check_readable, named, storage_key
-from ..capture.tensor_subclasses import plain_tensors
+from ..capture.symbolic_sizes import Size, smallest
+from ..capture.tensor_storage import check_readable, named
 from ..capture.user_names import module_path
 from ..footprint.assumed_effects import assumed_name, works_in_place
 from ..footprint.effect_cache import Effects
 from ..footprint.higher_order_writes import written_operands
 from ..footprint.op_effects import Effect, Fresh, distinct_tensors
 from .alike_calls import Call, Calls, PlainCall, has_dummy_input
+from .called_modules import CalledModules
+from .dummy_inputs import DummyInputs
 from .free import find_free
-from .memories import MADE, WEIGHT, Memory, input_memories, weight_memories
+from .memories import WEIGHT, input_memories, weight_memories
 from .recorder import Recorder, metadata_of, see
-from .runs import Held, Reading, Run, held_in, is_held, tensors_in
+from .runs import Held, Reading, Run, held_in, tensors_in
 
 
 @collector_at_rest()
@@ -59,51 +59,22 @@ class _Reader:
     def __init__(self, captured: CapturedGraph) -> None:
         check_readable(captured.values, captured.weights)
         self._captured, self._graph = captured, captured.gm.graph
-        self._modules = dict(captured.gm.named_modules())
+        self._modules = CalledModules(captured.gm)
         self._shape_env = shape_env_of(leaf for value in captured.values.values() for leaf in leaves_of(value))
         self._mode = new_fake_mode(self._shape_env)
         self._symbols = symbols_of(captured)
-        self._operators = Effects(self._modules, self._mode, self._symbols, see)
-        tensors = dict(captured.weights.items())
-        own: dict[tuple[str, str], torch.Tensor] = {}
-        for node in self._graph.nodes:
-            if node.op == "call_module":
-                own |= {(str(node.target), name): tensor for name, tensor in self._own_tensors(node)}
-        self._memories, weights = weight_memories({**tensors, **own})
-        self._weight_of = {node: weights[node] for node in tensors}
-        self._modules_hold = {key: Held(weights[key], like=tensor) for key, tensor in own.items()}
+        self._operators = Effects(self._modules.by_path, self._mode, self._symbols, see)
+        tensors: dict[Any, torch.Tensor] = {**captured.weights, **self._modules.tensors}
+        self._memories, weights = weight_memories(tensors)
+        self._weight_of = {node: weights[node] for node in captured.weights}
+        self._modules.place(weights)
         self._input_of = input_memories(captured, self._weight_of, self._memories)
-        self._memory_at: dict[Any, int] = {}
-        self._dummy_inputs: list[torch.Tensor] = []  # a key of memory is good while its tensor lives
+        self._dummies = DummyInputs(self._memories, captured.names, self._mode)
         self._env: dict[torch.fx.Node, Any] = {}
         self._runs: dict[torch.fx.Node, Run] = {}
         self._regions = Regions()
         self._calls = Calls(self._env, captured.values)
         self._plain_calls: dict[Hashable, PlainCall] = {}
-
-    def _own_tensors(self, node: torch.fx.Node) -> Iterable[tuple[str, torch.Tensor]]:
-        return all_tensors(self._modules[str(node.target)]).items()
-
-    def _dummy_input(self, leaf: torch.Tensor) -> torch.Tensor | None:
-        """A tensor of this run like another, in memory of its own; None where a plain one cannot stand for it."""
-        if not has_dummy_input(leaf):
-            return None
-        with no_new_guards(self._shape_env), torch.no_grad(), self._mode:
-            return dummy_input_for(leaf)
-
-    def _keep(self, held: Held) -> Held:
-        if held.tensor is not None:
-            self._dummy_inputs.append(held.tensor)
-            for plain in plain_tensors(held.tensor):
-                self._memory_at[storage_key(plain)] = held.memory
-        return held
-
-    def _tensor(self, held: Held) -> torch.Tensor | None:
-        """Return the dummy input of a tensor, which is made now if nothing has asked for it."""
-        if held.tensor is None and held.like is not None:
-            held.tensor, held.like = self._dummy_input(held.like), None
-            self._keep(held)
-        return held.tensor
 
     def read(self) -> Reading:
         for node in self._graph.nodes:
@@ -217,8 +188,9 @@ class _Reader:
 
     def _repeat(self, node: torch.fx.Node, value: Any, run: Run, call: Call, known: PlainCall) -> bool:
         """Note what is known of a call without a run; False where it has another number of results."""
-        if not self._place_like(node, value, known.results):
+        if len(tensors_in(value)) != len(known.results):
             return False
+        self._env[node] = self._dummies.place_apart(node, value, known.results)
         run.draws, run.workspace, run.scratch = known.draws, known.workspace, known.scratch
         run.unknown = known.effect.unknown
         if run.seen:
@@ -228,11 +200,10 @@ class _Reader:
     def _look(self, node: torch.fx.Node, value: Any, run: Run, call: Call | None) -> None:
         """Look at a call that is alike none before it; where it is plain, keep what is found."""
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._captured.values.get(n))
-        own = dict(self._own_tensors(node)) if node.op == "call_module" else {}
-        module_tensors = {f"{node.target}.{name}": tensor for name, tensor in own.items()}
+        module_tensors = {f"{node.target}.{name}": tensor for name, tensor in self._modules.tensors_of(node).items()}
         seen = self._operators.of(node, args, kwargs, module_tensors)
         if seen is None or len(seen.effect.outputs) != len(tensors_in(value)):
-            self._assume(node, value, run, [self._modules_hold[str(node.target), name].memory for name in own])
+            self._assume(node, value, run)
             return
         effect = seen.effect
         results: Size = 0
@@ -254,19 +225,19 @@ class _Reader:
 
     def _run(self, node: torch.fx.Node, value: Any, run: Run) -> None:
         """Run a node on dummy inputs, and note what it writes and where its results are."""
-        given = [*self._given(node), *self._module_holds(node)]
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._tensors_in(self._env[n]))
-        before = [(held, metadata_of(tensor)) for held in given if (tensor := self._tensor(held)) is not None]
+        given = [*self._given(node), *self._modules.held_by(node)]
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._dummies.in_place_of(self._env[n]))
+        before = [(held, metadata_of(tensor)) for held in given if (tensor := self._dummies.of(held)) is not None]
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_new_guards(self._shape_env))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self._mode)
             stack.enter_context(under_autocast(self._regions.open))
             recorder = stack.enter_context(Recorder())
-            result = self._callable(node)(*args, **kwargs)
+            result = self._modules.callable_of(node, self._dummies)(*args, **kwargs)
         run.draws = recorder.draws
-        written = {self._memory_at[key] for key in recorder.written if key in self._memory_at}
-        run.reshapes = {self._memory_at[key] for key in recorder.reshaped if key in self._memory_at}
+        written = self._dummies.memories_at(recorder.written)
+        run.reshapes = self._dummies.memories_at(recorder.reshaped)
         for held, was in before:
             assert held.tensor is not None
             if metadata_of(held.tensor) != was:
@@ -277,88 +248,12 @@ class _Reader:
         if run.writes:
             self._calls.forget(held.tensor for held, _ in before if held.tensor is not None)
             for held, _ in before:
-                self._note_resize(held)
-        self._place(node, value, result, given)
-
-    def _place_like(self, node: torch.fx.Node, value: Any, sizes: Sequence[Size]) -> bool:
-        """Note that each tensor of a result is in memory of its own; False if there are more or fewer."""
-        if isinstance(value, torch.Tensor) and len(sizes) == 1:
-            self._env[node] = Held(self._make(node, sizes[0]), like=value)
-            return True
-        leaves, structure = pytree.tree_flatten(value)
-        tensors = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-        if len(tensors) != len(sizes):
-            return False
-        for place, size in zip(tensors, sizes, strict=True):
-            leaves[place] = Held(self._make(node, size), like=leaves[place])
-        self._env[node] = pytree.tree_unflatten(leaves, structure)
-        return True
-
-    def _tensors_in(self, value: Any) -> Any:
-        return pytree.tree_map_only(Held, self._tensor, value, is_leaf=is_held)
-
-    def _note_resize(self, held: Held) -> None:
-        assert held.tensor is not None
-        memory = self._memories[held.memory]
-        first = plain_tensors(held.tensor)[0]
-        size = to_expr(first.untyped_storage().nbytes())
-        if first is held.tensor and memory.kind == MADE and self._memory_at.get(storage_key(first)) == held.memory:
-            memory.bytes = size
-
-    def _callable(self, node: torch.fx.Node) -> Callable[..., Any]:
-        if node.op == "call_function":
-            return node.target  # type: ignore[return-value]
-        if node.op == "call_method":
-            return lambda own, *args, **kwargs: getattr(own, str(node.target))(*args, **kwargs)
-        module = self._modules[str(node.target)]
-        names = [name for name, _ in self._own_tensors(node)]
-        held = {name: self._tensor(self._modules_hold[str(node.target), name]) for name in names}
-        tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
-        return lambda *args, **kwargs: torch.func.functional_call(module, tensors, args, kwargs)
-
-    def _module_holds(self, node: torch.fx.Node) -> list[Held]:
-        if node.op != "call_module":
-            return []
-        return [self._modules_hold[str(node.target), name] for name, _ in self._own_tensors(node)]
-
-    def _place(self, node: torch.fx.Node, value: Any, result: Any, given: list[Held]) -> None:
-        """Note where the tensors of a result are; their layouts are those that the tracer has seen."""
-        leaves, structure = pytree.tree_flatten(value)
-        results = iter(tensors_in(result))
-        for place, leaf in enumerate(leaves):
-            if not isinstance(leaf, torch.Tensor):
-                continue
-            found = next(results)
-            inner = plain_tensors(found)
-            number = self._memory_at.get(storage_key(inner[0]))
-            shown: Size | None = None
-            if number is None:
-                number = self._make(node, _storage_bytes(inner))
-            elif self._memories[number].kind == WEIGHT:
-                shown = self._shown(number, leaf, given)
-            held = self._keep(Held(number, shown, tensor=found))
-            if metadata_of(found) != metadata_of(leaf) or found.dtype != leaf.dtype:
-                held = Held(number, shown, like=leaf)
-            leaves[place] = held
-        self._env[node] = pytree.tree_unflatten(leaves, structure)
-
-    def _shown(self, number: int, leaf: torch.Tensor, given: list[Held]) -> Size | None:
-        """What a view shows of a weight: as much as its source where it is as large, else its own bytes."""
-        size, whole = bytes_of(leaf), self._memories[number].bytes
-        for held in given:
-            if held.memory == number and held.tensor is not None and bytes_of(held.tensor) == size:
-                return held.shown
-        shown = smallest(whole, size)
-        return None if shown == whole else shown
-
-    def _make(self, node: torch.fx.Node, size: Size) -> int:
-        name = self._captured.names.get(node, node.name)
-        self._memories.append(Memory(name, size, MADE, maker=node))
-        return len(self._memories) - 1
+                self._dummies.note_resize(held)
+        self._env[node] = self._dummies.place(node, value, result, given)
 
     def _holders(self, node: torch.fx.Node, module_tensors: dict[str, torch.Tensor]) -> dict[int, Held]:
         """Return where the values that a node takes are, by their ids."""
-        own = zip(module_tensors.values(), self._module_holds(node), strict=True)
+        own = zip(module_tensors.values(), self._modules.held_by(node), strict=True)
         found = {id(tensor): held for tensor, held in own}
         for source in node.all_input_nodes:
             pairs = zip(tensors_in(self._captured.values.get(source)), held_in(self._env[source]), strict=True)
@@ -382,41 +277,20 @@ class _Reader:
             before = run.touches.get(held.memory, 0)
             run.touches[held.memory] = memory.bytes if shown is None or before == memory.bytes else before + shown
 
-    def _assume(self, node: torch.fx.Node, value: Any, run: Run, own: list[int]) -> None:
+    def _assume(self, node: torch.fx.Node, value: Any, run: Run) -> None:
         """Assume of an operator that does not run on fakes that it reads all, and writes what its name says."""
         run.unknown = (assumed_name(node, self._captured),)
-        for number in [*run.seen, *own]:
+        for number in [*run.seen, *(held.memory for held in self._modules.held_by(node))]:
             run.touches[number] = self._memories[number].bytes
         first = next(iter(held_in(self._env.get(next(iter(node.all_input_nodes), node)))), None)
         if first is not None and works_in_place(node):
             run.writes = {first.memory}
             run.reshapes = {first.memory} if may_change_metadata(node) else set()
-
-            def same(leaf: Any) -> Any:
-                return self._like(leaf, first.memory, first.shown) if isinstance(leaf, torch.Tensor) else leaf
-
-            self._env[node] = pytree.tree_map(same, value)
+            self._env[node] = self._dummies.place_in(first, value)
             return
-        shared: dict[Any, int] = {}
+        given: list[tuple[torch.Tensor, Held]] = []
         for source in node.all_input_nodes:
-            pairs = zip(tensors_in(self._captured.values.get(source)), held_in(self._env[source]), strict=False)
-            shared |= {storage_key(leaf): held.memory for leaf, held in pairs}
-
-        def place(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor):
-                return leaf
-            key = storage_key(leaf)
-            if key not in shared:
-                shared[key] = self._make(node, bytes_of(leaf))
-            return self._like(leaf, shared[key], None)
-
-        self._env[node] = pytree.tree_map(place, value)
+            given += zip(tensors_in(self._captured.values.get(source)), held_in(self._env[source]), strict=False)
+        self._env[node] = self._dummies.place_as_traced(node, value, given)
         for source in written_operands(node, self._captured.gm, self._mode):
             run.writes |= {held.memory for held in held_in(self._env.get(source))}
-
-    def _like(self, leaf: torch.Tensor, memory: int, shown: Size | None) -> Held:
-        return Held(memory, shown, like=leaf)
-
-
-def _storage_bytes(tensors: list[torch.Tensor]) -> Size:
-    return add_up({storage_key(t): to_expr(t.untyped_storage().nbytes()) for t in tensors}.values())

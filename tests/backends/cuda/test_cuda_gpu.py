@@ -131,7 +131,7 @@ def test_the_set_aside_is_as_before_after_close() -> None:
 
 
 class Layers(nn.Module):
-    """Layers where they are told to be, and what the last one adds to its result."""
+    """Layers on given devices, and what the last one adds to its result."""
 
     def __init__(self, homes: Sequence[str], form: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ def test_what_the_model_has_on_the_cpu_on_purpose_stays_there(gpus, monkeypatch)
     captured = planned_graph(captured, plan)
     assert home == torch.device("cuda:0") and len(places) == 3
     static, on_the_cpu = [], []
-    with unset_fake_temporarily():  # export has a mode of its own
+    with unset_fake_temporarily():  # export has its own mode
         program = make_program(captured, cut(captured, plan), memory.written)
         functions = cuda_runtime.compile_for(program.steps, places, home, {})
         for step, place, function in zip(program.steps, places, functions, strict=True):

@@ -90,9 +90,9 @@ def test_what_one_stage_writes_the_next_ones_see(devices: tuple[str, ...], is_we
     assert [name for part in parts for name in part] == list(nodes)
     (whole,) = plan.partitions
     plan = replace(plan, partitions=tuple(replace(whole, index=i, nodes=tuple(p)) for i, p in enumerate(parts)))
-    stubs = cut(captured, plan)
-    boundaries = Boundaries(captured, stubs)
-    stages = [Stage(i, torch.device(devices[i]), stub, boundaries) for i, stub in enumerate(stubs)]
+    graphs = cut(captured, plan)
+    boundaries = Boundaries(captured, graphs)
+    stages = [Stage(i, torch.device(devices[i]), graph, boundaries) for i, graph in enumerate(graphs)]
 
     def install(put: Callable[[Stage, Callable[..., Any]], None]) -> None:
         for stage in stages:

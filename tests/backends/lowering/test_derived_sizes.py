@@ -25,7 +25,7 @@ CORES = ["cores:0", "cores:1"]
 
 
 class Pairs(nn.Module):
-    """The second stage divides by the rows, and tells them from what it takes; they are returned too."""
+    """The second stage divides by the number of rows, which it derives from its inputs, and returns it too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def program(model: nn.Module, shapes: Any) -> Program:
     return make_program(captured, cut(captured, plan), memory.written)
 
 
-def test_stages_take_and_give_tensors_alone_where_these_tell_the_sizes() -> None:
+def test_stages_pass_tensors_only_where_their_shapes_determine_the_sizes() -> None:
     assert [step.has_tensors_only for step in program(Pairs().eval(), TWICE).steps] == [True, True]
     assert [step.has_tensors_only for step in program(Pooled().eval(), PLAIN).steps] == [False, False]
     texts = [[step.module.code for step in program(Pairs().eval(), TWICE).steps] for _ in range(2)]

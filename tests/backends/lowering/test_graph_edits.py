@@ -56,7 +56,7 @@ def test_a_copy_between_devices_that_become_one_is_a_copy_still(gpus: FakeGpus) 
         assert [result[0, 0].item() for result in gm(x)] == [1, 2, 3, 4, 5, 6, 7] and x[0, 0].item() == 0
 
 
-def test_what_is_no_copy_stays_none(gpus: FakeGpus) -> None:  # noqa: F811
+def test_what_is_not_a_copy_stays_none(gpus: FakeGpus) -> None:  # noqa: F811
     gm = traced(lambda x: (x.to("cuda:0").add_(1), x.cuda().add_(1), x.to(x.device).add_(1), x), torch.empty(3).cuda())
     retarget(gm, FIRST, CPU)
     with unset_fake_temporarily():
@@ -165,7 +165,7 @@ def test_forms_of_a_model_on_a_gpu(named: Any) -> None:
     assert nodes[2].kwargs == {"device": SECOND, "dtype": torch.float16} and nodes[4].kwargs == {"non_blocking": True}
 
 
-def test_numbers_that_are_no_devices_stay() -> None:
+def test_numbers_that_are_not_devices_stay() -> None:
     graph = torch.fx.Graph()
     x = graph.placeholder("x")
     nodes = [graph.call_method("to", (x, torch.float16, True)), graph.call_function(torch.full, ((3,), 0))]

@@ -1,4 +1,4 @@
-"""Stages write memory through views, also where vmap gives values without a storage of their own."""
+"""Stages write memory through views, also where vmap gives values without their own storage."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def test_a_graph_that_writes_under_vmap_is_cut() -> None:
 
 
 def test_a_view_that_only_vmap_can_make_is_not_made_in_another_stage() -> None:
-    """Where it is read beside a write to its memory, no stage can take both: the graph runs whole."""
+    """Where it is read together with a write to its memory, no stage can take both: the graph runs whole."""
     with pytest.warns(PartitionWarning, match="views of one memory that another partition writes"):
         compiled_right(writes_behind_a_view_of_vmap, 1000)

@@ -22,7 +22,7 @@ def test_a_model_runs_on_two_hosts(tmp_path: Path, capsys: pytest.CaptureFixture
         meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{hosts[0].address}:29417", "--rdzv-id", "two_hosts"]
         commands = [
             [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meet,
-             "--rdzv-conf", f"is_host={int(host is hosts[0])}",  # the name of this machine is no name of a namespace
+             "--rdzv-conf", f"is_host={int(host is hosts[0])}",  # a namespace does not have the name of this machine
              "--local-addr", host.address, str(EXAMPLE), "--timeout", "200"]
             for host in hosts
         ]  # fmt: skip

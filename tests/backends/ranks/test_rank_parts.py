@@ -114,7 +114,7 @@ def test_what_one_rank_assumes_of_sizes_all_do() -> None:
     assert same.shape[0].node.expr == symbol
 
 
-def test_a_guard_that_is_no_comparison_is_refused() -> None:
+def test_a_guard_that_is_not_a_comparison_is_refused() -> None:
     s = sympy.Symbol("s", positive=True, integer=True)
     with pytest.raises(PartitionError, match="not a comparison"):
         guards_to_text([sympy.Or(s > 3, sympy.Eq(s, 1))])

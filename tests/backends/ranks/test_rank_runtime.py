@@ -84,11 +84,11 @@ def rank_functions(captured: CapturedGraph, ranks: Sequence[int], size: int, out
     memory = analyze_memory(captured)
     plan = make_plan(captured, memory, Request.check(None, len(ranks), order="trace"))
     captured = planned_graph(captured, plan)
-    stubs = cut(captured, plan)
-    boundaries = Boundaries(captured, stubs)
-    stages = [Stage(i, CPU, stub, boundaries) for i, stub in enumerate(stubs)]
+    partitions = cut(captured, plan)
+    boundaries = Boundaries(captured, partitions)
+    stages = [Stage(i, CPU, partition, boundaries) for i, partition in enumerate(partitions)]
     ranks = ranks[: len(stages)]
-    messages = Messages(captured, stubs, ranks, size, output, memory.written)
+    messages = Messages(captured, partitions, ranks, size, output, memory.written)
     lines = Lines()
     functions = []
     for rank in range(size):
@@ -99,7 +99,7 @@ def rank_functions(captured: CapturedGraph, ranks: Sequence[int], size: int, out
 
 
 def call_all(functions: Sequence[Callable[..., Any]], given: Sequence[Sequence[Any]]) -> list[Any]:
-    """Call every rank's function in a thread of its own."""
+    """Call every rank's function in its own thread."""
     results: list[Any] = [None] * len(functions)
 
     def run(rank: int) -> None:

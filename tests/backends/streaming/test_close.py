@@ -37,7 +37,7 @@ def many_switches() -> Iterator[None]:
 def submits(pipe: Pipeline, found: list[Any]) -> None:
     futures = []
     try:
-        found.append(pipe.submit(X).result(timeout=20))  # which tells that it has begun
+        found.append(pipe.submit(X).result(timeout=20))  # so that the test knows that it has begun
         while True:
             futures.append(pipe.submit(X))
     except RuntimeError as error:

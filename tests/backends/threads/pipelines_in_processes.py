@@ -1,7 +1,7 @@
-"""A pipeline in a process of its own: says how many stages were compiled, and compares with eager.
+"""Run a pipeline in its own process: print how many stages were compiled, and compare with eager.
 
 The height of the images is symbolic, and only heights of which the convolutions leave seven rows are right: that is
-decided while compiling, so whoever takes compiled code from disk has to refuse the others as well.
+decided while compiling, so a process that takes compiled code from disk must refuse the others as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiled C++ is kept by its source with headers, and used only if its contents are intact."""
+"""Compiled C++ is cached by its source with headers, and used only if its contents are intact."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return source
 
 
-def test_a_changed_header_is_compiled_anew(source: Path) -> None:
+def test_a_changed_header_is_compiled_again(source: Path) -> None:
     first = compiled(source)
     assert compiled(source) == first and ctypes.CDLL(str(first)).answer() == 41
     source.with_suffix(".h").write_text("#define ANSWER 42\n")
@@ -51,7 +51,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a library with another byte": (".so", with_other_byte),
     "no library": (".so", Path.unlink),
     "an empty digest": (".sha256", lambda path: path.write_bytes(b"")),
-    "a digest that is no text": (".sha256", lambda path: path.write_bytes(b"\xff\xfe\x00")),
+    "a digest that is not text": (".sha256", lambda path: path.write_bytes(b"\xff\xfe\x00")),
     "a digest that is a path": (".sha256", lambda path: path.write_text("../../../../etc")),
     "no digest": (".sha256", Path.unlink),
 }

@@ -43,15 +43,15 @@ def rows(largest=64):
 def step_of(model, x, shapes=None):
     """The one stage of a model."""
     captured = capture(model, x, shapes)
-    facts = analyze_memory(captured)
-    plan = make_plan(captured, facts, Request.check("1GiB", ("cores:0",)))
+    memory = analyze_memory(captured)
+    plan = make_plan(captured, memory, Request.check("1GiB", ("cores:0",)))
     captured = planned_graph(captured, plan)
-    (step,) = make_program(captured, cut(captured, plan), facts.written).steps
+    (step,) = make_program(captured, cut(captured, plan), memory.written).steps
     return step
 
 
 def place(model=None, x=None, shapes=None, **options):
-    """Where it would be kept."""
+    """Return where the code cache would keep it."""
     step = step_of(model or layers(), torch.randn(4, WIDTH) if x is None else x, shapes)
     entry = entry_of(step, {"cpp.threads": 1, **options})
     return entry and entry.path
@@ -123,7 +123,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", list(OTHERS))
-def test_a_change_is_kept_elsewhere(name):
+def test_a_change_has_another_entry(name):
     found = place(**OTHERS[name])
     assert found is not None and found != place()
 
@@ -186,7 +186,7 @@ def test_code_that_may_change_under_its_name_has_none(composite):
     assert not has_name(calls(composite))
 
 
-def test_functions_as_options_are_not_kept():
+def test_stages_with_functions_as_options_are_not_cached():
     assert place(post_grad_custom_post_pass=lambda graph: None) is None
     with torch._inductor.config.patch("joint_custom_pre_pass", lambda graph: None):
         assert place() is None
@@ -204,7 +204,7 @@ def keep(entry, contents=b"code", reason=""):
     entry.write(NativeCode(str(made), reason))
 
 
-def test_what_is_kept_is_read_back(directory):
+def test_what_is_cached_is_read_back(directory):
     step = step_of(layers(), torch.randn(4, WIDTH))
     assert entry_of(step, {}).read() is None
     keep(entry_of(step, {}), b"code", "it needs Python")
@@ -226,7 +226,7 @@ def with_other_byte(path):
 
 @pytest.mark.parametrize("damage", [cut_short, with_other_byte, lambda path: path.unlink()])
 @pytest.mark.parametrize("suffix", [".so", ".json"])
-def test_a_damaged_entry_is_none_and_may_be_kept_again(directory, damage, suffix):
+def test_a_damaged_entry_is_none_and_may_be_written_again(directory, damage, suffix):
     step = step_of(layers(), torch.randn(4, WIDTH))
     keep(entry_of(step, {}))
     (path,) = directory.glob(f"stage-*{suffix}")
@@ -240,7 +240,7 @@ def refuse(*_):
     raise OSError("disk full")
 
 
-def test_an_entry_that_cannot_be_written_is_no_error(directory, monkeypatch):
+def test_an_entry_that_cannot_be_written_is_not_an_error(directory, monkeypatch):
     entry = entry_of(step_of(layers(), torch.randn(4, WIDTH)), {})
     entry.write(NativeCode(str(directory / "does not exist.so"), ""))
     assert entry.read() is None
@@ -272,7 +272,7 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize("name", list(DECISIONS))
-def test_whoever_reads_decides_about_sizes_what_compiling_decided(name):
+def test_a_reader_decides_about_sizes_what_compiling_decided(name):
     def fresh():
         step = step_of(layers(), torch.randn(4, WIDTH), rows())
         env = shape_env_of(step.fake_inputs)

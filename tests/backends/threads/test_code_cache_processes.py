@@ -54,9 +54,9 @@ def compiles_of(process):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """What one process leaves to others."""
-    directory = fresh_directory(tmp_path_factory.mktemp("kept") / "stages")
+def code_cache(tmp_path_factory):
+    """A code cache that one process has written."""
+    directory = fresh_directory(tmp_path_factory.mktemp("code_cache") / "stages")
     assert compiles_of(start(directory)) == 1
     return directory
 
@@ -66,26 +66,26 @@ def files(directory):
 
 
 @pytest.mark.slow
-def test_a_second_process_compiles_nothing_and_refuses_the_same_sizes(kept):
-    before = files(kept)
+def test_a_second_process_compiles_nothing_and_refuses_the_same_sizes(code_cache):
+    before = files(code_cache)
     assert len(before) == 2
-    assert compiles_of(start(kept)) == 0
-    assert files(kept) == before
+    assert compiles_of(start(code_cache)) == 0
+    assert files(code_cache) == before
 
 
 @pytest.mark.slow
-def test_a_damaged_library_is_compiled_anew(kept):
-    (library,) = kept.glob("stage-*.so")
+def test_a_damaged_library_is_compiled_again(code_cache):
+    (library,) = code_cache.glob("stage-*.so")
     library.write_bytes(library.read_bytes()[:5000])
-    assert compiles_of(start(kept)) == 1
-    assert compiles_of(start(kept)) == 0
+    assert compiles_of(start(code_cache)) == 1
+    assert compiles_of(start(code_cache)) == 0
 
 
 @pytest.mark.slow
-def test_caches_that_are_off_are_neither_read_nor_written(kept):
-    before = files(kept)
-    assert compiles_of(start(kept, TORCHINDUCTOR_FORCE_DISABLE_CACHES="1")) == 1
-    assert files(kept) == before
+def test_caches_that_are_off_are_neither_read_nor_written(code_cache):
+    before = files(code_cache)
+    assert compiles_of(start(code_cache, TORCHINDUCTOR_FORCE_DISABLE_CACHES="1")) == 1
+    assert files(code_cache) == before
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ class Exponential(nn.Module):
 
 
 @pytest.mark.slow
-def test_that_a_stage_needs_python_is_kept_too(tmp_path, monkeypatch):
+def test_that_a_stage_needs_python_is_cached_too(tmp_path, monkeypatch):
     monkeypatch.setenv("FX_PARTITION_CACHE_DIR", str(fresh_directory(tmp_path / "stages")))
     compiled = []
     compile_native = aoti_compile.compile_native

@@ -1,6 +1,6 @@
 """Stages for torch.distributed.pipelining: ten steps by a schedule on two ranks give what one process gives.
 
-Ranks are processes that import torch anew, so each test gives one pair of them as much as it can.
+Ranks are processes that import torch again, so each test gives one pair of them as much as it can.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_compiled_stages_train_as_one_process() -> None:
 
 
 def disagreeing(rank: int, world_size: int) -> list[str]:
-    """What each rank is told where rank 1 is given something else, and where it fails alone."""
+    """Return the error of each rank where rank 1 is given something else, and where it fails alone."""
     x, deep = torch.randn(2, 8), nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)))
     cases: list[tuple[nn.Module, dict[str, Any]]] = [
         (nn.Sequential(nn.ReLU(), nn.Linear(8, 8 + 8 * rank)), {}),

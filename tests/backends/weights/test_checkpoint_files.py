@@ -267,7 +267,7 @@ def test_an_index_that_is_as_large_as_weights_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "/dev/null", ""])
-def test_a_name_that_is_no_file_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_file_is_refused(name: str) -> None:
     with pytest.raises(PartitionError):
         open_checkpoint(name)
 

@@ -132,7 +132,7 @@ def mapped(path: Path) -> int:
 
 @pytest.mark.parametrize("build", [on_meta, fake])
 @pytest.mark.parametrize("form", ["file", "directory of one", "index", "directory", "torch", "mapping"])
-def test_each_form_of_checkpoint_is_read_when_filled(net: Net, tmp_path: Path, form: str, build: Any) -> None:
+def test_each_form_of_checkpoint_is_read_when_materialized(net: Net, tmp_path: Path, form: str, build: Any) -> None:
     model = build()
     fx_partition.load_stage_weights(model, save(net, form, tmp_path), others=OTHERS)
     assert lazy_names(model) == tensors(net).keys() - AT_ONCE
@@ -468,7 +468,7 @@ def test_a_header_that_says_no_tensor_is_refused_with_its_name(tmp_path: Path, f
         assert "model.safetensors" in str(caught.value)
 
 
-def test_tensors_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
+def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     half = {**ENTRY, "shape": [2]}
     apart = {"b": {**half, "data_offsets": [8, 16]}, "a": {**half, "data_offsets": [0, 8]}}
     empty = {"none": {**ENTRY, "shape": [0], "data_offsets": [8, 8]}, "__metadata__": {"format": "pt"}}
@@ -502,7 +502,7 @@ def test_numbers_of_every_type_also_where_they_are_not_aligned(tmp_path: Path) -
             assert torch.equal(found.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))
 
 
-def test_fingerprints_tell_contents_and_not_where_they_are(net: Net, tmp_path: Path) -> None:
+def test_fingerprints_depend_on_contents_and_not_on_where_they_are(net: Net, tmp_path: Path) -> None:
     model = on_meta()
     fx_partition.load_stage_weights(model, save(net, "index", tmp_path), others=OTHERS)
     real = fingerprint(tensors(net))

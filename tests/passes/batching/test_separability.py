@@ -160,7 +160,7 @@ def test_mixing_is_refused_by_the_operators_name(case: str) -> None:
     assert operator in text and "microbatches=1" in text, text
 
 
-def test_a_graph_without_a_batch_is_told_how_to_mark_one() -> None:
+def test_the_error_for_a_graph_without_a_batch_says_how_to_mark_one() -> None:
     gm, _ = traced(lambda x: x.relu(), torch.randn(X))
     with pytest.raises(PartitionError, match=r"no batch to cut.*mark_dynamic.*microbatches=1"):
         separate(from_graph(gm))

@@ -291,7 +291,7 @@ def test_dropout_that_is_off_does_no_harm(seen: list[Replays]) -> None:
 
 
 def test_a_model_whose_last_block_differs_is_traced_again(seen: list[Replays]) -> None:
-    """What tells the blocks apart is no attribute of theirs."""
+    """The difference between the blocks is not an attribute of theirs."""
     calls = []
 
     class Late(Block):

@@ -83,7 +83,7 @@ def test_an_example_that_is_a_view_has_the_footprint_of_its_own_rows() -> None:
     assert own == view < 4096
 
 
-def test_a_place_that_the_data_tells_is_planned_or_refused_by_name() -> None:
+def test_a_data_dependent_index_is_planned_or_refused_by_name() -> None:
     """Fake tensors of torch 2.13 do not take it, those of 2.14 do."""
 
     def pick(x: Tensor, table: Tensor) -> Tensor:

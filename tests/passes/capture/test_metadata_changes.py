@@ -204,7 +204,7 @@ def test_a_resized_result_has_its_new_size() -> None:
     assert next(value.bytes for value in memory.values if value.name == "new_empty") == 64
 
 
-def test_what_cannot_be_told_is_refused_by_name() -> None:
+def test_a_change_of_metadata_without_a_result_is_refused_by_name() -> None:
     def function(model: nn.Module, x: Tensor, change: Change) -> Any:
         values, indices = x.new_empty(0), x.new_empty(0, dtype=torch.long)
         torch.max(x, 1, out=(values, indices))
@@ -281,7 +281,7 @@ def test_casts_under_autocast_are_values_of_their_own(monkeypatch: pytest.Monkey
 
 
 @torch.no_grad()
-def test_views_whose_history_is_unclear_are_no_parameters() -> None:
+def test_views_whose_history_is_unclear_are_not_parameters() -> None:
     """Autograd refuses to say whether a view is a leaf, if it was written in another grad mode than it was made in."""
 
     class Parts(nn.Module):

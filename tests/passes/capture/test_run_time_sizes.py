@@ -18,7 +18,7 @@ class Picks(nn.Module):
     """Makes rows of 64 floats, as many as the data says.
 
     Args:
-        most: how many the model says there are at most; None where it says nothing, "rows" for as many as given.
+        most: the bound that the model checks; None where it checks none, "rows" for the rows of x.
     """
 
     def __init__(self, most=None):
@@ -43,7 +43,7 @@ def picks_plan(most=None, budget="1MiB", rows=None, **options):
 
 
 def rows_held(plan):
-    """How many rows of 64 floats the fullest step of a plan holds beside the weights."""
+    """Return the number of rows of 64 floats that the fullest step of a plan holds, weights excluded."""
     (partition,) = plan.partitions
     return (partition.total_bytes - partition.weight_bytes) / 256
 
@@ -101,18 +101,18 @@ def test_nothing_is_impossible_by_a_guess(option):
     ("option", "error"),
     [({"oversize": "error"}, OversizeError), ({"devices": ["cpu"], "on_shortage": "error"}, ValueError)],
 )
-def test_what_is_too_large_whatever_a_run_tells_is_refused(option, error):
+def test_what_is_too_large_at_every_size_is_refused(option, error):
     with pytest.raises(error):
         picks_plan(budget="8KiB", **option)  # the weight has 16 KiB
 
 
 @pytest.mark.parametrize("option", [{"oversize": "error"}, {"devices": ["cpu"], "on_shortage": "error"}])
-def test_a_bound_is_no_guess(option):
+def test_a_bound_is_not_a_guess(option):
     with pytest.raises(PartitionError):
         picks_plan(most=8192, budget="256KiB", **option)
 
 
-def test_a_plan_with_a_bound_that_is_no_size_is_refused_by_the_path_of_the_field():
+def test_a_plan_with_a_bound_that_is_not_a_size_is_refused_by_the_path_of_the_field():
     text = picks_plan(most="rows", rows=Dim("rows", min=4, max=500)).to_json()
     plan = Plan.from_json(text)
     (symbol,) = plan.symbols.unbacked

@@ -121,7 +121,7 @@ def test_a_region_compiled_by_inductor() -> None:
 
 
 def test_a_batched_tensor_has_the_bytes_of_its_batch() -> None:
-    """And a view of one, or what is written in place, is no new value."""
+    """And a view of one, or what is written in place, is not a new value."""
 
     def inner(t: Tensor) -> Tensor:
         y = t * 2

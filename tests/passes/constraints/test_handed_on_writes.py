@@ -228,7 +228,7 @@ class OwnAlias(nn.Module):
         return y, self.layers[1](y), z
 
 
-def test_an_alias_of_the_model_is_no_name_of_the_whole() -> None:
+def test_an_alias_of_the_model_is_not_a_name_of_the_whole() -> None:
     model = OwnAlias()
     cut = fx_partition.split(model, (X, IDS), cache_bytes=1)
     assert_equal(cut(X, IDS), model(X, IDS))

@@ -65,7 +65,7 @@ def test_separate_storages_empty_and_strided() -> None:
     assert [found[of[key]] for key in "abes"] == [12, 12, 0, 40]
 
 
-def test_a_parameter_is_told_from_a_buffer() -> None:
+def test_a_parameter_and_a_buffer_are_distinguished() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     found = find_weights({"p": ("p", parameter), "b": ("b", torch.zeros(3))})
     assert found.parameters == {found.of["p"]}

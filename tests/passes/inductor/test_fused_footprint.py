@@ -112,7 +112,7 @@ def test_a_pointwise_result_takes_the_place_of_what_dies() -> None:
     assert planned == measured == 2 * VALUE
 
 
-def test_a_softmax_has_a_maximum_and_a_sum_beside_its_result() -> None:
+def test_a_softmax_has_a_maximum_and_a_sum_in_addition_to_its_result() -> None:
     planned, measured = planned_and_measured(lambda x: F.softmax(x * 2, -1), x())
     assert VALUE < planned < VALUE + SMALL
     assert abs(planned - measured) < SMALL
@@ -167,7 +167,7 @@ def test_operands_of_a_concatenation_are_written_into_it() -> None:
     assert planned == measured == 2 * VALUE
 
 
-def test_gathered_matrices_of_a_thin_product_are_no_buffer() -> None:
+def test_gathered_matrices_of_a_thin_product_are_not_a_buffer() -> None:
     def function(weights: Tensor, index: Tensor, x: Tensor) -> Tensor:
         return torch.bmm(weights[index], x.unsqueeze(-1)).squeeze(-1)
 

@@ -94,7 +94,7 @@ def test_a_permuted_chain_has_the_same_steps_at_other_places(chain: Chain, data:
 
 
 @settings(max_examples=150, deadline=None)
-@given(dags(max_atoms=8), st.data(), st.sampled_from(["downsets", "split anew", "rolled"]))
+@given(dags(max_atoms=8), st.data(), st.sampled_from(["downsets", "resplit", "rolled"]))
 def test_never_worse_and_measured_as_executed(dag: Dag, data: st.DataObject, way: str) -> None:
     chain, predecessors = dag
     alone = contract(chain).alone.tolist()

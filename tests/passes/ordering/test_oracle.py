@@ -20,8 +20,8 @@ def check(dag: Dag, budget: int) -> None:
     found = search_downsets(chain, predecessors, budget, limit=1 << 14, effort=1 << 20)
     assert found is not None
     assert measure_sets(chain, found.parts, budget) == best
-    order, boundaries, tried = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
-    if tried.exhaustive:
+    order, boundaries, stats = search_order(chain, predecessors, budget, lambda c: dp(c, budget))
+    if stats.exhaustive:
         assert measure_sets(chain, [order[a:b] for a, b in pairwise(boundaries)], budget) == best
 
 

@@ -94,7 +94,7 @@ def test_a_large_graph_keeps_the_bound_that_is_known() -> None:
 
 
 class BackAndForth(torch.nn.Module):
-    """Two layers in turn, and so many heads that their orders cannot be searched one by one."""
+    """Two layers in turn, and enough heads that their orders cannot be searched one by one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -120,7 +120,7 @@ def test_an_exchange_goes_where_no_move_does() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(dags(max_atoms=7), st.data())
-def test_split_anew_never_worse_and_nearly_always_the_best(dag: Dag, data: st.DataObject) -> None:
+def test_resplit_is_never_worse_and_nearly_always_the_best(dag: Dag, data: st.DataObject) -> None:
     chain, predecessors = dag
     alone = contract(chain).alone.tolist()
     budget = data.draw(st.sampled_from(sorted({*alone, sum(alone) // 2, max(alone) * 3 // 2})))
@@ -132,7 +132,7 @@ def test_split_anew_never_worse_and_nearly_always_the_best(dag: Dag, data: st.Da
     assert best_by_pairs(dag, budget)[:2] <= found[:2] <= known[:2]
 
 
-def test_split_anew_is_the_best_on_forty_random_graphs() -> None:
+def test_resplit_is_the_best_on_forty_random_graphs() -> None:
     missed = 0
     for seed in range(40):
         dag = random_dag(seed, 8)
@@ -158,7 +158,7 @@ def test_rolled_orders_are_topological_and_the_same_again() -> None:
 
 
 def test_a_wide_graph_takes_fewer_partitions_than_its_trace() -> None:
-    # Forty branches of five atoms, level by level in the trace; each branch keeps reading a weight of its own.
+    # Forty branches of five atoms, level by level in the trace; each branch keeps reading its own weight.
     n, wide = 200, 40
     steps = [(0, [t, *([t - wide] if t >= wide else [])], [(t % wide, 20)]) for t in range(n)]
     chain = make_chain(steps, [(2, t, False) for t in range(n)], [20] * wide)

@@ -145,7 +145,7 @@ def test_balance_is_the_best_of_all_plans(chain: Chain, num_partitions: int) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(chains(), st.integers(1, 10))
-def test_exactly_so_many_are_the_best_of_all_plans(chain: Chain, num_partitions: int) -> None:
+def test_exactly_k_partitions_are_the_best_of_all_plans(chain: Chain, num_partitions: int) -> None:
     if num_partitions > chain.num_atoms:
         with pytest.raises(ValueError, match="do not make"):
             exactly(chain, num_partitions)

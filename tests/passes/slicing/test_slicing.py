@@ -304,7 +304,7 @@ def test_weights_that_no_tracer_gave_a_value() -> None:
         (Op(lambda x, w: x @ w, (1, 1)), torch.randn(2, 1), "a single row or column"),
     ],
 )  # fmt: skip
-def test_the_reason_is_told(model: nn.Module, x: Tensor, words: str) -> None:
+def test_the_reason_is_given(model: nn.Module, x: Tensor, words: str) -> None:
     captured = capture(_leaf_trace(model), x)
     memory = analyze_memory(captured)
     reason = Slicer(captured, memory).why_not(memory.steps[-1].node)

@@ -115,7 +115,7 @@ def test_in_slices_and_where_metadata_is_changed() -> None:
 
 
 @torch.no_grad()
-def test_an_attribute_that_is_no_tensor() -> None:
+def test_an_attribute_that_is_not_a_tensor() -> None:
     root = nn.Module()
     root.sizes = (2, 32)
     graph = torch.fx.Graph()

@@ -32,7 +32,7 @@ def work(flops: int, touched: int, kernels: int = 1) -> PartitionWork:
 
 
 def device(usable: float, **options: float) -> Roofline:
-    """Ten bytes a second from a memory of so many bytes, one from behind it; half of twice as many are held."""
+    """Ten bytes a second from a memory of `usable` bytes, one from behind it; of twice as many it holds half."""
     return Roofline("test", 4.0, 10.0, 1.0, lambda size: min(1.0, usable / size if size else 1.0), **options)
 
 
@@ -127,7 +127,7 @@ def test_throughput_balances_time_and_not_bytes() -> None:
 
 @pytest.mark.parametrize(("name", "least"), [("gpt2", 1.0), ("resnet18", 1.5)])
 @pytest.mark.parametrize("device", ["H100-SXM", "EdgeTPU"])
-def test_the_simulator_finds_plans_by_time_faster_than_those_by_bytes(name: str, least: float, device: str) -> None:
+def test_plans_of_a_time_objective_simulate_faster_than_those_by_bytes(name: str, least: float, device: str) -> None:
     """It follows each tensor by itself, and shares no code with the planner's estimate but what a step touches."""
     family = FAMILIES[name]
     args, kwargs = family.inputs(4)

@@ -57,7 +57,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[BoundCall]:
 
 
 def sort_of(elements: int) -> BoundCall:
-    """A sort, which takes an arange of as many int64 beside the values and the indices that it returns."""
+    """A sort, which takes an arange of as many int64 in addition to the values and the indices that it returns."""
     operand = Operand((elements,), (1,), torch.float32, 0)
     leaves, structure = pytree.tree_flatten(((operand,), {"stable": True}))
     return BoundCall(torch.ops.aten.sort.stable, tuple(leaves), structure, 12 * elements, 8 * elements, elements)

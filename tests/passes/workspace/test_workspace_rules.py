@@ -26,7 +26,7 @@ from fx_partition.passes.workspace.rules import RULES
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
-from allocations import measure_calls  # benchmarks/ is no package
+from allocations import measure_calls  # benchmarks is not a package
 
 SYMBOLIC = (
     "aten::_scaled_dot_product_flash_attention_for_cpu",
