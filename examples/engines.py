@@ -49,7 +49,8 @@ def main() -> int:
     layers = answer.to("vllm")
     stages = layers.count(",") + 1
     print(f"VLLM_PP_LAYER_PARTITION={layers} vllm serve MODEL --pipeline-parallel-size {stages}")
-    print(f"SGLANG_PP_LAYER_PARTITION={answer.to('sglang')} sglang serve --model-path MODEL --pp-size {stages}")
+    server = f"python -m sglang.launch_server --model-path MODEL --pp-size {stages}"
+    print(f"SGLANG_PP_LAYER_PARTITION={answer.to('sglang')} {server}")
     print(f"llama-server -m MODEL.gguf -ngl 999 --split-mode layer --tensor-split {answer.to('llama.cpp')}")
     print("AutoModelForCausalLM.from_pretrained(MODEL, device_map=device_map), where device_map puts")
     for device, placed in groupby(answer.to("accelerate").items(), key=lambda pair: pair[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,3 +64,9 @@ def whole_layers(model: nn.Module, devices: Any, **options: Any) -> Plan:
     layers = [path for path, module in model.named_modules() if isinstance(module, Layer)]
     together = [*layers, *options.pop("together", ())]
     return fx_partition.plan(model, words(), devices=devices, keep_together=together, **options)
+
+
+@cache
+def planned(layers: int, devices: int) -> Plan:
+    """The plan of a model of so many layers, with its layers whole, on so many devices."""
+    return whole_layers(Language(layers), devices)

@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
-from language_models import Language, whole_layers, words
+from language_models import Language, planned, whole_layers, words
 from torch import nn
 
 import fx_partition
@@ -47,21 +47,21 @@ def stage_of_layer(plan: Plan) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @pytest.mark.parametrize("devices", [1, 2, 3, 4])
-def test_stages_have_the_layers_of_their_partitions(engine: str, devices: int) -> None:
-    plan = whole_layers(Language(8), devices)
-    text = plan.to(engine)
+def test_stages_have_the_layers_of_their_partitions(devices: int) -> None:
+    plan = planned(8, devices)
+    text = plan.to("vllm")
+    assert plan.to("sglang") == text
     read = read_layer_partition(text, 8, devices)
     assert [stage for layer in range(8) for stage, found in enumerate(read) if layer in found] == stage_of_layer(plan)
     answer = fx_partition.fit(Language(8), words(), devices=devices)
     counts = [sum(name.startswith("layers.") for name in device.modules) for device in answer.devices]
-    assert answer.to(engine) == ",".join(map(str, counts))
+    assert answer.to("vllm") == answer.to("sglang") == ",".join(map(str, counts))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 4])
 def test_llama_cpp_puts_each_layer_on_its_device(devices: int) -> None:
-    plan = whole_layers(Language(8), devices)
+    plan = planned(8, devices)
     assert read_tensor_split(plan.to("llama.cpp"), 8) == [*stage_of_layer(plan), devices - 1]
 
 
@@ -132,14 +132,12 @@ def test_an_embedding_on_a_device_of_its_own_is_refused() -> None:
         plan.to("vllm")
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
-def test_stages_that_take_turns_are_refused(engine: str) -> None:
-    model = Language(8)
-    budget = whole_layers(model, 4).budget_bytes
-    plan = whole_layers(model, 2, cache_bytes=budget, on_shortage="wrap")
+def test_stages_that_take_turns_are_refused() -> None:
+    plan = whole_layers(Language(8), 2, cache_bytes=planned(8, 4).budget_bytes, on_shortage="wrap")
     assert plan.num_partitions > 2
-    with pytest.raises(PartitionError, match=r"stages 0 and 2 take turns on the device 0"):
-        plan.to(engine)
+    for engine in ("vllm", "sglang", "llama.cpp"):
+        with pytest.raises(PartitionError, match=r"stages 0 and 2 take turns on the device 0"):
+            plan.to(engine)
 
 
 def test_a_layer_that_a_plan_cuts_is_named() -> None:

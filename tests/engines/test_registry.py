@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_models import Language, whole_layers, words
+from language_models import Language, planned, words
 
 import fx_partition
 from fx_partition import PartitionError, Plan
@@ -20,7 +20,7 @@ from fx_partition.engines.registry import ENGINES
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return whole_layers(Language(4), 2)
+    return planned(4, 2)
 
 
 def test_every_engine_has_the_name_of_its_package(plan: Plan) -> None:

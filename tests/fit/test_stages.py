@@ -40,6 +40,7 @@ def said(answer: fx_partition.Fit, engine: str) -> Any:
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [LLAMA, {**LLAMA, "tie_word_embeddings": True}, GPT2])
 @pytest.mark.parametrize("devices", [1, 3])
 def test_few_blocks_say_what_all_blocks_say(
