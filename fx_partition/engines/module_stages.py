@@ -37,10 +37,12 @@ class ModuleStages:
         runs: in the order of the trace.
         weights: for each parameter and buffer that does not simply go with a module the stages that read it: those that
             no stage reads, those that several read (tied weights), and those of modules that are divided.
+        called_again: the modules that are called more than once.
     """
 
     runs: tuple[ModuleRun, ...] = ()
     weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    called_again: tuple[str, ...] = ()
 
     @cached_property
     def stages_of(self) -> Mapping[str, frozenset[int]]:

@@ -46,7 +46,7 @@ def split_points(stages: ModuleStages, devices: Sequence[int | str]) -> dict[str
 def _module_at(stages: ModuleStages, path: str, other: str, place: int, end: int) -> str:
     """Return the outermost module that holds `path` and not `other`, and whose first or last run is at `place`.
 
-    A module that is called twice is left out: its runs are not together, and a split point would split at both calls.
+    A module that is called twice is left out: a split point would split at both calls.
 
     Args:
         end: which of its runs: 0 for the first, -1 for the last.
@@ -54,8 +54,7 @@ def _module_at(stages: ModuleStages, path: str, other: str, place: int, end: int
     others = set(heads(other))
     for head in heads(path):
         places = [i for i, run in enumerate(stages.runs) if head in heads(run.path)]
-        together = places == list(range(places[0], places[-1] + 1))
-        if head not in others and together and places[end] == place:
+        if head not in others and head not in stages.called_again and places[end] == place:
             return head
     return ""
 

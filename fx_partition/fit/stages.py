@@ -48,7 +48,8 @@ def device_stages(
     known = [ModuleRun(whole(run.path), run.stage, run.mixes) for run in found.runs]
     weights = {whole(name): stages for name, stages in found.weights.items()}
     pieces = list(dict.fromkeys(zip(graph.labels, stage_of_piece, strict=True)))
-    return ModuleStages(tuple(_with_blocks(known, pieces, shortened)), weights)
+    again = tuple(map(whole, found.called_again))
+    return ModuleStages(tuple(_with_blocks(known, pieces, shortened)), weights, again)
 
 
 def _with_blocks(

@@ -79,6 +79,26 @@ def test_a_boundary_behind_a_module_splits_at_its_end() -> None:
     check_stages(model, (x,), plan)
 
 
+class Twice(nn.Module):
+    """Calls one module twice, without a step between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.b(self.norm(self.norm(self.a(x))))
+        return out
+
+
+def test_no_split_point_is_at_a_module_that_is_called_twice() -> None:
+    model, x = Twice().eval(), torch.zeros(2, WIDTH)
+    plan = fx_partition.plan(model, x, devices=3, keep_together=[("layer_norm", "layer_norm_1")], order="trace")
+    assert plan.modules.called_again == ("norm",)
+    assert plan.to(NAME) == {"a": SplitPoint.END, "b": SplitPoint.BEGINNING}
+    check_stages(model, (x,), plan)
+
+
 def test_a_boundary_between_a_modules_own_steps_is_refused() -> None:
     model, x = Flat().eval(), torch.zeros(2, WIDTH)
     plan = fx_partition.plan(model, x, devices=2, keep_together=[("linear", "mul"), ("add", "linear_1")], order="trace")

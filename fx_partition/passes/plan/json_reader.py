@@ -25,6 +25,9 @@ from .json_form import Unreadable, read_form, shown
 from .records import Oversize, Partition, PeakCandidate, Proof, Witness
 from .serialization import ANY_SLACK, SYMBOLIC
 
+# What plans of earlier releases say of modules.
+_NO_MODULES: dict[str, Any] = {"runs": [], "weights": {}, "called_again": []}
+
 
 def fields_from_json(text: str) -> dict[str, Any]:
     """Return the fields of a plan from its JSON text.
@@ -94,7 +97,7 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     moment = data["certificate"].get("moment", "")
     if moment and moment not in holder:
         yield "certificate.moment", f"{shown(moment)} is not a node of the plan"
-    modules = data.get("modules", {"runs": [], "weights": {}})
+    modules = data.get("modules", _NO_MODULES)
     stages = [(f"modules.runs[{row}][1]", stage) for row, (_, stage, _) in enumerate(modules["runs"])]
     for name, found in modules["weights"].items():
         stages += [(f"modules.weights.{name}[{row}]", stage) for row, stage in enumerate(found)]
@@ -148,7 +151,7 @@ class _Fields:
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
-            "modules": _modules(data.get("modules", {"runs": [], "weights": {}})),
+            "modules": _modules(data.get("modules", _NO_MODULES)),
         }  # fmt: skip
 
     def _partition(self, index: int, entry: dict[str, Any]) -> Partition:
@@ -240,7 +243,7 @@ def _bound(path: str, text: str, reader: SizeReader) -> Size:
 
 def _modules(data: dict[str, Any]) -> ModuleStages:
     weights = {name: tuple(stages) for name, stages in data["weights"].items()}
-    return ModuleStages(tuple(ModuleRun(*row) for row in data["runs"]), weights)
+    return ModuleStages(tuple(ModuleRun(*row) for row in data["runs"]), weights, tuple(data["called_again"]))
 
 
 def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:

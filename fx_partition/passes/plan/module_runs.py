@@ -20,7 +20,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..capture.module_members import all_tensors
 from ..capture.tensor_storage import storage_key
 from ..capture.tensor_subclasses import plain_tensors
-from ..capture.user_names import module_path
+from ..capture.user_names import module_path, module_stack
 
 
 def module_stages(captured: CapturedGraph, stage_of: Mapping[str, int]) -> ModuleStages:
@@ -55,7 +55,16 @@ def module_stages(captured: CapturedGraph, stage_of: Mapping[str, int]) -> Modul
         read_by = set().union(*(readers.get(key, set()) for key in keys))
         if not any(read_by <= {home} for home in _homes(name, stages)):
             weights[name] = tuple(sorted(read_by))
-    return ModuleStages(tuple(runs), weights)
+    return ModuleStages(tuple(runs), weights, _called_again(captured))
+
+
+def _called_again(captured: CapturedGraph) -> tuple[str, ...]:
+    """Return the modules that are called more than once: tracers give each call a key of its own, "act" and "act@1"."""
+    calls: dict[str, set[str]] = {}
+    for node in captured.gm.graph.nodes:
+        for key, (path, _) in zip(node.meta.get("nn_module_stack") or (), module_stack(node), strict=True):
+            calls.setdefault(path, set()).add(key)
+    return tuple(path for path, keys in calls.items() if path and len(keys) > 1)
 
 
 def _memory_of(captured: CapturedGraph) -> dict[str, frozenset[Hashable]]:

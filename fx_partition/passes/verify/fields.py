@@ -159,6 +159,8 @@ def module_faults(plan: Plan, captured: CapturedGraph) -> Iterator[Fault]:
         readers, wanted = found.weights.get(name), right.weights.get(name)
         if readers != wanted:
             yield Fault(f"modules.weights.{name}", f"it is read by {readers}, and must be by {wanted}")
+    if found.called_again != right.called_again:
+        yield Fault("modules.called_again", f"it is {found.called_again}, and must be {right.called_again}")
 
 
 def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
