@@ -19,6 +19,7 @@ from . import cli_fit as fitting
 from . import cli_simulate as simulation
 from .cli_files import TRUST, load_program, read_plan
 from .common.units import LARGEST, parse_count, shown
+from .engines.registry import ENGINES, engine_text
 from .hardware.detect import detect
 from .hardware.device_names import find_device, parse_budget
 from .hardware.probe import probe
@@ -112,6 +113,8 @@ def _answer(args: argparse.Namespace) -> str:
         options = simulation.SimulateOptions.of(args)
         return simulation.answer(read_plan(args.plan), load_program(args.model, args.modules), options, _format(args))
     plan = read_plan(args.plan)
+    if getattr(args, "engine", None) is not None:
+        return engine_text(plan.to(args.engine))
     return _explained(plan, args) if args.command == "why" else render(plan, _format(args))
 
 
@@ -225,6 +228,11 @@ def _parser() -> _Parser:
         formats = command.add_mutually_exclusive_group()
         if command is not why:
             formats.add_argument("--json", dest="format", action="store_const", const="json")
+        if command in (report, fit):
+            formats.add_argument(
+                "--engine", choices=ENGINES, metavar="NAME",
+                help=f"print where the model is cut as the value that another engine takes: {', '.join(ENGINES)}",
+            )  # fmt: skip
         formats.add_argument("--markdown", dest="format", action="store_const", const="markdown")
         command.add_argument(
             "-o", "--output", type=Path, metavar="FILE", help="write to this file; its suffix sets the format"

@@ -8,6 +8,7 @@ from typing import Any
 
 from .cli_files import load_program
 from .common.units import parse_count
+from .engines.registry import engine_text
 from .fit.api import fit
 from .fit.precision import QUANTISED
 from .report.output import written
@@ -69,4 +70,6 @@ def answer(args: argparse.Namespace, format: str) -> str:
         found = fit(load_program(args.model, args.modules), **options)
     else:
         found = fit(args.model, dtype=args.dtype, **sizes, **options)
+    if args.engine is not None:
+        return engine_text(found.to(args.engine))
     return written(found.document, found.to_json, format)

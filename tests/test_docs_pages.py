@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = {path.stem: path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]}
 ELSEWHERE = {"distributed", "edge_tpu", "paper"}
 #: They compile stages and start processes for half a minute.
-SLOW = {"fit", "generate", "pipelines", "tutorial"}
+SLOW = {"engines", "fit", "generate", "pipelines", "tutorial"}
 #: Blocks that no test runs, by page, with the reasons that the pages give.
 NOT_RUN = {
     "devices": ['it would change what "auto" is for the tests that follow'],

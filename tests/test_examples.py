@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,17 @@ def test_fit_llama() -> None:
     assert "Llama-3.1-8B (bfloat16, batch 1, length 8192) fits on 1 device." in output
     assert "bfloat16: does not fit" in output
     assert "of 32 blocks quantised, and with no fewer" in output
+
+
+def test_engines() -> None:
+    pytest.importorskip("transformers")
+    output = run("engines")
+    found = re.search(r"VLLM_PP_LAYER_PARTITION=(\d+),(\d+),(\d+) vllm serve MODEL --pipeline-parallel-size 3", output)
+    assert found
+    first, second, third = map(int, found.groups())
+    assert first + second + third == 32
+    assert f"--tensor-split {first},{second},{third + 1}\n" in output
+    assert f"model.embed_tokens to model.layers.{first - 1} (" in output
 
 
 def test_language_model() -> None:

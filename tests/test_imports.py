@@ -15,7 +15,7 @@ ROOT = Path(fx_partition.__file__).parent
 #: From the ground up. A room may import itself and what is before it; rooms on one line may not import one another.
 FLOORS = (
     ("common",),
-    ("hardware",),
+    ("hardware", "engines"),
     ("passes/capture",),
     ("passes/workspace",),
     ("passes/footprint",),

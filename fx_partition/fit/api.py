@@ -16,6 +16,7 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import format_bytes, shown
 
 from ..passes.capture.capture_model import ExampleInputs, capture
+from ..passes.capture.captured_graph import CapturedGraph
 from ..passes.capture.meta_models import is_on_meta, to_fake_cpu
 from ..passes.footprint.analyze import analyze_memory
 from ..passes.partitioner.chain import Chain
@@ -28,6 +29,7 @@ from .placing import Placing, place, used
 from .precision import QUANTISED, fewest_quantised, savings
 from .repeats import NotRepeatedError, lengthened
 from .result import DeviceFit, Fit, Precision
+from .stages import device_stages
 
 #: Names of dtypes that people write.
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -41,6 +43,9 @@ class _Question:
 
     Attributes:
         graph: its module graph.
+        captured: the graph as it was captured.
+        root: the path of the user's model in it.
+        shortened: the lists of which it has only some blocks.
         name, dtype: the model in words, and the precision of most weights.
         bind: the sizes of its symbolic dimensions.
         dims: a name for each size, with the dimension; empty where sizes are fixed.
@@ -49,6 +54,9 @@ class _Question:
     """
 
     graph: ModuleGraph
+    captured: CapturedGraph
+    root: str
+    shortened: tuple[hugging_face.Shortened, ...]
     name: str
     dtype: str
     bind: Mapping[str, int]
@@ -140,8 +148,9 @@ def _ask_config(model: Any, dtype: Any, batch: int, length: int | None, boundari
         path = Path(model)
         name = path.parent.name if path.name == "config.json" and path.parent.name else path.name
     return _Question(
-        graph, name, str(kind).removeprefix("torch."), bind, prefill.dims, {"batch": batch, "length": length}, longest
-    )
+        graph, prefill.captured, hugging_face.ROOT, prefill.shortened, name, str(kind).removeprefix("torch."), bind,
+        prefill.dims, {"batch": batch, "length": length}, longest,
+    )  # fmt: skip
 
 
 def _prefill_graph(
@@ -183,7 +192,8 @@ def _ask_module(
     by_dim = {dim: numbers[symbol] for dim, symbol in graph.memory.symbols.dims.items() if symbol in numbers}
     floating = [tensor for tensor in captured.weights.values() if tensor.is_floating_point()]
     kind = max(floating, key=lambda tensor: tensor.numel()).dtype if floating else torch.float32
-    return _Question(graph, name, str(kind).removeprefix("torch."), by_dim, dims, by_dim, 2**31)
+    dtype = str(kind).removeprefix("torch.")
+    return _Question(graph, captured, "", (), name, dtype, by_dim, dims, by_dim, 2**31)
 
 
 def _answer(question: _Question, sizes: DeviceSizes, tried: Sequence[str]) -> Fit:
@@ -228,6 +238,7 @@ def _answer(question: _Question, sizes: DeviceSizes, tried: Sequence[str]) -> Fi
         precisions=tuple(precisions),
         give_up=() if fits else _ways(graph, chain, sizes, placing, budgets, most),
         note=_note(graph),
+        modules=device_stages(question.captured, graph, runs, question.root, question.shortened),
     )
 
 

@@ -101,7 +101,7 @@ def module_graph(
     found = [_block(stack, named, root) for stack in stacks]
     if not isinstance(boundaries, str):
         _refuse_unknown(named, stacks, root)
-    own = [_plain(module_path(nodes[step.node]), root) for step in memory.steps]
+    own = [plain_path(module_path(nodes[step.node]), root) for step in memory.steps]
     paths = _of_modules([block or path for block, path in zip(found, own, strict=True)])
     if not any(paths):  # a tracer that knows no modules
         boundaries, paths = "nodes", [step.node for step in memory.steps]
@@ -120,7 +120,7 @@ def module_graph(
 def _block(stack: Sequence[tuple[str, str]], named: set[str], root: str) -> str:
     """Return the path of the outermost block that a step is in; "" if it is in none."""
     for path, kind in stack:
-        plain = _plain(path, root)
+        plain = plain_path(path, root)
         if named == {"modules"} or named == {"nodes"}:
             if plain.rpartition(".")[2].isdecimal():
                 return plain
@@ -144,12 +144,13 @@ def _of_modules(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _plain(path: str, root: str) -> str:
+def plain_path(path: str, root: str) -> str:
+    """Return a path in the captured model as the path in the user's model, which is at `root` in it."""
     return "" if path == root else path.removeprefix(f"{root}.")
 
 
 def _refuse_unknown(named: set[str], stacks: Sequence[Sequence[tuple[str, str]]], root: str) -> None:
-    known = {name for stack in stacks for path, kind in stack for name in (_plain(path, root), kind)}
+    known = {name for stack in stacks for path, kind in stack for name in (plain_path(path, root), kind)}
     if unknown := sorted(named - known):
         raise PartitionError(
             f"boundaries names {', '.join(map(repr, unknown))}: no step of the graph comes from a module of that path "

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import format_bytes
+from fx_partition.engines.module_stages import ModuleStages
+from fx_partition.engines.registry import to_engine
 
 from ..report.document import Document, Section, Table, code, count
 from ..report.text import to_text
@@ -71,6 +74,7 @@ class Fit:
         precisions: the precisions that were asked for, in order.
         give_up: what each alone would make the model fit, the least loss first; empty if it fits.
         note: a sentence on how figures were found; "" for none.
+        modules: the device of each module of the model, which `to` writes for other engines.
 
     Example::
 
@@ -88,14 +92,38 @@ class Fit:
     precisions: tuple[Precision, ...] = ()
     give_up: tuple[str, ...] = ()
     note: str = ""
+    modules: ModuleStages = field(default_factory=ModuleStages, repr=False)
+
+    def to(self, engine: str) -> Any:
+        """Return where to cut as the value that another engine takes, as `Plan.to` does; docs/engines.md says more.
+
+        Args:
+            engine: "accelerate", "torch.distributed.pipelining", "torchtitan", "vllm", "sglang" or "llama.cpp".
+
+        Raises:
+            PartitionError: the model does not fit; or the engine is unknown, or cannot say where the model is cut.
+
+        Example::
+
+            >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8))).to("meta")
+            >>> answer = fx_partition.fit(model, torch.zeros(4, 256, device="meta"), devices="2x1200KiB")
+            >>> [module for module, device in answer.to("accelerate").items() if device == 1]
+            ['4', '5', '6', '7']
+        """
+        if not self.fits:
+            ways = " or ".join(self.give_up)
+            raise PartitionError(f"the model does not fit these devices, so it is not placed; it fits with {ways}")
+        return to_engine(engine, self.modules, [i for i, device in enumerate(self.devices) if device.modules])
 
     def to_json(self, indent: int | None = 1) -> str:
-        """Return the answer as JSON text, with the names of the attributes as keys."""
+        """Return the answer as JSON text, with the names of the attributes as keys, as `to_dict` does."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the data that `to_json` writes."""
-        return asdict(self)
+        """Return the data that `to_json` writes: all but ``modules``, which ``devices`` lists for readers."""
+        found = asdict(replace(self, modules=ModuleStages()))
+        del found["modules"]
+        return found
 
     def document(self) -> Document:
         """Return the answer as a report: what fits where, and what else would fit."""

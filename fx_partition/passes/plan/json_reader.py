@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.engines.module_stages import ModuleRun, ModuleStages
 
 from ..capture.size_text import LARGEST, SizeReader
 from ..capture.symbolic_sizes import Size, Symbols
@@ -23,6 +24,9 @@ from ..slicing.rewrite import Slicing
 from .json_form import Unreadable, read_form, shown
 from .records import Oversize, Partition, PeakCandidate, Proof, Witness
 from .serialization import ANY_SLACK, SYMBOLIC
+
+# What plans of earlier releases say of modules.
+_NO_MODULES: dict[str, Any] = {"runs": [], "weights": {}, "called_again": []}
 
 
 def fields_from_json(text: str) -> dict[str, Any]:
@@ -93,6 +97,13 @@ def _faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     moment = data["certificate"].get("moment", "")
     if moment and moment not in holder:
         yield "certificate.moment", f"{shown(moment)} is not a node of the plan"
+    modules = data.get("modules", _NO_MODULES)
+    stages = [(f"modules.runs[{row}][1]", stage) for row, (_, stage, _) in enumerate(modules["runs"])]
+    for name, found in modules["weights"].items():
+        stages += [(f"modules.weights.{name}[{row}]", stage) for row, stage in enumerate(found)]
+    for path, stage in stages:
+        if stage >= len(partitions):
+            yield path, f"it is {stage}, and partitions are {len(partitions)}"
     for name in data["bindings"]:
         if name not in data["symbols"]:
             yield f"bindings.{name}", "no symbol has this name"
@@ -140,6 +151,7 @@ class _Fields:
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
+            "modules": _modules(data.get("modules", _NO_MODULES)),
         }  # fmt: skip
 
     def _partition(self, index: int, entry: dict[str, Any]) -> Partition:
@@ -227,6 +239,11 @@ def _bound(path: str, text: str, reader: SizeReader) -> Size:
     if value is None or value > LARGEST:
         raise Unreadable(path, f"{shown(text)} has no value for the plan's bindings")
     return size
+
+
+def _modules(data: dict[str, Any]) -> ModuleStages:
+    weights = {name: tuple(stages) for name, stages in data["weights"].items()}
+    return ModuleStages(tuple(ModuleRun(*row) for row in data["runs"]), weights, tuple(data["called_again"]))
 
 
 def _witnesses(rows: list[list[Any]]) -> tuple[Witness, ...]:

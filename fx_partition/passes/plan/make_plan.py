@@ -24,6 +24,7 @@ from ..partitioner.permute import permuted
 from ..slicing.rewrite import Slicer
 from .builder import PlanBuilder
 from .fused_refinement import RefinedPlacement, refine
+from .module_runs import module_stages
 from .placement import place, solve
 from .plan import Plan
 from .problem import Problem, pose
@@ -179,6 +180,7 @@ def _described(
         unknown_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.unknown)),
         estimated_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.estimated)),
     ).with_devices(request.devices)
+    plan = replace(plan, modules=module_stages(problem.captured, plan.partition_of))
     return _replicated(plan, budgets) if request.replicate else plan
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import sympy
+
+from fx_partition.engines.module_stages import ModuleStages
+from fx_partition.engines.registry import to_engine
 
 from ..capture.symbolic_sizes import UNBACKED_FALLBACK, Symbols
 from ..partitioner.pareto import Tradeoff
@@ -52,6 +55,7 @@ class Plan:
             are too large to run or for a device that this machine does not have; a formula estimates it.
         devices: the devices asked for, in order; empty if none were named.
         note: a sentence about a decision that the other fields do not show; "" for none.
+        modules: the partition of each module of the model, which `to` writes for other engines.
 
     Example::
 
@@ -81,11 +85,17 @@ class Plan:
     estimated_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     note: str = ""
+    modules: ModuleStages = field(default_factory=ModuleStages)
 
     @property
     def num_partitions(self) -> int:
         """Return the number of partitions."""
         return len(self.partitions)
+
+    @property
+    def partition_of(self) -> dict[str, int]:
+        """Return the number of the partition of each node, by the node's name."""
+        return {name: partition.index for partition in self.partitions for name in partition.nodes}
 
     @property
     def num_distinct(self) -> int | None:
@@ -163,13 +173,35 @@ class Plan:
             low, high = (middle, high) if self.fits({**(bind or {}), dim: middle}) else (low, middle)
         return low
 
+    def to(self, engine: str) -> Any:
+        """Return the plan as the value that another engine takes; docs/engines.md says how to use it.
+
+        Args:
+            engine: "accelerate" (a device map), "torch.distributed.pipelining" (split points), "torchtitan" (the
+                modules of each part), "vllm" and "sglang" (the layers of each stage, as the value of an environment
+                variable), or "llama.cpp" (the value of ``--tensor-split``).
+
+        Raises:
+            PartitionError: the engine is unknown; or it takes whole modules or layers and a boundary cuts one, which
+                the message names.
+
+        Example::
+
+            >>> model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4)))
+            >>> fx_partition.plan(model, torch.randn(4, 256), devices=2).to("accelerate")
+            {'0': 0, '1': 0, '2': 1, '3': 1}
+        """
+        count = self.num_devices or len(self.partitions)
+        named = any(name != f"device:{number}" for number, name in enumerate(self.devices))  # as --devices 3 does
+        return to_engine(engine, self.modules, [p.device if named else p.slot % count for p in self.partitions])
+
     def to_json(self, indent: int | None = 1) -> str:
         """Return the plan as JSON text (see `serialization`)."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data that `to_json` writes."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
         return plan_to_dict(
             own, num_partitions=self.num_partitions, max_bytes=self.max_bytes, cut_bytes=self.cut_bytes
         )

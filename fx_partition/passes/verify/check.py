@@ -19,6 +19,7 @@ from .case import Case, Fault
 from .fields import (
     copy_faults,
     device_faults,
+    module_faults,
     operator_faults,
     oversize_faults,
     partition_faults,
@@ -97,6 +98,7 @@ def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
     yield from operator_faults(case)
     yield from oversize_faults(case)
     yield from word_faults(plan)
+    yield from module_faults(plan, case.reading.captured)
     if plan.footprint == "fused":
         yield from _nothing_claimed(case)
         return

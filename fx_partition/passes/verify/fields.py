@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from typing import Any
 
+from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Symbols
+from ..plan.module_runs import module_stages
 from ..plan.plan import Plan
 from ..plan.records import Oversize
 from ..plan.request import TIMED
@@ -137,6 +140,27 @@ def word_faults(plan: Plan) -> Iterator[Fault]:
     """Yield what is wrong with a plan's note: one by time says so, and by which device."""
     if plan.objective in TIMED and plan.partitions and "by the record of" not in plan.note:
         yield Fault("objective", "a plan by time says in note by the record of which device")
+
+
+def module_faults(plan: Plan, captured: CapturedGraph) -> Iterator[Fault]:
+    """Yield what is wrong with the partitions of modules and weights; a plan of an earlier release has none."""
+    right = module_stages(captured, plan.partition_of)
+    found = plan.modules
+    if not found.runs:
+        return
+    if len(found.runs) != len(right.runs):
+        yield Fault("modules.runs", f"they are {len(found.runs)}, and must be {len(right.runs)}")
+        return
+    for row, (mine, its) in enumerate(zip(found.runs, right.runs, strict=True)):
+        for place, (a, b) in enumerate(zip(astuple(mine), astuple(its), strict=True)):
+            if a != b:
+                yield Fault(f"modules.runs[{row}][{place}]", f"it is {a!r}, and must be {b!r}")
+    for name in sorted(found.weights.keys() | right.weights.keys()):
+        readers, wanted = found.weights.get(name), right.weights.get(name)
+        if readers != wanted:
+            yield Fault(f"modules.weights.{name}", f"it is read by {readers}, and must be by {wanted}")
+    if found.called_again != right.called_again:
+        yield Fault("modules.called_again", f"it is {found.called_again}, and must be {right.called_again}")
 
 
 def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
