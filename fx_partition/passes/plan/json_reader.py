@@ -140,6 +140,7 @@ class _Fields:
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
+            "sessions": data.get("sessions", 1),
         }  # fmt: skip
 
     def _partition(self, index: int, entry: dict[str, Any]) -> Partition:
