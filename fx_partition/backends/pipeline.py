@@ -28,6 +28,8 @@ from .options.backend_options import STAGE_THREADS, check_device
 from .streaming.pipeline import Pipeline, check_inflight
 from .streaming.program import make_program
 from .streaming.request_signature import RequestSignature
+from .streaming.session_plan import plan_for_sessions, request_for_sessions, warn_if_beyond
+from .streaming.sessions import Sessions, check_sessions
 from .threads.aoti_compile import compile_steps
 from .threads.build_extension import stage_loop
 from .threads.runtime import Cores, LocalRuntime
@@ -43,6 +45,7 @@ def pipeline(
     dynamic_shapes: Any = None,
     inflight: int | None = None,
     replicate: bool = True,
+    sessions: int | None = None,
     inductor: Mapping[str, Any] | None = None,
     cuda_graphs: bool = True,
     l2_persistence: bool = True,
@@ -57,8 +60,11 @@ def pipeline(
             or groups by name, ``["cores:0-3", "cores:4-7"]``; or GPUs, ``["cuda:0", "cuda:1"]``, where a GPU may be
             named more than once. None: all visible GPUs; "cpu:threads" where there is no GPU.
         inflight: how many requests may be in flight, at most 65536; ``submit`` waits beyond that. Default: four for
-            each stage thread.
+            each stage thread, and at least one for each session.
         replicate: run copies of the largest partitions on devices that are left over.
+        sessions: how many sequences have a state of their own: a copy of all buffers that the model writes, such as KV
+            caches. Each request then names its session, from 0: ``pipe(token, session=3)``. A stage holds the state of
+            all sessions, and all of it counts against its budget. None: all requests share the model's own buffers.
         inductor: options of inductor.
         cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
         l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings.
@@ -68,7 +74,12 @@ def pipeline(
 
     Raises:
         PartitionError (a ValueError): the model cannot be planned or split, a device does not exist, ``inflight`` is
-            not a number from 1 to 65536, or the cache directory cannot be used.
+            not a number from 1 to 65536, the cache directory cannot be used, or there are ``sessions`` and the model
+            writes no buffer, writes a parameter, or has a keyword argument ``session``.
+
+    Warns:
+        PartitionWarning: the state of all sessions does not fit the budget together with the weights, or a stage runs
+            under Python's lock, as it returns a state or calls an operator that only Python knows.
 
     Example::
 
@@ -79,6 +90,7 @@ def pipeline(
     """
     names = _names(devices)
     check_inflight(inflight)
+    check_sessions(sessions)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
     if not names[0].startswith("cuda"):
         stage_loop()  # fail before the work of planning where the extension cannot be compiled or kept on disk
@@ -95,18 +107,24 @@ def pipeline(
             "would see another shape; let the model use an operator that returns a new view, such as t() for t_()"
         )
     memory = analyze_memory(captured)
+    examples = _examples(model, example_inputs)
+    make = make_plan
+    if sessions is not None:
+        request, make = request_for_sessions(captured, memory, request, sessions, examples), plan_for_sessions
     traced = captured
     plan, captured, partitions = plan_states_together(
-        traced, memory, request, lambda asked: make_plan(traced, memory, asked), lambda partition: partition.index
+        traced, memory, request, lambda asked: make(traced, memory, asked), lambda partition: partition.index
     )
+    if sessions is not None:
+        warn_if_beyond(plan)
     materialize((*captured.weights.values(), *all_tensors(captured.gm).values()))
-    program = make_program(captured, partitions, memory.written)
+    program = make_program(captured, partitions, memory.written, sessions=sessions is not None)
     limits = PlanRange.of(plan, "make a pipeline with example inputs of such sizes, or with bind=")
-    signature = RequestSignature(captured, program, _examples(model, example_inputs), limits)
+    signature = RequestSignature(captured, program, examples, limits)
     if names[0].startswith("cuda"):
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
-            if step.writes:
+            if step.written:
                 raise PartitionError(
                     f"stage {step.index} writes a state (a buffer, a cache), and on a GPU it would write a copy; run "
                     "this model with torch.compile, or on groups of cores"
@@ -120,14 +138,15 @@ def pipeline(
         return Pipeline(plan, signature, gpus, limit)
     groups = list(map(parse_group, names))
     cores = [
-        _cores_of(partition, groups, replicated=not step.writes)  # copies would need one state in common
+        _cores_of(partition, groups, replicated=not step.written)  # copies would need one state in common
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
     threads = [min(map(len, copies)) for copies in cores]
     codes = compile_steps(program.steps, threads, inductor or {}, memory.symbols.bind(request.bind))
     plan = plan.with_code(tuple(first_with_same_key(codes)))
-    limit = inflight or 4 * sum(map(len, cores))
-    return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit)
+    limit = inflight or max(4 * sum(map(len, cores)), sessions or 0)
+    states = None if sessions is None else Sessions(program.states, sessions)
+    return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit, states)
 
 
 def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInputs | None:

@@ -51,13 +51,20 @@ def headline(plan: Plan) -> str:
         text = [_does_not_fit(plan)]
     else:
         text = [_smallest(plan), _fits(plan), _in_turns(plan), _copies(plan)]
-    return " ".join(filter(None, [_guess(plan), *text, plan.note]))
+    return " ".join(filter(None, [_guess(plan), *text, _sessions(plan), plan.note]))
 
 
 def _guess(plan: Plan) -> str:
     """Return the guessed sizes that the figures depend on, as a sentence; "" if none is guessed."""
     sizes = " and ".join(f"{name} = {number}" for name, number in plan.assumed.items())
     return f"All of this is for {sizes}, a guess: the size is known only at run time and has no bound." if sizes else ""
+
+
+def _sessions(plan: Plan) -> str:
+    if plan.sessions == 1:
+        return ""
+    state = format_bytes(sum(partition.state_bytes for partition in plan.partitions))
+    return f"The state is that of {count(plan.sessions, 'session')}: {state}."
 
 
 def _smallest(plan: Plan) -> str:

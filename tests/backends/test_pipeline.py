@@ -247,7 +247,7 @@ class Counter(nn.Module):
 def test_a_state_is_written_once_a_request_in_their_order():
     model = Counter().eval()
     x = torch.randn(2, WIDTH)
-    with pytest.warns(PartitionWarning, match="writes"), fx_partition.pipeline(model, x, cache_bytes="1GiB") as pipe:
+    with fx_partition.pipeline(model, x, cache_bytes="1GiB") as pipe:
         before = float(model.count)
         counts = [float(count) for _, count in pipe.map([x] * 20)]
     assert before == 0, "making a pipeline ran the model"
@@ -448,7 +448,7 @@ def test_a_state_that_is_returned_is_that_of_its_request():
 
     model, eager, one = Counter().eval(), Counter().eval(), torch.ones(2, WIDTH)
     expected = [[float(leaf.sum()) for leaf in eager(one)[1:]] for _ in range(12)]
-    with pytest.warns(PartitionWarning, match="writes one of its inputs"):
+    with pytest.warns(PartitionWarning, match="returns a state"):
         pipe = fx_partition.pipeline(model, one, devices=["cores:0"])
     with pipe:
         results = [future.result(60) for future in [pipe.submit(one) for _ in range(6)]]

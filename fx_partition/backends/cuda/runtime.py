@@ -107,7 +107,7 @@ def _cuda_step(
 
     # A CUDA graph would replay the results that the host computed during the capture.
     inside = map(value_of, step.module.graph.nodes)
-    static = step.is_static and not step.writes and not hosted(leaf for v in inside for leaf in pytree.tree_leaves(v))
+    static = step.is_static and not step.written and not hosted(leaf for v in inside for leaf in pytree.tree_leaves(v))
     return CudaStep(
         device,
         function,

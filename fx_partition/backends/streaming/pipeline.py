@@ -21,6 +21,7 @@ from fx_partition.passes.plan.plan import Plan
 
 from .futures import Collector, PendingRequest, RequestFuture, Submitted
 from .request_signature import RequestSignature
+from .sessions import Sessions
 
 
 class Runtime(Protocol):
@@ -43,6 +44,7 @@ class Runtime(Protocol):
 
 #: Each request in flight has a slot of a ring and holds its tensors; far fewer keep all stages busy.
 MOST_INFLIGHT = 1 << 16
+_NO_SESSIONS = "say how many there are when you make it, fx_partition.pipeline(..., sessions=8)"
 
 
 class Pipeline:
@@ -57,12 +59,25 @@ class Pipeline:
     limit the wait, and raise TimeoutError when it is over. If the model itself was captured with a keyword argument
     ``timeout``, then ``timeout`` is the model's.
 
+    Where the pipeline has sessions, each request says whose it is: ``pipe(x, session=3)``. It reads and writes the
+    state of that session alone. The requests of a session run in the order in which they were submitted; requests of
+    different sessions are in flight at the same time. A request that fails leaves its session's state as the stages
+    before the failure wrote it, as eager mode does: `reset` the session.
+
     Attributes:
         plan: how the model is split.
     """
 
-    def __init__(self, plan: Plan, signature: RequestSignature, runtime: Runtime, inflight: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        signature: RequestSignature,
+        runtime: Runtime,
+        inflight: int,
+        sessions: Sessions | None = None,
+    ) -> None:
         self.plan = plan
+        self._sessions = sessions
         self._signature = signature
         self._runtime = runtime
         self._inflight = inflight
@@ -74,7 +89,8 @@ class Pipeline:
         """Run one request and wait for it.
 
         Args:
-            args, kwargs: the arguments of the model, and ``timeout``: the most seconds to wait.
+            args, kwargs: the arguments of the model, ``timeout``: the most seconds to wait, and ``session``: the
+                number of the request's session, from 0, where there are sessions.
 
         Raises:
             ValueError, TypeError: the arguments do not fit the pipeline's signature; nothing was started.
@@ -93,8 +109,9 @@ class Pipeline:
         """Start a request; wait first while the limit of requests in flight is reached.
 
         Args:
-            args, kwargs: the arguments of the model, and ``timeout``: the most seconds to wait until the request
-                starts. The tensors must not change before the request is finished.
+            args, kwargs: the arguments of the model, ``timeout``: the most seconds to wait until the request starts,
+                and ``session``: the number of the request's session, from 0, where there are sessions. The tensors
+                must not change before the request is finished.
 
         Returns:
             A future of the model's output; it raises the exception that a stage raised.
@@ -112,7 +129,12 @@ class Pipeline:
         return future
 
     def map(
-        self, requests: Iterable[Any], *, inflight: int | None = None, return_exceptions: bool = False
+        self,
+        requests: Iterable[Any],
+        *,
+        inflight: int | None = None,
+        return_exceptions: bool = False,
+        session: int | None = None,
     ) -> Iterator[Any]:
         """Yield the results of a stream of requests, in their order.
 
@@ -121,6 +143,7 @@ class Pipeline:
                 The iterable is read lazily: never further ahead than ``inflight`` requests.
             inflight: how many requests may be in flight. Default and maximum: the limit of the pipeline.
             return_exceptions: yield the exception of a failed request as its result, and do not raise it.
+            session: the session of all these requests, where there are sessions.
 
         Raises:
             PartitionError (a ValueError): ``inflight`` is not a number from 1 to ``MOST_INFLIGHT``; raised at once.
@@ -130,16 +153,57 @@ class Pipeline:
         self._process.check("the pipeline")
         check_inflight(inflight)
         limit = self._inflight if inflight is None else min(inflight, self._inflight)
-        return self._stream(requests, limit, return_exceptions)
+        whose = {} if session is None else {"session": session}
+        return self._stream(requests, limit, return_exceptions, whose)
 
-    def _stream(self, requests: Iterable[Any], limit: int, return_exceptions: bool) -> Iterator[Any]:
+    def reset(self, session: int) -> None:
+        """Give a session the state that the model's own buffers hold, as before its first request.
+
+        Requests in flight finish with the state that they have. Those submitted from now on see the new one.
+
+        Raises:
+            PartitionError (a ValueError): there is no such session, or the pipeline has no sessions.
+            RuntimeError: the pipeline belongs to another process.
+
+        Example::
+
+            >>> pipe.reset(3)                                    # doctest: +SKIP
+        """
+        self._state_of_sessions().reset(session)
+
+    def state(self, session: int) -> dict[str, torch.Tensor]:
+        """Return the state of a session: its tensors by their names in the model, ``{"key_cache_0": tensor}``.
+
+        They are the tensors that the stages read and write, not copies. Read or write them only while no request of
+        the session is in flight: to keep a session for later, or to bring in the caches of a prompt that ran elsewhere.
+        After a `reset` the session has other tensors.
+
+        Raises:
+            PartitionError (a ValueError): there is no such session, or the pipeline has no sessions.
+            RuntimeError: the pipeline belongs to another process.
+
+        Example::
+
+            >>> pipe.state(3)["key_cache_0"].copy_(keys)         # doctest: +SKIP
+        """
+        return self._state_of_sessions().by_name(session)
+
+    def _state_of_sessions(self) -> Sessions:
+        self._process.check("the pipeline")
+        if self._sessions is None:
+            raise PartitionError(f"this pipeline has no sessions; {_NO_SESSIONS}")
+        return self._sessions
+
+    def _stream(
+        self, requests: Iterable[Any], limit: int, return_exceptions: bool, whose: Mapping[str, int]
+    ) -> Iterator[Any]:
         submitted: deque[Submitted] = deque()
         stream = iter(requests)
         try:
             while True:
                 for request in islice(stream, limit - len(submitted)):
                     args, kwargs = _arguments(request)
-                    submitted.append(self._start(args, kwargs))
+                    submitted.append(self._start(args, {**kwargs, **whose}))
                 if not submitted:
                     return
                 # Waking this thread takes core time from a stage, so it wakes once for half of the requests in flight.
@@ -155,8 +219,17 @@ class Pipeline:
         self._process.check("the pipeline")
         if not self._close.alive:
             raise RuntimeError("the pipeline is closed")
-        tensors, numbers = self._signature.read(args, kwargs)
-        return self._runtime.submit(self._signature.numbers, tensors, until), numbers
+        if self._sessions is None:
+            if "session" in kwargs and "session" not in self._signature.keywords:
+                raise TypeError(f"session= names a sequence with its own state; {_NO_SESSIONS}")
+            tensors, numbers = self._signature.read(args, kwargs)
+            return self._runtime.submit(self._signature.numbers, tensors, until), numbers
+        if "session" not in kwargs:
+            raise TypeError("each request of this pipeline says with session= whose state it reads and writes")
+        state = self._sessions.tensors(kwargs["session"])
+        tensors, numbers = self._signature.read(args, {name: kwargs[name] for name in kwargs if name != "session"})
+        values = (*self._signature.numbers, *self._sessions.numbers)
+        return self._runtime.submit(values, [*tensors, *state], until), numbers
 
     def _wait(self, request: PendingRequest) -> None:
         self._process.check("the pipeline")

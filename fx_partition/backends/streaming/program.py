@@ -12,6 +12,7 @@ values and weights and writes values. Each value is listed in ``dead`` of the la
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from torch.utils import _pytree as pytree
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.captured_graph import CapturedGraph, value_of
 from fx_partition.passes.capture.symbolic_sizes import to_expr
+from fx_partition.passes.capture.tensor_storage import storage_key
 from fx_partition.passes.split.extract import PartitionGraph
 
 from ..lowering.boundary_strides import Crossings
@@ -44,7 +46,8 @@ class ProgramStep:
         dead: numbers of the values that neither a later step nor a result of the graph needs.
         fake_inputs, fake_outputs: the fake value of each input and output, without gradients.
         layouts: the memory layout of each output; None where nothing depends on it.
-        writes: whether the stage writes one of its inputs in place.
+        written: the positions of the inputs that the stage writes in place.
+        ties_written: whether one of these shares its storage with another input.
     """
 
     index: int
@@ -55,7 +58,8 @@ class ProgramStep:
     fake_inputs: tuple[Any, ...]
     fake_outputs: tuple[Any, ...]
     layouts: tuple[Layout | None, ...]
-    writes: bool
+    written: tuple[int, ...]
+    ties_written: bool
 
     @property
     def has_tensors_only(self) -> bool:
@@ -80,6 +84,15 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class ResidentState:
+    """A buffer of the model of which each session has its own: its name, its tensor, and the number of its value."""
+
+    name: str
+    tensor: torch.Tensor
+    number: int
+
+
+@dataclass(frozen=True)
 class Program:
     """The stages of a graph, and how a request's table is filled and read.
 
@@ -90,6 +103,7 @@ class Program:
         results: for each leaf of the graph's output the number of its value, or a `Constant` (a weight, a constant, or
             a size).
         results_tree: the tree that puts the leaves together into the graph's output.
+        states: the state that a request brings, as one of several sessions; empty where stages hold the model's own.
     """
 
     steps: tuple[ProgramStep, ...]
@@ -97,15 +111,23 @@ class Program:
     inputs: tuple[int | None, ...]
     results: tuple[int | Constant, ...]
     results_tree: pytree.TreeSpec
+    states: tuple[ResidentState, ...] = ()
 
 
-def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], written: frozenset[str]) -> Program:
+def make_program(
+    captured: CapturedGraph,
+    partitions: Sequence[PartitionGraph],
+    written: frozenset[str],
+    *,
+    sessions: bool = False,
+) -> Program:
     """Number the values that cross the boundaries of a split graph, and make one step of each partition.
 
     Args:
         captured: the graph.
         partitions: its partitions, from `extract.cut`.
         written: the names of the inputs and weights that the graph writes in place.
+        sessions: whether each request brings the buffers that the graph writes, those of its session.
 
     Raises:
         PartitionError: the graph returns a value that is neither computed by a stage nor an input or a weight, or a
@@ -115,7 +137,7 @@ def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], 
     leaves, results_tree = pytree.tree_flatten(output.args[0])
     crossings = Crossings(partitions, keeps_views=False)
     derived = find_derived_sizes(partitions)
-    numbers = _ValueNumbers(captured, partitions, leaves, derived, written)
+    numbers = _ValueNumbers(captured, partitions, leaves, derived, written, sessions=sessions)
     steps = []
     for index, partition in enumerate(partitions):
         module = copy.deepcopy(partition.module)
@@ -149,16 +171,21 @@ def make_program(captured: CapturedGraph, partitions: Sequence[PartitionGraph], 
                 fake_inputs=fake_inputs,
                 fake_outputs=tuple(_detached(crossings.value(node)) for node in (*outputs, *states)),
                 layouts=tuple(layout for _, layout in crossings.layouts((*outputs, *states))),
-                writes=any(node.name in written for node in inputs),
+                written=tuple(place for place, node in enumerate(inputs) if node.name in written),
+                ties_written=_ties_written(inputs, captured, written),
             )
         )
     placeholders = captured.gm.graph.find_nodes(op="placeholder")
     return Program(
         steps=tuple(steps),
-        num_values=len(numbers.of),
+        num_values=numbers.count,
         inputs=tuple(numbers.of.get(node) for node in placeholders),
         results=tuple(_result(leaf, numbers) for leaf in leaves),
         results_tree=results_tree,
+        states=tuple(
+            ResidentState(captured.names[node], captured.weights[node].detach(), number)
+            for node, number in numbers.of_session.items()
+        ),
     )
 
 
@@ -172,31 +199,41 @@ class _ValueNumbers:
         leaves: Sequence[Any],
         derived: set[torch.fx.Node],
         written: frozenset[str],
+        *,
+        sessions: bool,
     ) -> None:
         self._weights = captured.weights
         self.of: dict[torch.fx.Node, int] = {}
+        self.of_session: dict[torch.fx.Node, int] = {}
         last: dict[torch.fx.Node, int] = {}
         for index, partition in enumerate(partitions):
             for node in (*partition.inputs, *partition.outputs):
+                if sessions and node in captured.weights and node.name in written:
+                    self.of_session.setdefault(node, self.count)
                 if node not in captured.weights and node not in derived and not _is_constant(value_of(node)):
-                    self.of.setdefault(node, len(self.of))
+                    self.of.setdefault(node, self.count)
                     last[node] = index
         returned = {leaf for leaf in leaves if isinstance(leaf, torch.fx.Node)}
         for node in returned:
             if node.op == "placeholder" and node not in captured.weights:
-                self.of.setdefault(node, len(self.of))
+                self.of.setdefault(node, self.count)
         # A weight that the graph writes and returns needs a value of its own, filled by the last stage that reads it:
         # by the time results are read, the next request may have written the weight again.
         self._states: dict[torch.fx.Node, int] = {}
         for index, partition in enumerate(partitions):
             for node in partition.inputs:
                 if node in captured.weights and node in returned and node.name in written:
-                    self.of.setdefault(node, len(self.of))
+                    self.of.setdefault(node, self.count)
                     self._states[node] = index
         self._dead: dict[int, list[int]] = {}
         for node, index in last.items():
             if node not in returned:
                 self._dead.setdefault(index, []).append(self.of[node])
+
+    @property
+    def count(self) -> int:
+        """Return how many values have a number."""
+        return len(self.of) + len(self.of_session)
 
     def returns_state(self, node: torch.fx.Node, stage: int) -> bool:
         """Return whether a stage must return one of its inputs, a state, because the graph returns it."""
@@ -204,6 +241,8 @@ class _ValueNumbers:
 
     def argument(self, node: torch.fx.Node) -> int | torch.Tensor:
         """Return the number of a value, or the tensor of a weight."""
+        if node in self.of_session:
+            return self.of_session[node]
         weight = self._weights.get(node)
         return self.of[node] if weight is None else weight.detach()
 
@@ -223,6 +262,15 @@ class _ValueNumbers:
         raise PartitionError(
             f"the graph returns {node.name}, which is computed from weights alone; compute it outside the model"
         )
+
+
+def _ties_written(inputs: Sequence[torch.fx.Node], captured: CapturedGraph, written: frozenset[str]) -> bool:
+    """Return whether a weight or state that a stage writes shares its storage with another of the stage's inputs."""
+    holders = Counter(storage_key(captured.weights[node]) for node in inputs if node in captured.weights)
+    return any(
+        node in captured.weights and node.name in written and holders[storage_key(captured.weights[node])] > 1
+        for node in inputs
+    )
 
 
 def _return_too(module: torch.fx.GraphModule, inputs: Sequence[torch.fx.Node], more: Sequence[torch.fx.Node]) -> None:

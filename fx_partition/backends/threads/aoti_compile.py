@@ -1,8 +1,8 @@
 """Compile a stage to code that needs no Python where AOTInductor can, else to code that runs under the GIL.
 
 AOTInductor's code is that of inductor with ``cpp_wrapper``, but it runs without the GIL, so such stages overlap fully.
-A stage that writes one of its inputs, that passes numbers, or that calls an operator which only Python knows, is
-compiled by inductor as for a call in line. Code of AOTInductor is kept on disk (`code_cache`).
+A stage that returns a state, that passes numbers, or that calls an operator which only Python knows, is compiled by
+inductor as for a call in line. Code of AOTInductor is kept on disk (`code_cache`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def compile_steps(
         patches, numbers: see `compile_step`.
     """
     keys = [
-        (count, step.writes and _weights(step), stage_key(step.module, step.fake_inputs, step.fake_outputs))
+        (count, step.written, step.ties_written, stage_key(step.module, step.fake_inputs, step.fake_outputs))
         for step, count in zip(steps, threads, strict=True)
     ]
     return compile_deduplicated(keys, lambda i: compile_step(steps[i], threads[i], patches, numbers), "pipeline")
@@ -96,8 +96,8 @@ def compile_step(
 def _why_python(step: ProgramStep) -> str:
     if not step.has_tensors_only:
         return "its inputs or outputs include numbers"
-    if step.writes:
-        return "it writes one of its inputs in place"
+    if step.ties_written:
+        return "it writes an input in place that shares its memory with another"
     return ""
 
 
@@ -119,9 +119,10 @@ def _compiled(step: ProgramStep, options: Mapping[str, Any]) -> NativeCode:
 def _why_not_native(path: str, step: ProgramStep, numbers: Mapping[sympy.Symbol, int]) -> str:
     cpu = torch.device("cpu")
     inputs = [
-        source if isinstance(source, torch.Tensor) else zeros_of(value, numbers, cpu)
-        for source, value in zip(step.inputs, step.fake_inputs, strict=True)
+        source if isinstance(source, torch.Tensor) and place not in step.written else zeros_of(value, numbers, cpu)
+        for place, (source, value) in enumerate(zip(step.inputs, step.fake_inputs, strict=True))
     ]
+    states = {_address(inputs[place]) for place in step.written}
     try:
         results = tensors_of(stage_loop().run(path, to_handles(inputs), len(step.outputs)))
     except RuntimeError as error:
@@ -130,12 +131,9 @@ def _why_not_native(path: str, step: ProgramStep, numbers: Mapping[sympy.Symbol,
         assert isinstance(value, torch.Tensor)
         if result.dtype != value.dtype or not (layout is None or layout.is_of(result)):
             return "its compiled code returns results in other layouts than the next stage expects"
+        if _address(result) in states:
+            return "it returns a state, which the next request writes"
     return ""
-
-
-def _weights(step: ProgramStep) -> tuple[int, ...]:
-    """Return the positions of the weights and states among a stage's inputs."""
-    return tuple(position for position, value in enumerate(step.inputs) if isinstance(value, torch.Tensor))
 
 
 def _with_handles(function: Callable[..., Sequence[Any]], step: ProgramStep) -> Callable[[list[Any]], list[Any]]:
@@ -144,7 +142,6 @@ def _with_handles(function: Callable[..., Sequence[Any]], step: ProgramStep) -> 
     Numbers become tensors without dimensions, and results get the layouts that the next stage expects. A result that is
     a state, or a view of one, is copied: the next request may write the state while the caller reads the result.
     """
-    states = _weights(step) if step.writes else ()
     are_tensors = tuple(isinstance(value, torch.Tensor) for value in step.fake_inputs)
 
     def laid_out(result: Any, layout: Layout | None) -> torch.Tensor:
@@ -157,13 +154,13 @@ def _with_handles(function: Callable[..., Sequence[Any]], step: ProgramStep) -> 
         with torch.no_grad():
             inputs = (t if is_tensor else t.item() for t, is_tensor in zip(tensors, are_tensors, strict=True))
             results = function(*inputs)
-            if states:
-                storages = {tensors[position].untyped_storage().data_ptr() for position in states}
-                results = [r.clone() if _is_in(r, storages) else r for r in results]
+            if step.written:
+                states = {_address(tensors[place]) for place in step.written}
+                results = [r.clone() if isinstance(r, torch.Tensor) and _address(r) in states else r for r in results]
             return to_handles([laid_out(r, layout) for r, layout in zip(results, step.layouts, strict=True)])
 
     return call
 
 
-def _is_in(result: Any, storages: set[int]) -> bool:
-    return isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() in storages
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

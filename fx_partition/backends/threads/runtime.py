@@ -155,7 +155,9 @@ class LocalRuntime:
         step = self._program.steps[stage]
         values = iter(tensors)
         inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
-        if step.has_tensors_only and not step.writes:
+        if step.has_tensors_only:
+            for position in step.written:  # the next request may be at work on it
+                inputs[position] = inputs[position].clone()
             try:
                 with torch.no_grad():
                     step.module(*inputs)

@@ -151,6 +151,7 @@ class _Fields:
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
+            "sessions": data.get("sessions", 1),
             "modules": _modules(data.get("modules", _NO_MODULES)),
         }  # fmt: skip
 

@@ -177,6 +177,7 @@ def _described(
         slicings=problem.slicings,
         keep_together=tuple(group if isinstance(group, str) else tuple(group) for group in request.keep_together),
         note=placement.note,
+        sessions=request.sessions,
         unknown_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.unknown)),
         estimated_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.estimated)),
     ).with_devices(request.devices)

@@ -55,6 +55,7 @@ class Plan:
             are too large to run or for a device that this machine does not have; a formula estimates it.
         devices: the devices asked for, in order; empty if none were named.
         note: a sentence about a decision that the other fields do not show; "" for none.
+        sessions: how many copies of the written buffers the state counts, one for each session of a pipeline.
         modules: the partition of each module of the model, which `to` writes for other engines.
 
     Example::
@@ -85,6 +86,7 @@ class Plan:
     estimated_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     note: str = ""
+    sessions: int = 1
     modules: ModuleStages = field(default_factory=ModuleStages)
 
     @property

@@ -16,6 +16,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..constraints.atoms import Atoms, find_atoms
 from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
+from ..footprint.session_state import for_sessions
 from ..inductor.fused_footprint import fuse
 from ..partitioner.build_chain import lay_out
 from ..partitioner.chain import Chain
@@ -77,7 +78,7 @@ def pose(
     Raises:
         PartitionError: ``keep_together`` names a node or a module that the graph does not have.
     """
-    memory = memory.measured_at(numbers)
+    memory = for_sessions(captured, memory.measured_at(numbers), request.sessions)
     slicings: tuple[Slicing, ...] = ()
     atoms: Atoms | None = None
     if request.budget is not None and request.oversize == "slice":
@@ -85,7 +86,8 @@ def pose(
         slicings = find_slicings(captured, memory, atoms, numbers, request.budget, request.keep_together)
     if slicings:
         captured = apply_slicings(captured, slicings)
-        memory, atoms = analyze_memory(captured).measured_at(numbers), None
+        memory = for_sessions(captured, analyze_memory(captured).measured_at(numbers), request.sessions)
+        atoms = None
     fused = request.footprint == "fused"
     model, together = fuse(captured, memory) if fused else (memory, [])
     if atoms is None or together:

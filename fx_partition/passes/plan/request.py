@@ -67,6 +67,8 @@ class Request:
         exactly: the number of partitions, none empty; 0: as few as possible. For runtimes that know their number of
             stages in advance; users cannot set it.
         speed: the roofline of the devices, for a time objective; the name in ``cache_bytes`` decides it.
+        sessions: how many copies of the written buffers there are, one for each session of a pipeline; `pipeline` sets
+            it.
     """
 
     budget: int | None
@@ -85,6 +87,7 @@ class Request:
     replicate: bool = False
     exactly: int = 0
     speed: Roofline | None = None
+    sessions: int = 1
 
     @property
     def slack(self) -> float:
@@ -100,7 +103,8 @@ class Request:
     @classmethod
     def options(cls) -> set[str]:
         """Return the names of the options in addition to the budget and the devices."""
-        return {field.name for field in fields(cls)} - {"budget", "budgets", "devices", "count", "exactly", "speed"}
+        internal = {"budget", "budgets", "devices", "count", "exactly", "speed", "sessions"}
+        return {field.name for field in fields(cls)} - internal
 
     @classmethod
     def check(cls, cache_bytes: CacheBytes | None, devices: Devices | None = None, **options: Any) -> Request:

@@ -69,6 +69,7 @@ def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
         return faults
     if faults := [*symbol_faults(plan, reading.symbols), *device_faults(plan)]:
         return faults
+    reading = reading.for_sessions(plan.sessions)
     numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
     asked = list(asked_for(reading, plan.keep_together))
     if faults := [Fault("keep_together", found) for found in asked if isinstance(found, str)]:
@@ -84,7 +85,7 @@ def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
     if plan.footprint == "fused":
         names = [name for partition in plan.partitions for name in partition.nodes]
         cuts = list(accumulate((len(partition.nodes) for partition in plan.partitions[:-1]), initial=0))
-        sizes, kernels = fused_sizes(reading.captured, numbers, names, cuts if names else [])
+        sizes, kernels = fused_sizes(reading.captured, numbers, names, cuts if names else [], plan.sessions)
         groups += kernels
     starts = atom_starts(len(order), groups, place)
     return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers), groups))

@@ -17,6 +17,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.analyze import analyze_memory
 from ..footprint.graph_memory import GraphMemory
+from ..footprint.session_state import for_sessions
 from ..inductor.fused_footprint import fuse
 from .groups import Group
 from .ledger import Ledger
@@ -66,7 +67,11 @@ class FusedSizes:
 
 
 def fused_sizes(
-    captured: CapturedGraph, numbers: Mapping[sympy.Symbol, int], order: Sequence[str], cuts: Sequence[int]
+    captured: CapturedGraph,
+    numbers: Mapping[sympy.Symbol, int],
+    order: Sequence[str],
+    cuts: Sequence[int],
+    sessions: int,
 ) -> tuple[FusedSizes, list[Group]]:
     """Return what the steps of a plan touch as compiled code, and the groups that its kernels make.
 
@@ -74,8 +79,9 @@ def fused_sizes(
         numbers: the plan's binding.
         order: names of the nodes in the plan's order.
         cuts: the step at which each partition begins.
+        sessions: how many copies there are of the buffers that the graph writes.
     """
-    eager = analyze_memory(captured).measured_at(numbers)
+    eager = for_sessions(captured, analyze_memory(captured).measured_at(numbers), sessions)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     memory, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
     return FusedSizes(memory), list(_kernels(captured, eager))

@@ -51,6 +51,11 @@ class Memory:
     def is_state(self) -> bool:
         return self.is_written and not self.is_activation and not self.is_parameter
 
+    @property
+    def is_of_session(self) -> bool:
+        """Whether each session has one of its own: a state that no caller passes in."""
+        return self.is_state and self.kind == WEIGHT
+
 
 def weight_memories(tensors: Mapping[Any, torch.Tensor]) -> tuple[list[Memory], dict[Any, int]]:
     """Return the memories of real tensors, and the number of that of each; overlapping stretches are one.

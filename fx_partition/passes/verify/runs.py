@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,21 @@ class Reading:
     holds: dict[str, tuple[int, ...]]
     symbols: Symbols
     known: set[Any]
+
+    def for_sessions(self, sessions: int) -> Reading:
+        """Return the same reading with the written buffers of so many sessions, each with copies of its own."""
+        if sessions == 1:
+            return self
+        own = {number for number, memory in enumerate(self.memories) if memory.is_of_session}
+        runs = [
+            replace(run, touches={m: size * sessions if m in own else size for m, size in run.touches.items()})
+            for run in self.runs
+        ]
+        memories = [
+            replace(memory, bytes=memory.bytes * sessions) if number in own else memory
+            for number, memory in enumerate(self.memories)
+        ]
+        return replace(self, runs=runs, memories=memories)
 
 
 def is_held(leaf: Any) -> bool:
