@@ -18,10 +18,12 @@ from fx_partition.common.errors import PartitionError
 
 from ..capture.size_text import LARGEST, SizeReader
 from ..capture.symbolic_sizes import Size, Symbols
+from ..constraints.module_boundaries import NODES
 from ..partitioner.pareto import Tradeoff
 from ..slicing.rewrite import Slicing
 from .json_form import Unreadable, read_form, shown
 from .records import Oversize, Partition, PeakCandidate, Proof, Witness
+from .request import ON_CHIP
 from .serialization import ANY_SLACK, SYMBOLIC
 
 
@@ -121,7 +123,7 @@ class _Fields:
 
     def read(self) -> dict[str, Any]:
         data = self._data
-        proof = data["certificate"]
+        proof, between = data["certificate"], data.get("boundaries", NODES)
         return {
             **{name: data[name] for name in (
                 "graph", "algorithm", "objective", "footprint", "budget_bytes", "budget_is_smallest", "num_devices"
@@ -140,6 +142,8 @@ class _Fields:
             "keep_together": tuple(g if isinstance(g, str) else tuple(g) for g in data["keep_together"]),
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
+            "memory": data.get("memory", ON_CHIP),
+            "boundaries": tuple(between) if isinstance(between, list) else between,
         }  # fmt: skip
 
     def _partition(self, index: int, entry: dict[str, Any]) -> Partition:

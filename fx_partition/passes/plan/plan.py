@@ -14,11 +14,12 @@ from typing import Any
 import sympy
 
 from ..capture.symbolic_sizes import UNBACKED_FALLBACK, Symbols
+from ..constraints.module_boundaries import NODES
 from ..partitioner.pareto import Tradeoff
 from ..slicing.rewrite import Slicing
 from .json_reader import fields_from_json
 from .records import Oversize, Partition, Proof
-from .request import NO_BUDGET
+from .request import NO_BUDGET, ON_CHIP
 from .serialization import plan_to_dict
 
 #: The size that counts as "any": `Plan.largest` returns it where a size has no bound.
@@ -35,7 +36,7 @@ class Plan:
         objective, max_slack: what the planner minimised; see `request.Request`.
         footprint: weights plus the most bytes resident and allocated at any step, for inference: in eager mode ("peak")
             or in compiled code ("fused"); or weights plus the bytes that all steps make and allocate, added up ("sum").
-        budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
+        budget_bytes: usable bytes of one device, of the largest where they differ.
         budget_is_smallest: whether no budget was given, so that this is the smallest for which the devices suffice.
         device_budgets: the bytes of each device in their order, where they differ.
         num_devices: how many devices there are; 0 for as many as are needed.
@@ -52,6 +53,9 @@ class Plan:
             are too large to run or for a device that this machine does not have; a formula estimates it.
         devices: the devices asked for, in order; empty if none were named.
         note: a sentence about a decision that the other fields do not show; "" for none.
+        memory: "on-chip", where a gather counts the rows that it reads, or "device", where weights count whole.
+        boundaries: where boundaries may be: between "nodes" or "modules", or between modules of which those of these
+            paths and classes stay whole.
 
     Example::
 
@@ -81,6 +85,8 @@ class Plan:
     estimated_workspace: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     note: str = ""
+    memory: str = ON_CHIP
+    boundaries: str | tuple[str, ...] = NODES
 
     @property
     def num_partitions(self) -> int:

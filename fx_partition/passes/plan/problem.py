@@ -14,7 +14,9 @@ import sympy
 
 from ..capture.captured_graph import CapturedGraph
 from ..constraints.atoms import Atoms, find_atoms
+from ..constraints.module_boundaries import at_modules
 from ..footprint.analyze import analyze_memory
+from ..footprint.device_memory import on_device
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
 from ..partitioner.build_chain import lay_out
@@ -23,7 +25,7 @@ from ..partitioner.permute import permuted
 from ..partitioner.repeated_partitions import with_keys
 from ..slicing.rewrite import Slicing, apply_slicings
 from ..slicing.search import find_slicings
-from .request import Request
+from .request import DEVICE, Request
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Problem:
 
     Attributes:
         captured: the graph, with oversize nodes in slices if the request says so.
-        eager: its memory in eager mode, in trace order.
+        eager: its memory in eager mode, in trace order, on chip or on a device as the request says.
         model: its memory under the request's footprint, in the order of ``atoms``.
         atoms: the steps that stay together, and the order in which they run.
         chain: ``model`` in numbers.
@@ -75,9 +77,11 @@ def pose(
     """Return the problem that a request poses under a binding.
 
     Raises:
-        PartitionError: ``keep_together`` names a node or a module that the graph does not have.
+        PartitionError: ``keep_together`` or ``boundaries`` names a node or a module that the graph does not have.
     """
     memory = memory.measured_at(numbers)
+    if request.memory == DEVICE:
+        memory = on_device(memory)
     slicings: tuple[Slicing, ...] = ()
     atoms: Atoms | None = None
     if request.budget is not None and request.oversize == "slice":
@@ -90,6 +94,7 @@ def pose(
     model, together = fuse(captured, memory) if fused else (memory, [])
     if atoms is None or together:
         atoms = find_atoms(captured, memory, request.keep_together, together)
+    atoms = at_modules(captured, memory, atoms, request.boundaries)
     model = model.reordered(atoms.order)
     adds_up = request.footprint == "sum"
     chain = with_keys(lay_out(model, atoms, numbers, adds_up=adds_up), _operators(captured, model))

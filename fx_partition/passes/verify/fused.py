@@ -16,6 +16,7 @@ import sympy
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.analyze import analyze_memory
+from ..footprint.device_memory import on_device as whole_weights
 from ..footprint.graph_memory import GraphMemory
 from ..inductor.fused_footprint import fuse
 from .groups import Group
@@ -66,7 +67,12 @@ class FusedSizes:
 
 
 def fused_sizes(
-    captured: CapturedGraph, numbers: Mapping[sympy.Symbol, int], order: Sequence[str], cuts: Sequence[int]
+    captured: CapturedGraph,
+    numbers: Mapping[sympy.Symbol, int],
+    order: Sequence[str],
+    cuts: Sequence[int],
+    *,
+    on_device: bool,
 ) -> tuple[FusedSizes, list[Group]]:
     """Return what the steps of a plan touch as compiled code, and the groups that its kernels make.
 
@@ -74,8 +80,11 @@ def fused_sizes(
         numbers: the plan's binding.
         order: names of the nodes in the plan's order.
         cuts: the step at which each partition begins.
+        on_device: whether weights count whole, as in a device's memory.
     """
     eager = analyze_memory(captured).measured_at(numbers)
+    if on_device:
+        eager = whole_weights(eager)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     memory, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
     return FusedSizes(memory), list(_kernels(captured, eager))
