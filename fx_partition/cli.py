@@ -26,8 +26,19 @@ from .hardware.probe import probe
 from .hardware.records import devices
 from .passes.api import plan as make_plan
 from .passes.api import verify
+from .passes.constraints.module_boundaries import NODES
 from .passes.plan.plan import Plan
-from .passes.plan.request import ALGORITHMS, FOOTPRINTS, MOST_DEVICES, OBJECTIVES, ON_SHORTAGE, ORDERS, OVERSIZE
+from .passes.plan.request import (
+    ALGORITHMS,
+    FOOTPRINTS,
+    MEMORIES,
+    MOST_DEVICES,
+    OBJECTIVES,
+    ON_CHIP,
+    ON_SHORTAGE,
+    ORDERS,
+    OVERSIZE,
+)
 from .report import render
 from .report.device_document import device_dict, device_document, devices_document, devices_json
 from .report.markdown import to_markdown
@@ -189,6 +200,9 @@ def _parser() -> _Parser:
     plan.add_argument("--order", choices=ORDERS, default="search", help="whether to try other orders of the nodes")
     how = "what to count: the peak of eager mode, the sum of all layers, or the peak of compiled code"
     plan.add_argument("--footprint", choices=FOOTPRINTS, default="peak", help=how)
+    how = "the memory that --cache is of: on-chip counts the rows that a gather reads, device counts weights whole"
+    plan.add_argument("--memory", choices=MEMORIES, default=ON_CHIP, help=how)
+    fitting.add_boundaries(plan, NODES)
     plan.add_argument(
         "--replicate", action="store_true", help="put copies of the largest partitions on devices that are left over"
     )
@@ -253,7 +267,8 @@ def _planned(args: argparse.Namespace) -> Plan:
     return make_plan(
         load_program(args.model, args.modules), cache_bytes=cache, bind=bind, algorithm=args.algorithm,
         objective=args.objective, max_slack=max_slack, order=args.order, footprint=args.footprint, devices=devices,
-        on_shortage=args.on_shortage, oversize=args.oversize, replicate=args.replicate,
+        memory=args.memory, boundaries=fitting.boundaries_of(args.boundaries), on_shortage=args.on_shortage,
+        oversize=args.oversize, replicate=args.replicate,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from .common.units import parse_count
 from .engines.registry import engine_text
 from .fit.api import fit
 from .fit.precision import QUANTISED
+from .passes.constraints.module_boundaries import MODULES, NODES
 from .report.output import written
 
 _MOST = 2**31
@@ -39,11 +40,21 @@ def add_options(parser: argparse.ArgumentParser, trust: str) -> None:
         "--weights", default="", metavar="NAME[,NAME...]",
         help=f"precisions to try, the model's own among them: bf16,{','.join(QUANTISED)}",
     )  # fmt: skip
+    add_boundaries(parser, MODULES)
+
+
+def add_boundaries(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the option ``--boundaries``, which `boundaries_of` reads."""
     parser.add_argument(
-        "--boundaries", default="modules", metavar="modules|nodes|NAME[,NAME...]",
-        help="where the model may be cut: modules (blocks of a list stay whole), nodes, or classes and paths of "
-        "modules that stay whole (modules)",
+        "--boundaries", default=default, metavar="modules|nodes|NAME[,NAME...]",
+        help="where the model may be cut: between modules (those of a list stay whole), between nodes, or between "
+        f"modules of which those of these classes and paths stay whole ({default})",
     )  # fmt: skip
+
+
+def boundaries_of(text: str) -> str | list[str]:
+    """Return the value of ``--boundaries`` as `plan` and `fit` take it."""
+    return text if text in (MODULES, NODES) else text.split(",")
 
 
 def answer(args: argparse.Namespace, format: str) -> str:
@@ -57,12 +68,11 @@ def answer(args: argparse.Namespace, format: str) -> str:
         for name in ("batch", "length")
         if (text := getattr(args, name)) is not None
     }
-    names = args.boundaries.split(",")
     options: dict[str, Any] = {
         "devices": args.devices,
         "margin": args.margin,
         "weights": [name for name in args.weights.split(",") if name],
-        "boundaries": names[0] if names[0] in ("modules", "nodes") and len(names) == 1 else names,
+        "boundaries": boundaries_of(args.boundaries),
     }
     if args.model.suffix == ".pt2":
         if given := [f"--{name}" for name in ("dtype", "batch", "length") if getattr(args, name) is not None]:

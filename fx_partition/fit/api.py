@@ -18,13 +18,14 @@ from fx_partition.common.units import format_bytes, shown
 from ..passes.capture.capture_model import ExampleInputs, capture
 from ..passes.capture.captured_graph import CapturedGraph
 from ..passes.capture.meta_models import is_on_meta, to_fake_cpu
+from ..passes.constraints.module_boundaries import Boundaries, read_boundaries
 from ..passes.footprint.analyze import analyze_memory
 from ..passes.partitioner.chain import Chain
 from ..passes.partitioner.interval_footprint import interval
 from . import hugging_face
 from .devices import Devices, DeviceSizes, read_devices
 from .largest import LIMIT, largest
-from .module_graph import Boundaries, ModuleGraph, module_graph
+from .module_graph import ModuleGraph, module_graph
 from .placing import Placing, place, used
 from .precision import QUANTISED, fewest_quantised, savings
 from .repeats import NotRepeatedError, lengthened
@@ -100,7 +101,7 @@ def fit(
         weights: precisions to try, "int8" and "int4" in addition to the model's own. For each, the answer has the
             fewest blocks that must be quantised.
         boundaries: where the model may be cut: "modules" (blocks of a list, such as decoder layers, stay whole),
-            "nodes", or names of classes and paths of modules that stay whole.
+            "nodes", or a list of classes and paths of modules that stay whole.
         dynamic_shapes, bind: as for `plan`, for a module.
 
     Raises:
@@ -116,10 +117,11 @@ def fit(
     """
     sizes = read_devices(devices, margin)
     tried = _precisions(weights)
+    between = read_boundaries(boundaries)
     if isinstance(model, (str, Path)) or (example_inputs is None and _has_config(model)):
-        question = _ask_config(model, dtype, batch, length, boundaries)
+        question = _ask_config(model, dtype, batch, length, between)
     else:
-        question = _ask_module(model, example_inputs, dynamic_shapes, bind, boundaries)
+        question = _ask_module(model, example_inputs, dynamic_shapes, bind, between)
     return _answer(question, sizes, tried)
 
 
@@ -131,7 +133,9 @@ def _has_config(model: Any) -> bool:
     return isinstance(model, torch.nn.Module) and hasattr(getattr(model, "config", None), "num_hidden_layers")
 
 
-def _ask_config(model: Any, dtype: Any, batch: int, length: int | None, boundaries: Boundaries) -> _Question:
+def _ask_config(
+    model: Any, dtype: Any, batch: int, length: int | None, boundaries: str | tuple[str, ...]
+) -> _Question:
     config = hugging_face.read_config(Path(model)) if isinstance(model, (str, Path)) else model.config
     longest = int(getattr(config, "max_position_embeddings", 0) or 2**20)
     length = min(LENGTH, longest) if length is None else length
@@ -141,7 +145,10 @@ def _ask_config(model: Any, dtype: Any, batch: int, length: int | None, boundari
     if length > longest:
         raise PartitionError(f"length={length} is more than the {longest} tokens that the model allows")
     kind = _dtype(dtype, config)
-    graph, prefill = _prefill_graph(config, kind, batch, length, boundaries, whole=False)
+    # Where blocks are left out, the others have other numbers.
+    names = () if isinstance(boundaries, str) else boundaries
+    numbered = any(part.isdecimal() for name in names for part in name.split("."))
+    graph, prefill = _prefill_graph(config, kind, batch, length, boundaries, whole=numbered)
     bind = {prefill.dims[name]: n for name, n in (("batch", batch), ("length", length)) if name in prefill.dims}
     name = getattr(config, "_name_or_path", "") or type(config).__name__.removesuffix("Config")
     if isinstance(model, (str, Path)):
@@ -154,7 +161,7 @@ def _ask_config(model: Any, dtype: Any, batch: int, length: int | None, boundari
 
 
 def _prefill_graph(
-    config: Any, kind: torch.dtype, batch: int, length: int, boundaries: Boundaries, *, whole: bool
+    config: Any, kind: torch.dtype, batch: int, length: int, boundaries: str | tuple[str, ...], *, whole: bool
 ) -> tuple[ModuleGraph, hugging_face.Prefill]:
     prefill = hugging_face.capture_prefill(hugging_face.build(config, kind), batch, length, whole=whole)
     memory = analyze_memory(prefill.captured)
@@ -178,7 +185,7 @@ def _dtype(dtype: str | torch.dtype | None, config: Any) -> torch.dtype:
 
 
 def _ask_module(
-    model: Any, example_inputs: ExampleInputs | None, dynamic_shapes: Any, bind: Any, boundaries: Boundaries
+    model: Any, example_inputs: ExampleInputs | None, dynamic_shapes: Any, bind: Any, boundaries: str | tuple[str, ...]
 ) -> _Question:
     name = type(model).__name__
     if isinstance(model, torch.nn.Module) and is_on_meta(model):

@@ -8,27 +8,21 @@ After:  the pieces "model.embed_tokens", "model", "model.rotary_emb", "model.lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import sympy
 import torch
 import torch.fx
 
-from fx_partition.common.errors import PartitionError
-
 from ..passes.capture.captured_graph import CapturedGraph
-from ..passes.capture.user_names import module_path, module_stack
 from ..passes.constraints.atoms import Atoms, find_atoms
+from ..passes.constraints.module_boundaries import MODULES, NODES, between_pieces, find_units
 from ..passes.footprint.device_memory import on_device
 from ..passes.footprint.graph_memory import GraphMemory
 from ..passes.footprint.state_inputs import kept_results
 from ..passes.partitioner.build_chain import lay_out
 from ..passes.partitioner.chain import Chain
-
-#: Where boundaries may be: between modules, between nodes, or around modules of these paths and classes.
-Boundaries: TypeAlias = "str | Sequence[str]"
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class ModuleGraph:
 def module_graph(
     captured: CapturedGraph,
     memory: GraphMemory,
-    boundaries: Boundaries = "modules",
+    boundaries: str | tuple[str, ...] = MODULES,
     root: str = "",
     kept: Mapping[int, str] | None = None,
 ) -> ModuleGraph:
@@ -85,77 +79,26 @@ def module_graph(
     Args:
         captured: the graph.
         memory: its memory.
-        boundaries: "modules": a block stays whole; "nodes": as in a plan; or names of classes and paths of modules that
-            stay whole.
+        boundaries: as `read_boundaries` returns it.
         root: the path of the user's model in the captured one.
         kept: the values that stay from call to call, with their names (see `kept_results`).
 
     Raises:
-        PartitionError: a name in ``boundaries`` is neither a class nor a path of a module of the graph.
+        PartitionError: no step comes from a module that ``boundaries`` names.
     """
     atoms = find_atoms(captured, memory)
+    units = find_units(captured, memory, boundaries, root)
+    paths = units.of
+    if not any(paths) and not units.whole:  # a tracer that knows no modules, or a model that is one
+        boundaries, paths = NODES, tuple(step.node for step in memory.steps)
+    if boundaries != NODES:
+        atoms = between_pieces(atoms, paths)
     memory = on_device(kept_results(memory.reordered(atoms.order), kept or {}))
-    nodes = {node.name: node for node in captured.gm.graph.nodes}
-    stacks = [module_stack(nodes[step.node]) for step in memory.steps]
-    named = {boundaries} if isinstance(boundaries, str) else set(boundaries)
-    found = [_block(stack, named, root) for stack in stacks]
-    if not isinstance(boundaries, str):
-        _refuse_unknown(named, stacks, root)
-    own = [plain_path(module_path(nodes[step.node]), root) for step in memory.steps]
-    paths = _of_modules([block or path for block, path in zip(found, own, strict=True)])
-    if not any(paths):  # a tracer that knows no modules
-        boundaries, paths = "nodes", [step.node for step in memory.steps]
-    starts = [
-        start for start in atoms.starts[:-1]
-        if start == 0 or boundaries == "nodes" or paths[start] != paths[start - 1]
-    ]  # fmt: skip
-    labels = tuple(paths[start] for start in starts)
-    names = set(filter(None, found))
-    blocks = tuple(label in names for label in labels)
-    graph = ModuleGraph(memory, (*starts, len(memory.steps)), labels, blocks, {})
+    labels = tuple(paths[atoms.order[start]] for start in atoms.starts[:-1])
+    blocks = tuple(label in units.whole for label in labels)
+    graph = ModuleGraph(memory, atoms.starts, labels, blocks, {})
     in_blocks = {weight for piece, block in enumerate(blocks) if block for weight in graph.weights_of(piece)}
     return replace(graph, matrices={w: m for w, m in _matrices(captured, memory).items() if w in in_blocks})
-
-
-def _block(stack: Sequence[tuple[str, str]], named: set[str], root: str) -> str:
-    """Return the path of the outermost block that a step is in; "" if it is in none."""
-    for path, kind in stack:
-        plain = plain_path(path, root)
-        if named == {"modules"} or named == {"nodes"}:
-            if plain.rpartition(".")[2].isdecimal():
-                return plain
-        elif plain in named or kind in named:
-            return plain
-    return ""
-
-
-def _of_modules(paths: Sequence[str]) -> list[str]:
-    """Return for each step the module to list it under: a step of a module that contains others goes with the step
-    before it, at the start with the one behind.
-
-    Example: ``["", "embed", "", "layers.0", "layers.0"]`` becomes ``["embed", "embed", "embed", "layers.0", ...]``.
-    """
-    parents = {path[:end] for path in paths for end in (i for i, c in enumerate(path) if c == ".")} | {""}
-    found: list[str] = []
-    newest = next((path for path in paths if path not in parents), "")
-    for path in paths:
-        newest = newest if path in parents else path
-        found.append(newest)
-    return found
-
-
-def plain_path(path: str, root: str) -> str:
-    """Return a path in the captured model as the path in the user's model, which is at `root` in it."""
-    return "" if path == root else path.removeprefix(f"{root}.")
-
-
-def _refuse_unknown(named: set[str], stacks: Sequence[Sequence[tuple[str, str]]], root: str) -> None:
-    known = {name for stack in stacks for path, kind in stack for name in (plain_path(path, root), kind)}
-    if unknown := sorted(named - known):
-        raise PartitionError(
-            f"boundaries names {', '.join(map(repr, unknown))}: no step of the graph comes from a module of that path "
-            'or class; name others, or use boundaries="modules"'
-        )
 
 
 def _matrices(captured: CapturedGraph, memory: GraphMemory) -> dict[int, Matrix]:

@@ -166,6 +166,7 @@ def _step_again(
         step, node=node, path=path,
         values=tuple(value_here.get(v, v) for v in step.values),
         weights={weight_here.get(w, w): size for w, size in step.weights.items()},
+        given=tuple(weight_here.get(w, w) for w in step.given),
         writes=values(step.writes), reshapes=values(step.reshapes),
         weight_writes=weights(step.weight_writes), weight_reshapes=weights(step.weight_reshapes),
     )  # fmt: skip

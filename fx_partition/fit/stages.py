@@ -12,9 +12,10 @@ from itertools import pairwise
 from fx_partition.engines.module_stages import ModuleRun, ModuleStages, heads
 
 from ..passes.capture.captured_graph import CapturedGraph
+from ..passes.constraints.module_boundaries import plain_path
 from ..passes.plan.module_runs import module_stages
 from .hugging_face import Shortened
-from .module_graph import ModuleGraph, plain_path
+from .module_graph import ModuleGraph
 
 
 def device_stages(

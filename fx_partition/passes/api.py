@@ -7,6 +7,7 @@ from typing import Any
 
 from .capture.capture_model import ExampleInputs, Model, capture
 from .constraints.atoms import KeepTogether
+from .constraints.module_boundaries import Boundaries
 from .footprint.analyze import analyze_memory
 from .plan.make_plan import make_plan
 from .plan.plan import Plan
@@ -29,6 +30,8 @@ def plan(
     max_slack: float | None = None,
     order: str = "search",
     footprint: str = "peak",
+    memory: str = "on-chip",
+    boundaries: Boundaries = "nodes",
     oversize: str = "stream",
     keep_together: KeepTogether = (),
     devices: Devices | None = None,
@@ -41,12 +44,16 @@ def plan(
         model: a GraphModule, an ExportedProgram, or an nn.Module (traced by torch.export).
         example_inputs: a sequence of positional inputs, one tensor, or a mapping of keyword inputs; needed for an
             nn.Module and for a graph without shapes.
-        cache_bytes: usable on-chip bytes of one device: 6291456, "6MiB", "6MB", the name of a device ("H100-SXM"), or
+        cache_bytes: usable bytes of one device: 6291456, "6MiB", "6MB", the name of a device ("H100-SXM"), or
             "auto" for this machine's device; or a list with the bytes of each device in order. Left out, with
             ``devices``: the smallest size for which that number of devices suffices.
         dynamic_shapes: the symbolic dimensions of the inputs, as for ``torch.export.export``.
         bind: numbers for symbolic dimensions, by input (``{"input_ids.0": 8}``) or symbol; hints stand for the rest.
         devices: the number of devices, or their names in order.
+        memory: "on-chip", or "device": each partition holds its weights whole, whole embedding tables too, and its
+            state, from the start of a call to its end.
+        boundaries: where boundaries may be: between "nodes", between "modules" (a module of a list, such as a decoder
+            layer, stays whole), or between modules of which those of a list stay whole: classes, their names, or paths.
         algorithm, objective, max_slack, order, footprint, oversize, keep_together, on_shortage, replicate: see
             docs/options.md.
 
@@ -60,11 +67,13 @@ def plan(
         3
         >>> fx_partition.plan(model, torch.randn(4, 256), devices=2).budget_bytes
         1060864
+        >>> fx_partition.plan(model, torch.randn(4, 256), cache_bytes="1MiB", boundaries=["3"]).num_partitions
+        3
     """
     request = Request.check(
         cache_bytes, devices, bind=bind, algorithm=algorithm, objective=objective, max_slack=max_slack,
-        order=order, footprint=footprint, oversize=oversize, keep_together=keep_together, on_shortage=on_shortage,
-        replicate=replicate,
+        order=order, footprint=footprint, memory=memory, boundaries=boundaries, oversize=oversize,
+        keep_together=keep_together, on_shortage=on_shortage, replicate=replicate,
     )  # fmt: skip
     captured = capture(model, example_inputs, dynamic_shapes)
     return make_plan(captured, analyze_memory(captured), request)
@@ -132,7 +141,7 @@ def verify(
     Returns:
         Faults as ``path: why``, with the path of a field in the plan's JSON and sizes in bytes::
 
-            partitions[1].recv_bytes: it is 0, and by footprint=peak the model has 4096
+            partitions[1].recv_bytes: it is 0, and by footprint=peak, memory=on-chip the model has 4096
 
     Raises:
         PartitionError (a ValueError): the model cannot be captured, as for `plan`.

@@ -6,8 +6,9 @@ import math
 from collections import Counter
 
 from fx_partition.common.units import format_bytes
+from fx_partition.passes.constraints.module_boundaries import NODES
 from fx_partition.passes.plan.plan import Plan
-from fx_partition.passes.plan.request import TIMED
+from fx_partition.passes.plan.request import DEVICE, TIMED
 
 from .document import code, count
 
@@ -43,7 +44,8 @@ def headline(plan: Plan) -> str:
     if not plan.has_budget:
         text = [
             f"No budget was set, so nothing is cut: one partition of {format_bytes(plan.max_bytes)}.",
-            "Set cache_bytes to the on-chip bytes of one device to see how many devices the model needs.",
+            f"Set cache_bytes to the {'' if plan.memory == DEVICE else 'on-chip '}bytes of one device to see how many "
+            "devices the model needs.",
         ]
     elif is_short(plan):
         text = [_short_of_devices(plan)]
@@ -88,7 +90,7 @@ def _fits(plan: Plan) -> str:
         return f"Fits one device of {budget}: it holds {fullest} ({share}), {left} stay free."
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
     fewer = f"{_fewer(plan)} " if plan.certificate.witnesses else ""
-    streamed = "" if _in_turns(plan) else "Nothing is streamed from off-chip; "
+    streamed = "" if _in_turns(plan) or plan.memory == DEVICE else "Nothing is streamed from off-chip; "
     verb = "Needs" if plan.objective not in TIMED or plan.num_partitions == plan.certificate.min_partitions else "Uses"
     return (
         f"{verb} {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
@@ -123,31 +125,36 @@ def _in_turns(plan: Plan) -> str:
     budget = next(p.budget_bytes for p in plan.partitions if p.device == device)
     if held <= budget:
         return f"{text}."
-    return f"{text}, more than its {format_bytes(budget)}, and reloads them from off-chip each call."
+    reloads = "" if plan.memory == DEVICE else ", and reloads them from off-chip each call"
+    return f"{text}, more than its {format_bytes(budget)}{reloads}."
+
+
+def _spilled(plan: Plan, where: str = "") -> str:
+    """Return how many bytes do not fit, and what becomes of them, as the end of a sentence."""
+    spilled = format_bytes(plan.spill_bytes)
+    if plan.memory == DEVICE:
+        return f"{spilled} are beyond the memory of the devices."
+    return f"{spilled} are {where}streamed from off-chip each call."
 
 
 def _short_of_devices(plan: Plan) -> str:
     budget, given = sizes(plan), count(plan.num_devices, "device")
     needs = "" if plan.device_budgets else f": it needs {plan.certificate.min_partitions} of {budget}"
-    return (
-        f"Does not fit the {given} of {budget} given{needs}. Spread over {given}, "
-        f"{format_bytes(plan.spill_bytes)} are beyond on-chip memory and are streamed from off-chip each call."
-    )
+    spilled = _spilled(plan, "beyond on-chip memory and are ")
+    return f"Does not fit the {given} of {budget} given{needs}. Spread over {given}, {spilled}"
 
 
 def _does_not_fit(plan: Plan) -> str:
-    budget = sizes(plan)
+    budget, number = sizes(plan), count(plan.num_partitions, "device")
     if not plan.oversize:  # only compiled code: its footprints are exact only once the boundaries are known
         return (
-            f"No boundaries were found with which compiled code stays within devices of {budget}. On "
-            f"{count(plan.num_partitions, 'device')}, {format_bytes(plan.spill_bytes)} are streamed from off-chip each "
-            f"call."
+            f"No boundaries were found with which compiled code stays within devices of {budget}. On {number}, "
+            f"{_spilled(plan)}"
         )
-    atoms = count(len(plan.oversize), "operator")
+    atoms = count(len(plan.oversize), "operator" if plan.boundaries == NODES else "module")
     verb = "is" if len(plan.oversize) == 1 else "are"
     text = (
         f"Does not fit devices of {budget} whatever their number: {atoms} {verb} larger by "
-        f"{'itself' if verb == 'is' else 'themselves'}. On {count(plan.num_partitions, 'device')}, "
-        f"{format_bytes(plan.spill_bytes)} are streamed from off-chip each call."
+        f"{'itself' if verb == 'is' else 'themselves'}. On {number}, {_spilled(plan)}"
     )
     return " ".join(filter(None, [text, _in_turns(plan)]))

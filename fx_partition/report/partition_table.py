@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fx_partition.common.units import format_bytes
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.records import Partition
+from fx_partition.passes.plan.request import DEVICE
 
 from .document import Table, code
 from .headline import percent
@@ -55,8 +56,9 @@ def partition_table(plan: Plan) -> Table:
     if plan.has_budget:
         used = percent(sum(p.total_bytes for p in plan.partitions), sum(p.budget_bytes for p in plan.partitions))
         columns.append(_Column("of budget", True, lambda p: percent(p.total_bytes, p.budget_bytes), used))
-        columns.append(size("left on chip", left))
-        columns.append(size("spilled (streamed off-chip)", lambda p: p.spill_bytes))
+        on_device = plan.memory == DEVICE
+        columns.append(size("left" if on_device else "left on chip", left))
+        columns.append(size("over" if on_device else "spilled (streamed off-chip)", lambda p: p.spill_bytes))
     columns.append(size("received", lambda p: p.recv_bytes))
     columns.append(size("sent", lambda p: p.send_bytes))
     return Table(

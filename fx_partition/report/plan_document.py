@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fx_partition.common.units import format_bytes
+from fx_partition.passes.constraints.module_boundaries import NODES
 from fx_partition.passes.partitioner.pareto import Tradeoff
 from fx_partition.passes.plan.plan import Plan
 from fx_partition.passes.plan.records import Oversize, Partition
+from fx_partition.passes.plan.request import DEVICE, ON_CHIP
 from fx_partition.passes.slicing.rewrite import Slicing
 
 from .document import Document, Section, Table, code, count, shortened
@@ -59,10 +61,20 @@ def _totals(plan: Plan) -> Section:
         f"cut (received from other partitions): {_exactly(plan.cut_bytes)}",
     ]
     if plan.has_budget:
-        points.append(f"spill (streamed from off-chip each call): {_exactly(plan.spill_bytes)}")
+        spill = "over (beyond the devices)" if plan.memory == DEVICE else "spill (streamed from off-chip each call)"
+        points.append(f"{spill}: {_exactly(plan.spill_bytes)}")
     slack = "" if plan.max_slack is None else f", max_slack {plan.max_slack:g}"
-    how = f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}, footprint {plan.footprint}."
+    how = f"Algorithm {plan.algorithm}, objective {plan.objective}{slack}, footprint {plan.footprint}{_counted(plan)}."
     return Section("Totals", how, points=tuple(points))
+
+
+def _counted(plan: Plan) -> str:
+    """Return the memory and the boundaries that were asked for, where they are not the default."""
+    memory = "" if plan.memory == ON_CHIP else f", memory {plan.memory} (weights count whole)"
+    if plan.boundaries == NODES:
+        return memory
+    whole = "" if isinstance(plan.boundaries, str) else f", whole: {', '.join(map(code, plan.boundaries))}"
+    return f"{memory}, boundaries between modules{whole}"
 
 
 def _distinct(plan: Plan) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import is_group
-from fx_partition.passes.plan.request import NO_BUDGET, Request
+from fx_partition.passes.plan.request import DEVICE, NO_BUDGET, Request
 from fx_partition.report.output import check_place
 
 from ..devices.home_device import with_index
@@ -114,6 +114,8 @@ def _microbatches(given: Any, request: Request) -> int | None:
     if given == "auto":
         if request.budget == NO_BUDGET:
             raise PartitionError('microbatches="auto" fits footprints to a budget; name it with cache_bytes=')
+        if request.memory == DEVICE:
+            raise PartitionError('microbatches="auto" counts what a cache keeps; leave memory="device" out')
         return None
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise PartitionError(f'microbatches={given!r} is neither a number of 1 or more nor "auto"')

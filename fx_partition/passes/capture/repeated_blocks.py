@@ -7,6 +7,7 @@ that a tracer cannot tell apart: the metadata of a tensor counts, and its number
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,8 @@ def _same(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, _PLAIN):
         return bool(a == b)
+    if type(a) is functools.partial:  # an activation with its options, as transformers makes one for each block
+        return a.func is b.func and _same(a.args, b.args) and _same(a.keywords, b.keywords)
     if type(a) in (tuple, list):
         return len(a) == len(b) and all(map(_same, a, b))
     if type(a) is dict or type(a).__name__ == "OrderedDict":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import torch.fx
 
@@ -29,21 +30,33 @@ def user_name(source: str) -> str:
     return text or f"{brackets[0][0]}.{number}"
 
 
+class ModuleCall(NamedTuple):
+    """A module that a node was traced in: its path, and the name of its class without and with its Python module."""
+
+    path: str
+    kind: str
+    full_kind: str
+
+
 def module_path(node: torch.fx.Node) -> str:
     """Return the path of the module that a node comes from, as a user knows it; "" where the tracer left none."""
-    found = module_stack(node)
-    if not found:
-        return str(node.target) if node.op == "call_module" else ""
-    return found[-1][0]
+    found = module_calls(node)
+    return found[-1].path if found else ""
 
 
-def module_stack(node: torch.fx.Node) -> list[tuple[str, str]]:
-    """Return the path and the name of the class of each module that a node comes from, the model itself first.
+def module_calls(node: torch.fx.Node) -> list[ModuleCall]:
+    """Return the modules that a node was traced in, the model itself first; none where the tracer left none.
 
-    Example: ``[("", "GPT2Model"), ("h.0", "GPT2Block"), ("h.0.mlp", "GPT2MLP")]``.
+    Example, without the full names: ``("", "GPT2Model"), ("h.0", "GPT2Block"), ("h.0.mlp", "GPT2MLP")``.
     """
-    stack = node.meta.get("nn_module_stack") or {}
-    return [(_plain_path(path), _class_name(kind)) for path, kind in stack.values()]
+    stack = node.meta.get("nn_module_stack")
+    if stack:
+        return [ModuleCall(_plain_path(path), *_class_names(kind)) for path, kind in stack.values()]
+    if node.op != "call_module":
+        return []
+    target = str(node.target)
+    outer = [target[:end] for end, character in enumerate(target) if character == "."]
+    return [ModuleCall(path, *_class_at(node.graph.owning_module, path)) for path in (*outer, target)]
 
 
 def _plain_path(path: str) -> str:
@@ -53,5 +66,13 @@ def _plain_path(path: str) -> str:
     return "" if path.startswith("_") else path
 
 
-def _class_name(kind: type | str) -> str:
-    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+def _class_names(kind: type | str) -> tuple[str, str]:
+    full = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    return full.rpartition(".")[2], full
+
+
+def _class_at(owner: torch.nn.Module | None, path: str) -> tuple[str, str]:
+    try:
+        return ("", "") if owner is None else _class_names(type(owner.get_submodule(path)))
+    except AttributeError:
+        return "", ""

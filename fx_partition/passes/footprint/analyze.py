@@ -146,6 +146,7 @@ class _Reader:
         for source in node.all_input_nodes:
             for place in leaf_places(self._places.get(source)):
                 (touched if place.kind == "v" else reads)[place.number] = None
+        step.given = tuple(reads)
         value = self._captured.values.get(node)
         region = self._effects.enter_or_exit(node)
         if not region and (touched or reads or _tensors(value) or node.op == "call_module"):
@@ -172,7 +173,8 @@ class _Reader:
             return True
         step = NodeMemory(node.name, module_path(node))
         step.values = tuple(values_at(self._places[node]))
-        self._touch_rigid(step, (place.number for place in leaf_places(self._places[node]) if place.kind == "w"))
+        step.given = tuple(dict.fromkeys(p.number for p in leaf_places(self._places[node]) if p.kind == "w"))
+        self._touch_rigid(step, step.given)
         self._steps.append(step)
         return True
 

@@ -63,6 +63,7 @@ class NodeMemory:
         values: the values that the step touches (makes, reads or writes), each once.
         weights: the bytes that the step touches of each weight, ``{weight: bytes}``: all, the rows that a gather reads,
             or the sum of the views that it reads (overlapping views may exceed the weight; `weight_size` limits them).
+        given: the weights that are among the step's operands, whether it reads them (``mul``) or not (``zeros_like``).
         workspace: bytes that the step allocates beyond its outputs, at each moment that can be the peak.
         scratch: the same with the kernels that are to be measured; None if there are none.
         estimated: operators inside whose memory depends on the processor and was not measured (see `measured_scratch`).
@@ -77,6 +78,7 @@ class NodeMemory:
     path: str
     values: tuple[int, ...] = ()
     weights: dict[int, Size] = field(default_factory=dict)
+    given: tuple[int, ...] = ()
     workspace: tuple[Size, ...] = (0,)
     scratch: Scratch | None = None
     estimated: tuple[str, ...] = ()

@@ -4,7 +4,8 @@ Terms
 -----
 executed order
     The order that runs: partition after partition, and inside each the atoms in trace order. A plan over any other
-    order is changed to it and measured again before it is compared.
+    order is changed to it and measured again before it is compared. Its oversize atoms must be oversize in trace order:
+    an atom of several steps may fit there, and not where a value that it receives is needed later.
 measure
     (partitions, bytes of the largest, bytes received from other partitions), compared in this order, or with the bytes
     received before the largest (``traffic``). An atom that alone exceeds the budget does not count for the largest.
@@ -28,7 +29,7 @@ import numpy as np
 
 from ..partitioner.chain import Chain
 from ..partitioner.dp import dp
-from ..partitioner.greedy import fewest_over
+from ..partitioner.greedy import fewest_over, oversize_atoms
 from ..partitioner.interval_footprint import interval
 from ..partitioner.pareto import Tradeoff
 from ..partitioner.permute import permuted
@@ -108,9 +109,10 @@ def search_order(
     best = _Best(chain, budget, traffic, solve, boundaries)
     found = search_downsets(chain, predecessors, budget, most=best.measure[0])
     if found is not None:
-        best.consider([atom for part in found.parts for atom in part], np.cumsum([0, *map(len, found.parts)]).tolist())
+        order = [atom for part in found.parts for atom in part]
+        is_allowed = best.consider(order, np.cumsum([0, *map(len, found.parts)]).tolist())
         best.searched = found.num_downsets
-        if not traffic:
+        if is_allowed and not traffic:
             return OrderedPlan(best.order, best.boundaries, SearchStats(found.num_downsets, True, bound))
     bound = bound_with_ends(chain, predecessors, budget, bound)
     for order in _orders(chain, predecessors, budget):
@@ -145,6 +147,7 @@ class _Best:
     ) -> None:
         self._chain, self._budget, self._traffic, self._solve = chain, budget, traffic, solve
         self.order, self.boundaries = list(range(chain.num_atoms)), boundaries
+        self._oversize = {*oversize_atoms(chain, budget)}
         self._planned = {tuple(self.order)}
         self.searched = 1
         found = measure(chain, boundaries, budget)
@@ -154,12 +157,17 @@ class _Best:
     def _rank(self, found: Tradeoff) -> tuple[int, int, int]:
         return (found[0], found[2], found[1]) if self._traffic else found
 
-    def consider(self, order: Sequence[int], places: Sequence[int]) -> None:
-        """Take a plan if it is better in its executed order."""
+    def consider(self, order: Sequence[int], places: Sequence[int]) -> bool:
+        """Take a plan if it is better in its executed order; return whether that makes no other atom oversize."""
         executed = [atom for a, b in pairwise(places) for atom in sorted(order[a:b])]
-        found = measure(permuted(self._chain, executed), places, self._budget)
-        if found is not None and self._rank(found) < self._rank(self.measure):
-            self.measure, self.order, self.boundaries = found, executed, list(places)
+        run = permuted(self._chain, executed)
+        found = measure(run, places, self._budget)
+        if found is None or self._rank(found) >= self._rank(self.measure):
+            return True
+        if not self._oversize.issuperset(executed[place] for place in oversize_atoms(run, self._budget)):
+            return False
+        self.measure, self.order, self.boundaries = found, executed, list(places)
+        return True
 
     def consider_order(self, order: Sequence[int]) -> None:
         """Take the best boundaries over an order if their plan is better."""

@@ -19,10 +19,12 @@ from fx_partition.engines.module_stages import ModuleRun, ModuleStages
 
 from ..capture.size_text import LARGEST, SizeReader
 from ..capture.symbolic_sizes import Size, Symbols
+from ..constraints.module_boundaries import NODES
 from ..partitioner.pareto import Tradeoff
 from ..slicing.rewrite import Slicing
 from .json_form import Unreadable, read_form, shown
 from .records import Oversize, Partition, PeakCandidate, Proof, Witness
+from .request import ON_CHIP
 from .serialization import ANY_SLACK, SYMBOLIC
 
 # What plans of earlier releases say of modules.
@@ -132,7 +134,7 @@ class _Fields:
 
     def read(self) -> dict[str, Any]:
         data = self._data
-        proof = data["certificate"]
+        proof, between = data["certificate"], data.get("boundaries", NODES)
         return {
             **{name: data[name] for name in (
                 "graph", "algorithm", "objective", "footprint", "budget_bytes", "budget_is_smallest", "num_devices"
@@ -153,6 +155,8 @@ class _Fields:
             "note": data.get("note", ""),
             "sessions": data.get("sessions", 1),
             "modules": _modules(data.get("modules", _NO_MODULES)),
+            "memory": data.get("memory", ON_CHIP),
+            "boundaries": tuple(between) if isinstance(between, list) else between,
         }  # fmt: skip
 
     def _partition(self, index: int, entry: dict[str, Any]) -> Partition:

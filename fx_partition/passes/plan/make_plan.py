@@ -16,6 +16,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..capture.graph_hash import fingerprint
 from ..capture.symbolic_sizes import Symbols, explain_guess
 from ..constraints.dependencies import atom_predecessors
+from ..constraints.module_boundaries import NODES
 from ..footprint.graph_memory import GraphMemory, NodeMemory
 from ..ordering.search import OrderedPlan, SearchStats, search_order
 from ..partitioner.dp import smallest_budget
@@ -30,7 +31,7 @@ from .plan import Plan
 from .problem import Problem, pose
 from .records import Oversize, Proof
 from .replication import share_out
-from .request import NO_BUDGET, Request
+from .request import DEVICE, NO_BUDGET, Request
 from .time_objective import place_by_time
 
 # Trace order, without boundaries yet.
@@ -42,8 +43,8 @@ def make_plan(captured: CapturedGraph, memory: GraphMemory, request: Request) ->
 
     Raises:
         OversizeError: an atom exceeds the budget and ``oversize="error"``.
-        PartitionError: ``bind`` or ``keep_together`` names something that the graph does not have, or there are too few
-            devices and ``on_shortage="error"``.
+        PartitionError: ``bind``, ``keep_together`` or ``boundaries`` names something that the graph does not have, or
+            there are too few devices and ``on_shortage="error"``.
     """
     numbers = memory.symbols.bind(request.bind)
     guessed = {symbol.name: symbol for symbol in memory.symbols.assumed(request.bind)}
@@ -79,7 +80,7 @@ def _plan_for(
     if request.budget is not None and request.oversize == "error":
         builder = PlanBuilder(problem.model, problem.atoms, problem.chain)
         for atom in oversize_atoms(problem.chain, request.budget):
-            raise OversizeError(_explain(builder.oversize(atom), request.budget))
+            raise OversizeError(_explain(builder.oversize(atom), request.budget, request))
     found = _search(problem, request)
     if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
         found = _for_too_few_devices(problem, found, request.count)
@@ -107,6 +108,8 @@ def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
         objective=request.objective,
         max_slack=request.max_slack,
         footprint=request.footprint,
+        memory=request.memory,
+        boundaries=request.boundaries,
         budget_bytes=request.budget or NO_BUDGET,
         budget_is_smallest=False,
         device_budgets=(),
@@ -160,6 +163,8 @@ def _described(
         objective=request.objective,
         max_slack=request.max_slack,
         footprint=request.footprint,
+        memory=request.memory,
+        boundaries=request.boundaries,
         budget_bytes=placement.budget,
         budget_is_smallest=request.budget is None,
         device_budgets=request.budgets,
@@ -202,10 +207,16 @@ def _replicated(plan: Plan, budgets: tuple[int, ...]) -> Plan:
     return plan.with_replicas(tuple(tuple(spare[d] for d in found) for found in copies))
 
 
-def _explain(atom: Oversize, budget: int) -> str:
+def _explain(atom: Oversize, budget: int, request: Request) -> str:
+    if request.boundaries != NODES and len(atom.nodes) > 1:
+        way = f'boundaries="nodes" to separate it from the {len(atom.nodes) - 1} nodes that stay with it, or oversize='
+    elif request.boundaries != NODES or request.memory == DEVICE:
+        way = "oversize="
+    else:
+        way = 'oversize="slice" to compute it in parts or '
     return (
         f"{atom.nodes[0]} needs {format_bytes(atom.total_bytes)} by itself and the budget is {format_bytes(budget)}: "
         f"weights {format_bytes(atom.weight_bytes)}, inputs {format_bytes(atom.input_bytes)}, outputs "
         f"{format_bytes(atom.output_bytes)}, workspace {format_bytes(atom.workspace_bytes)}; raise cache_bytes, or set "
-        f'oversize="slice" to compute it in parts or "stream" to give it a partition that spills'
+        f'{way}"stream" to give it a partition that spills'
     )

@@ -20,7 +20,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..capture.module_members import all_tensors
 from ..capture.tensor_storage import storage_key
 from ..capture.tensor_subclasses import plain_tensors
-from ..capture.user_names import module_path, module_stack
+from ..capture.user_names import module_calls, module_path
 
 
 def module_stages(captured: CapturedGraph, stage_of: Mapping[str, int]) -> ModuleStages:
@@ -62,8 +62,9 @@ def _called_again(captured: CapturedGraph) -> tuple[str, ...]:
     """Return the modules that are called more than once: tracers give each call a key of its own, "act" and "act@1"."""
     calls: dict[str, set[str]] = {}
     for node in captured.gm.graph.nodes:
-        for key, (path, _) in zip(node.meta.get("nn_module_stack") or (), module_stack(node), strict=True):
-            calls.setdefault(path, set()).add(key)
+        if keys := node.meta.get("nn_module_stack"):
+            for key, call in zip(keys, module_calls(node), strict=True):
+                calls.setdefault(call.path, set()).add(key)
     return tuple(path for path, keys in calls.items() if path and len(keys) > 1)
 
 

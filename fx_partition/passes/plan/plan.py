@@ -17,11 +17,12 @@ from fx_partition.engines.module_stages import ModuleStages
 from fx_partition.engines.registry import to_engine
 
 from ..capture.symbolic_sizes import UNBACKED_FALLBACK, Symbols
+from ..constraints.module_boundaries import NODES
 from ..partitioner.pareto import Tradeoff
 from ..slicing.rewrite import Slicing
 from .json_reader import fields_from_json
 from .records import Oversize, Partition, Proof
-from .request import NO_BUDGET
+from .request import NO_BUDGET, ON_CHIP
 from .serialization import plan_to_dict
 
 #: The size that counts as "any": `Plan.largest` returns it where a size has no bound.
@@ -38,7 +39,7 @@ class Plan:
         objective, max_slack: what the planner minimised; see `request.Request`.
         footprint: weights plus the most bytes resident and allocated at any step, for inference: in eager mode ("peak")
             or in compiled code ("fused"); or weights plus the bytes that all steps make and allocate, added up ("sum").
-        budget_bytes: usable on-chip bytes of one device, of the largest where they differ.
+        budget_bytes: usable bytes of one device, of the largest where they differ.
         budget_is_smallest: whether no budget was given, so that this is the smallest for which the devices suffice.
         device_budgets: the bytes of each device in their order, where they differ.
         num_devices: how many devices there are; 0 for as many as are needed.
@@ -57,6 +58,9 @@ class Plan:
         note: a sentence about a decision that the other fields do not show; "" for none.
         sessions: how many copies of the written buffers the state counts, one for each session of a pipeline.
         modules: the partition of each module of the model, which `to` writes for other engines.
+        memory: "on-chip", where a gather counts the rows that it reads, or "device", where weights count whole.
+        boundaries: where boundaries may be: between "nodes" or "modules", or between modules of which those of these
+            paths and classes stay whole.
 
     Example::
 
@@ -88,6 +92,8 @@ class Plan:
     note: str = ""
     sessions: int = 1
     modules: ModuleStages = field(default_factory=ModuleStages)
+    memory: str = ON_CHIP
+    boundaries: str | tuple[str, ...] = NODES
 
     @property
     def num_partitions(self) -> int:

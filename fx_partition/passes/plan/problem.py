@@ -14,7 +14,9 @@ import sympy
 
 from ..capture.captured_graph import CapturedGraph
 from ..constraints.atoms import Atoms, find_atoms
+from ..constraints.module_boundaries import at_modules
 from ..footprint.analyze import analyze_memory
+from ..footprint.device_memory import on_device
 from ..footprint.graph_memory import GraphMemory
 from ..footprint.session_state import for_sessions
 from ..inductor.fused_footprint import fuse
@@ -24,7 +26,7 @@ from ..partitioner.permute import permuted
 from ..partitioner.repeated_partitions import with_keys
 from ..slicing.rewrite import Slicing, apply_slicings
 from ..slicing.search import find_slicings
-from .request import Request
+from .request import DEVICE, Request
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Problem:
 
     Attributes:
         captured: the graph, with oversize nodes in slices if the request says so.
-        eager: its memory in eager mode, in trace order.
+        eager: its memory in eager mode, in trace order, on chip or on a device as the request says.
         model: its memory under the request's footprint, in the order of ``atoms``.
         atoms: the steps that stay together, and the order in which they run.
         chain: ``model`` in numbers.
@@ -76,9 +78,12 @@ def pose(
     """Return the problem that a request poses under a binding.
 
     Raises:
-        PartitionError: ``keep_together`` names a node or a module that the graph does not have.
+        PartitionError: ``keep_together`` or ``boundaries`` names a node or a module that the graph does not have.
     """
-    memory = for_sessions(captured, memory.measured_at(numbers), request.sessions)
+    memory = memory.measured_at(numbers)
+    if request.memory == DEVICE:
+        memory = on_device(memory)
+    memory = for_sessions(captured, memory, request.sessions)
     slicings: tuple[Slicing, ...] = ()
     atoms: Atoms | None = None
     if request.budget is not None and request.oversize == "slice":
@@ -92,6 +97,7 @@ def pose(
     model, together = fuse(captured, memory) if fused else (memory, [])
     if atoms is None or together:
         atoms = find_atoms(captured, memory, request.keep_together, together)
+    atoms = at_modules(captured, memory, atoms, request.boundaries)
     model = model.reordered(atoms.order)
     adds_up = request.footprint == "sum"
     chain = with_keys(lay_out(model, atoms, numbers, adds_up=adds_up), _operators(captured, model))

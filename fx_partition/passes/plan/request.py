@@ -13,6 +13,7 @@ from fx_partition.common.units import shown
 from fx_partition.hardware.device_names import parse_budget
 
 from ..constraints.atoms import KeepTogether
+from ..constraints.module_boundaries import NODES, read_boundaries
 from ..timing.device_speed import speed_of
 from ..timing.roofline import Roofline
 
@@ -30,6 +31,8 @@ OBJECTIVES = ("balanced", "traffic", "throughput", "latency")
 TIMED = ("throughput", "latency")
 ORDERS = ("search", "trace")
 FOOTPRINTS = ("peak", "sum", "fused")
+ON_CHIP, DEVICE = "on-chip", "device"
+MEMORIES = (ON_CHIP, DEVICE)
 OVERSIZE = ("stream", "slice", "error")
 ON_SHORTAGE = ("balance", "wrap", "error")
 
@@ -39,7 +42,7 @@ class Request:
     """A caller's options; every field is checked before any work is done.
 
     Attributes:
-        budget: usable on-chip bytes of one device; None: the smallest for which ``count`` devices suffice.
+        budget: usable bytes of one device; None: the smallest for which ``count`` devices suffice.
         budgets: the bytes of each device in their order, where they differ; then ``budget`` is the largest.
         devices: names of devices, in order; may be empty.
         count: the number of devices; 0 for as many as are needed.
@@ -56,6 +59,10 @@ class Request:
             added up as if nothing were freed before the end (the paper's size); "fused": the memory that inductor's
             code allocates. The last is exact only once the boundaries are known, so its plans come without a proof.
             Plans with "sum" and "fused" are in trace order.
+        memory: the memory that a budget is of: "on-chip": a gather counts the rows that it reads; "device": each
+            partition holds all weights and all state that it is given, whole, from the start of a call to its end.
+        boundaries: where boundaries may be, as `read_boundaries` returns it: between any "nodes" that may be separated,
+            between "modules", or between modules of which some stay whole, by path or class.
         oversize: what to do with an atom larger than the budget: "stream" (give it a partition by itself and report the
             spill), "slice" (compute a linear layer, matrix product, embedding or convolution in parts that fit; stream
             other operators) or "error".
@@ -80,6 +87,8 @@ class Request:
     max_slack: float | None = None
     order: str = "search"
     footprint: str = "peak"
+    memory: str = ON_CHIP
+    boundaries: str | tuple[str, ...] = NODES
     oversize: str = "stream"
     keep_together: KeepTogether = ()
     bind: Mapping[str, int] | None = None
@@ -124,6 +133,7 @@ class Request:
             raise PartitionError(
                 f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(cls.options()))}"
             )
+        options["boundaries"] = read_boundaries(options.get("boundaries", NODES))
         names, count = _devices(devices)
         budget, budgets = _budgets(cache_bytes, count)
         count = count or len(budgets)
@@ -131,6 +141,7 @@ class Request:
             budgets = ()
         request = cls(budget, budgets, names, count, **options)
         _check_choices(request)
+        _check_memory(request, cache_bytes)
         if request.algorithm == "greedy" and (request.objective != "balanced" or request.max_slack is not None):
             raise PartitionError(
                 'algorithm="greedy" fills one partition after another and follows no objective; leave objective= and '
@@ -200,7 +211,7 @@ def _budgets(cache_bytes: CacheBytes | None, count: int) -> tuple[int | None, tu
 
 def _speed(request: Request, cache_bytes: CacheBytes | None) -> Roofline:
     """Return the roofline of the devices of a time objective."""
-    for name, other in (("max_slack", None), ("footprint", "peak")):
+    for name, other in (("max_slack", None), ("footprint", "peak"), ("memory", ON_CHIP)):
         if getattr(request, name) != other:
             raise PartitionError(f"objective={request.objective!r} minimises time alone; leave {name}= out")
     if request.on_shortage == "wrap":
@@ -224,6 +235,7 @@ def _check_choices(request: Request) -> None:
         "objective": OBJECTIVES,
         "order": ORDERS,
         "footprint": FOOTPRINTS,
+        "memory": MEMORIES,
         "oversize": OVERSIZE,
         "on_shortage": ON_SHORTAGE,
     }
@@ -236,3 +248,20 @@ def _check_choices(request: Request) -> None:
         raise PartitionError(
             f"max_slack={shown(slack)} is not a share of the smallest maximum; 0.05 allows five percent more"
         )
+
+
+def _check_memory(request: Request, cache_bytes: CacheBytes | None) -> None:
+    """Raise an error where ``memory`` or ``boundaries`` contradicts another option."""
+    if request.memory == DEVICE:
+        sizes = [cache_bytes] if isinstance(cache_bytes, (str, int)) else cache_bytes or ()
+        if named := [size for size in sizes if isinstance(size, str) and size.strip()[:1].isalpha()]:
+            raise PartitionError(
+                f'memory="device" needs the bytes of a device, as in cache_bytes="80GiB"; the name {shown(named[0])} '
+                "stands for its on-chip bytes"
+            )
+    if request.oversize == "slice" and (request.memory == DEVICE or request.boundaries != NODES):
+        reason = (
+            'memory="device" counts the weight of a slice whole' if request.memory == DEVICE
+            else "boundaries= keeps modules whole, and so their slices in one partition"
+        )  # fmt: skip
+        raise PartitionError(f'oversize="slice" makes parts for several partitions, and {reason}; leave one out')

@@ -35,6 +35,8 @@ def plan_to_dict(plan: Mapping[str, Any], *, num_partitions: int, max_bytes: int
         "objective": plan["objective"],
         "max_slack": ANY_SLACK if plan["max_slack"] == math.inf else plan["max_slack"],
         "footprint": plan["footprint"],
+        "memory": plan["memory"],
+        "boundaries": plan["boundaries"] if isinstance(plan["boundaries"], str) else list(plan["boundaries"]),
         "budget_bytes": plan["budget_bytes"],
         "budget_is_smallest": plan["budget_is_smallest"],
         "device_budgets": list(plan["device_budgets"]),

@@ -56,7 +56,7 @@ def boundary_faults(case: Case, *, own_order: bool) -> Iterator[Fault]:
     elif count < len(fewest):
         yield Fault("partitions", f"they are {count}, and the budget asks for {len(fewest)}")
     elif own_order and count > len(fewest) and not _is_exact(case, len(fewest)):
-        yield Fault("partitions", f"they are {count}, and {len(fewest)} are enough")
+        yield Fault("partitions", f"they are {count}, and {len(fewest)} are enough {case.where}")
     elif own_order:
         yield from _cheapest(case)
 
@@ -88,7 +88,8 @@ def _cheapest(case: Case) -> Iterator[Fault]:
     least = case.cuts.fewest(count, limit)
     path = "max_slack" if plan.max_slack else "objective"
     if least is None or case.cut_bytes > least:
-        yield Fault(path, f"{case.cut_bytes} bytes are received, and {least} are enough within {limit}")
+        why = f"{case.cut_bytes} bytes are received, and {least} are enough within {limit} {case.where}"
+        yield Fault(path, why)
     elif largest > smallest and case.cuts.fewest(count, largest - 1) == least:
         yield Fault(path, f"as few bytes are received with a largest partition below {largest}")
 
@@ -199,11 +200,11 @@ def tradeoff_faults(case: Case) -> Iterator[Fault]:
         return
     nearest = max(expected, key=lambda rows: sum(row in rows for row in found))
     if len(found) != len(nearest):
-        yield Fault("pareto", f"it has {len(found)} rows, and there are {len(nearest)}")
+        yield Fault("pareto", f"it has {len(found)} rows, and there are {len(nearest)} {case.where}")
     for place, (row, right) in enumerate(zip(found, nearest, strict=False)):
         for name, mine, its in zip(_COLUMNS, row, right, strict=True):
             if mine != its:
-                yield Fault(f"pareto[{place}].{name}", f"it is {mine}, and must be {its}")
+                yield Fault(f"pareto[{place}].{name}", f"it is {mine}, and must be {its} {case.where}")
 
 
 def _covers(row: _Row, other: _Row) -> bool:

@@ -19,7 +19,7 @@ def proof_faults(case: Case) -> Iterator[Fault]:
     fewest = case.filled
     path = "certificate.min_partitions"
     if proof.min_partitions != len(fewest):
-        yield Fault(path, f"it is {proof.min_partitions}, and the budget asks for {len(fewest)}")
+        yield Fault(path, f"it is {proof.min_partitions}, and the budget asks for {len(fewest)} {case.where}")
     if len(proof.witnesses) != max(proof.min_partitions - 1, 0):
         why = f"{len(proof.witnesses)} witnesses do not prove {proof.min_partitions} partitions"
         yield Fault("certificate.witnesses", why)
@@ -30,9 +30,9 @@ def proof_faults(case: Case) -> Iterator[Fault]:
     if bound > largest:
         yield Fault(path, f"it is {bound}, and the largest partition has {largest}")
     elif _suffices(case, bound - 1, count):
-        yield Fault(path, f"it is {bound}, and {count} partitions need no more than {bound - 1}")
+        yield Fault(path, f"it is {bound}, and {count} partitions need no more than {bound - 1} {case.where}")
     elif not _suffices(case, bound, count):
-        yield Fault(path, f"it is {bound}, and {count} partitions need more")
+        yield Fault(path, f"it is {bound}, and {count} partitions need more {case.where}")
     yield from _maximum(case)
 
 
@@ -84,7 +84,8 @@ def _independent(case: Case, witnesses: Sequence[Witness], path: str, least: int
     for row, witness in enumerate(witnesses):
         atoms = _atoms(case, witness)
         if atoms is None or not free <= atoms[0] < atoms[1]:
-            yield Fault(f"{path}[{row}]", f"{witness.first} .. {witness.rejected} have no boundary of their own")
+            why = f"{witness.first} .. {witness.rejected} have no boundary of their own {case.where}"
+            yield Fault(f"{path}[{row}]", why)
             continue
         free = atoms[1]
         size = case.stretches.footprint(atoms[0], atoms[1] + 1)
@@ -102,7 +103,8 @@ def spread_faults(case: Case) -> Iterator[Fault]:
     reach = farthest(case.stretches, budgets, widest)
     needed = len(reach) if reach and reach[-1] == case.stretches.count else len(budgets) + 1
     if proof.min_partitions != needed:
-        yield Fault("certificate.min_partitions", f"it is {proof.min_partitions}, and {needed} devices are needed")
+        why = f"it is {proof.min_partitions}, and {needed} devices are needed {case.where}"
+        yield Fault("certificate.min_partitions", why)
     if len(proof.witnesses) != max(proof.min_partitions - 1, 0):
         why = f"{len(proof.witnesses)} witnesses do not prove {proof.min_partitions} devices"
         yield Fault("certificate.witnesses", why)
@@ -145,7 +147,8 @@ def _in_order(
     for row, witness in enumerate(witnesses):
         atoms = _atoms(case, witness)
         if row >= len(limits) or atoms is None or atoms[0] != start:
-            yield Fault(f"{path}[{row}]", f"{witness.first} .. {witness.rejected} do not begin where the last one ends")
+            why = f"{witness.first} .. {witness.rejected} do not begin where the last one ends {case.where}"
+            yield Fault(f"{path}[{row}]", why)
             return
         start = atoms[1]
         size = case.stretches.footprint(atoms[0], atoms[1] + 1)

@@ -53,6 +53,12 @@ class Case:
     sizes: Sizes | FusedSizes
     numbers: dict[sympy.Symbol, int]
 
+    @property
+    def where(self) -> str:
+        """Where boundaries may be, in words."""
+        allowed = self.plan.boundaries
+        return f"with boundaries between {'modules' if isinstance(allowed, tuple) else allowed}"
+
     @cached_property
     def ledger(self) -> Ledger:
         return self.sizes.at(self.numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
 
 from fx_partition.common.errors import PartitionError
@@ -26,9 +26,11 @@ from .fields import (
     symbol_faults,
     word_faults,
 )
+from .figures import figures
 from .fused import FusedSizes, fused_sizes
 from .groups import Group, asked_for, find_groups
-from .ledger import Sizes, measured_sizes
+from .ledger import Ledger, Sizes, measured_sizes
+from .modules import as_on_device, kept_whole
 from .order import find_needs
 from .reading import read_graph
 from .runs import Reading
@@ -64,6 +66,8 @@ def find_faults(captured: CapturedGraph, plan: Plan) -> list[Fault]:
 @collector_at_rest()
 def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
     """As `find_faults`, of a graph that has been read as the plan cuts it."""
+    if plan.memory == "device":
+        reading = as_on_device(reading)
     needs, groups = find_needs(reading), list(find_groups(reading))
     if faults := running_faults(reading, plan, needs, groups):
         return faults
@@ -71,11 +75,11 @@ def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
         return faults
     reading = reading.for_sessions(plan.sessions)
     numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
-    asked = list(asked_for(reading, plan.keep_together))
-    if faults := [Fault("keep_together", found) for found in asked if isinstance(found, str)]:
+    together, faults = _wanted(reading, plan, "keep_together", asked_for(reading, plan.keep_together))
+    if faults:
         return faults
-    together = [group for group in asked if isinstance(group, Group)]
-    if faults := [Fault("keep_together", str(fault)) for fault in torn(reading, plan, together)]:
+    pieces, faults = _wanted(reading, plan, "boundaries", kept_whole(reading, plan.boundaries))
+    if faults:
         return faults
     groups += together
 
@@ -85,13 +89,37 @@ def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
     if plan.footprint == "fused":
         names = [name for partition in plan.partitions for name in partition.nodes]
         cuts = list(accumulate((len(partition.nodes) for partition in plan.partitions[:-1]), initial=0))
-        sizes, kernels = fused_sizes(reading.captured, numbers, names, cuts if names else [], plan.sessions)
+        cuts, on_device = cuts if names else [], plan.memory == "device"
+        sizes, kernels = fused_sizes(
+            reading.captured, numbers, names, cuts, sessions=plan.sessions, on_device=on_device
+        )
         groups += kernels
-    starts = atom_starts(len(order), groups, place)
-    return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers), groups))
+    starts = atom_starts(len(order), [*groups, *pieces], place)
+    return list(_faults(Case(plan, reading, needs, order, starts, sizes, numbers), groups, pieces))
 
 
-def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
+def _wanted(
+    reading: Reading, plan: Plan, path: str, found: Iterable[Group | str]
+) -> tuple[list[Group], list[Fault]]:
+    """Return the groups that an option of a plan asks for, and its faults: entries that name nothing, or torn groups.
+
+    Args:
+        path: the option's.
+        found: its groups, and for each entry that names nothing the reason.
+    """
+    asked = list(found)
+    groups = [group for group in asked if isinstance(group, Group)]
+    unknown = [Fault(path, reason) for reason in asked if isinstance(reason, str)]
+    return groups, unknown or [Fault(path, str(fault)) for fault in torn(reading, plan, groups)]
+
+
+def _faults(case: Case, groups: list[Group], pieces: list[Group]) -> Iterator[Fault]:
+    """Yield the faults of a plan that can run its graph.
+
+    Args:
+        groups: what gives wrong results in different partitions, or was asked to be in one.
+        pieces: what ``boundaries`` keeps together. Nothing was moved out of these.
+    """
     plan = case.plan
     yield from partition_faults(case, _FIGURES)
     yield from symbolic_faults(case)
@@ -116,7 +144,19 @@ def _faults(case: Case, groups: list[Group]) -> Iterator[Fault]:
             yield from spread_boundary_faults(case)
         return
     yield from tradeoff_faults(case)
-    yield from _order_and_boundaries(case, groups, claims_hold=not bounds)
+    yield from _order_and_boundaries(case, groups, pieces, claims_hold=not bounds)
+
+
+def _newly_oversize(case: Case, traced: Ledger) -> Iterator[Fault]:
+    """Yield a fault for each atom that the plan's order makes larger than the budget, and the trace's does not."""
+    budget = case.plan.budget_bytes
+    for place, (found, atoms) in enumerate(zip(case.figures, case.atoms, strict=True)):
+        if found.total_bytes > budget and atoms == 1:
+            steps = case.order[case.ends[place] : case.ends[place + 1]]
+            size = figures(traced, min(steps), max(steps) + 1).total_bytes
+            if size <= budget:
+                why = f"they hold {found.total_bytes} bytes, and in the order of the trace {size}, which fit"
+                yield Fault(f"partitions[{place}].nodes", why)
 
 
 def _nothing_claimed(case: Case) -> Iterator[Fault]:
@@ -136,15 +176,20 @@ def _nothing_claimed(case: Case) -> Iterator[Fault]:
         yield Fault("pareto", "there are none for compiled code")
 
 
-def _order_and_boundaries(case: Case, groups: list[Group], *, claims_hold: bool) -> Iterator[Fault]:
+def _order_and_boundaries(
+    case: Case, groups: list[Group], pieces: list[Group], *, claims_hold: bool
+) -> Iterator[Fault]:
     proof = case.plan.certificate
     in_trace = list(range(len(case.order)))
-    trace_starts = atom_starts(len(in_trace), groups, dict(enumerate(in_trace)))
+    places = dict(enumerate(in_trace))
     limit = max(_SHARE * len(in_trace), _LARGE)
-    is_moved = any(b - a > limit for a, b in pairwise(trace_starts))
+    is_moved = any(b - a > limit for a, b in pairwise(atom_starts(len(in_trace), groups, places)))
+    trace_starts = atom_starts(len(in_trace), [*groups, *pieces], places)
     sizes = measured_sizes(case.reading, in_trace, case.numbers, adds_up=case.ledger.adds_up)
     traced = case.ledger if case.in_trace_order else sizes.at(case.numbers)
     yield from all_orders_faults(case, traced, trace_starts, is_moved=is_moved)
+    if not is_moved and not case.is_short:
+        yield from _newly_oversize(case, traced)
     if not claims_hold:
         return
     own_order = case.in_trace_order or proof.orders_tried == 1

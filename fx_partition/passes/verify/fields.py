@@ -112,7 +112,7 @@ def oversize_faults(case: Case) -> Iterator[Fault]:
     right = [_oversize(case, a) for a, size in enumerate(case.stretches.alone) if size > case.plan.budget_bytes]
     found = case.plan.oversize
     if len(found) != len(right):
-        yield Fault("oversize", f"they are {len(found)}, and {len(right)} atoms exceed the budget")
+        yield Fault("oversize", f"they are {len(found)}, and {len(right)} atoms exceed the budget {case.where}")
         return
     for place, (mine, its) in enumerate(zip(found, right, strict=True)):
         for name, wanted in its.items():
@@ -170,7 +170,7 @@ def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
         figured: names of fields that `figures` knows.
     """
     bound = ", ".join(f"bindings.{name}={number}" for name, number in case.plan.bindings.items())
-    measure = f"by footprint={case.plan.footprint}" + (f" for {bound}" if bound else "")
+    measure = f"by footprint={case.plan.footprint}, memory={case.plan.memory}" + (f" for {bound}" if bound else "")
     for place, (partition, right) in enumerate(zip(case.plan.partitions, case.figures, strict=True)):
         path = f"partitions[{place}]"
         for name in figured:

@@ -16,6 +16,7 @@ import sympy
 from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.analyze import analyze_memory
+from ..footprint.device_memory import on_device as whole_weights
 from ..footprint.graph_memory import GraphMemory
 from ..footprint.session_state import for_sessions
 from ..inductor.fused_footprint import fuse
@@ -71,7 +72,9 @@ def fused_sizes(
     numbers: Mapping[sympy.Symbol, int],
     order: Sequence[str],
     cuts: Sequence[int],
+    *,
     sessions: int,
+    on_device: bool,
 ) -> tuple[FusedSizes, list[Group]]:
     """Return what the steps of a plan touch as compiled code, and the groups that its kernels make.
 
@@ -80,8 +83,12 @@ def fused_sizes(
         order: names of the nodes in the plan's order.
         cuts: the step at which each partition begins.
         sessions: how many copies there are of the buffers that the graph writes.
+        on_device: whether weights count whole, as in a device's memory.
     """
-    eager = for_sessions(captured, analyze_memory(captured).measured_at(numbers), sessions)
+    eager = analyze_memory(captured).measured_at(numbers)
+    if on_device:
+        eager = whole_weights(eager)
+    eager = for_sessions(captured, eager, sessions)
     place = {step.node: t for t, step in enumerate(eager.steps)}
     memory, _ = fuse(captured, eager.reordered([place[name] for name in order]), cuts)
     return FusedSizes(memory), list(_kernels(captured, eager))

@@ -38,7 +38,7 @@ def search_faults(case: Case) -> Iterator[Fault]:
         yield Fault(_PATH, "devices are short, and no order is ruled out")
     elif proof.exhaustive and proof.orders_tried == 1:
         if len(plan.partitions) > 1 and not _is_only_order(atom_needs(case)):
-            yield Fault(_PATH, "there are other orders, and one was tried")
+            yield Fault(_PATH, f"there are other orders {case.where}, and one was tried")
     elif proof.exhaustive:
         try:
             yield from _exhausted(case)
@@ -73,7 +73,7 @@ def _exhausted(case: Case) -> Iterator[Fault]:
     found = count_downsets(needs, claimed)
     if found != claimed:
         more = f"more than {claimed}" if found is None else str(found)
-        why = f"it is {claimed} and {_PATH} is true, and the graph has {more} sets that may come first"
+        why = f"it is {claimed} and {_PATH} is true, and the graph has {more} sets that may come first {case.where}"
         yield Fault("certificate.orders_tried", why)
         return
     budget = plan.budget_bytes

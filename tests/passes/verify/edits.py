@@ -11,6 +11,8 @@ WORDS = {
     "algorithm": ("dp", "greedy"),
     "objective": ("balanced", "traffic", "throughput", "latency"),
     "footprint": ("peak", "fused"),
+    "memory": ("on-chip", "device"),
+    "boundaries": ("nodes", "modules"),
     "axis": ("outputs", "inputs"),
 }
 

@@ -102,6 +102,22 @@ class Attention(nn.Module):
         return self.head(x)
 
 
+class Blocks(nn.Module):
+    """A table, and blocks of a list that each have several operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, WIDTH)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(4))
+        self.head = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x).exp()
+
+
 class Subject(NamedTuple):
     """An exported model and a plan of it."""
 
@@ -125,6 +141,10 @@ def _caches() -> torch.export.ExportedProgram:
     return _export(Caches(), torch.arange(4), torch.zeros(4, WIDTH))
 
 
+def _blocks() -> torch.export.ExportedProgram:
+    return _export(Blocks(), torch.arange(4))
+
+
 def _attention() -> torch.export.ExportedProgram:
     dims = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", max=512)}
     return _export(Attention(), _draw(2, 6, WIDTH), shapes=(dims,))
@@ -142,6 +162,9 @@ SUBJECTS: dict[str, tuple[Callable[[], torch.export.ExportedProgram], Any, dict[
     "uneven": (_attention, [3000, 1500, 4000, 900], {}),
     "short": (_layers, 500, {"devices": 3}),
     "fused": (_layers, 900, {"footprint": "fused"}),
+    "device": (_blocks, 1500, {"memory": "device"}),
+    "modules": (_blocks, 1000, {"boundaries": "modules"}),
+    "named": (_blocks, [1700, 900, 800], {"memory": "device", "boundaries": ["Sequential", "table"]}),
 }
 
 

@@ -39,7 +39,7 @@ MOMENT = "certificate.moment"
 ENDS = ("certificate.partitions_before", "certificate.partitions_behind")
 #: What a caller asks for. An edit of these is right if the planner, asked so, writes the very same plan.
 ASKED = ("algorithm", "objective", "max_slack", "budget_is_smallest", "device_budgets", "num_devices", "devices",
-         "keep_together", "certificate.exhaustive", "certificate.orders_tried")  # fmt: skip
+         "memory", "boundaries", "keep_together", "certificate.exhaustive", "certificate.orders_tried")  # fmt: skip
 DERIVED = ("num_partitions", "max_bytes", "cut_bytes")
 
 
@@ -107,6 +107,7 @@ def asked_so(its: Subject, data: dict[str, Any], name: str) -> Iterator[dict[str
     asked = {
         **options, "algorithm": data["algorithm"], "objective": data["objective"], "keep_together": keep,
         "max_slack": float("inf") if data["max_slack"] == "any" else data["max_slack"], "devices": devices,
+        "memory": data["memory"], "boundaries": data["boundaries"],
     }  # fmt: skip
     ways = product(("search", "trace"), ("balance", "wrap"), (False, True))
     for order, on_shortage, replicate in ways:
