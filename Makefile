@@ -44,6 +44,7 @@ bench: $(TOOLS)
 	$(BIN)/python benchmarks/planner_depth.py
 	$(BIN)/python benchmarks/hop.py
 	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/wrap.py
