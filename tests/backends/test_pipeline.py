@@ -78,6 +78,7 @@ def test_a_call_gives_what_the_model_gives_at_any_batch(layers, batch):
     assert list(result) == ["last", "rest"]
 
 
+@pytest.mark.slow
 def test_a_graph_without_shapes_is_taken():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()

@@ -382,6 +382,7 @@ def test_a_budget_that_the_state_exceeds_is_told() -> None:
         decoding(cache_bytes="8KiB", sessions=64, oversize="error")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::fx_partition.PartitionWarning")  # a stage would run under Python's lock
 def test_compiled_stages_write_the_state_of_their_session(capfd: pytest.CaptureFixture[str]) -> None:
     model = decoder()

@@ -97,6 +97,7 @@ def test_replan_is_a_choice() -> None:
         Options.check({"replan": True, "cache_bytes": "40KiB", "microbatches": 2})
 
 
+@pytest.mark.slow
 def test_a_pipeline_warns_of_requests_beyond_its_plan() -> None:
     x = torch.randn(8, 64)
     shapes = {"input": {0: torch.export.Dim("rows")}}

@@ -76,7 +76,7 @@ def test_a_size_that_cannot_be_read_where_it_is_used_is_refused() -> None:
 @pytest.mark.parametrize(
     ("model", "shapes", "message"),
     [
-        (Pairs(), TWICE, None),
+        pytest.param(Pairs(), TWICE, None, marks=pytest.mark.slow),
         pytest.param(Rows(), TWICE, None, marks=pytest.mark.slow),
         (Pooled(), PLAIN, "its inputs or outputs include numbers"),
     ],
