@@ -18,7 +18,7 @@ from zoo import FAMILIES, Family, Inputs, mark_batch
 from fx_partition.common.errors import PartitionWarning
 from fx_partition.report.compiled_plans import compiled_graphs
 
-QUICK = ["mlp", "vit"]
+QUICK = ["mlp"]
 QUICK_BACKWARD = ["mlp"]
 SLOW_BACKWARD = ["llama", "gpt2", "unet", "mixtral", "transformer_encoder", "t5"]
 # The largest difference to eager, relative to the largest value: float32 in another order of summation.

@@ -324,7 +324,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize(("grad", "dynamic"), [(False, True), (True, False)])
+@pytest.mark.parametrize(("grad", "dynamic"), [(False, True), pytest.param(True, False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(VIEWS))
 def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) -> None:
     view = VIEWS[name]
@@ -359,7 +359,7 @@ def test_views_with_gaps_cross_boundaries(name: str, grad: bool, dynamic: bool) 
                 torch.testing.assert_close(mine, p.grad)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_stages_allocate_is_reported_with_the_plan(net: Net, dynamic: bool) -> None:
     x = torch.randn(48, WIDTH)
     if dynamic:
@@ -387,6 +387,7 @@ def test_what_stages_allocate_is_reported_with_the_plan(net: Net, dynamic: bool)
     assert alone.allocated_bytes is not None and abs(alone.own_bytes / alone.allocated_bytes - 1) <= 0.1
 
 
+@pytest.mark.slow
 def test_slices_compile_run_and_train() -> None:
     wide = 8 * WIDTH
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, wide), nn.Tanh(), nn.Linear(wide, 4))

@@ -459,6 +459,7 @@ def test_a_state_that_is_returned_is_that_of_its_request():
     assert torch.equal(model.count, eager.count)
 
 
+@pytest.mark.slow
 def test_an_exported_program_keeps_its_keyword_arguments():
     model = Layers().eval()
     x, scale = torch.randn(4, WIDTH), torch.rand(4, 1)

@@ -25,7 +25,13 @@ from fx_partition.passes.split.extract import cut, planned_graph
 WIDTH = 32
 
 
-@pytest.mark.parametrize("places", [("cpu:0", "cpu:1"), ("cpu:0", "cpu:0")], ids=["two devices", "two on one"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param(("cpu:0", "cpu:1"), id="two devices"),
+        pytest.param(("cpu:0", "cpu:0"), id="two on one", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stream_equals_eager(places):
     model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh()))).eval()
     x = torch.randn(4, WIDTH)

@@ -85,6 +85,7 @@ def test_boundaries_are_where_stages_are_alike(compiles: list[torch.fx.GraphModu
     assert graph.plan.num_partitions == 6 and graph.plan.num_distinct == 1 == len(compiles)
 
 
+@pytest.mark.slow
 def test_gradients_of_shared_code_equal_eager_over_steps(compiles: list[torch.fx.GraphModule]) -> None:
     torch.manual_seed(0)
     model = Blocks()

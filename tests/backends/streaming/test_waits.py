@@ -241,6 +241,7 @@ def test_a_forked_child_reads_weights_that_a_thread_of_its_parent_was_reading() 
     lazy_weights.materialize([])
 
 
+@pytest.mark.slow
 def test_a_script_forks_while_a_stage_works_and_both_processes_end() -> None:
     script = """
         import os, sys, threading, torch

@@ -44,7 +44,9 @@ def test_not_in_place(name: str) -> None:
     assert not is_in_place(last_call(MAKES[name]))
 
 
-@pytest.mark.parametrize("combine", [operator.and_, operator.or_, operator.xor])
+@pytest.mark.parametrize(
+    "combine", [operator.and_, *(pytest.param(f, marks=pytest.mark.slow) for f in (operator.or_, operator.xor))]
+)
 def test_a_truth_that_was_combined_is_as_it_was(combine: Callable[[Tensor, Tensor], Tensor]) -> None:
     """The backend read ``positive & small`` wherever ``positive`` was read after it."""
 
