@@ -146,7 +146,9 @@ def test_a_cut_graph_writes_as_the_model_does(name: str, order: str) -> None:
         assert_equal(cut(x, IDS), model(x, IDS))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name", ["experts", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "experts")]
+)
 def test_compiled_stages_write_copies(name: str) -> None:
     make, parts = MODELS[name]
     model = make()
@@ -161,7 +163,7 @@ def test_compiled_stages_write_copies(name: str) -> None:
     assert graph.plan.num_partitions >= parts
 
 
-@pytest.mark.parametrize("name", ["slices", "parts"])
+@pytest.mark.parametrize("name", ["slices", pytest.param("parts", marks=pytest.mark.slow)])
 def test_gradients_flow_through_what_is_written_by_parts(name: str) -> None:
     model = MODELS[name][0]()
     torch._dynamo.reset()
@@ -286,6 +288,7 @@ def test_a_counter_does_not_hold_the_layers_together() -> None:
     assert int(model.position) == int(eager.position) == 3
 
 
+@pytest.mark.slow
 def test_a_pipeline_keeps_a_counter_in_one_stage() -> None:
     """The next request would read it before this one has counted on."""
     model, eager = Decoder().eval(), Decoder().eval()

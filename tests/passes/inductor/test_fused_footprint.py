@@ -132,6 +132,7 @@ class Residual(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_a_deferred_residual_stream_keeps_its_branches_alive() -> None:
     planned, measured = planned_and_measured(Residual(4), x())
     assert abs(planned - measured) <= SMALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from chains import Brute, make_chain, separate
 from dags import Dag, best_by_pairs, dags, measure_sets, random_dag
 from hypothesis import given, settings
@@ -132,6 +133,7 @@ def test_resplit_is_never_worse_and_nearly_always_the_best(dag: Dag, data: st.Da
     assert best_by_pairs(dag, budget)[:2] <= found[:2] <= known[:2]
 
 
+@pytest.mark.slow
 def test_resplit_is_the_best_on_forty_random_graphs() -> None:
     missed = 0
     for seed in range(40):

@@ -128,6 +128,7 @@ def test_an_attribute_that_is_not_a_tensor() -> None:
     assert torch.equal(copy.deepcopy(cut)(X), gm(X))
 
 
+@pytest.mark.slow
 def test_the_same_constants_in_a_pipeline() -> None:
     model = Model(of_the_root)
     with fx_partition.pipeline(model, X, cache_bytes=1, devices=["cores:0"]) as pipe:
