@@ -28,6 +28,7 @@ Nothing here imports the planner's memory, atoms, chains, searches or proofs. Sh
   `higher_order_writes`);
 - by which names and schemas a node is known to have an effect, or to return what it writes (`dependencies.has_effect`,
   `partial_writes.returns_self`);
+- which modules and weights belong to which partition (`module_runs`): what a plan says of them is only compared;
 - for ``footprint="fused"`` alone which kernels inductor makes (`fused_footprint`, over the planner's own memory).
 
 Found again are: which storages there are, who shares and who writes them (the whole graph is run once on fake tensors

@@ -170,7 +170,10 @@ def partition_faults(case: Case, figured: Sequence[str]) -> Iterator[Fault]:
         figured: names of fields that `figures` knows.
     """
     bound = ", ".join(f"bindings.{name}={number}" for name, number in case.plan.bindings.items())
-    measure = f"by footprint={case.plan.footprint}, memory={case.plan.memory}" + (f" for {bound}" if bound else "")
+    options = [f"footprint={case.plan.footprint}", f"memory={case.plan.memory}"]
+    if case.plan.sessions > 1:
+        options.append(f"sessions={case.plan.sessions}")
+    measure = f"by {', '.join(options)}" + (f" for {bound}" if bound else "")
     for place, (partition, right) in enumerate(zip(case.plan.partitions, case.figures, strict=True)):
         path = f"partitions[{place}]"
         for name in figured:
