@@ -51,6 +51,7 @@ def test_fit_llama() -> None:
     assert "of 32 blocks quantised, and with no fewer" in output
 
 
+@pytest.mark.slow
 def test_engines() -> None:
     pytest.importorskip("transformers")
     output = run("engines")
@@ -62,6 +63,7 @@ def test_engines() -> None:
     assert f"model.embed_tokens to model.layers.{first - 1} (" in output
 
 
+@pytest.mark.slow
 def test_language_model() -> None:
     pytest.importorskip("transformers")
     output = run("language_model", "--small")
