@@ -74,7 +74,7 @@ def faults_of(reading: Reading, plan: Plan) -> list[Fault]:
     if faults := [*symbol_faults(plan, reading.symbols), *device_faults(plan)]:
         return faults
     if plan.sessions > 1 and not any(memory.is_of_session for memory in reading.memories):
-        return [Fault("sessions", f"it is {plan.sessions}, and the model writes no buffer that a session has a copy of")]
+        return [Fault("sessions", f"it is {plan.sessions}, and the model writes no buffer for sessions to copy")]
     reading = reading.for_sessions(plan.sessions)
     numbers = reading.symbols.bind({name: number for name, number in plan.bindings.items() if number})
     together, faults = _wanted(reading, plan, "keep_together", asked_for(reading, plan.keep_together))
