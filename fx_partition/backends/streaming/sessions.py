@@ -1,8 +1,8 @@
 """Sessions: sequences that go through one pipeline at the same time, each with a state of its own.
 
-A session is, for example, a text that is being generated: its KV caches are the buffers that the model writes. Each
-session has its own copy of them. A request brings the tensors of its session as values of its table, by reference: no
-stage copies a state, and a stage's code does not know whose state it writes.
+A session is, for example, a sequence of tokens that is being generated: its KV caches are the buffers that the model
+writes. Each session has its own copy of them. A request brings the tensors of its session as values of its table, by
+reference: no stage copies a state, and a stage's code does not know whose state it writes.
 """
 
 from __future__ import annotations
