@@ -358,7 +358,13 @@ def test_a_keyword_of_the_model_called_session_is_the_model_s() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("options", [{}, {"footprint": "fused"}, {"footprint": "sum"}, {"oversize": "slice"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"footprint": "fused"}, {"footprint": "sum"}, {"oversize": "slice"}, {"memory": "device"},
+        {"memory": "device", "footprint": "fused"},
+    ],
+)  # fmt: skip
 def test_the_state_of_all_sessions_counts(options: dict[str, Any]) -> None:
     model = decoder()
     for sessions in (1, 5):
