@@ -449,8 +449,7 @@ def test_a_state_that_is_returned_is_that_of_its_request():
 
     model, eager, one = Counter().eval(), Counter().eval(), torch.ones(2, WIDTH)
     expected = [[float(leaf.sum()) for leaf in eager(one)[1:]] for _ in range(12)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PartitionWarning)  # code that returns the state itself runs under Python's lock
+    with pytest.warns(PartitionWarning, match="returns a state"):
         pipe = fx_partition.pipeline(model, one, devices=["cores:0"])
     with pipe:
         results = [future.result(60) for future in [pipe.submit(one) for _ in range(6)]]
