@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.common.module_paths import heads
 
-from .module_stages import ModuleStages, heads, list_member
+from .module_stages import ModuleStages, list_member
 from .refusals import cut, listed, named, refuse_cut_steps
 
 NAME = "accelerate"

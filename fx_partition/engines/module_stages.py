@@ -8,9 +8,11 @@ Example: a model with an embedding, two blocks and a head, cut between the block
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from fx_partition.common.module_paths import heads
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ class ModuleStages:
                 found.setdefault(path.rpartition(".")[0], {})[path] = None
         return {path: tuple(names) for path, names in found.items()}
 
+    @cached_property
+    def reach_of(self) -> Mapping[str, tuple[int, int]]:
+        """For each module of ``stages_of`` the places of its first and its last run, its children's among them."""
+        found: dict[str, tuple[int, int]] = {}
+        for place, run in enumerate(self.runs):
+            for path in heads(run.path):
+                found[path] = (found.get(path, (place, place))[0], place)
+        return found
+
     def own_runs(self, path: str) -> list[ModuleRun]:
         """Return the runs of a module's own steps, without those of its children."""
         return [run for run in self.runs if run.path == path]
@@ -69,22 +80,6 @@ class ModuleStages:
     def has_weights(self, path: str) -> bool:
         """Return whether ``weights`` names one of a module or of its children."""
         return any(path in heads(name) for name in self.weights)
-
-
-def heads(path: str) -> Iterator[str]:
-    """Yield the paths of the modules that hold a module, the model ("") first and the module itself last.
-
-    Example::
-
-        >>> list(heads("layers.0.mlp"))
-        ['', 'layers', 'layers.0', 'layers.0.mlp']
-    """
-    yield ""
-    for end, character in enumerate(path):
-        if character == ".":
-            yield path[:end]
-    if path:
-        yield path
 
 
 def list_member(path: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.common.module_paths import heads
 
-from .module_stages import ModuleStages, heads
+from .module_stages import ModuleStages
 from .refusals import cut, named
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def _module_at(stages: ModuleStages, path: str, other: str, place: int, end: int
     """
     others = set(heads(other))
     for head in heads(path):
-        places = [i for i, run in enumerate(stages.runs) if head in heads(run.path)]
-        if head not in others and head not in stages.called_again and places[end] == place:
+        if head not in others and head not in stages.called_again and stages.reach_of[head][end] == place:
             return head
     return ""
 

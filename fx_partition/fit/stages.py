@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fx_partition.engines.module_stages import ModuleRun, ModuleStages, heads
+from fx_partition.common.module_paths import heads
+from fx_partition.engines.module_stages import ModuleRun, ModuleStages
 
 from ..passes.capture.captured_graph import CapturedGraph
 from ..passes.constraints.module_boundaries import plain_path

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch.fx
 
+from fx_partition.common.module_paths import heads
+
 _MODULE_KEY = re.compile(r"_modules\['([^']*)'\]|_(?:parameters|buffers)\['([^']*)'\]")
 
 
@@ -40,8 +42,10 @@ class ModuleCall(NamedTuple):
 
 def module_path(node: torch.fx.Node) -> str:
     """Return the path of the module that a node comes from, as a user knows it; "" where the tracer left none."""
-    found = module_calls(node)
-    return found[-1].path if found else ""
+    if stack := node.meta.get("nn_module_stack"):
+        *_, (path, _) = stack.values()
+        return _plain_path(path)
+    return str(node.target) if node.op == "call_module" else ""
 
 
 def module_calls(node: torch.fx.Node) -> list[ModuleCall]:
@@ -54,9 +58,8 @@ def module_calls(node: torch.fx.Node) -> list[ModuleCall]:
         return [ModuleCall(_plain_path(path), *_class_names(kind)) for path, kind in stack.values()]
     if node.op != "call_module":
         return []
-    target = str(node.target)
-    outer = [target[:end] for end, character in enumerate(target) if character == "."]
-    return [ModuleCall(path, *_class_at(node.graph.owning_module, path)) for path in (*outer, target)]
+    _, *paths = heads(str(node.target))  # without the model, whose class this tracer does not record
+    return [ModuleCall(path, *_class_at(node.graph.owning_module, path)) for path in paths]
 
 
 def _plain_path(path: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from fx_partition.common.errors import PartitionError
+from fx_partition.common.module_paths import heads
 from fx_partition.common.units import shown
 
 from ..capture.captured_graph import CapturedGraph
@@ -163,7 +164,7 @@ def _without_containers(found: Sequence[str], whole: frozenset[str]) -> Iterator
 
     Example: ``["", "embed", "", "layers.0", "layers.0"]`` becomes ``["embed", "embed", "embed", "layers.0", ...]``.
     """
-    containers = {path[:end] for path in found for end in (i for i, c in enumerate(path) if c == ".")} | {""}
+    containers = {head for path in set(found) for head in heads(path) if head != path} | {""}
     containers -= whole
     newest = next((path for path in found if path not in containers), "")
     for path in found:

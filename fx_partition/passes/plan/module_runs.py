@@ -14,7 +14,8 @@ import torch
 import torch.fx
 from torch.utils import _pytree as pytree
 
-from fx_partition.engines.module_stages import ModuleRun, ModuleStages, heads
+from fx_partition.common.module_paths import heads
+from fx_partition.engines.module_stages import ModuleRun, ModuleStages
 
 from ..capture.captured_graph import CapturedGraph
 from ..capture.module_members import all_tensors
