@@ -1,4 +1,4 @@
-"""Ways to generate several sequences on two cores, each in processes of its own that run commands.
+"""Ways to generate several sequences on two cores. Each way has its own processes, which wait for commands.
 
 name                    processes
 pipeline                one; two stages of one thread, all sequences in flight (`fx_partition.pipeline`, sessions)
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
@@ -22,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from runtimes.processes import Processes
+from runtimes.processes import Processes, serve
 from torch import Tensor
 from transformers import CompileConfig
 
@@ -140,22 +139,21 @@ def work(connection: Connection, role: str, core: int | None, store: str) -> Non
         "eager": lambda case, _: {"eager": Generate(case, compiled=False)},
     }
     sides: dict[str, Side] = {}
+
+    def answer(what: str, asked: Any, argument: Any) -> Any:
+        nonlocal sides
+        if what == "run":
+            start = time.perf_counter()
+            texts = sides[asked].run(argument)
+            return time.perf_counter() - start, texts
+        for side in sides.values():
+            side.close()
+        torch.compiler.reset()
+        sides = build[role](asked, argument)
+        return None
+
     with torch.no_grad():
-        while (command := connection.recv())[0] != "stop":
-            try:
-                if command[0] == "build":
-                    for side in sides.values():
-                        side.close()
-                    torch.compiler.reset()
-                    sides = build[role](command[1], command[2])
-                    answer: Any = None
-                else:
-                    start = time.perf_counter()
-                    texts = sides[command[1]].run(command[2])
-                    answer = (time.perf_counter() - start, texts)
-            except Exception:
-                answer = traceback.format_exc()
-            connection.send(answer)
+        serve(connection, answer)
     for side in sides.values():
         side.close()
 
@@ -187,7 +185,7 @@ class Crew(Processes):
         super().__init__(work, [*roles, ("eager", None)])
 
     def build(self, case: Case, sequences: int) -> None:
-        """Have all workers build a case for so many sequences at a time."""
+        """Have all workers build a case for ``sequences`` sequences in flight."""
         self.ask(("build", case, sequences))
 
     def seconds(self, way: str, prompts: Sequence[int]) -> float:

@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -71,6 +72,16 @@ class Processes:
         for process in self._processes:
             process.join()
         self._folder.cleanup()
+
+
+def serve(connection: Connection, answer: Callable[..., Any]) -> None:
+    """Answer each command of a connection until ("stop",): ``answer(*command)``, or its traceback where it fails."""
+    while (command := connection.recv())[0] != "stop":
+        try:
+            found = answer(*command)
+        except Exception:  # the process that asked raises an error with this text
+            found = traceback.format_exc()
+        connection.send(found)
 
 
 def two_cores() -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import time
-import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,7 +24,7 @@ import fx_partition
 from fx_partition.backends.pipeline import Pipeline, pipeline
 
 from .models import Case
-from .processes import alone, check
+from .processes import alone, check, serve
 
 REQUESTS = 64  # different inputs that a side takes in turn
 MICROBATCHES = 16  # requests of one step of torch.distributed.pipelining
@@ -166,21 +165,20 @@ def work(connection: Connection, role: str, core: int | None, rank: int, usable:
         "gpipe": lambda case: {"gpipe": GPipe(case)},
     }
     sides: dict[str, Side] = {}
+
+    def answer(what: str, asked: Any, count: int = 0) -> Any:
+        nonlocal sides
+        if what != "build":
+            return _timed(sides[asked], what, count)
+        for side in sides.values():
+            side.close()
+        sides = {}
+        torch.compiler.reset()
+        sides = build[role](asked)
+        return check(asked, {name: side.outputs() for name, side in sides.items()})
+
     with torch.no_grad():
-        while (command := connection.recv())[0] != "stop":
-            try:
-                if command[0] == "build":
-                    for side in sides.values():
-                        side.close()
-                    sides = {}
-                    torch.compiler.reset()
-                    sides = build[role](command[1])
-                    answer: Any = check(command[1], {name: side.outputs() for name, side in sides.items()})
-                else:
-                    answer = _timed(sides[command[1]], command[0], command[2])
-            except Exception:
-                answer = traceback.format_exc()
-            connection.send(answer)
+        serve(connection, answer)
     for side in sides.values():
         side.close()
     if role == "gpipe":
