@@ -13,7 +13,7 @@ _SHARED = re.compile(r"^[ ]{4}(\w+(?:, \w+)+): (.*(?:\n[ ]{8}.*)*)", re.MULTILIN
 
 
 class PlainDocstrings(griffe.Extension):
-    """Rewrite each docstring as it is read, before it is parsed."""
+    """Rewrite each docstring before it is parsed."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:

@@ -42,7 +42,7 @@ class Case:
         return model
 
     def prompts(self, count: int) -> list[int]:
-        """Return a first token for each of so many sequences."""
+        """Return ``count`` first tokens, one for each sequence."""
         return [1 + 7 * i % 511 for i in range(count)]
 
 

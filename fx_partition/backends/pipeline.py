@@ -62,9 +62,10 @@ def pipeline(
         inflight: how many requests may be in flight, at most 65536; ``submit`` waits beyond that. Default: four for
             each stage thread, and at least one for each session.
         replicate: run copies of the largest partitions on devices that are left over.
-        sessions: how many sequences have a state of their own: a copy of all buffers that the model writes, such as KV
-            caches. Each request then names its session, from 0: ``pipe(token, session=3)``. A stage holds the state of
-            all sessions, and all of it counts against its budget. None: all requests share the model's own buffers.
+        sessions: the number of sequences that each have their own state: a copy of all buffers that the model writes,
+            such as KV caches. Each request names its session, from 0: ``pipe(token, session=3)``. A stage holds the
+            state of all sessions, and all of it counts against its budget. None: all requests share the model's own
+            buffers.
         inductor: options of inductor.
         cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
         l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings.

@@ -45,5 +45,5 @@ def to_engine(engine: str, stages: ModuleStages, devices: Sequence[int | str]) -
 
 
 def engine_text(value: Any) -> str:
-    """Return a value of `to_engine` as a shell takes it: text as it is, all else as JSON."""
+    """Return a value of `to_engine` as text for a shell: JSON, unless it is text already."""
     return value if isinstance(value, str) else json.dumps(value, indent=1, default=lambda point: point.name)

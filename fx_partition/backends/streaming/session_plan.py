@@ -1,4 +1,4 @@
-"""Plan for sessions: each stage has room for the state of all of them, or the user is told."""
+"""Plan for sessions: the state of all of them counts, and a warning says where it does not fit."""
 
 from __future__ import annotations
 
