@@ -127,7 +127,7 @@ def _over_all_orders(plan: Plan) -> str:
         return f"{fewest}{held} fill at least that many."
     return (
         f"{fewest}at least {before} of them run before some nodes and {behind} behind, for what must run there does "
-        f"not fit beside them; of those nodes {held} fill at least {plan.num_partitions - before - behind}."
+        f"not fit together with them; of those nodes {held} fill at least {plan.num_partitions - before - behind}."
     )
 
 

@@ -93,7 +93,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
     files = {name: index.parent / name for name in names}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
-        raise PartitionError(f"{index} names files that do not exist: {', '.join(missing)}; put them beside it")
+        raise PartitionError(f"{index} names files that do not exist: {', '.join(missing)}; put them next to it")
     shards = {name: _of_file(path) for name, path in files.items()}
     lost = [name for name, file in weight_map.items() if name not in shards[file]]
     if lost:

@@ -23,9 +23,9 @@ What is shared with the planner, and what is not
 Nothing here imports the planner's memory, atoms, chains, searches or proofs. Shared is what defines the measure:
 
 - the captured graph with its symbols and its regions, and the graph in slices (`slicing.rewrite`);
-- what one operator by itself allocates beside its results, which operands it reads and how much of them, whether it
-  has a rule, and what is assumed of one that does not run on fake tensors (`op_effects`, `assumed_effects`,
-  `higher_order_writes`);
+- what one operator by itself allocates in addition to its results, which operands it reads and how much of them,
+  whether it has a rule, and what is assumed of one that does not run on fake tensors (`op_effects`,
+  `assumed_effects`, `higher_order_writes`);
 - by which names and schemas a node is known to have an effect, or to return what it writes (`dependencies.has_effect`,
   `partial_writes.returns_self`);
 - which modules and weights belong to which partition (`module_runs`): what a plan says of them is only compared;

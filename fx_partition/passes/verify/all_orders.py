@@ -2,8 +2,8 @@
 
 The reason is in `check_order_bound`, with the terms; here it is counted again from the reading of the graph. An atom is
 regular if all that it touches is within the budget at one time, and bare if its largest step alone is not. Partitions
-with a regular atom hold every weight that such atoms read, and what they make that is live at the moment, each beside
-the least that a step of theirs touches besides; a bare atom is a partition of its own.
+with a regular atom hold every weight that such atoms read, and what they make that is live at the moment, each of
+them together with the least that a step of such an atom touches in addition; a bare atom is a partition of its own.
 
 Where so many partitions are claimed to run before and behind some atoms, those atoms are found again, as `order_ends`
 says: by what each has before and behind it, and by pairs that no partition can hold. Then the same is counted of them.
@@ -128,11 +128,11 @@ class _Atoms:
             return bare + max(1, ceil(self._share_of_weights(regular)))
         held = self.weights(step for atom in regular for step in range(*self.spans[atom]))
         live = {memory for memory, made in self._made(regular) if made <= moment < ledger.last[memory]}
-        beside = [self._largest(atom) for atom in regular]
+        least = [self._largest(atom) for atom in regular]
         for step in {ledger.made_at[memory] for memory in live}:
             others = (ledger.sizes[m] for m in ledger.activations[step] if m not in live)
-            beside.append(sum(others) + ledger.workspace[step])
-        room = self.budget - min(beside)
+            least.append(sum(others) + ledger.workspace[step])
+        room = self.budget - min(least)
         total = sum(held.values()) + sum(ledger.sizes[memory] for memory in live)
         return bare + max(1, ceil(Fraction(total, room)) if room > 0 else 0)
 

@@ -201,9 +201,9 @@ class _Minima:
             above >>= 1
         least[at] = number
         while at > 1:
-            beside = least[at ^ 1]
+            other = least[at ^ 1]
             at >>= 1
-            number = (number if number < beside else beside) + added[at]
+            number = (number if number < other else other) + added[at]
             least[at] = number
 
     def add_from(self, place: int, number: int) -> None:
@@ -214,9 +214,9 @@ class _Minima:
             if not at & 1:
                 least[at + 1] += number
                 added[at + 1] += number
-            mine, beside = least[at], least[at ^ 1]
+            mine, other = least[at], least[at ^ 1]
             at >>= 1
-            least[at] = (mine if mine < beside else beside) + added[at]
+            least[at] = (mine if mine < other else other) + added[at]
 
     def least_from(self, place: int) -> int:
         least, added = self._least, self._added

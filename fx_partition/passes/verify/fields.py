@@ -1,4 +1,4 @@
-"""What a plan says beside its boundaries: symbols, devices, copies, oversize atoms, and operators without a rule."""
+"""What a plan says besides its boundaries: symbols, devices, copies, oversize atoms, and operators without a rule."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Which runs must be in one partition, found from what each run touches.
 
-- a container of tensors, or whatever else cannot cross a boundary, and whoever takes it apart;
+- a container of tensors, or another value that cannot cross a boundary, and the runs that take it apart;
 - an activation that is written in place, from where it is made to its last write, unless it is handed on (`versions`);
 - a memory one of whose tensors has its metadata changed, from its first touch to the last change;
 - a weight or a state that is written, from its first write to its last touch;
 - a size that only a run can tell, from its producer to its last use;
-- a region that cannot be entered again; a view that is made where gradients are off, with whoever takes it;
+- a region that cannot be entered again; a view that is made where gradients are off, with the runs that read it;
 - what the caller asked to keep together.
 """
 

@@ -109,7 +109,7 @@ class Ledger:
         sizes: bytes of each memory.
         activations: of each step the activations that it touches.
         weights: of each step (weight or state, bytes that it touches).
-        workspace: of each step the bytes beside its results at its highest moment.
+        workspace: of each step the bytes in addition to its results at its highest moment.
         moments: of each step these bytes at every moment.
         made_at: the step that makes a memory, -1 for none.
         returned: whether the graph returns it.

@@ -43,7 +43,7 @@ class Run:
         seen: the weights that its operands or results show, whether it reads them or not.
         writes: memories that it writes; to change the metadata of a tensor is to write.
         reshapes: those of which it changes the metadata of a tensor.
-        workspace: bytes that it allocates beside its results, at the moments that can be the highest.
+        workspace: bytes that it allocates in addition to its results, at the moments that can be the highest.
         scratch: the same with what is to be measured, None where nothing is.
         unknown: what a plan names as operators without a rule for workspace.
         draws: whether it takes random numbers.
