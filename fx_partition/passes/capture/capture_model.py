@@ -25,6 +25,7 @@ from fx_partition.common.units import shown
 
 from .captured_graph import CapturedGraph, value_of
 from .fake_tensors import is_view
+from .late_code import late_code
 from .metadata_changes import settle_metadata
 from .newest_writes import with_newest
 from .shape_propagation import run_on_examples
@@ -98,7 +99,7 @@ def export(
         from .block_replay import repeated_blocks_once  # its imports may be missing in other releases of torch
 
         try:
-            with repeated_blocks_once(model) as replays:
+            with late_code(), repeated_blocks_once(model) as replays:
                 program = trace()
         except Exception:
             if not replays.runs:
@@ -148,7 +149,8 @@ def _of_its_own(leaf: Any) -> Any:
 
 
 def _unguarded(program: ExportedProgram) -> torch.fx.GraphModule:
-    module = program.module(check_guards=False)
+    with late_code():
+        module = program.module(check_guards=False)
     assert isinstance(module, torch.fx.GraphModule)
     return with_newest(module)
 

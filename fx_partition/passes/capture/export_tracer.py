@@ -123,19 +123,20 @@ def snapshot(value: FakeTensor, storage: torch.Tensor) -> FakeTensor:
 
 
 def new_storage(value: FakeTensor) -> FakeTensor:
-    """Return a tensor with new memory of the same size as that of ``value``."""
-    return _empty(value, (value.untyped_storage().nbytes(),), (1,), torch.uint8)
+    """Return an empty tensor with new memory of the same size as that of ``value``."""
+    mode = value.fake_mode
+    with in_kernel_invocation_manager(mode):
+        memory = torch.empty(0, dtype=torch.uint8, device="meta")
+        # A tensor of as many elements would take ten times as long where the number is symbolic.
+        torch.ops.inductor.resize_storage_bytes_(memory, value.untyped_storage().nbytes())
+    return FakeTensor(mode, memory, value.device)
 
 
 def fresh_like(value: FakeTensor, sizes: Sequence[Any], strides: Sequence[Any], storage: torch.Tensor) -> FakeTensor:
     """Return a tensor like ``value``, but of other sizes and strides and in the memory of ``storage``."""
-    result = _empty(value, sizes, strides, value.dtype)
-    torch._functionalize_unsafe_set(result, storage)
-    return result.requires_grad_(value.requires_grad)  # type: ignore[return-value]
-
-
-def _empty(value: FakeTensor, sizes: Sequence[Any], strides: Sequence[Any], dtype: torch.dtype) -> FakeTensor:
     mode = value.fake_mode
     with in_kernel_invocation_manager(mode):
-        memory = torch.empty_strided(sizes, strides, dtype=dtype, device="meta")
-    return FakeTensor(mode, memory, value.device)
+        memory = torch.empty_strided(sizes, strides, dtype=value.dtype, device="meta")
+    result = FakeTensor(mode, memory, value.device)
+    torch._functionalize_unsafe_set(result, storage)
+    return result.requires_grad_(value.requires_grad)  # type: ignore[return-value]
