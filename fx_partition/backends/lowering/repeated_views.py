@@ -55,17 +55,16 @@ def _repeat(partition: PartitionGraph, made: Collection[torch.fx.Node]) -> Parti
     placeholders = dict(zip(partition.inputs, graph.find_nodes(op="placeholder"), strict=True))
     _add_bases(graph, placeholders, written, made)
     first = next(node for node in graph.nodes if node.op != "placeholder")
-    kept = dict(placeholders)
-    for node, placeholder in placeholders.items():
-        views = _views_between(node, kept.keys() - {node}) if written & _storages(node) else None
+    kept, repeated = dict(placeholders), dict[torch.fx.Node, torch.fx.Node]()
+    for node in sorted(n for n in placeholders if written & _storages(n)):  # what a view is made of comes first
+        views = _views_between(node, (kept.keys() | repeated.keys()) - {node})
         if not views:
             continue
-        copies = dict(kept)
         with graph.inserting_before(first):
             for view in views:
-                copies[view] = graph.node_copy(view, copies.__getitem__)
-        placeholder.replace_all_uses_with(copies[node])
-        del kept[node]
+                repeated[view] = graph.node_copy(view, lambda n: repeated[n] if n in repeated else kept[n])
+        placeholder = kept.pop(node)
+        placeholder.replace_all_uses_with(repeated[node])
         graph.erase_node(placeholder)
     partition.module.recompile()
     return replace(partition, inputs=tuple(kept))

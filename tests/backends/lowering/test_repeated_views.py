@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,17 @@ def writes_behind_a_view_of_vmap(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     return read, y * 2
 
 
+def takes_a_view_and_a_view_of_it(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    y = F.linear(x, w)
+    view = y.movedim(0, -1)
+    part = view[1:]
+    far = F.linear(F.linear(part.cos(), w + 1).sin(), w - 1)
+    read = F.linear(far, w).add_(part)  # an operand of a write, before the view itself is read
+    both = view * read.sum()
+    y.add_(1)
+    return far, read, both
+
+
 def compiled_right(model: Callable[[Tensor, Tensor], tuple[Tensor, ...]], budget: int) -> Any:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(WIDTH, WIDTH, generator=generator) for _ in range(2))
@@ -47,6 +59,12 @@ def compiled_right(model: Callable[[Tensor, Tensor], tuple[Tensor, ...]], budget
 
 def test_a_graph_that_writes_under_vmap_is_cut() -> None:
     assert compiled_right(writes_under_vmap, 1).num_partitions >= 3
+
+
+def test_a_stage_that_takes_a_view_and_a_view_of_it_makes_both_in_order() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PartitionWarning)
+        assert compiled_right(takes_a_view_and_a_view_of_it, 1000).num_partitions >= 2
 
 
 def test_a_view_that_only_vmap_can_make_is_not_made_in_another_stage() -> None:
