@@ -16,10 +16,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from tabulate import tabulate
 
+import fx_partition
 from fx_partition.report.compiled_plans import compiled_graphs
 
 STAGES = (1, 2, 3, 4, 6)
@@ -62,6 +64,18 @@ def watching(x: torch.Tensor, rounds: int, calls: int) -> float:
     return statistics.median(more[3:]) * 1e6
 
 
+def watching_split(x: torch.Tensor, rounds: int, calls: int) -> float:
+    """Return the microseconds that a call of a split module takes longer where its sizes are watched.
+
+    Both modules check that the sizes are in the range of the trace.
+    """
+    rows = ({0: torch.export.Dim("rows", min=2, max=4096)},)
+    plans: tuple[dict[str, Any], ...] = ({"cache_bytes": "1GiB"}, {"devices": 1})  # the second has no budget
+    watched, bare = (fx_partition.split(build(), x, dynamic_shapes=rows, **how) for how in plans)
+    more = [seconds(watched, x, calls) - seconds(bare, x, calls) for _ in range(rounds + 3)]
+    return statistics.median(more[3:]) * 1e6
+
+
 def seconds(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
@@ -83,6 +97,7 @@ def main() -> int:
             for stages, run in variants.items():
                 times[stages].append(seconds(run, x, options.calls))
         watch = watching(x, options.rounds, options.calls)
+        split = watching_split(x, options.rounds, options.calls)
     times = {stages: rounds[3:] for stages, rounds in times.items()}  # the first three warm up
     rows = []
     base = times[1]
@@ -97,11 +112,11 @@ def main() -> int:
     print(tabulate(rows, headers=("variant", "us a call", "ratio to inductor", "us each further stage")))
     one = float(rows[1][2])
     worst = max(float(row[3]) for row in rows if row[3])
-    ok = one <= 1.03 and worst <= 8 and watch <= 1
+    ok = one <= 1.03 and worst <= 8 and max(watch, split) <= 1
     verdict = "ok" if ok else "missed"
     print(
         f"{verdict}: one partition {one:.3f} of inductor (<= 1.03), a further stage {worst:.2f} us (<= 8), "
-        f"watching sizes {watch:.2f} us (<= 1)"
+        f"watching sizes {watch:.2f} us, of a split module {split:.2f} us (<= 1)"
     )
     return 0 if ok else 1
 

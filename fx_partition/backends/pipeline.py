@@ -109,9 +109,9 @@ def pipeline(
         )
     memory = analyze_memory(captured)
     examples = _examples(model, example_inputs)
-    make = make_plan
     if sessions is not None:
-        request, make = request_for_sessions(captured, memory, request, sessions, examples), plan_for_sessions
+        request = request_for_sessions(captured, memory, request, sessions, examples)
+    make = make_plan if sessions is None else plan_for_sessions
     traced = captured
     plan, captured, partitions = plan_states_together(
         traced, memory, request, lambda asked: make(traced, memory, asked), lambda partition: partition.index

@@ -98,7 +98,8 @@ def split(
 
     Returns:
         A GraphModule to call like the model, with ``.plan``. It shares parameters and buffers with the model, and its
-        ``state_dict()`` has the model's keys.
+        ``state_dict()`` has the model's keys. The first call with sizes beyond those for which the plan fits gets a
+        PartitionWarning.
 
     Raises:
         PartitionError (a ValueError): the model cannot be planned or cut; the message names the reason and the way out.

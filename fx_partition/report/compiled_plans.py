@@ -31,6 +31,11 @@ def register(function: Callable[..., Any], graph: PlannedGraph) -> None:
     _LIVE[function] = graph
 
 
+def live_graphs() -> list[PlannedGraph]:
+    """Return the graphs of all models whose compiled functions exist, oldest first."""
+    return list(_LIVE.values())
+
+
 def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[PlannedGraph]:
     """Return the graphs of a model that ``backend="l2partition"`` has compiled, oldest first.
 
@@ -52,6 +57,6 @@ def compiled_graphs(model: torch.nn.Module | Callable[..., Any]) -> list[Planned
         1
     """
     if not isinstance(model, torch.nn.Module):
-        return list(_LIVE.values())
+        return live_graphs()
     weights = {id(tensor) for tensor in all_tensors(model).values()}
-    return [graph for graph in _LIVE.values() if graph.reads_any(weights)]
+    return [graph for graph in live_graphs() if graph.reads_any(weights)]

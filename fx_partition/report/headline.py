@@ -72,7 +72,9 @@ def _sessions(plan: Plan) -> str:
 def _smallest(plan: Plan) -> str:
     if not plan.budget_is_smallest:
         return ""
-    return f"{format_bytes(plan.budget_bytes)} is the smallest size with which {count(plan.num_devices, 'device')} do."
+    there = " with the weights where they are" if plan.follows_weights else ""
+    number = count(plan.num_devices, "device")
+    return f"{format_bytes(plan.budget_bytes)} is the smallest size with which {number} do{there}."
 
 
 def _copies(plan: Plan) -> str:
@@ -91,7 +93,8 @@ def _fits(plan: Plan) -> str:
     total = format_bytes(sum(p.total_bytes for p in plan.partitions))
     fewer = f"{_fewer(plan)} " if plan.certificate.witnesses else ""
     streamed = "" if _in_turns(plan) or plan.memory == DEVICE else "Nothing is streamed from off-chip; "
-    verb = "Needs" if plan.objective not in TIMED or plan.num_partitions == plan.certificate.min_partitions else "Uses"
+    is_fewest = plan.objective not in TIMED or plan.num_partitions == plan.certificate.min_partitions
+    verb = "Needs" if is_fewest and not plan.follows_weights else "Uses"
     return (
         f"{verb} {count(plan.num_partitions, 'device')} of {budget}: it holds {total} in all, and the fullest "
         f"device {fullest} ({share}). {fewer}{streamed}"

@@ -15,6 +15,10 @@ _UNPROVED = (
     'estimates, and no plan is ruled out; footprint="peak" comes with a proof.'
 )
 
+_FOLLOWS = (
+    "The boundaries are where earlier graphs of the model have its weights, so that no weight is copied to one more "
+    "device; other boundaries may give fewer or smaller partitions."
+)
 
 _BY_TIME = {
     "throughput": (
@@ -37,6 +41,8 @@ def why(plan: Plan, checked: str = "") -> Document:
 
 def proof_sections(plan: Plan) -> tuple[Section, ...]:
     """Return a section on the number of partitions, and one on the maximum that ends with the orders searched."""
+    if plan.follows_weights:
+        return (Section("No proof", _FOLLOWS),)
     if plan.footprint == "fused":
         return (Section("No proof", _UNPROVED),)
     if plan.device_budgets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,22 @@ class CompiledGraph(PlannedGraph):
     Attributes:
         stages: its stages; () where it runs as one partition.
         rows: the rows of the largest microbatch that it was planned for; None where the batch runs whole.
+        reads: the weights that stages of this process read, and the device of a stage that does; the graph keeps no
+            weight alive.
     """
 
     def __init__(
-        self, plan: Plan, stages: tuple[Stage, ...], weights: Iterable[torch.Tensor], rows: int | None = None
+        self,
+        plan: Plan,
+        stages: tuple[Stage, ...],
+        weights: Iterable[torch.Tensor],
+        rows: int | None = None,
+        reads: Iterable[tuple[torch.Tensor, torch.device]] = (),
     ) -> None:
         super().__init__(plan, weights)
         self.stages = stages
         self.rows = rows
+        self.reads = [(weakref.ref(weight), device) for weight, device in reads]
 
 
 def publish(function: Callable[..., Any], graph: CompiledGraph, options: Options) -> None:

@@ -41,6 +41,7 @@ from .compiled_graph import CompiledGraph, publish
 from .fallback import plan_as_one_partition
 from .partition_compiler import compile_partitions
 from .plan_sizes import guard_sizes, watch_sizes
+from .weight_places import weight_places
 
 
 def compile_dynamo_graph(
@@ -160,7 +161,8 @@ class _GraphCompiler:
         if context is not None and plan.num_partitions == 1 and self._options.measures:
             nodes = context.captured.gm.graph.find_nodes(op="placeholder")
             plan = plan.with_allocated((measured_bytes(context, function, nodes, self._inputs, context.home),))
-        publish(function, CompiledGraph(plan, (), self._weights), self._options)
+        reads = [(weight, weight.device) for weight in self._weights]
+        publish(function, CompiledGraph(plan, (), self._weights, reads=reads), self._options)
         return function
 
 
@@ -172,7 +174,7 @@ def _plan_whole_batch(context: GraphContext) -> Plan:
     """
     captured, memory, options = context.captured, context.memory, context.options
     if options.microbatches == 1:
-        return make_plan(captured, memory, options.request)
+        return make_plan(captured, memory, options.request, weight_places(captured, options.request.devices))
     note = "The batch runs whole, as no microbatches would save enough to pay for their calls."
     return replace(make_plan(captured, memory, options.request.on_one_device()), note=note)
 

@@ -52,7 +52,9 @@ def compile_partitions(
         function = assemble(context.captured, stages, lowered.install, context.memory.written)
     rows = microbatches.rows if microbatches else None
     weights = context.captured.weights.values()
-    publish(function, CompiledGraph(plan, tuple(stages), weights, rows), context.options)
+    real = context.captured.weights
+    reads = [(real[node], stage.device) for stage in stages for node in stage.partition.inputs if node in real]
+    publish(function, CompiledGraph(plan, tuple(stages), weights, rows, reads), context.options)
     return function
 
 

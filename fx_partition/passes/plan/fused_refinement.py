@@ -49,10 +49,9 @@ def refine(problem: Problem, placement: Placement, request: Request) -> RefinedP
     if not problem.fused:
         return exactly(placement)
     needed = placement.certificate.min_partitions
-    short = bool(request.count) and needed > request.count and request.on_shortage == "balance"
-    claims_nothing = Certificate(needed if short else min(1, needed), (), 0, ())
-    placement = replace(placement, certificate=claims_nothing, tradeoffs=())
+    placement = replace(placement, certificate=unproved(needed, request), tradeoffs=())
     best = exactly(placement)
+    short = _is_short(needed, request)
     if short or request.exactly or request.budgets or request.budget is None or placement.budget >= NO_BUDGET:
         return best
     least = best.spill
@@ -68,3 +67,16 @@ def refine(problem: Problem, placement: Placement, request: Request) -> RefinedP
         if tried.spill < least:
             best, least = tried, tried.spill
     return best
+
+
+def unproved(needed: int, request: Request) -> Certificate:
+    """Return the certificate of a plan of which nothing is proved; where devices are too few, it says how many.
+
+    Args:
+        needed: the partitions that the budget asks for, by the planner's own figures.
+    """
+    return Certificate(needed if _is_short(needed, request) else min(1, needed), (), 0, ())
+
+
+def _is_short(needed: int, request: Request) -> bool:
+    return bool(request.count) and needed > request.count and request.on_shortage == "balance"

@@ -154,6 +154,7 @@ class _Fields:
             "estimated_workspace": tuple(data.get("estimated_workspace", ())),
             "note": data.get("note", ""),
             "sessions": data.get("sessions", 1),
+            "follows_weights": data.get("follows_weights", False),
             "modules": _modules(data.get("modules", _NO_MODULES)),
             "memory": data.get("memory", ON_CHIP),
             "boundaries": tuple(between) if isinstance(between, list) else between,

@@ -24,7 +24,8 @@ from ..partitioner.greedy import oversize_atoms
 from ..partitioner.permute import permuted
 from ..slicing.rewrite import Slicer
 from .builder import PlanBuilder
-from .fused_refinement import RefinedPlacement, refine
+from .follow_weights import PlacedProblem, WeightPlaces, follow_weights
+from .fused_refinement import refine
 from .module_runs import module_stages
 from .placement import place, solve
 from .plan import Plan
@@ -38,8 +39,16 @@ from .time_objective import place_by_time
 _NOTHING = OrderedPlan([], [], SearchStats(1, False))
 
 
-def make_plan(captured: CapturedGraph, memory: GraphMemory, request: Request) -> Plan:
+def make_plan(
+    captured: CapturedGraph, memory: GraphMemory, request: Request, held: WeightPlaces | None = None
+) -> Plan:
     """Return the plan of a graph, from its memory.
+
+    Args:
+        captured, memory: the graph.
+        request: what the caller asks for.
+        held: where earlier graphs of the model have their weights, to leave them there (`follow_weights`); then the
+            request names devices.
 
     Raises:
         OversizeError: an atom exceeds the budget and ``oversize="error"``.
@@ -49,7 +58,7 @@ def make_plan(captured: CapturedGraph, memory: GraphMemory, request: Request) ->
     numbers = memory.symbols.bind(request.bind)
     guessed = {symbol.name: symbol for symbol in memory.symbols.assumed(request.bind)}
     if not guessed:
-        return _plan_for(captured, memory, request, numbers)
+        return _plan_for(captured, memory, request, numbers, held)
     strict = request.oversize == "error" or request.on_shortage == "error"
     # An error must not come from a guess. A graph that does not fit at size 1 fits at no size, so it raises the error;
     # else the plan at the guessed size may spill, with a warning.
@@ -57,7 +66,7 @@ def make_plan(captured: CapturedGraph, memory: GraphMemory, request: Request) ->
         _plan_for(captured, memory, request, {**numbers, **dict.fromkeys(guessed.values(), 1)})
         request = _lenient(request)
     try:
-        plan = _plan_for(captured, memory, request, numbers)
+        plan = _plan_for(captured, memory, request, numbers, held)
     except PartitionError as error:
         raise type(error)(f"{error} ({explain_guess(guessed)})") from error
     if strict and plan.spill_bytes:
@@ -74,9 +83,13 @@ def _lenient(request: Request) -> Request:
 
 
 def _plan_for(
-    captured: CapturedGraph, memory: GraphMemory, request: Request, numbers: Mapping[sympy.Symbol, int]
+    captured: CapturedGraph,
+    memory: GraphMemory,
+    request: Request,
+    numbers: Mapping[sympy.Symbol, int],
+    held: WeightPlaces | None = None,
 ) -> Plan:
-    problem = pose(captured, memory, request, numbers)
+    problem = traced = pose(captured, memory, request, numbers)
     if request.budget is not None and request.oversize == "error":
         builder = PlanBuilder(problem.model, problem.atoms, problem.chain)
         for atom in oversize_atoms(problem.chain, request.budget):
@@ -84,14 +97,17 @@ def _plan_for(
     found = _search(problem, request)
     if request.count and len(found.boundaries) - 1 > request.count and request.on_shortage == "balance":
         found = _for_too_few_devices(problem, found, request.count)
-    traced = problem.model.steps
-    if problem.atoms.order != tuple(range(len(traced))):  # steps moved out of a group: no bound over trace order holds
+    steps = traced.model.steps
+    if problem.atoms.order != tuple(range(len(steps))):  # steps moved out of a group: no bound over trace order holds
         found = found._replace(tried=found.tried._replace(bound=None))
     if found.order:
         problem = problem.in_order(found.order)
     placement = place_by_time(problem, request) if request.speed else place(problem.chain, request, found.boundaries)
-    refined = refine(problem, placement, request)
-    return _described(fingerprint(captured.gm.graph), problem, refined, found.tried, traced, request)
+    placed = PlacedProblem(problem, refine(problem, placement, request))
+    if held is not None and placement.slots:
+        placed = follow_weights(traced, placed, request, held)
+    stats = SearchStats(1, False) if placed.follows_weights else found.tried
+    return _described(fingerprint(captured.gm.graph), placed, stats, steps, request)
 
 
 def plan_without_partitions(graph: str, request: Request, note: str) -> Plan:
@@ -145,15 +161,10 @@ def _for_too_few_devices(problem: Problem, found: OrderedPlan, count: int) -> Or
 
 
 def _described(
-    graph: str,
-    problem: Problem,
-    refined: RefinedPlacement,
-    stats: SearchStats,
-    traced: Sequence[NodeMemory],
-    request: Request,
+    graph: str, placed: PlacedProblem, stats: SearchStats, traced: Sequence[NodeMemory], request: Request
 ) -> Plan:
     """Return the plan in names of the graph."""
-    placement, memory, chain = refined
+    problem, (placement, memory, chain) = placed.problem, placed.refined
     builder = PlanBuilder(memory, problem.atoms, chain)
     parts = zip(pairwise(placement.boundaries), placement.slots, strict=True)
     budgets = request.budgets or (placement.budget,)
@@ -185,6 +196,7 @@ def _described(
         sessions=request.sessions,
         unknown_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.unknown)),
         estimated_workspace=tuple(dict.fromkeys(name for step in memory.steps for name in step.estimated)),
+        follows_weights=placed.follows_weights,
     ).with_devices(request.devices)
     plan = replace(plan, modules=module_stages(problem.captured, plan.partition_of))
     return _replicated(plan, budgets) if request.replicate else plan

@@ -61,6 +61,8 @@ class Plan:
         memory: "on-chip", where a gather counts the rows that it reads, or "device", where weights count whole.
         boundaries: where boundaries may be: between "nodes" or "modules", or between modules of which those of these
             paths and classes stay whole.
+        follows_weights: whether boundaries are where earlier graphs of the model have its weights on the same devices
+            (`follow_weights`); then nothing is proved.
 
     Example::
 
@@ -94,6 +96,7 @@ class Plan:
     modules: ModuleStages = field(default_factory=ModuleStages)
     memory: str = ON_CHIP
     boundaries: str | tuple[str, ...] = NODES
+    follows_weights: bool = False
 
     @property
     def num_partitions(self) -> int:

@@ -68,6 +68,7 @@ def plan_to_dict(plan: Mapping[str, Any], *, num_partitions: int, max_bytes: int
         "devices": list(plan["devices"]),
         "note": plan["note"],
         "sessions": plan["sessions"],
+        "follows_weights": plan["follows_weights"],
         "modules": {
             "runs": [[run.path, run.stage, run.mixes] for run in plan["modules"].runs],
             "weights": {name: list(stages) for name, stages in plan["modules"].weights.items()},

@@ -209,7 +209,7 @@ def split_planned(captured: CapturedGraph, plan: Plan) -> SplitModule:
     refuse_taken_names(captured.gm, plan.num_partitions)
     partition_graphs = cut(captured, plan)
     graph = stitch(captured.gm.graph, partition_graphs)
-    write_check(graph, captured)
+    write_check(graph, captured, plan)
     return assemble(captured.gm, graph, [partition_graph.module for partition_graph in partition_graphs], plan)
 
 

@@ -16,6 +16,7 @@ from fx_partition.common.errors import PartitionError
 
 from ..capture.capture_model import AlreadySplit
 from ..capture.module_members import constants, hand_over, members, set_constants
+from .input_sizes import WatchedSizes
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
@@ -49,6 +50,19 @@ class SplitModule(AlreadySplit):
         _adopt(result, self, memo)
         result.plan = self.plan
         return result
+
+    def __reduce__(self) -> Any:
+        """Save the code with the functions that it names, as fx can save no other (see `input_sizes.WatchedSizes`)."""
+        watched = [node for node in self.graph.nodes if isinstance(node.target, WatchedSizes)]
+        checks = [node.target for node in watched]
+        try:
+            for node in watched:
+                node.target = node.target.function
+            return super().__reduce__()
+        finally:
+            for node, check in zip(watched, checks, strict=True):
+                node.target = check
+            self.recompile()  # fx compiles the code that it saves
 
 
 def refuse_taken_names(gm: torch.fx.GraphModule, count: int) -> None:

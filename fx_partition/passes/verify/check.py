@@ -130,7 +130,7 @@ def _faults(case: Case, groups: list[Group], pieces: list[Group]) -> Iterator[Fa
     yield from oversize_faults(case)
     yield from word_faults(plan)
     yield from module_faults(plan, case.reading.captured)
-    if plan.footprint == "fused":
+    if plan.footprint == "fused" or plan.follows_weights:
         yield from _nothing_claimed(case)
         return
     bounds = list(spread_faults(case) if plan.device_budgets else proof_faults(case))
@@ -162,7 +162,11 @@ def _newly_oversize(case: Case, traced: Ledger) -> Iterator[Fault]:
 
 
 def _nothing_claimed(case: Case) -> Iterator[Fault]:
-    """Compiled code is measured once the boundaries are known, so nothing is proved of a plan for it."""
+    """Nothing is proved of some plans.
+
+    Compiled code is measured once the boundaries are known, and a plan that leaves weights where they are depends on
+    other graphs.
+    """
     plan, proof = case.plan, case.plan.certificate
     short = 0 < plan.num_devices < proof.min_partitions and len(plan.partitions) <= plan.num_devices
     if proof.min_partitions != min(1, len(plan.partitions)) and not short:
@@ -175,7 +179,7 @@ def _nothing_claimed(case: Case) -> Iterator[Fault]:
     if proof.orders_tried != 1:
         yield Fault("certificate.orders_tried", f"it is {proof.orders_tried}, and no other order is tried")
     if plan.tradeoffs:
-        yield Fault("pareto", "there are none for compiled code")
+        yield Fault("pareto", "there are none where nothing is proved")
 
 
 def _order_and_boundaries(

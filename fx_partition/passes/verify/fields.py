@@ -63,7 +63,7 @@ def device_faults(plan: Plan) -> Iterator[Fault]:
     slot = -1
     for place, partition in enumerate(plan.partitions):
         path = f"partitions[{place}]"
-        if partition.slot <= slot if budgets else partition.slot != place:
+        if partition.slot <= slot if budgets or plan.follows_weights else partition.slot != place:
             yield Fault(f"{path}.slot", f"it is {partition.slot}, behind {slot}")
         slot = partition.slot
         budget = budgets[slot % len(budgets)] if budgets else plan.budget_bytes
