@@ -22,7 +22,9 @@ from ..lowering.graph_edits import retarget
 from ..lowering.layout_guard import Layout, LayoutGuard
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_part
-from ..streaming.program import Program, ProgramStep
+from ..streaming.program import Constant, Program, ProgramStep
+from ..weights.lazy_weights import materialize
+from ..weights.moved_weights import Moves
 from .stage_step import CudaStep
 from .stream_pipeline import CudaPipeline, EnqueuedRequest
 
@@ -36,7 +38,7 @@ class CudaRuntime:
         home: the device of the model.
         inflight: how many requests may be in flight.
         patches: options of inductor.
-        graphs, persist: see `stream_pipeline.CudaPipeline`.
+        graphs, persist, move: see `stream_pipeline.CudaPipeline`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class CudaRuntime:
         *,
         graphs: bool,
         persist: bool,
+        move: Mapping[str, torch.Tensor] | None = None,
         driver: Driver = DRIVER,
     ) -> None:
         functions = [
@@ -67,8 +70,19 @@ class CudaRuntime:
             for number, value in zip(numbers, values, strict=True)
             if isinstance(number, int) and isinstance(value, torch.Tensor)
         }
+        constants = [result.value for result in program.results if isinstance(result, Constant)]
+        returned = [value for value in constants if isinstance(value, torch.Tensor)]
+        materialize(returned)
         self._pipeline = CudaPipeline(
-            steps, program.num_values, results, inflight, graphs=graphs, persist=persist, homes=homes, driver=driver
+            steps,
+            program.num_values,
+            results,
+            inflight,
+            graphs=graphs,
+            persist=persist,
+            moves=None if move is None else Moves(move, returned),
+            homes=homes,
+            driver=driver,
         )
         self._lock = threading.Lock()
 
