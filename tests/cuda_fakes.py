@@ -126,6 +126,9 @@ class FakeDriver(Driver):
         self._streams.append(FakeStream(f"{device}/{len(self._streams)}", device, self))
         return self._streams[-1]
 
+    def own_stream(self, device: torch.device) -> FakeStream:
+        return self.stream(device)
+
     def current(self, device: torch.device) -> FakeStream:
         for stream in reversed(self._now):
             if stream.device == device:

@@ -20,7 +20,8 @@ from fx_partition.passes.plan.plan_range import PlanRange
 from fx_partition.passes.plan.records import Partition
 from fx_partition.passes.plan.request import CacheBytes, Request
 
-from .cuda.runtime import CudaRuntime
+from .cuda.resident_budget import resident_request
+from .cuda.runtime import CudaRuntime, own_graphs_only
 from .devices.home_device import home_of, moves, warn_of_what_stays
 from .lowering.dedup_compile import first_with_same_key
 from .lowering.states_together import plan_states_together
@@ -69,7 +70,8 @@ def pipeline(
             buffers.
         inductor: options of inductor.
         cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
-        l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings.
+        l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings. A device's name in
+            ``cache_bytes`` then stands for no more than the part of its L2 that can be set aside.
         move: have each weight in memory once, on the GPU of its stage. The model's parameters and buffers become the
             tensors that the stages read, so the model is spread over the GPUs, as a model placed by hand, and eager
             calls of it fail; ``state_dict()`` and ``model.to(...)`` work. A weight of several stages is on the GPU of
@@ -103,7 +105,12 @@ def pipeline(
     on_gpus = names[0].startswith("cuda")
     if move and not on_gpus:
         raise PartitionError("move=True is for GPUs; stages on cores read the model's own weights, so leave it out")
-    if not on_gpus:
+    patches = dict(inductor or {})
+    if on_gpus:
+        patches = own_graphs_only(patches)
+        if l2_persistence:
+            request = resident_request(request, cache_bytes)
+    else:
         stage_loop()  # fail before the work of planning where the extension cannot be compiled or kept on disk
     captured = annotated(capture(model, example_inputs, dynamic_shapes))
     home = home_of(captured)
@@ -148,7 +155,7 @@ def pipeline(
             targets,
             home,
             limit,
-            inductor or {},
+            patches,
             graphs=cuda_graphs,
             persist=l2_persistence,
             move=_movable(model, captured) if move else None,
@@ -160,7 +167,7 @@ def pipeline(
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
     threads = [min(map(len, copies)) for copies in cores]
-    codes = compile_steps(program.steps, threads, inductor or {}, memory.symbols.bind(request.bind))
+    codes = compile_steps(program.steps, threads, patches, memory.symbols.bind(request.bind))
     plan = plan.with_code(tuple(first_with_same_key(codes)))
     limit = inflight or max(4 * sum(map(len, cores)), sessions or 0)
     states = None if sessions is None else Sessions(program.states, sessions)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 
@@ -27,6 +28,23 @@ from ..weights.lazy_weights import materialize
 from ..weights.moved_weights import Moves
 from .stage_step import CudaStep
 from .stream_pipeline import CudaPipeline, EnqueuedRequest
+
+
+def own_graphs_only(patches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inductor's options with its own CUDA graphs off, also where the process has them on.
+
+    They would record a stage on a stream of theirs, copy its inputs a second time, and give its results memory that the
+    next call writes while a link still reads it.
+
+    Raises:
+        PartitionError: an option asks for them.
+    """
+    if patches.get("triton.cudagraphs"):
+        raise PartitionError(
+            'inductor={"triton.cudagraphs": True} records CUDA graphs inside the stages, and a pipeline records its '
+            "own (cuda_graphs=True, the default); leave the option out"
+        )
+    return {**patches, "triton.cudagraphs": False}
 
 
 class CudaRuntime:

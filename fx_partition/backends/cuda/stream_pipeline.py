@@ -149,11 +149,12 @@ class CudaPipeline:
         if self._closed:
             return
         self._closed = True
+        stages, self._stages = self._stages, []  # their streams and copies of weights are free when this returns
         with contextlib.ExitStack() as stack:  # the last pushed is the first called
             for persistence in self._persistences:
                 if persistence is not None:
                     stack.callback(persistence.close)
-            for stage in self._stages:
+            for stage in stages:
                 stack.callback(stage.close)
             for device in self._devices:
                 stack.callback(self._driver.synchronize, device)

@@ -34,7 +34,7 @@ class StreamedStage:
 
     def __init__(self, step: CudaStep, moving: frozenset[int], graphs: bool, persist: bool, driver: Driver) -> None:
         self.device = driver.device(step.device)
-        self.stream = driver.stream(self.device)
+        self.stream = driver.own_stream(self.device)
         self._driver = driver
         self._links: dict[torch.device, CopyLink] = {}
         self._links_to_host: dict[torch.device, CopyLink] = {}

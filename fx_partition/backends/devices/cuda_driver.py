@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from fx_partition.common.errors import PartitionError
+
+_POOLED = 32  # streams of one device and priority, the same in all releases of torch
+#: The streams that stages have, by device and handle.
+_OWNED: weakref.WeakValueDictionary[tuple[torch.device, int], Stream] = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 2e-5, 1e-3  # seconds between two queries of an event
 
@@ -62,8 +71,35 @@ class Driver:
         return tensor.device
 
     def stream(self, device: torch.device) -> Stream:
-        """Return a stream of torch's pool, which has 32 for each device: the 33rd is the first again."""
-        return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        """Return a stream for copies: one that no caller of `own_stream` has, unless these have all."""
+        return self._from_pool(device) or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def own_stream(self, device: torch.device) -> Stream:
+        """Return a stream that this method does not return again while the returned object lives.
+
+        torch's streams come from a pool of 32 for each device: the 33rd is the first again. Two stages with one stream
+        would wait for each other, and have one L2 window. Streams that the user makes are of this pool too.
+
+        Raises:
+            PartitionError: 32 are in use.
+        """
+        with _LOCK:
+            found = self._from_pool(device)
+            if found is None:
+                raise PartitionError(
+                    f"the {_POOLED} streams that torch has for {device} are all in use by stages, and each stage needs "
+                    "one of its own: make fewer stages on this device, or close pipelines that are no longer needed"
+                )
+            _OWNED[device, found.cuda_stream] = found
+        return found
+
+    def _from_pool(self, device: torch.device) -> Stream | None:
+        """Return a stream of torch's pool that nobody owns, or None."""
+        for _ in range(_POOLED):
+            stream: Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            if (device, stream.cuda_stream) not in _OWNED:
+                return stream
+        return None
 
     def current(self, device: torch.device) -> Stream:
         """Return the stream that the caller uses on ``device``."""
