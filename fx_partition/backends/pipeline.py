@@ -10,11 +10,12 @@ from torch.export import ExportedProgram
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
-from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture, split_inputs
 from fx_partition.passes.capture.captured_graph import CapturedGraph, annotated
 from fx_partition.passes.capture.metadata_changes import changed_inputs
 from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.footprint.analyze import analyze_memory
+from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan_range import PlanRange
 from fx_partition.passes.plan.records import Partition
@@ -25,6 +26,7 @@ from .cuda.runtime import CudaRuntime, own_graphs_only
 from .devices.home_device import home_of, moves, warn_of_what_stays
 from .lowering.dedup_compile import first_with_same_key
 from .lowering.states_together import plan_states_together
+from .measure.stage_allocation import zeros_of
 from .options.backend_options import STAGE_THREADS, check_device
 from .streaming.pipeline import Pipeline, check_inflight
 from .streaming.program import make_program
@@ -158,6 +160,7 @@ def pipeline(
             patches,
             graphs=cuda_graphs,
             persist=l2_persistence,
+            examples=_example_requests(model, example_inputs, captured, memory, signature),
             move=_movable(model, captured) if move else None,
         )
         return Pipeline(plan, signature, gpus, limit)
@@ -192,6 +195,28 @@ def _movable(model: Model, captured: CapturedGraph) -> dict[str, torch.Tensor]:
     if isinstance(model, ExportedProgram):
         return {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return all_tensors(model, every_name=True)
+
+
+def _example_requests(
+    model: Model,
+    example_inputs: ExampleInputs | None,
+    captured: CapturedGraph,
+    memory: GraphMemory,
+    signature: RequestSignature,
+) -> list[tuple[tuple[int, ...], list[torch.Tensor]]]:
+    """Return a request with the example inputs, or with zeros of their sizes where there are none."""
+    args, kwargs = split_inputs(example_inputs)
+    if example_inputs is None and isinstance(model, ExportedProgram) and model.example_inputs:
+        args, kwargs = model.example_inputs
+    elif example_inputs is None:
+        numbers, cpu = memory.symbols.bind(None), torch.device("cpu")
+        inputs = [captured.values[node] for node in captured.gm.graph.find_nodes(op="placeholder")]
+        args = tuple(zeros_of(value, numbers, getattr(value, "device", cpu)) for value in inputs)
+    try:
+        tensors, _ = signature.read(args, kwargs)
+    except ValueError:  # the plan is for other sizes, by bind=
+        return []
+    return [(signature.numbers, tensors)]
 
 
 def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInputs | None:

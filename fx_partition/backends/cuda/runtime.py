@@ -56,7 +56,9 @@ class CudaRuntime:
         home: the device of the model.
         inflight: how many requests may be in flight.
         patches: options of inductor.
-        graphs, persist, move: see `stream_pipeline.CudaPipeline`.
+        graphs, persist: see `stream_pipeline.CudaPipeline`.
+        examples: the numbers and tensors of requests with which the stages are warmed up.
+        move: the parameters and buffers of the model by all their names, where they are to become the stages' copies.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class CudaRuntime:
         *,
         graphs: bool,
         persist: bool,
+        examples: Sequence[tuple[tuple[int, ...], list[torch.Tensor]]] = (),
         move: Mapping[str, torch.Tensor] | None = None,
         driver: Driver = DRIVER,
     ) -> None:
@@ -98,6 +101,7 @@ class CudaRuntime:
             inflight,
             graphs=graphs,
             persist=persist,
+            examples=[list(zip(numbers, tensors, strict=True)) for numbers, tensors in examples],
             moves=None if move is None else Moves(move, returned),
             homes=homes,
             driver=driver,

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fx_partition.common.errors import PartitionWarning
 
 from ..devices.cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from ..weights.moved_weights import Moves
@@ -34,6 +37,8 @@ from .l2_persistence import Persistence, bindings, persist
 from .stage_step import CudaStep
 from .stage_weights import packed_positions
 from .streamed_stage import StreamedRequest, StreamedStage, bring
+
+WARM_UP = 2  # requests before the one that is captured: the first loads and tunes kernels, the second is as all others
 
 
 class EnqueuedRequest:
@@ -72,8 +77,10 @@ class CudaPipeline:
         num_values: the length of a request's table.
         results: the numbers of the values that a request returns.
         inflight: the most requests in flight; submitting another waits for the oldest.
-        graphs: capture the static steps (`graphed_stage`).
+        graphs: capture the static steps (`graphed_stage`), for the sizes of ``examples``.
         persist: keep the weights in L2 (`l2_persistence`).
+        examples: the inputs of requests, as for `submit`, with which the stages are warmed up before the first request:
+            code is loaded and tuned, and graphs are captured. If one fails, a PartitionWarning gives the reason.
         moves: which weights of the model become the copies of its stages; None: none.
         homes: by value, the device that a result returns to; for others, the device of the request's first input.
         driver: the calls of ``torch.cuda``, or a fake of them for tests.
@@ -94,6 +101,7 @@ class CudaPipeline:
         *,
         graphs: bool,
         persist: bool,
+        examples: Sequence[Sequence[tuple[int, Any]]] = (),
         moves: Moves | None = None,
         homes: Mapping[int, torch.device] | None = None,
         driver: Driver = DRIVER,
@@ -112,6 +120,13 @@ class CudaPipeline:
         for device in self._devices:  # the packs were copied on the caller's streams, which stages do not wait for
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
+        try:
+            with driver.keep_random_state(self._devices):
+                for inputs in examples:
+                    self._warm_up(inputs)
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> EnqueuedRequest:
         """Enqueue one request; its stages run after the work that is now on the caller's current streams.
@@ -158,6 +173,24 @@ class CudaPipeline:
                 stack.callback(stage.close)
             for device in self._devices:
                 stack.callback(self._driver.synchronize, device)
+
+    def _warm_up(self, inputs: Sequence[tuple[int, Any]]) -> None:
+        """Run requests of these inputs; capture the stages in the last one."""
+        try:
+            for number in range(WARM_UP + 1):
+                for stage in self._stages:
+                    stage.capture(number == WARM_UP)
+                self.submit(inputs).take()
+        except Exception as error:
+            warnings.warn(
+                "the stages could not be warmed up with the example inputs, so the first requests are slower and none "
+                f"uses CUDA graphs: {type(error).__name__}: {error}",
+                PartitionWarning,
+                stacklevel=3,
+            )
+        finally:
+            for stage in self._stages:
+                stage.capture(False)
 
     def _persist(self, device: torch.device) -> Persistence | None:
         packs = [(stage.stream, stage.weights.pack.buffer) for stage in self._stages if stage.device == device]

@@ -70,6 +70,11 @@ class StreamedStage:
         for number in self._last_uses:
             request.table[number] = None
 
+    def capture(self, captures: bool) -> None:
+        """Say whether the next requests are captured, where their inputs are new."""
+        if isinstance(self._function, GraphedStage):
+            self._function.captures = captures
+
     def close(self) -> None:
         """Free the graph; all work of the stage must be finished."""
         if isinstance(self._function, GraphedStage):

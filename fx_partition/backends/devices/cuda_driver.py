@@ -136,7 +136,13 @@ class Driver:
         """Copy between tensors of one device, on the current stream."""
         target.copy_(source, non_blocking=True)
 
-    def capture(self, function: Callable[[], Sequence[Any]], stream: Stream) -> tuple[Graph, Sequence[Any]]:
+    def graph_pool(self) -> Any:
+        """Return memory for graphs that run one after another on one device."""
+        return torch.cuda.graph_pool_handle()
+
+    def capture(
+        self, function: Callable[[], Sequence[Any]], stream: Stream, pool: Any
+    ) -> tuple[Graph, Sequence[Any]]:
         """Return the work that ``function`` enqueues on ``stream`` as a graph, and its result; nothing runs yet.
 
         Other threads may go on using CUDA meanwhile (``thread_local``).
@@ -144,9 +150,13 @@ class Driver:
         assert isinstance(stream, torch.cuda.Stream)
         graph = torch.cuda.CUDAGraph()
         # A capture that fails leaves its stream the current one: the outer context puts the caller's back.
-        with self.on(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with self.on(stream), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             results = function()
         return graph, results
+
+    def keep_random_state(self, devices: Sequence[torch.device]) -> contextlib.AbstractContextManager[None]:
+        """Put the random numbers of the host and of ``devices`` back afterwards."""
+        return torch.random.fork_rng([device.index for device in devices], device_type="cuda")
 
     def synchronize(self, device: torch.device) -> None:
         """Wait for all work of ``device``."""
