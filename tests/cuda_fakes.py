@@ -126,6 +126,9 @@ class FakeDriver(Driver):
         self._streams.append(FakeStream(f"{device}/{len(self._streams)}", device, self))
         return self._streams[-1]
 
+    def own_stream(self, device: torch.device) -> FakeStream:
+        return self.stream(device)
+
     def current(self, device: torch.device) -> FakeStream:
         for stream in reversed(self._now):
             if stream.device == device:
@@ -163,7 +166,15 @@ class FakeDriver(Driver):
         target.copy_(source)
         self.access(self._now[-1], [source], [target])
 
-    def capture(self, function: Callable[[], Sequence[Any]], stream: Any) -> tuple[FakeGraph, Sequence[Any]]:
+    def graph_pool(self) -> Any:
+        return None
+
+    def keep_random_state(self, devices: Sequence[torch.device]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def capture(
+        self, function: Callable[[], Sequence[Any]], stream: Any, pool: Any
+    ) -> tuple[FakeGraph, Sequence[Any]]:
         if self.capture_error:
             raise RuntimeError(self.capture_error)
         graph = FakeGraph(function, self, stream)

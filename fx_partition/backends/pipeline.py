@@ -10,20 +10,23 @@ from torch.export import ExportedProgram
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.hardware.cores import core_groups, format_group, is_group, parse_group
-from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture
-from fx_partition.passes.capture.captured_graph import annotated
+from fx_partition.passes.capture.capture_model import ExampleInputs, Model, capture, split_inputs
+from fx_partition.passes.capture.captured_graph import CapturedGraph, annotated
 from fx_partition.passes.capture.metadata_changes import changed_inputs
 from fx_partition.passes.capture.module_members import all_tensors
 from fx_partition.passes.footprint.analyze import analyze_memory
+from fx_partition.passes.footprint.graph_memory import GraphMemory
 from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.plan_range import PlanRange
 from fx_partition.passes.plan.records import Partition
 from fx_partition.passes.plan.request import CacheBytes, Request
 
-from .cuda.runtime import CudaRuntime
+from .cuda.resident_budget import resident_request
+from .cuda.runtime import CudaRuntime, own_graphs_only
 from .devices.home_device import home_of, moves, warn_of_what_stays
 from .lowering.dedup_compile import first_with_same_key
 from .lowering.states_together import plan_states_together
+from .measure.stage_allocation import zeros_of
 from .options.backend_options import STAGE_THREADS, check_device
 from .streaming.pipeline import Pipeline, check_inflight
 from .streaming.program import make_program
@@ -49,6 +52,7 @@ def pipeline(
     inductor: Mapping[str, Any] | None = None,
     cuda_graphs: bool = True,
     l2_persistence: bool = True,
+    move: bool = False,
     **options: Any,
 ) -> Pipeline:
     """Split a model into stages, compile each for its device, and start them.
@@ -68,15 +72,22 @@ def pipeline(
             buffers.
         inductor: options of inductor.
         cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
-        l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings.
+        l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings. A device's name in
+            ``cache_bytes`` then stands for no more than the part of its L2 that can be set aside.
+        move: have each weight in memory once, on the GPU of its stage. The model's parameters and buffers become the
+            tensors that the stages read, so the model is spread over the GPUs, as a model placed by hand, and eager
+            calls of it fail; ``state_dict()`` and ``model.to(...)`` work. A weight of several stages is on the GPU of
+            the first, and later stages on other GPUs have copies; a weight that no stage reads, or that the model
+            returns, stays where it is.
 
     Returns:
         A running `Pipeline` for inference; use it as a context manager, or close it.
 
     Raises:
         PartitionError (a ValueError): the model cannot be planned or split, a device does not exist, ``inflight`` is
-            not a number from 1 to 65536, the cache directory cannot be used, or there are ``sessions`` and the model
-            writes no buffer, writes a parameter, or has a keyword argument ``session``.
+            not a number from 1 to 65536, the cache directory cannot be used, there are ``sessions`` and the model
+            writes no buffer, writes a parameter, or has a keyword argument ``session``, or ``move`` would part tensors
+            that share memory.
 
     Warns:
         PartitionWarning: the state of all sessions does not fit the budget together with the weights, or a stage runs
@@ -93,11 +104,19 @@ def pipeline(
     check_inflight(inflight)
     check_sessions(sessions)
     request = Request.check(cache_bytes, names, replicate=replicate, **options)
-    if not names[0].startswith("cuda"):
+    on_gpus = names[0].startswith("cuda")
+    if move and not on_gpus:
+        raise PartitionError("move=True is for GPUs; stages on cores read the model's own weights, so leave it out")
+    patches = dict(inductor or {})
+    if on_gpus:
+        patches = own_graphs_only(patches)
+        if l2_persistence:
+            request = resident_request(request, cache_bytes)
+    else:
         stage_loop()  # fail before the work of planning where the extension cannot be compiled or kept on disk
     captured = annotated(capture(model, example_inputs, dynamic_shapes))
     home = home_of(captured)
-    if home.type != "cpu" and not names[0].startswith("cuda"):
+    if home.type != "cpu" and not on_gpus:
         raise PartitionError(
             f"the model is on {home}, and groups of cores run only models on the CPU; call model.cpu() first, or name "
             'GPUs, as in devices=["cuda:0"]'
@@ -118,11 +137,11 @@ def pipeline(
     )
     if sessions is not None:
         warn_if_beyond(plan)
-    materialize((*captured.weights.values(), *all_tensors(captured.gm).values()))
+    _read_weights(captured, on_gpus)
     program = make_program(captured, partitions, memory.written, sessions=sessions is not None)
     limits = PlanRange.of(plan, "make a pipeline with example inputs of such sizes, or with bind=")
     signature = RequestSignature(captured, program, examples, limits)
-    if names[0].startswith("cuda"):
+    if on_gpus:
         limit = inflight or 4 * plan.num_partitions
         for step in program.steps:
             if step.written:
@@ -134,7 +153,15 @@ def pipeline(
         if moves(captured, targets):
             warn_of_what_stays(captured)
         gpus = CudaRuntime(
-            program, targets, home, limit, inductor or {}, graphs=cuda_graphs, persist=l2_persistence
+            program,
+            targets,
+            home,
+            limit,
+            patches,
+            graphs=cuda_graphs,
+            persist=l2_persistence,
+            examples=_example_requests(model, example_inputs, captured, memory, signature),
+            move=_movable(model, captured) if move else None,
         )
         return Pipeline(plan, signature, gpus, limit)
     groups = list(map(parse_group, names))
@@ -143,11 +170,53 @@ def pipeline(
         for partition, step in zip(plan.partitions, program.steps, strict=True)
     ]
     threads = [min(map(len, copies)) for copies in cores]
-    codes = compile_steps(program.steps, threads, inductor or {}, memory.symbols.bind(request.bind))
+    codes = compile_steps(program.steps, threads, patches, memory.symbols.bind(request.bind))
     plan = plan.with_code(tuple(first_with_same_key(codes)))
     limit = inflight or max(4 * sum(map(len, cores)), sessions or 0)
     states = None if sessions is None else Sessions(program.states, sessions)
     return Pipeline(plan, signature, LocalRuntime(program, codes, cores, limit), limit, states)
+
+
+def _read_weights(captured: CapturedGraph, on_gpus: bool) -> None:
+    """Read the lazy weights; stages on GPUs read theirs themselves, except those of leaf modules."""
+    own = set(map(id, captured.weights.values())) if on_gpus else set()
+    tensors = (*captured.weights.values(), *all_tensors(captured.gm).values())
+    materialize(tensor for tensor in tensors if id(tensor) not in own)
+
+
+def _movable(model: Model, captured: CapturedGraph) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a model by all their names."""
+    leaves = [str(node.target) for node in captured.gm.graph.find_nodes(op="call_module")]
+    if leaves:
+        raise PartitionError(
+            f"move=True cannot move the weights of {', '.join(leaves)}, which the graph calls as modules; trace the "
+            "model with torch.export, or leave move= out"
+        )
+    if isinstance(model, ExportedProgram):
+        return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return all_tensors(model, every_name=True)
+
+
+def _example_requests(
+    model: Model,
+    example_inputs: ExampleInputs | None,
+    captured: CapturedGraph,
+    memory: GraphMemory,
+    signature: RequestSignature,
+) -> list[tuple[tuple[int, ...], list[torch.Tensor]]]:
+    """Return a request with the example inputs, or with zeros of their sizes where there are none."""
+    args, kwargs = split_inputs(example_inputs)
+    if example_inputs is None and isinstance(model, ExportedProgram) and model.example_inputs:
+        args, kwargs = model.example_inputs
+    elif example_inputs is None:
+        numbers, cpu = memory.symbols.bind(None), torch.device("cpu")
+        inputs = [captured.values[node] for node in captured.gm.graph.find_nodes(op="placeholder")]
+        args = tuple(zeros_of(value, numbers, getattr(value, "device", cpu)) for value in inputs)
+    try:
+        tensors, _ = signature.read(args, kwargs)
+    except ValueError:  # the plan is for other sizes, by bind=
+        return []
+    return [(signature.numbers, tensors)]
 
 
 def _examples(model: Model, example_inputs: ExampleInputs | None) -> ExampleInputs | None:

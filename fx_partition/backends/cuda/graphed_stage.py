@@ -1,23 +1,20 @@
 """A stage that replays a CUDA graph: one launch instead of one for each kernel.
 
-The first calls run the code itself, which loads kernels and picks algorithms; that cannot be captured. The next call is
-captured, and each later call is::
+It is captured while the pipeline prepares, for the inputs of each example: first the code itself runs, which loads
+kernels and picks algorithms, as that cannot be captured. Each later call with inputs of a captured signature is::
 
     static inputs <- copies of the arguments;   replay;   results <- copies of the static outputs
 
 all on the stage's stream. Each replay writes the same outputs, while a copy or another stage may still read those of
-the last request, so they are copied out. A graph for each request in flight would save these copies, at the cost of a
-capture and a set of intermediates for each request; the copies are small, as the planner puts boundaries where few
-bytes cross. Weights are not copied: their addresses stay (see `weight_buffer`).
+the last request, so they are copied out. Weights are not copied: their addresses stay (see `stage_weights`). Calls with
+inputs of other signatures run the code itself. A capture waits for all work of the device, so no request does one.
 
-Each call does the stage's work exactly once, captured or not, so a stage that writes a buffer or draws random numbers
-may be captured.
+All graphs of a stage have one memory pool: they run one after another on one stream.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +26,6 @@ from fx_partition.common.errors import PartitionWarning
 
 from ..devices.cuda_driver import Driver, Graph, Stream
 
-WARM_UP = 2  # calls of a signature before the capture
-
 
 @dataclass(frozen=True)
 class _CapturedCall:
@@ -40,7 +35,7 @@ class _CapturedCall:
 
 
 class GraphedStage:
-    """A stage's function, captured once for each signature (sizes, strides and dtypes) of its arguments.
+    """A stage's function, captured for each signature (sizes, strides and dtypes) of its arguments while it prepares.
 
     Args:
         function: the stage's code; it enqueues all its work on the current stream.
@@ -48,6 +43,9 @@ class GraphedStage:
         device, stream: where it runs; ``stream`` must be the current stream in each call.
 
     If a capture fails, a PartitionWarning gives the reason, and the stage runs without a graph from then on.
+
+    Attributes:
+        captures: whether a call with a new signature is captured.
     """
 
     def __init__(
@@ -60,18 +58,16 @@ class GraphedStage:
     ) -> None:
         self._function, self._weights = function, weights
         self._device, self._stream, self._driver = device, stream, driver
-        self._calls: Counter[Hashable] = Counter()
         self._captured: dict[Hashable, _CapturedCall] = {}
-        self._works = True
+        self._pool = driver.graph_pool()
+        self.captures = False
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
-        if not self._works:
+        if not self._captured and not self.captures:
             return self._function(*arguments)
         signature = tuple(map(_signature, arguments))
-        if signature not in self._captured:
-            self._calls[signature] += 1
-            if self._calls[signature] <= WARM_UP or not self._capture(signature, arguments):
-                return self._function(*arguments)
+        if signature not in self._captured and not (self.captures and self._capture(signature, arguments)):
+            return self._function(*arguments)
         captured = self._captured[signature]
         for position, static in captured.inputs.items():
             self._driver.copy_into(static, arguments[position])
@@ -82,7 +78,6 @@ class GraphedStage:
         """Free the graphs and their memory; all work of the stage must be finished."""
         while self._captured:
             self._captured.popitem()[1].graph.reset()
-        self._works = False
 
     def _capture(self, signature: Hashable, arguments: Sequence[Any]) -> bool:
         """Try to capture the function for arguments of this signature; return whether it worked."""
@@ -98,17 +93,26 @@ class GraphedStage:
                 if static.stride() != arguments[position].stride():
                     raise RuntimeError(f"argument {position} has gaps or overlaps itself")
             static_arguments = [inputs.get(position, argument) for position, argument in enumerate(arguments)]
-            graph, outputs = self._driver.capture(lambda: self._function(*static_arguments), self._stream)
+            graph, outputs = self._driver.capture(
+                lambda: self._function(*static_arguments), self._stream, self._pool
+            )
         except Exception as error:  # whatever the reason, the stage can run without a graph
-            self._works = False
+            self.captures = False
             warnings.warn(
-                f"a stage on {self._device} runs without a CUDA graph: {type(error).__name__}: {error}",
+                f"a stage on {self._device} runs without a CUDA graph: {reason(error)}",
                 PartitionWarning,
                 stacklevel=2,
             )
             return False
         self._captured[signature] = _CapturedCall(graph, inputs, outputs)
         return True
+
+
+def reason(error: BaseException) -> str:
+    """Return what made a capture fail: the first error, as ending a capture that failed raises another."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 def _signature(argument: Any) -> Hashable:

@@ -150,6 +150,11 @@ def _runtime() -> Any:
         return None
 
 
+def can_persist() -> bool:
+    """Return whether ``cuda.bindings`` is installed; warn once where it is not."""
+    return _runtime() is not None
+
+
 def bindings(device: torch.device) -> Calls | None:
     """Return the driver calls for a CUDA device; warn and return None without ``cuda.bindings``."""
     runtime = _runtime()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.captured_graph import value_of
 from fx_partition.passes.capture.fake_tensors import FakeTensor
 
@@ -22,9 +23,28 @@ from ..lowering.graph_edits import retarget
 from ..lowering.layout_guard import Layout, LayoutGuard
 from ..lowering.stage_key import stage_key
 from ..lowering.torch_internals import compile_part
-from ..streaming.program import Program, ProgramStep
+from ..streaming.program import Constant, Program, ProgramStep
+from ..weights.lazy_weights import materialize
+from ..weights.moved_weights import Moves
 from .stage_step import CudaStep
 from .stream_pipeline import CudaPipeline, EnqueuedRequest
+
+
+def own_graphs_only(patches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inductor's options with its own CUDA graphs off, also where the process has them on.
+
+    They would record a stage on a stream of theirs, copy its inputs a second time, and give its results memory that the
+    next call writes while a link still reads it.
+
+    Raises:
+        PartitionError: an option asks for them.
+    """
+    if patches.get("triton.cudagraphs"):
+        raise PartitionError(
+            'inductor={"triton.cudagraphs": True} records CUDA graphs inside the stages, and a pipeline records its '
+            "own (cuda_graphs=True, the default); leave the option out"
+        )
+    return {**patches, "triton.cudagraphs": False}
 
 
 class CudaRuntime:
@@ -37,6 +57,8 @@ class CudaRuntime:
         inflight: how many requests may be in flight.
         patches: options of inductor.
         graphs, persist: see `stream_pipeline.CudaPipeline`.
+        examples: the numbers and tensors of requests with which the stages are warmed up.
+        move: the parameters and buffers of the model by all their names, where they are to become the stages' copies.
     """
 
     def __init__(
@@ -49,6 +71,8 @@ class CudaRuntime:
         *,
         graphs: bool,
         persist: bool,
+        examples: Sequence[tuple[tuple[int, ...], list[torch.Tensor]]] = (),
+        move: Mapping[str, torch.Tensor] | None = None,
         driver: Driver = DRIVER,
     ) -> None:
         functions = [
@@ -67,8 +91,20 @@ class CudaRuntime:
             for number, value in zip(numbers, values, strict=True)
             if isinstance(number, int) and isinstance(value, torch.Tensor)
         }
+        constants = [result.value for result in program.results if isinstance(result, Constant)]
+        returned = [value for value in constants if isinstance(value, torch.Tensor)]
+        materialize(returned)
         self._pipeline = CudaPipeline(
-            steps, program.num_values, results, inflight, graphs=graphs, persist=persist, homes=homes, driver=driver
+            steps,
+            program.num_values,
+            results,
+            inflight,
+            graphs=graphs,
+            persist=persist,
+            examples=[list(zip(numbers, tensors, strict=True)) for numbers, tensors in examples],
+            moves=None if move is None else Moves(move, returned),
+            homes=homes,
+            driver=driver,
         )
         self._lock = threading.Lock()
 

@@ -34,3 +34,8 @@ class CudaStep:
     static: bool
     inputs_on_host: frozenset[int] = frozenset()
     outputs_on_host: frozenset[int] = frozenset()
+
+    @property
+    def weights(self) -> dict[int, Tensor]:
+        """The weights that the stage has on its device, by the position of the input."""
+        return {i: x for i, x in enumerate(self.inputs) if isinstance(x, Tensor) and i not in self.inputs_on_host}

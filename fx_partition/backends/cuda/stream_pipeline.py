@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,15 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fx_partition.common.errors import PartitionWarning
+
 from ..devices.cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
-from ..weights.device_copies import version_of
+from ..weights.moved_weights import Moves
 from .copy_stream import CopyLink, DeviceValue
-from .graphed_stage import GraphedStage
 from .l2_persistence import Persistence, bindings, persist
 from .stage_step import CudaStep
-from .weight_buffer import Pack
+from .stage_weights import packed_positions
+from .streamed_stage import StreamedRequest, StreamedStage, bring
 
-HOST = torch.device("cpu")
+WARM_UP = 2  # requests before the one that is captured: the first loads and tunes kernels, the second is as all others
 
 
 class EnqueuedRequest:
@@ -66,116 +69,6 @@ class EnqueuedRequest:
         return list(self._results)
 
 
-class _Request:
-    def __init__(self, num_values: int) -> None:
-        # By number: the copies of a tensor by device, or a plain number.
-        self.table: list[dict[torch.device, DeviceValue] | Any] = [None] * num_values
-        self.events: list[Event] = []
-
-
-class _StreamedStage:
-    """A step with its streams, and its weights on its device."""
-
-    def __init__(self, step: CudaStep, graphs: bool, persist: bool, driver: Driver) -> None:
-        self.device = driver.device(step.device)
-        self.stream = driver.stream(self.device)
-        self._driver = driver
-        self._links: dict[torch.device, CopyLink] = {}
-        self._links_to_host: dict[torch.device, CopyLink] = {}
-        self._inputs_on_host, self._outputs_on_host = step.inputs_on_host, step.outputs_on_host
-        weights = {
-            position: x
-            for position, x in enumerate(step.inputs)
-            if isinstance(x, Tensor) and position not in step.inputs_on_host
-        }
-        packed = {i: x for i, x in weights.items() if persist or driver.device_of(x) != self.device}
-        devices = map(driver.device_of, packed.values())
-        self._sources = {device for device in devices if not driver.is_host(device)}
-        self.pack = Pack(list(packed.values()), self.device)
-        placed = {**weights, **dict(zip(packed, self.pack.tensors, strict=True))}
-        for weight in placed.values():
-            driver.used_on(weight, self.stream)
-        self._unpacked = [weight for i, weight in weights.items() if i not in packed]
-        self._versions = [version_of(weight) for weight in self._unpacked]
-        self._inputs = [placed.get(position, x) for position, x in enumerate(step.inputs)]
-        self._outputs, self._last_uses = step.outputs, step.last_uses
-        self._function = step.function
-        if graphs and step.static:
-            self._function = GraphedStage(step.function, frozenset(weights), self.device, self.stream, driver)
-
-    def run(self, request: _Request) -> None:
-        if self.pack.stale:
-            self._refresh()
-        self._wait_for_writes()
-        waited: set[int] = set()
-        arguments = [
-            x if isinstance(x, Tensor) else self._value_on_host(request, x) if i in self._inputs_on_host
-            else self._value(request, x, waited)
-            for i, x in enumerate(self._inputs)
-        ]
-        with self._driver.on(self.stream):
-            results = self._function(*arguments)
-        ready = self.stream.record_event()
-        request.events.append(ready)
-        for position, (number, result) in enumerate(zip(self._outputs, results, strict=True)):
-            placed = {self.device: DeviceValue(result, self.stream, ready)}
-            if position in self._outputs_on_host:
-                placed = {HOST: DeviceValue(result, None, None)}
-            request.table[number] = placed if isinstance(result, Tensor) else result
-        for number in self._last_uses:
-            request.table[number] = None
-
-    def close(self) -> None:
-        if isinstance(self._function, GraphedStage):
-            self._function.close()
-
-    def _value_on_host(self, request: _Request, number: int) -> Any:
-        here = bring(request.table[number], HOST, self._links_to_host, self._driver)
-        if here.ready is not None:
-            here.ready.synchronize()
-        return here.tensor
-
-    def _value(self, request: _Request, number: int, waited: set[int]) -> Any:
-        """Return the value on the stage's device, and let the stage's stream wait until it is written."""
-        if not isinstance(request.table[number], dict):
-            return request.table[number]
-        here = bring(request.table[number], self.device, self._links, self._driver)
-        if here.stream is not self.stream:
-            if here.ready is not None and id(here.ready) not in waited:
-                self.stream.wait_event(here.ready)
-                waited.add(id(here.ready))
-            self._driver.used_on(here.tensor, self.stream)
-        return here.tensor
-
-    def _wait_for_writes(self) -> None:
-        """Let the stage wait for the caller's writes to weights of which it uses the original."""
-        versions = [version_of(weight) for weight in self._unpacked]
-        if versions != self._versions:
-            self._versions = versions
-            self.stream.wait_event(self._driver.current(self.device).record_event())
-
-    def _refresh(self) -> None:
-        callers = [self._driver.current(device) for device in self._sources]
-        for caller in callers:  # these streams wrote the weights, and must not write them again before the copy
-            self.stream.wait_event(caller.record_event())
-        with self._driver.on(self.stream):
-            self.pack.refresh()
-        for caller in callers:
-            caller.wait_event(self.stream.record_event())
-
-
-def bring(
-    copies: dict[torch.device, DeviceValue], device: torch.device, links: dict[torch.device, CopyLink], driver: Driver
-) -> DeviceValue:
-    """Return a value on ``device``; copy it there if needed, and keep the copy for later stages."""
-    if device not in copies:
-        source = next(iter(copies))
-        if source not in links:
-            links[source] = CopyLink(source, device, driver)
-        copies[device] = links[source].send(copies[source])
-    return copies[device]
-
-
 class CudaPipeline:
     """Stages on GPUs for one host thread.
 
@@ -184,8 +77,11 @@ class CudaPipeline:
         num_values: the length of a request's table.
         results: the numbers of the values that a request returns.
         inflight: the most requests in flight; submitting another waits for the oldest.
-        graphs: capture the static steps (`graphed_stage`).
+        graphs: capture the static steps (`graphed_stage`), for the sizes of ``examples``.
         persist: keep the weights in L2 (`l2_persistence`).
+        examples: the inputs of requests, as for `submit`, with which the stages are warmed up before the first request:
+            code is loaded and tuned, and graphs are captured. If one fails, a PartitionWarning gives the reason.
+        moves: which weights of the model become the copies of its stages; None: none.
         homes: by value, the device that a result returns to; for others, the device of the request's first input.
         driver: the calls of ``torch.cuda``, or a fake of them for tests.
 
@@ -205,12 +101,18 @@ class CudaPipeline:
         *,
         graphs: bool,
         persist: bool,
+        examples: Sequence[Sequence[tuple[int, Any]]] = (),
+        moves: Moves | None = None,
         homes: Mapping[int, torch.device] | None = None,
         driver: Driver = DRIVER,
     ) -> None:
         self._homes = {number: driver.device(home) for number, home in (homes or {}).items()}
         self._num_values, self._results, self._inflight, self._driver = num_values, results, inflight, driver
-        self._stages = [_StreamedStage(step, graphs, persist, driver) for step in steps]
+        moving = [frozenset[int]()] * len(steps)
+        if moves is not None:
+            packed = [[step.weights[i] for i in packed_positions(step, persist, driver)] for step in steps]
+            moving = moves.to_stages(packed)
+        self._stages = [StreamedStage(*each, graphs, persist, driver) for each in zip(steps, moving, strict=True)]
         self._devices = list(dict.fromkeys(stage.device for stage in self._stages))
         self._home_links: dict[torch.device, dict[torch.device, CopyLink]] = {}
         self._pending: deque[list[Event]] = deque()
@@ -218,6 +120,13 @@ class CudaPipeline:
         for device in self._devices:  # the packs were copied on the caller's streams, which stages do not wait for
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
+        try:
+            with driver.keep_random_state(self._devices):
+                for inputs in examples:
+                    self._warm_up(inputs)
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, inputs: Sequence[tuple[int, Any]], until: float = math.inf) -> EnqueuedRequest:
         """Enqueue one request; its stages run after the work that is now on the caller's current streams.
@@ -233,7 +142,7 @@ class CudaPipeline:
         if self._closed:
             raise RuntimeError("the pipeline is closed")
         self._make_room(until)
-        request = _Request(self._num_values)
+        request = StreamedRequest(self._num_values)
         results, raised = [], None
         try:
             with torch.no_grad():
@@ -255,17 +164,36 @@ class CudaPipeline:
         if self._closed:
             return
         self._closed = True
+        stages, self._stages = self._stages, []  # their streams and copies of weights are free when this returns
         with contextlib.ExitStack() as stack:  # the last pushed is the first called
             for persistence in self._persistences:
                 if persistence is not None:
                     stack.callback(persistence.close)
-            for stage in self._stages:
+            for stage in stages:
                 stack.callback(stage.close)
             for device in self._devices:
                 stack.callback(self._driver.synchronize, device)
 
+    def _warm_up(self, inputs: Sequence[tuple[int, Any]]) -> None:
+        """Run requests of these inputs; capture the stages in the last one."""
+        try:
+            for number in range(WARM_UP + 1):
+                for stage in self._stages:
+                    stage.capture(number == WARM_UP)
+                self.submit(inputs).take()
+        except Exception as error:
+            warnings.warn(
+                "the stages could not be warmed up with the example inputs, so the first requests are slower and none "
+                f"uses CUDA graphs: {type(error).__name__}: {error}",
+                PartitionWarning,
+                stacklevel=3,
+            )
+        finally:
+            for stage in self._stages:
+                stage.capture(False)
+
     def _persist(self, device: torch.device) -> Persistence | None:
-        packs = [(stage.stream, stage.pack.buffer) for stage in self._stages if stage.device == device]
+        packs = [(stage.stream, stage.weights.pack.buffer) for stage in self._stages if stage.device == device]
         return persist(device, packs, bindings(device))
 
     def _make_room(self, until: float) -> None:
@@ -275,7 +203,7 @@ class CudaPipeline:
                 self._pending.appendleft(oldest)
                 raise TimeoutError("the limit of requests in flight is reached, and none finished within timeout=")
 
-    def _enter(self, request: _Request, inputs: Sequence[tuple[int, Any]]) -> torch.device:
+    def _enter(self, request: StreamedRequest, inputs: Sequence[tuple[int, Any]]) -> torch.device:
         """Write the inputs into the table and return the device of the first."""
         devices: dict[torch.device, tuple[Stream | None, Event | None]] = {}
         for number, value in inputs:
@@ -289,7 +217,7 @@ class CudaPipeline:
             request.table[number] = {device: DeviceValue(value, *devices[device])}
         return next(iter(devices), self._devices[-1])
 
-    def _leave(self, request: _Request, number: int, home: torch.device) -> Any:
+    def _leave(self, request: StreamedRequest, number: int, home: torch.device) -> Any:
         if not isinstance(request.table[number], dict):
             return request.table[number]
         here = bring(request.table[number], home, self._home_links.setdefault(home, {}), self._driver)

@@ -12,12 +12,14 @@ After (one storage of 264 bytes)::
 
     |0: a, 12 bytes|      |256: b and c, 8 bytes|
 
+A lazy weight is read from its checkpoint straight into the buffer, and stays lazy.
+
 Nothing here is specific to a device: torch's ``copy_`` moves the bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,17 +29,22 @@ from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.tensor_storage import span
 
 from ..weights.device_copies import version_of
+from ..weights.lazy_weights import is_lazy, read_into
 
 ALIGNMENT = 256  # the alignment of allocations by cudaMalloc and the caching allocator
 
 
 @dataclass
 class _Block:
-    """The bytes ``[start, stop)`` of a storage; their copy starts at ``offset`` in the buffer."""
+    """The bytes ``[start, stop)`` of a storage; their copy starts at ``offset`` in the buffer.
+
+    ``lazy``: the weight is lazy, so its values are in a checkpoint, and no other weight shares the block.
+    """
 
     storage: torch.UntypedStorage
     start: int
     stop: int
+    lazy: bool
     offset: int = 0
 
     def bytes(self) -> Tensor:
@@ -48,7 +55,8 @@ class Pack:
     """Copies of ``weights`` in one buffer on ``device``.
 
     Args:
-        weights: dense tensors on any device; a tensor may occur twice. They are kept, to notice when they change.
+        weights: dense tensors on any device, lazy or not; a tensor may occur twice. They are kept, to notice when they
+            change, until `forget`.
 
     Attributes:
         buffer: the packed bytes, as uint8.
@@ -66,26 +74,23 @@ class Pack:
     """
 
     def __init__(self, weights: Sequence[Tensor], device: torch.device) -> None:
-        self._weights = list(weights)
-        self._versions = [version_of(weight) for weight in weights]
         blocks: dict[int, _Block] = {}
-        self._block_of = []
+        block_of = []
         for weight in weights:
             start, stop = _byte_range(weight)
-            storage = weight.untyped_storage()
-            block = blocks.setdefault(id(storage), _Block(storage, start, stop))
+            storage, lazy = weight.untyped_storage(), is_lazy(weight)
+            block = blocks.setdefault(id(weight) if lazy else id(storage), _Block(storage, start, stop, lazy))
             block.start, block.stop = min(block.start, start), max(block.stop, stop)
-            self._block_of.append(block)
+            block_of.append(block)
         size = 0
         for block in blocks.values():
             block.start -= block.start % ALIGNMENT
             block.offset = -(-size // ALIGNMENT) * ALIGNMENT
             size = block.offset + block.stop - block.start
+        self._sources = {i: (weight, block) for i, (weight, block) in enumerate(zip(weights, block_of, strict=True))}
         # A buffer that is made under inference mode could not be written outside it when a weight changes.
         with torch.inference_mode(False), torch.no_grad():
             self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
-            for block in blocks.values():
-                self._copy(block)
             self.tensors = tuple(
                 _view(
                     self.buffer.untyped_storage(),
@@ -94,29 +99,38 @@ class Pack:
                     weight.shape,
                     weight.stride(),
                 )
-                for weight, block in zip(weights, self._block_of, strict=True)
+                for weight, block in self._sources.values()
             )
+        self._versions: dict[int, int] = {}
+        self.refresh()
 
     @property
     def stale(self) -> bool:
         """Whether a weight was written after it was copied, by torch's version counters."""
-        return any(version_of(weight) != version for weight, version in zip(self._weights, self._versions, strict=True))
+        return self._now() != self._versions
 
     def refresh(self) -> None:
         """Copy the weights that were written since the last copy again, on the current stream."""
-        versions = [version_of(weight) for weight in self._weights]
-        written = {
-            id(block): block
-            for block, old, new in zip(self._block_of, self._versions, versions, strict=True)
-            if old != new
-        }
-        self._versions = versions
+        versions = self._now()
+        copied: set[int] = set()
         with torch.inference_mode(False), torch.no_grad():
-            for block in written.values():
-                self._copy(block)
+            for i, (weight, block) in self._sources.items():
+                if self._versions.get(i) == versions[i] or id(block) in copied:
+                    continue
+                copied.add(id(block))
+                if block.lazy:
+                    read_into(self.tensors[i], weight)
+                else:
+                    self.buffer[block.offset : block.offset + block.stop - block.start].copy_(block.bytes())
+        self._versions = versions
 
-    def _copy(self, block: _Block) -> None:
-        self.buffer[block.offset : block.offset + block.stop - block.start].copy_(block.bytes())
+    def forget(self, positions: Iterable[int]) -> None:
+        """Drop the weights at these positions, so that their memory can be freed; the pack follows them no longer."""
+        for i in positions:
+            del self._sources[i], self._versions[i]
+
+    def _now(self) -> dict[int, int]:
+        return {i: version_of(weight) for i, (weight, _) in self._sources.items()}
 
 
 def _byte_range(weight: Tensor) -> tuple[int, int]:

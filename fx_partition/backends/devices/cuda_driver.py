@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from fx_partition.common.errors import PartitionError
+
+_POOLED = 32  # streams of one device and priority, the same in all releases of torch
+#: The streams that stages have, by device and handle.
+_OWNED: weakref.WeakValueDictionary[tuple[torch.device, int], Stream] = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 2e-5, 1e-3  # seconds between two queries of an event
 
@@ -62,8 +71,35 @@ class Driver:
         return tensor.device
 
     def stream(self, device: torch.device) -> Stream:
-        """Return a stream of torch's pool, which has 32 for each device: the 33rd is the first again."""
-        return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        """Return a stream for copies: one that no caller of `own_stream` has, unless these have all."""
+        return self._from_pool(device) or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def own_stream(self, device: torch.device) -> Stream:
+        """Return a stream that this method does not return again while the returned object lives.
+
+        torch's streams come from a pool of 32 for each device: the 33rd is the first again. Two stages with one stream
+        would wait for each other, and have one L2 window. Streams that the user makes are of this pool too.
+
+        Raises:
+            PartitionError: 32 are in use.
+        """
+        with _LOCK:
+            found = self._from_pool(device)
+            if found is None:
+                raise PartitionError(
+                    f"the {_POOLED} streams that torch has for {device} are all in use by stages, and each stage needs "
+                    "one of its own: make fewer stages on this device, or close pipelines that are no longer needed"
+                )
+            _OWNED[device, found.cuda_stream] = found
+        return found
+
+    def _from_pool(self, device: torch.device) -> Stream | None:
+        """Return a stream of torch's pool that nobody owns, or None."""
+        for _ in range(_POOLED):
+            stream: Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            if (device, stream.cuda_stream) not in _OWNED:
+                return stream
+        return None
 
     def current(self, device: torch.device) -> Stream:
         """Return the stream that the caller uses on ``device``."""
@@ -100,7 +136,13 @@ class Driver:
         """Copy between tensors of one device, on the current stream."""
         target.copy_(source, non_blocking=True)
 
-    def capture(self, function: Callable[[], Sequence[Any]], stream: Stream) -> tuple[Graph, Sequence[Any]]:
+    def graph_pool(self) -> Any:
+        """Return memory for graphs that run one after another on one device."""
+        return torch.cuda.graph_pool_handle()
+
+    def capture(
+        self, function: Callable[[], Sequence[Any]], stream: Stream, pool: Any
+    ) -> tuple[Graph, Sequence[Any]]:
         """Return the work that ``function`` enqueues on ``stream`` as a graph, and its result; nothing runs yet.
 
         Other threads may go on using CUDA meanwhile (``thread_local``).
@@ -108,9 +150,13 @@ class Driver:
         assert isinstance(stream, torch.cuda.Stream)
         graph = torch.cuda.CUDAGraph()
         # A capture that fails leaves its stream the current one: the outer context puts the caller's back.
-        with self.on(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with self.on(stream), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             results = function()
         return graph, results
+
+    def keep_random_state(self, devices: Sequence[torch.device]) -> contextlib.AbstractContextManager[None]:
+        """Put the random numbers of the host and of ``devices`` back afterwards."""
+        return torch.random.fork_rng([device.index for device in devices], device_type="cuda")
 
     def synchronize(self, device: torch.device) -> None:
         """Wait for all work of ``device``."""

@@ -15,15 +15,19 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..devices.home_device import with_index
+
+_TYPES = {"cpu": 0, "cuda": 1}  # the number of a device's type in a trace
+
 
 def allocated_bytes(call: Callable[[], Any], device: torch.device) -> int:
     """Return the largest number of bytes that one call had allocated and not yet freed, its results included.
 
     Args:
         call: a function without arguments that may be called twice.
-        device: the device whose memory to watch. On a CPU the figures come from torch.profiler's memory events: what
-            goes through torch's allocator on the calling thread. On CUDA they are those of torch's caching allocator,
-            which rounds every block up to 512 bytes.
+        device: the device whose memory to watch. The figures come from torch.profiler's memory events:
+            what goes through torch's allocator on the calling thread. On CUDA that is the caching allocator, which
+            rounds every block up to 512 bytes; its own statistics are left alone, as they belong to the user.
 
     Raises:
         ValueError: the device is neither a CPU nor a CUDA GPU.
@@ -34,29 +38,12 @@ def allocated_bytes(call: Callable[[], Any], device: torch.device) -> int:
         >>> allocated_bytes(lambda: x.sin().cos(), torch.device("cpu"))
         8000000
     """
-    if device.type == "cpu":
-        call()
-        return _on_cpu(call)
-    if device.type == "cuda":
-        call()
-        return _on_cuda(call, device)
-    raise ValueError(f"allocations on {device.type!r} are not recorded; only those of cpu and cuda are")
-
-
-def _on_cuda(call: Callable[[], Any], device: torch.device) -> int:
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    result = call()
-    torch.cuda.synchronize(device)
-    del result
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _on_cpu(call: Callable[[], Any]) -> int:
+    if device.type not in _TYPES:
+        raise ValueError(f"allocations on {device.type!r} are not recorded; only those of cpu and cuda are")
+    call()
     live: dict[int, int] = {}
     total = peak = 0
-    for _, address, size in memory_events(recorded(call)):
+    for _, address, size in memory_events(recorded(call), device):
         total += change(live, address, size)
         peak = max(peak, total)
     return peak
@@ -74,12 +61,15 @@ def recorded(call: Callable[[], Any]) -> list[dict[str, Any]]:
     return events
 
 
-def memory_events(events: list[dict[str, Any]]) -> list[tuple[float, int, int]]:
-    """Return (time, address, bytes) of every allocation on the CPU in order; a release has bytes below 0."""
+def memory_events(events: list[dict[str, Any]], device: torch.device) -> list[tuple[float, int, int]]:
+    """Return (time, address, bytes) of every allocation on a device in order; a release has bytes below 0."""
+    here = with_index(device)
     found = sorted(
         (event["ts"], event["args"]["Ev Idx"], event["args"]["Addr"], event["args"]["Bytes"])
         for event in events
-        if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+        if event.get("name") == "[memory]"
+        and event["args"]["Device Type"] == _TYPES[here.type]
+        and here.index in (None, event["args"]["Device Id"])
     )
     return [(time, address, size) for time, _, address, size in found]
 

@@ -41,7 +41,7 @@ class ProgramStep:
     Attributes:
         index: the number of the stage.
         module: the stage's graph, a copy that belongs to this step; it returns a tuple.
-        inputs: its arguments in order: numbers of values, and weights.
+        inputs: its arguments in order: numbers of values, and weights, which are the model's own tensors.
         outputs: the numbers of its results, in order.
         dead: numbers of the values that neither a later step nor a result of the graph needs.
         fake_inputs, fake_outputs: the fake value of each input and output, without gradients.
@@ -244,7 +244,7 @@ class _ValueNumbers:
         if node in self.of_session:
             return self.of_session[node]
         weight = self._weights.get(node)
-        return self.of[node] if weight is None else weight.detach()
+        return self.of[node] if weight is None else weight
 
     def dead_after(self, stage: int) -> tuple[int, ...]:
         """Return the numbers of the values that nothing needs after a stage."""

@@ -119,7 +119,9 @@ def _compiled(step: ProgramStep, options: Mapping[str, Any]) -> NativeCode:
 def _why_not_native(path: str, step: ProgramStep, numbers: Mapping[sympy.Symbol, int]) -> str:
     cpu = torch.device("cpu")
     inputs = [
-        source if isinstance(source, torch.Tensor) and place not in step.written else zeros_of(value, numbers, cpu)
+        source.detach()
+        if isinstance(source, torch.Tensor) and place not in step.written
+        else zeros_of(value, numbers, cpu)
         for place, (source, value) in enumerate(zip(step.inputs, step.fake_inputs, strict=True))
     ]
     states = {_address(inputs[place]) for place in step.written}

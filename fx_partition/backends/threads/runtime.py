@@ -80,7 +80,7 @@ class LocalRuntime:
         self._weights: list[torch.Tensor] = []
         stages = []
         for step, code, groups in zip(program.steps, codes, cores, strict=True):
-            weights = [value for value in step.inputs if isinstance(value, torch.Tensor)]
+            weights = [value.detach() for value in step.inputs if isinstance(value, torch.Tensor)]
             self._weights += weights
             order = iter(range(len(weights)))
             inputs = [-1 - next(order) if isinstance(v, torch.Tensor) else v for v in step.inputs]
@@ -154,7 +154,7 @@ class LocalRuntime:
         """
         step = self._program.steps[stage]
         values = iter(tensors)
-        inputs = [value if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
+        inputs = [value.detach() if isinstance(value, torch.Tensor) else next(values) for value in step.inputs]
         if step.has_tensors_only:
             for position in step.written:  # the next request may be at work on it
                 inputs[position] = inputs[position].clone()

@@ -7,6 +7,9 @@ it has no memory (its storage has 0 bytes, as FSDP's have between uses), and rea
 Before ``materialize([weight])``: ``weight`` is a view of the file, or has no memory.
 After: it has memory of its own with the same bits, and the pages of the file that were loaded for it are released. It
 is the same tensor, with the same version, so graphs, guards and copies that refer to it stay valid.
+
+`read_into` reads a weight straight into other memory, such as that of a stage on another device, and leaves the weight
+lazy.
 """
 
 from __future__ import annotations
@@ -121,6 +124,30 @@ def materialize(values: Iterable[Any]) -> None:
                 _copy(data, source.tensor, source.ours)
                 value.data = data
             del _SOURCES[value]
+
+
+def read_into(target: Tensor, value: Tensor) -> None:
+    """Write the values of a weight into a tensor of its sizes and dtype; those of a lazy weight from its checkpoint.
+
+    The weight itself stays as it is, lazy or not.
+    """
+    source = _SOURCES.get(value) if is_lazy(value) else None
+    with torch.no_grad(), torch.inference_mode(False):
+        if source is None:
+            target.copy_(value)
+        else:
+            _copy(target, source.tensor, source.ours)
+
+
+def give_memory(value: Tensor, memory: Tensor) -> None:
+    """Let a weight have the memory of another tensor from now on, on any device; it is no longer lazy.
+
+    It is the same tensor with the same version, as after ``model.to(...)``; views of its former memory are not moved.
+    """
+    with torch.no_grad():
+        value.data = memory
+    with _LOCK:
+        _SOURCES.pop(value, None)
 
 
 def materialize_on_first_call(function: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:

@@ -7,14 +7,16 @@ import torch
 from cuda_fakes import FakeDriver
 from on_fake_gpus import gpus, linear  # noqa: F401
 from torch import nn
+from torch._inductor import config as inductor_config
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from fx_partition.backends.cuda import runtime as cuda_runtime
-from fx_partition.backends.cuda.runtime import CudaRuntime
+from fx_partition.backends.cuda.runtime import CudaRuntime, own_graphs_only
 from fx_partition.backends.devices.home_device import home_of
 from fx_partition.backends.streaming.pipeline import Pipeline
 from fx_partition.backends.streaming.program import make_program
 from fx_partition.backends.streaming.request_signature import RequestSignature
+from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.capture_model import capture
 from fx_partition.passes.capture.captured_graph import annotated
 from fx_partition.passes.footprint.analyze import analyze_memory
@@ -120,3 +122,11 @@ def test_a_dynamic_batch_is_not_static():
     plan = make_plan(captured, memory, Request.check("1GiB"))
     program = make_program(captured, cut(captured, plan), memory.written)
     assert not program.steps[0].is_static
+
+
+def test_inductor_s_own_graphs_are_off_and_asking_for_them_is_refused():
+    with inductor_config.patch({"triton.cudagraphs": True}):  # as for another compiled model of the process
+        assert own_graphs_only({"max_autotune": True}) == {"max_autotune": True, "triton.cudagraphs": False}
+    assert own_graphs_only({"triton.cudagraphs": False}) == {"triton.cudagraphs": False}
+    with pytest.raises(PartitionError, match=r"triton.cudagraphs.*leave the option out"):
+        own_graphs_only({"triton.cudagraphs": True})

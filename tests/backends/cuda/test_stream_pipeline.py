@@ -12,7 +12,7 @@ from cuda_fakes import HOST, FakeCalls, FakeDriver
 from torch import Tensor
 
 from fx_partition.backends.cuda import stream_pipeline
-from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep, EnqueuedRequest
+from fx_partition.backends.cuda.stream_pipeline import WARM_UP, CudaPipeline, CudaStep, EnqueuedRequest
 from fx_partition.common.errors import PartitionWarning
 
 PLACES = {"two": (0, 1), "one": (0,), "same": (0, 0), "wrapped": (0, 1, 0, 1), "skips": (0, 1, 2)}
@@ -59,7 +59,8 @@ def build(
         )
         for i, place in enumerate(places)
     ]
-    options = {"graphs": False, "persist": False, **options}
+    examples = [[(0, torch.zeros(2, 4))]] if options.get("graphs") else []
+    options = {"graphs": False, "persist": False, "examples": examples, **options}
     return CudaPipeline(steps, last + 1, (last, 1), inflight, driver=driver, **options)
 
 
@@ -102,20 +103,23 @@ def run(driver: FakeDriver, places: Sequence[int], home: torch.device, count: in
 def test_results_and_order(places: Sequence[int], home: torch.device, graphs: bool) -> None:
     driver = run(FakeDriver(), places, home, graphs=graphs)
     assert driver.violations == []
-    assert driver.replays == (5 * len(places) if graphs else 0)  # two of the seven requests warm up
+    assert driver.replays == (8 * len(places) if graphs else 0)  # the last warm-up, and all seven requests
     assert driver.resets == (len(places) if graphs else 0)
 
 
-def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, graphs: bool) -> tuple[int, int]:
+def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, graphs: bool) -> tuple[range, range]:
     """Stages without weights, each of which takes what the one before it makes, and nothing else.
 
-    The caller reads a result once and drops it. Returns how many waits and uses there were when it did so first.
+    The caller reads a result once and drops it. Returns the numbers of the waits and uses from the first request until
+    it did so first.
     """
     steps = [
         CudaStep(torch.device(f"cpu:{place}"), driver.kernel("", lambda x: [x + 1]), (i,), (i + 1,), (i,), True)
         for i, place in enumerate(places)
     ]
-    pipeline = CudaPipeline(steps, len(places) + 1, (len(places),), 3, graphs=graphs, persist=False, driver=driver)
+    options = {"graphs": graphs, "persist": False, "examples": [[(0, torch.zeros(2))]] if graphs else []}
+    pipeline = CudaPipeline(steps, len(places) + 1, (len(places),), 3, driver=driver, **options)
+    before = driver.waits, driver.uses
     pending: list[EnqueuedRequest] = []
     counts = None
     for i in range(8):
@@ -124,7 +128,7 @@ def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, gra
         del x
         if len(pending) == 3:
             driver.read_by_caller(pending.pop(0).take()[0])
-            counts = counts or (driver.waits, driver.uses)
+            counts = counts or (range(before[0], driver.waits), range(before[1], driver.uses))
     pipeline.close()
     driver.sweep()
     assert counts is not None
@@ -138,10 +142,10 @@ def run_chain(driver: FakeDriver, places: Sequence[int], home: torch.device, gra
 def test_what_is_left_out_is_found(places: Sequence[int], home: torch.device, graphs: bool, forgotten: int) -> None:
     """No wait and no ``used_on`` is there for nothing: without any one of them, something is not ordered."""
     right = FakeDriver()
-    count = run_chain(right, places, home, graphs)[forgotten]
-    assert right.violations == [] and count >= len(places)
+    numbers = run_chain(right, places, home, graphs)[forgotten]
+    assert right.violations == [] and len(numbers) >= len(places)
     silent = []
-    for n in range(1, count + 1):
+    for n in (number + 1 for number in numbers):
         driver = FakeDriver(**{("forgotten_wait", "forgotten_use")[forgotten]: n})
         run_chain(driver, places, home, graphs)
         if not driver.violations:
@@ -204,21 +208,24 @@ def test_a_capture_that_fails_warns_and_runs_without() -> None:
 def test_an_input_with_gaps_is_not_captured() -> None:
     driver = FakeDriver()
     step = CudaStep(torch.device("cpu:0"), driver.kernel("sum", lambda x: [x.sum(0)]), (0,), (1,), (0,), True)
-    pipeline = CudaPipeline([step], 2, (1,), 2, graphs=True, persist=False, driver=driver)
     x = driver.put(torch.ones(1, 4), torch.device("cpu:0")).expand(3, 4)
     with pytest.warns(PartitionWarning, match="argument 0 has gaps or overlaps itself"):
+        options = {"graphs": True, "persist": False, "examples": [[(0, x)]]}
+        pipeline = CudaPipeline([step], 2, (1,), 2, driver=driver, **options)
         results = [pipeline.submit([(0, x)]).take()[0] for _ in range(4)]
     assert all(torch.equal(result, torch.full((4,), 3.0)) for result in results)
 
 
-def test_each_signature_has_its_graph_and_dynamic_stages_have_none() -> None:
+def test_each_example_has_its_graph_and_dynamic_stages_have_none() -> None:
     driver = FakeDriver()
     function = driver.kernel("double", lambda x, n: [x * n])
-    for static, replays in ((True, 4), (False, 0)):
+    for static, replays in ((True, 6), (False, 0)):
         step = CudaStep(torch.device("cpu:0"), function, (0, 1), (2,), (0, 1), static)
-        pipeline = CudaPipeline([step], 3, (2,), 8, graphs=True, persist=False, driver=driver)
+        examples = [[(0, torch.zeros(size)), (1, 2)] for size in (2, 3)]
+        options = {"graphs": True, "persist": False, "examples": examples, "driver": driver}
+        pipeline = CudaPipeline([step], 3, (2,), 8, **options)
         driver.replays = 0
-        for size in (2, 3, 2, 3, 2, 3, 2, 3):
+        for size in (2, 3, 4, 2, 3, 4, 2, 3):  # nothing is captured for 4
             (result,) = pipeline.submit([(0, torch.arange(float(size))), (1, 2)]).take()
             assert torch.equal(result, 2 * torch.arange(float(size)))
         assert driver.replays == replays
@@ -315,7 +322,8 @@ def test_what_is_on_the_host_on_purpose_stays_there() -> None:
         for result in results:
             driver.read_by_caller(result)
     pipeline.close()
-    assert driver.violations == [] and all((y, f) == (on_two[1], HOST) and s is scale for y, f, s in seen)
+    assert driver.violations == []
+    assert all((y, f) == (on_two[1], HOST) and s.data_ptr() == scale.data_ptr() for y, f, s in seen)
 
 
 @pytest.mark.parametrize("persist", [False, True])
@@ -332,7 +340,7 @@ def test_weights_are_packed_where_they_must_be(persist: bool) -> None:
     steps = [CudaStep(torch.device("cpu:0"), layer, (i, weights[i]), (i + 1,), (), False) for i in range(2)]
     pipeline = CudaPipeline(steps, 3, (2,), 2, graphs=False, persist=persist, driver=driver)
     pipeline.submit([(0, torch.ones(2, 4))]).take()
-    assert [a is b for a, b in zip(seen, weights, strict=True)] == [not persist, False]
+    assert [a.data_ptr() == b.data_ptr() for a, b in zip(seen, weights, strict=True)] == [not persist, False]
     pipeline.close()
 
 
@@ -369,3 +377,22 @@ def test_close_resets_although_a_device_failed(calls: dict[torch.device, FakeCal
     with pytest.raises(RuntimeError, match="device-side assert"):
         pipeline.close()
     assert all(found.log[-1] == ("change_set_aside", 7) for found in calls.values()) and len(calls) == 2
+
+
+def test_the_first_request_finds_everything_loaded_and_captured() -> None:
+    driver = FakeDriver()
+    pipeline = build(driver, (0, 1), weights_of(2), graphs=True)
+    ran, replayed = len(driver.runs), driver.replays
+    pipeline.submit([(0, torch.ones(2, 4))]).take()
+    assert ran >= WARM_UP * 2 and len(driver.runs) - ran == driver.replays - replayed == 2  # all of them replays
+    pipeline.close()
+
+
+def test_an_example_that_fails_is_said_and_requests_run_without_graphs() -> None:
+    driver = FakeDriver()
+    with pytest.warns(PartitionWarning, match="could not be warmed up with the example inputs.*RuntimeError"):
+        pipeline = build(driver, (0, 1), weights_of(2), graphs=True, examples=[[(0, torch.ones(7, 7))]])
+    x = torch.ones(2, 4)
+    torch.testing.assert_close(pipeline.submit([(0, x)]).take(), reference(x, weights_of(2)))
+    assert driver.replays == 0
+    pipeline.close()

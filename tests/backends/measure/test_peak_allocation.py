@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import Any
+
 import pytest
 import torch
 
-from fx_partition.backends.measure.peak_allocation import allocated_bytes
+from fx_partition.backends.measure.peak_allocation import allocated_bytes, change, memory_events
 
 CPU = torch.device("cpu")
 
@@ -39,6 +42,19 @@ def test_what_was_there_before_does_not_count_when_it_is_freed() -> None:
 def test_on_a_gpu() -> None:
     x = torch.ones(1024, device="cuda")
     assert allocated_bytes(lambda: x.sin().cos(), torch.device("cuda")) == 8192
+
+
+@pytest.mark.parametrize(("name", "peak"), [("cpu", 7000), ("cuda:0", 1024), ("cuda:1", 512)])
+def test_each_device_has_its_own_events(name: str, peak: int) -> None:
+    keys = ("Device Type", "Device Id", "Addr", "Bytes")
+    rows = [(0, -1, 1, 7000), (1, 0, 1, 512), (1, 1, 1, 512), (1, 0, 2, 512), (0, -1, 1, -7000), (1, 0, 1, -512)]
+    events: list[dict[str, Any]] = [
+        {"name": "[memory]", "ts": time, "args": {"Ev Idx": time, **dict(zip(keys, row, strict=True))}}
+        for time, row in enumerate(rows)
+    ]
+    live: dict[int, int] = {}
+    found = memory_events(events, torch.device(name))
+    assert max(accumulate(change(live, address, size) for _, address, size in found)) == peak
 
 
 def test_other_devices_are_refused() -> None:
