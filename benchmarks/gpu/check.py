@@ -11,9 +11,6 @@ which device results come out.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,38 +25,17 @@ from torch import Tensor, nn
 import fx_partition
 from fx_partition.backends.lowering import torch_internals
 
-from .command import ROOT, begin, parser_of
+from .command import begin, parser_of
+from .installation import ROOT, install, run
 
 GPU_TESTS = (
     "tests/backends/cuda/test_cuda_gpu.py",
     "tests/backends/measure/test_peak_allocation.py",
     "tests/backends/weights/test_load_stage_weights.py",
 )
-SOURCES = ("fx_partition", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 WIDTH = 256
 CALLS = 12
 CYCLES = 1_000_000  # half a millisecond of an H200
-
-
-def install(folder: Path) -> dict[str, Any]:
-    """Install a copy of the tree into ``folder``, as on a machine without an index.
-
-    Raises:
-        RuntimeError: pip failed; the message has the end of what it said.
-    """
-    with tempfile.TemporaryDirectory() as copied:  # building leaves folders behind, which are not wanted in the tree
-        for name in SOURCES:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, Path(copied, name), ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, copied)
-        options = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder)]
-        run([sys.executable, "-m", "pip", "install", "-q", *options, "."], cwd=copied)
-    where = run([sys.executable, "-c", "import fx_partition; print(fx_partition.__file__)"], folder, cwd=str(folder))
-    if not where.strip().startswith(str(folder)):
-        raise RuntimeError(f"installed into {folder}, and Python imports {where.strip()}")
-    return {"imported": where.strip()}
 
 
 def gpu_tests(folder: Path) -> dict[str, Any]:
@@ -73,23 +49,6 @@ def gpu_tests(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as empty:  # the current folder comes first on the path, before the copy
         said = run(command, folder, cwd=empty)
     return {"pytest": said.strip().splitlines()[-1]}
-
-
-def run(command: Sequence[str], path: Path | None = None, *, cwd: str) -> str:
-    """Return what a command prints; ``path`` is its PYTHONPATH.
-
-    Raises:
-        RuntimeError: it failed, or took more than eight minutes.
-    """
-    paths = [str(path)] if path else []
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    try:
-        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=480, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{' '.join(command)} took more than {error.timeout} s") from error
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}):\n{(done.stdout + done.stderr)[-4000:]}")
-    return done.stdout
 
 
 @contextlib.contextmanager
@@ -197,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
-        if results.section("install", lambda: install(site)) is not None and not options.dry_run:
+        if results.section("install", lambda: {"imported": install(site)}) is not None and not options.dry_run:
             results.section("tests marked gpu", lambda: gpu_tests(site))
     for devices in (["cuda:0"], ["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"]):
         results.section(f"to the host, {devices}", partial(to_host, devices))

@@ -12,8 +12,6 @@ import torch
 
 from .results import Results
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all commands have."""

@@ -38,13 +38,17 @@ TINY = Shape(hidden=64, ffn=128, heads=4, kv_heads=2, head=16, length=16, rows=1
 
 
 class Product(nn.Module):
-    """A product with a random matrix in bf16, or in fp8 with a scale for the matrix and one for its operand."""
+    """A product with a random matrix in bf16, or in fp8 with a scale for the matrix and one for its operand.
 
-    def __init__(self, inputs: int, outputs: int, fp8: bool) -> None:
+    Args:
+        precision: "bf16"; "fp8"; or "fp8 by bf16": fp8 values multiplied as bf16, where no kernel multiplies fp8.
+    """
+
+    def __init__(self, inputs: int, outputs: int, precision: str) -> None:
         super().__init__()
         weight = torch.randn(outputs, inputs) / inputs**0.5
-        self.fp8 = fp8
-        if fp8:
+        self.precision = precision
+        if precision != "bf16":
             scale = weight.abs().max() / _LARGEST
             self.weight = nn.Parameter((weight / scale).to(FP8), requires_grad=False)
             self.register_buffer("scale", scale.float())
@@ -53,10 +57,14 @@ class Product(nn.Module):
             self.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.fp8:
+        if self.precision == "bf16":
             return F.linear(x, self.weight)
         rows = x.reshape(-1, x.shape[-1])
         quantised = (rows.float() / _ACTIVATIONS).clamp(-_LARGEST, _LARGEST).to(FP8)
+        if self.precision == "fp8 by bf16":
+            product = F.linear(quantised.to(torch.bfloat16), self.weight.to(torch.bfloat16))
+            scaled = (product.float() * (self.operand_scale * self.scale)).to(torch.bfloat16)
+            return scaled.view(*x.shape[:-1], -1)
         product = torch._scaled_mm(
             quantised, self.weight.t(), scale_a=self.operand_scale, scale_b=self.scale, out_dtype=torch.bfloat16
         )
@@ -78,16 +86,16 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """Attention over the cache and the token itself, then a gated MLP, each normalised and added."""
 
-    def __init__(self, shape: Shape, fp8: bool) -> None:
+    def __init__(self, shape: Shape, precision: str) -> None:
         super().__init__()
         self.shape = shape
         values = shape.kv_heads * shape.head
         self.norm, self.norm_1 = Norm(shape.hidden), Norm(shape.hidden)
-        self.queries = Product(shape.hidden, shape.heads * shape.head, fp8)
-        self.keys, self.values = (Product(shape.hidden, values, fp8) for _ in range(2))
-        self.out = Product(shape.heads * shape.head, shape.hidden, fp8)
-        self.gate, self.up = (Product(shape.hidden, shape.ffn, fp8) for _ in range(2))
-        self.down = Product(shape.ffn, shape.hidden, fp8)
+        self.queries = Product(shape.hidden, shape.heads * shape.head, precision)
+        self.keys, self.values = (Product(shape.hidden, values, precision) for _ in range(2))
+        self.out = Product(shape.heads * shape.head, shape.hidden, precision)
+        self.gate, self.up = (Product(shape.hidden, shape.ffn, precision) for _ in range(2))
+        self.down = Product(shape.ffn, shape.hidden, precision)
         for name in ("cached_keys", "cached_values"):
             cached = torch.randn(shape.rows, shape.kv_heads, shape.length, shape.head)
             self.register_buffer(name, cached.to(torch.bfloat16))
@@ -116,9 +124,9 @@ class Block(nn.Module):
         return x * self.cos + torch.cat([-second, first], -1) * self.sin
 
 
-def llama(shape: Shape, blocks: int, *, fp8: bool) -> nn.Sequential:
+def llama(shape: Shape, blocks: int, precision: str) -> nn.Sequential:
     """Return a model of random weights on the CPU; it maps ``[rows, 1, hidden]`` to the same."""
-    return nn.Sequential(*(Block(shape, fp8) for _ in range(blocks)), Norm(shape.hidden)).eval()
+    return nn.Sequential(*(Block(shape, precision) for _ in range(blocks)), Norm(shape.hidden)).eval()
 
 
 def example(shape: Shape, rows: int) -> Tensor:

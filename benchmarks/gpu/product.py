@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import fx_partition
 from fx_partition.backends.cuda.weight_buffer import Pack
@@ -28,7 +29,7 @@ from fx_partition.backends.cuda.weight_buffer import Pack
 from .command import begin, parser_of
 from .curve import error_of
 from .figures import MIB, project, table
-from .llama import BLOCK, TINY, Shape, example, llama
+from .llama import BLOCK, TINY, example, llama
 from .packed_module import pack_module
 from .results import Results
 from .timing import REPETITIONS, graph_of, in_turn, on_a_stream
@@ -50,13 +51,13 @@ def whole_model(model: nn.Module, x: Tensor, right: Tensor, rounds: int, repetit
         found = in_turn({"graph": (graph_of(lambda i: run(x), repetitions), repetitions)}, rounds)
         return {**found, "error": error_of(run(x), right)}
 
-    return {"mib": round(bytes_of(model) / MIB, 2), **on_a_stream(measure)}
+    return on_a_stream(measure)
 
 
 def stages_alone(
     model: nn.Module, x: Tensor, right: Tensor, cache: str, rounds: int, repetitions: int
 ) -> dict[str, Any]:
-    """Return the time of each stage of the plan by itself, and the error of all of them one after another.
+    """Return the time of each stage of the plan by itself, and the largest error: of a stage, or of all in a row.
 
     "predicted_us" is what the simulator says of the stage by the record of an H200.
     """
@@ -67,7 +68,7 @@ def stages_alone(
     parts = [getattr(cut, f"partition_{i}") for i in range(plan.num_partitions)]
     hooks = [part.register_forward_pre_hook(lambda _, args: given.append(args)) for part in parts]
     with torch.no_grad():
-        error = error_of(cut(x), right)
+        errors = [error_of(cut(x), right)]
     for hook in hooks:
         hook.remove()
     rows = []
@@ -75,6 +76,8 @@ def stages_alone(
         pack = pack_module(part, x.device)
         torch.compiler.reset()
         run = torch.compile(part, fullgraph=True, dynamic=False)
+        with torch.no_grad():
+            errors += map(error_of, pytree.tree_leaves(run(*inputs)), pytree.tree_leaves(part(*inputs)))
 
         own = {
             "mib": round(plan.partitions[i].total_bytes / MIB, 2),
@@ -83,7 +86,7 @@ def stages_alone(
         }
         timed = on_a_stream(partial(resident_times, partial(run, *inputs), pack, rounds, repetitions))
         rows.append({**own, **timed})
-    return {"stages": rows, "error": error, "copies": on_a_stream(partial(copies_of, x, rounds, repetitions))}
+    return {"stages": rows, "error": worst(errors), "copies": on_a_stream(partial(copies_of, x, rounds, repetitions))}
 
 
 def resident_times(
@@ -114,7 +117,7 @@ def own_pipeline(model: nn.Module, x: Tensor, right: Tensor, cache: str) -> dict
     torch.compiler.reset()
     with torch.no_grad(), fx_partition.pipeline(model, x, devices=["cuda:0"] * count, cache_bytes=cache) as pipe:
         errors = [error_of(result, right) for result in pipe.map([x] * 20)]
-    return {"stages": count, "error": max(errors, key=lambda error: (error != error, error))}
+    return {"stages": count, "error": worst(errors)}
 
 
 def projected(whole: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +133,11 @@ def projected(whole: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
     return {"gpus": len(best), "hop_us": round(hop, 3), "bare": asdict(bare), "with_copies": asdict(with_copies)}
 
 
+def worst(errors: Sequence[float]) -> float:
+    """Return the largest error; one that is not a number is larger than any."""
+    return max(errors, key=lambda error: (error != error, error))
+
+
 def bytes_of(model: nn.Module) -> int:
     """Return the bytes of all parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -142,14 +150,19 @@ def check_errors(results: Results, name: str, found: dict[str, Any] | None) -> N
 
 
 def measure(
-    results: Results, precision: str, rows: int, shape: Shape, blocks: int, cache: str, rounds: int, repetitions: int
+    results: Results, model: nn.Module, x: Tensor, name: str, cache: str, rounds: int, repetitions: int
 ) -> list[str] | None:
-    """Run the sections of one precision and batch; return a row of the table, None where one of them raised."""
-    name = f"{precision}, batch {rows}"
-    model = llama(shape, blocks, fp8=precision == "fp8").cuda()
-    x = example(shape, rows).cuda()
-    with torch.no_grad():
-        right = model(x)
+    """Run the sections of one model and batch; return the figures of a row, None where one of them raised."""
+    eager: list[Tensor] = []
+
+    def run_eager() -> dict[str, Any]:
+        with torch.no_grad():
+            eager.append(model(x))
+        return {"mib": round(bytes_of(model) / MIB, 2)}
+
+    if results.section(f"{name}: eager", run_eager) is None:
+        return None
+    (right,) = eager
     short = min(repetitions, WHOLE_REPETITIONS)
     whole = results.section(f"{name}: whole", lambda: whole_model(model, x, right, rounds, short))
     alone = results.section(f"{name}: stages", lambda: stages_alone(model, x, right, cache, rounds, repetitions))
@@ -163,9 +176,16 @@ def measure(
         return None
     bare, copied = found["bare"], found["with_copies"]
     return [
-        precision, str(rows), f"{whole['graph']['us']:.1f}", str(found["gpus"]), f"{bare['period']:.2f}",
+        f"{whole['graph']['us']:.1f}", str(found["gpus"]), f"{bare['period']:.2f}",
         f"{bare['latency']:.1f}", f"{bare['per_gpu']:.2f}", f"{copied['per_gpu']:.2f}",
     ]  # fmt: skip
+
+
+def rehearse(results: Results, precision: str, batch: int, name: str) -> list[str] | None:
+    """Run the sections with a tiny model; a software GPU has neither cuDNN nor products in fp8."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    model = llama(TINY, 2, {"bf16": "bf16", "fp8": "fp8 by bf16"}[precision])
+    return measure(results, model.cuda(), example(TINY, batch).cuda(), name, "64KiB", 1, 3)
 
 
 def conclusion(rows: Sequence[Sequence[str]]) -> str:
@@ -188,12 +208,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for precision in options.precision:
         for batch in options.batch[:1] if options.dry_run else options.batch:
+            name = f"{precision}, batch {batch}"
             if options.dry_run:
-                row = measure(results, precision, batch, TINY, 2, "64KiB", 1, 3)
+                row = rehearse(results, precision, batch, name)
             else:
-                row = measure(results, precision, batch, BLOCK, BLOCKS[precision], BUDGET, options.rounds, REPETITIONS)
+                model, x = llama(BLOCK, BLOCKS[precision], precision).cuda(), example(BLOCK, batch).cuda()
+                row = measure(results, model, x, name, BUDGET, options.rounds, REPETITIONS)
             if row is not None:
-                rows.append(row)
+                rows.append([precision, str(batch), *row])
     headers = ("weights", "batch", "whole, us", "GPUs", "period", "latency", "gain a GPU", "with copies")
     print(f"\nwhole on one GPU against a projected pipeline of a GPU a stage\n{table(headers, rows)}")
     return results.finish((lambda: conclusion(rows)) if rows else None)

@@ -41,7 +41,7 @@ def two_layers(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def block(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return a normalised, gated residual block: two products, and three kernels of inductor around them."""
+    """Return a normalised residual block: a kernel of inductor before each of two products, of which one adds ``x``."""
     normal = x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5).to(x.dtype)
     return x + F.linear(F.silu(F.linear(normal, first)), second)
 
