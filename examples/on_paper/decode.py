@@ -172,7 +172,7 @@ def stage_price(model: Model, stage: Stage, rows: int, sequences: int, kept: Kep
         ("values", 2 * values, AccessKind.WRITE),
     ]
     accesses = tuple(Access((name, 0), round(size), how) for name, size, how in touched)
-    work = PartitionWork(accesses, frozenset(), round(flops), kernels)
+    work = PartitionWork(accesses, frozenset(), round(flops), kernels, kernels)
     return price_of(model.device, work, moved, OVERHEADS[model.device.kind])
 
 

@@ -74,7 +74,7 @@ def search() -> str:
     headers = ("device", "model", "devices", *(f"{batch} x {length:,}" for batch, length in CASES))
     each = len(SIZES) * len(CASES)
     counted = ", ".join(f"{count} of {each} on {name}" for name, count in reached.items())
-    launch = OVERHEADS["gpu"].kernel * device("H100-SXM").memory_bandwidth / 1e6
+    launch = OVERHEADS["gpu"].launch * device("H100-SXM").memory_bandwidth / 1e6
     return "\n".join(
         (
             "Where a gain of 20% is reached (bf16; columns: batch x length; all weights on chip, on as few devices as "

@@ -14,24 +14,26 @@ class Overheads:
 
     Attributes:
         call: seconds of a run.
-        kernel: seconds of each kernel.
+        kernel: seconds of each operator that writes a result of its own, rather than only within a fused kernel.
+        launch: seconds of each kernel that inductor launches, all that is fused into it included.
         fetch: seconds of a run that fetches anything from off-chip memory.
         overlap: whether bytes move while operations run, so that the longer of the two times counts; else their sum.
     """
 
     call: float = 0.0
     kernel: float = 0.0
+    launch: float = 0.0
     fetch: float = 0.0
     overlap: bool = True
 
 
-#: Overheads by kind of device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream). CPU: the
-#: times of a call of a compiled stage from Python and of a kernel of inductor's; `batching.microbatch_cost` uses them
-#: too. A core packs or reorders operands before it computes with them, and `benchmarks/cost_model.py` finds times that
-#: are closer to the sum than to the longer of the two. Accelerator: its compiler makes one program of a partition; the
-#: time of a call is not known in general.
+#: Overheads by kind of device. GPU: a kernel of a CUDA graph takes 1.26 us on an H200 (2.43 us on a stream), and what
+#: inductor fuses is one kernel. CPU: the times of a call of a compiled stage from Python and of an operator that writes
+#: a result; `batching.microbatch_cost` uses them too. A core packs or reorders operands before it computes with them,
+#: and `benchmarks/cost_model.py` finds times that are closer to the sum than to the longer of the two. Accelerator: its
+#: compiler makes one program of a partition; the time of a call is not known in general.
 OVERHEADS: Mapping[str, Overheads] = {
-    "gpu": Overheads(kernel=1.26e-6),
+    "gpu": Overheads(launch=1.26e-6),
     "cpu": Overheads(call=10e-6, kernel=2e-6, overlap=False),
     "accelerator": Overheads(),
 }

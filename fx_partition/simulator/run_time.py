@@ -1,6 +1,6 @@
 """Compute the time that one run of a partition takes on a device, by cause; `timing.roofline` has the formula.
 
-Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one kernel 1.26 us.
+Example: 6 MiB of weights for one row on an H100, all of it on chip: 6 MiB / 8.5 TB/s = 0.74 us, and one launch 1.26 us.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def price(device: Device, work: PartitionWork, moved: float, overheads: Overhead
         arithmetic=work.flops / device.peak_flops,
         onchip=max(0.0, work.bytes - (moved - written_back)) / device.onchip_bandwidth,
         offchip=offchip,
-        overhead=overheads.call + overheads.kernel * work.kernels,
+        overhead=overheads.call + overheads.kernel * work.kernels + overheads.launch * work.launches,
         moved=moved,
         overlap=overheads.overlap,
     )

@@ -18,7 +18,7 @@ KIB = 1024
 
 
 def work(*accesses: Access) -> PartitionWork:
-    return PartitionWork(accesses, frozenset(), 0, 1)
+    return PartitionWork(accesses, frozenset(), 0, 1, 1)
 
 
 def weight(number: int, size: int) -> Access:

@@ -38,7 +38,7 @@ def works(pick: random.Random) -> list[PartitionWork]:
             for _ in range(6)
         ]
         pick.shuffle(accesses)
-        found.append(PartitionWork(tuple(accesses), frozenset([("value", pick.randrange(6))]), 0, 1))
+        found.append(PartitionWork(tuple(accesses), frozenset([("value", pick.randrange(6))]), 0, 1, 1))
     return found
 
 

@@ -97,4 +97,4 @@ class Cost:
         moved = traffic.of(parts, numbers, repeats, cache)
         fresh = repeats * FRESH_SECONDS_PER_BYTE * traffic.large(numbers, LARGE_BYTES)
         calls, kernels = repeats * len(parts), repeats * sum(map(len, parts))
-        return CORE.seconds(self._flops, 0, moved, kernels) + (calls - 1) * CORE.call + fresh
+        return CORE.seconds(self._flops, 0, moved, kernels, 0) + (calls - 1) * CORE.call + fresh

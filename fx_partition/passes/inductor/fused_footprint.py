@@ -56,11 +56,29 @@ def fuse(
     Returns:
         The memory of the same steps, and groups for `atoms.find_atoms`. Sizes stay symbolic.
     """
-    whole = trace(captured, memory)
-    parts = [whole] if not starts else split_trace(whole, starts)
-    kernels = [lower(part, planned=bool(starts)) for part in parts]
+    whole, kernels = _lowered(captured, memory, starts)
     merged, groups = _Merger(memory, whole, kernels, starts).run()
     return _with_workspace(merged, kernels, starts), groups
+
+
+def compiled(captured: CapturedGraph, memory: GraphMemory, starts: Sequence[int]) -> tuple[GraphMemory, list[int]]:
+    """Return the memory of partitions as `fuse` does, and for each step the number of kernels that it begins.
+
+    A loop counts at the step whose result it computes first, whatever is fused into it afterwards.
+    """
+    whole, kernels = _lowered(captured, memory, starts)
+    begun = [0] * len(memory.steps)
+    for part in kernels:
+        for kernel in part.kernels:
+            begun[kernel.step] += 1
+    return _with_workspace(_Merger(memory, whole, kernels, starts).run()[0], kernels, starts), begun
+
+
+def _lowered(captured: CapturedGraph, memory: GraphMemory, starts: Sequence[int]) -> tuple[Trace, list[Kernels]]:
+    """Return the trace of the whole graph, and the kernels of each of its partitions."""
+    whole = trace(captured, memory)
+    parts = [whole] if not starts else split_trace(whole, starts)
+    return whole, [lower(part, planned=bool(starts)) for part in parts]
 
 
 class _Merger:

@@ -30,6 +30,7 @@ def speed_of(device: Device | str) -> Roofline:
         hit_rate=record.hit_rate,
         call=overheads.call,
         kernel=overheads.kernel,
+        launch=overheads.launch,
         latency=record.link_latency,
         bandwidth=record.link_bandwidth,
         overlap=overheads.overlap,

@@ -13,6 +13,9 @@ leave
 
 The steps are those of compiled code (see `inductor.fused_footprint`): values that pass between fused pointwise
 operators are not touched.
+launch
+    A kernel that inductor launches: an external one, or a loop with all that is fused into it. It counts at the step
+    that begins it, so the launches of a run of steps are a sum.
 
 Before (a partition of ``linear(x).relu()``, 8 rows of 256 floats)::
 
@@ -20,7 +23,7 @@ Before (a partition of ``linear(x).relu()``, 8 rows of 256 floats)::
 
 After::
 
-    arrive x 8 KiB;  read weight 256 KiB;  write relu 8 KiB;  leave relu;  1,048,576 operations, 1 kernel
+    arrive x 8 KiB;  read weight 256 KiB;  write relu 8 KiB;  leave relu;  1,048,576 operations, 2 launches
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from ..capture.captured_graph import CapturedGraph
 from ..capture.symbolic_sizes import Evaluator, Size
 from ..footprint.flops import flops_by_node
 from ..footprint.graph_memory import GraphMemory, Role
-from ..inductor.fused_footprint import fuse
+from ..inductor.fused_footprint import compiled
 
 Key = tuple[str, int]
 
@@ -73,12 +76,14 @@ class PartitionWork:
         received: the values that other partitions made, as a hop brings them.
         flops: floating-point operations of matrix products, convolutions and attention.
         kernels: the number of steps that write a result of their own.
+        launches: the number of kernels that inductor launches.
     """
 
     accesses: tuple[Access, ...]
     received: frozenset[Key]
     flops: int
     kernels: int
+    launches: int
 
     @property
     def bytes(self) -> int:
@@ -120,18 +125,30 @@ def work_of_runs(
         starts: the first step of each run (of each atom, for example), then the number of steps.
         numbers: the value of each symbol.
     """
-    memory, _ = fuse(captured, ordered, cuts)
+    memory, launches = compiled(captured, ordered, cuts)
     makes = {value.made_at for value in ordered.values if value.bytes != 0}
-    return _Works(memory, makes, flops_by_node(captured, memory.symbols), numbers).of(starts)
+    return _Works(memory, makes, launches, flops_by_node(captured, memory.symbols), numbers).of(starts)
 
 
 class _Works:
-    """Computes the work of runs of one graph; ``makes``: the steps that make a value when operators are not fused."""
+    """Computes the work of runs of one graph.
+
+    Args:
+        memory: the graph's memory under inductor.
+        makes: the steps that make a value when operators are not fused.
+        launches: for each step the number of kernels that it begins.
+        flops: by node; numbers: the value of each symbol.
+    """
 
     def __init__(
-        self, memory: GraphMemory, makes: set[int], flops: Mapping[str, Size], numbers: Mapping[sympy.Symbol, int]
+        self,
+        memory: GraphMemory,
+        makes: set[int],
+        launches: Sequence[int],
+        flops: Mapping[str, Size],
+        numbers: Mapping[sympy.Symbol, int],
     ) -> None:
-        self._memory, self._makes = memory, makes
+        self._memory, self._makes, self._launches = memory, makes, launches
         sizes: list[Size] = [value.bytes for value in memory.values]
         sizes += [flops.get(step.node, 0) for step in memory.steps]
         for step in memory.steps:
@@ -178,4 +195,5 @@ class _Works:
                 if self._memory.values[v].returned:
                     accesses.append(Access(("value", v), self._values[v], AccessKind.LEAVE))
         kept = tuple(access for access in accesses if access.bytes)
-        return PartitionWork(kept, frozenset(received), sum(self._flops[first:end]), kernels)
+        flops, launches = sum(self._flops[first:end]), sum(self._launches[first:end])
+        return PartitionWork(kept, frozenset(received), flops, kernels, launches)

@@ -114,6 +114,7 @@ class _Clock:
         self._flops = [0, *accumulate(work.flops for work in works)]
         self._bytes = [0, *accumulate(work.bytes for work in works)]
         self._kernels = [0, *accumulate(work.kernels for work in works)]
+        self._launches = [0, *accumulate(work.launches for work in works)]
 
     def run(self, first: int, end: int, footprint: int) -> float:
         """Return the seconds of the run of a partition."""
@@ -121,6 +122,7 @@ class _Clock:
             self._flops[end] - self._flops[first],
             self._bytes[end] - self._bytes[first],
             self._kernels[end] - self._kernels[first],
+            self._launches[end] - self._launches[first],
             footprint,
         )
 

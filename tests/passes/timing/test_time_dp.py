@@ -27,8 +27,8 @@ from fx_partition.passes.timing.time_dp import fastest
 NONE = 10**15
 
 
-def work(flops: int, touched: int, kernels: int = 1) -> PartitionWork:
-    return PartitionWork((Access(("weight", 0), touched, AccessKind.READ),), frozenset(), flops, kernels)
+def work(flops: int, touched: int, kernels: int = 1, launches: int = 1) -> PartitionWork:
+    return PartitionWork((Access(("weight", 0), touched, AccessKind.READ),), frozenset(), flops, kernels, launches)
 
 
 def device(usable: float, **options: float) -> Roofline:
@@ -44,7 +44,8 @@ def times(
     for first, end in pairwise(boundaries):
         own = works[first:end]
         flops, touched = sum(w.flops for w in own), sum(w.bytes for w in own)
-        runs.append(speed.run(flops, touched, sum(w.kernels for w in own), brute.footprint[first, end]))
+        kernels, launches = sum(w.kernels for w in own), sum(w.launches for w in own)
+        runs.append(speed.run(flops, touched, kernels, launches, brute.footprint[first, end]))
         if first:
             hops.append(speed.hop(brute.received[first, end]))
     return max(*runs, *hops), sum(runs) + sum(hops)
@@ -60,11 +61,12 @@ def plans(n: int, most: int) -> Iterator[tuple[int, ...]]:
 def test_no_plan_is_faster(chain: Chain, data: st.DataObject) -> None:
     brute, n = Brute(chain), chain.num_atoms
     works = [
-        work(*data.draw(st.tuples(st.integers(0, 50), st.integers(0, 60), st.integers(0, 2)))) for _ in range(n)
+        work(*data.draw(st.tuples(*(st.integers(0, most) for most in (50, 60, 2, 4))))) for _ in range(n)
     ]
     speed = device(
         data.draw(st.sampled_from([3.0, 20.0, 200.0])), call=data.draw(st.sampled_from([0.0, 1.0])),
-        kernel=0.5, latency=data.draw(st.sampled_from([0.0, 2.0])), bandwidth=data.draw(st.sampled_from([1.0, 7.0])),
+        kernel=0.5, launch=data.draw(st.sampled_from([0.0, 4.0])),
+        latency=data.draw(st.sampled_from([0.0, 2.0])), bandwidth=data.draw(st.sampled_from([1.0, 7.0])),
     )  # fmt: skip
     limit = data.draw(st.sampled_from([NONE, *sorted(brute.footprint.values())]))
     most = len(FarthestReachSolver(contract(chain)).run(limit).footprints) + data.draw(st.integers(0, 3))
