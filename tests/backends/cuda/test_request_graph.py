@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_fakes import HOST, FakeDriver
+from cuda_fakes import HOST, FakeCalls, FakeDriver
 from torch import Tensor
 
+from fx_partition.backends.cuda import stream_pipeline
 from fx_partition.backends.cuda.stage_step import CudaStep
 from fx_partition.backends.cuda.stream_pipeline import CudaPipeline
 from fx_partition.common.errors import PartitionWarning
@@ -89,6 +90,25 @@ def test_requests_run_at_the_same_time_and_those_of_a_slot_one_after_another() -
     is_after = [all(clock.get(name, 0) >= tick for name, tick in own.items()) for clock in clocks]
     assert is_after == [True, False, False, True]
     pipeline.close()
+
+
+def test_each_stage_is_captured_under_its_own_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[torch.device, FakeCalls] = {}
+    monkeypatch.setattr(stream_pipeline, "bindings", lambda device: calls.setdefault(device, FakeCalls(most=1000)))
+    driver, seen = FakeDriver(), []
+
+    def layer(x: Tensor, w: Tensor) -> list[Tensor]:
+        if driver.captured is not None:
+            seen.append(calls[FIRST].windows[driver.launching.cuda_stream].address == w.data_ptr())
+        return driver.kernel("", lambda x, w: [x * w])(x, w)
+
+    weights = [torch.full((1,), 2.0) for _ in range(2)]
+    steps = [CudaStep(FIRST, layer, (i, weights[i]), (i + 1,), (i,), True) for i in range(2)]
+    example = [(0, given(driver, FIRST))]
+    pipeline = CudaPipeline(steps, 3, (2,), 2, graphs=True, persist=True, examples=[example], driver=driver)
+    assert seen == [True] * 4  # two stages in two slots
+    pipeline.close()
+    assert all(window.size == 0 for window in calls[FIRST].windows.values())
 
 
 def test_there_are_no_more_slots_than_requests_in_flight() -> None:
