@@ -49,6 +49,7 @@ class FakeStream:
         self.cuda_stream = id(self)
 
     def record_event(self, event: Any = None) -> FakeEvent:
+        self._driver.events += 1
         return FakeEvent(self.clock, self._driver)
 
     def wait_event(self, event: Any) -> None:
@@ -83,22 +84,54 @@ class Run:
 
 
 class FakeGraph:
-    def __init__(self, function: Callable[[], Sequence[Any]], driver: FakeDriver, stream: FakeStream) -> None:
-        self._function, self._driver, self._stream = function, driver, stream
-        driver.capturing = True
+    """The work of a capture. The order of what it reads and writes was checked then, as if it ran.
+
+    A replay does all of it again, as one operation of the stream that launches it.
+    """
+
+    def __init__(
+        self, function: Callable[[], Sequence[Any]], driver: FakeDriver, streams: Sequence[FakeStream]
+    ) -> None:
+        self._function, self._driver = function, driver
+        first, *others = streams
+        driver.captured = _Captured()
         try:
+            for other in others:
+                join(other.clock, first.clock)
             self.outputs = function()
+            made = set(map(_storage, driver.captured.writes))
+            self._reads = [tensor for tensor in driver.captured.reads if _storage(tensor) not in made]
+            for other in others:
+                join(first.clock, other.clock)
         finally:
-            driver.capturing = False
+            driver.captured = None
+        join(driver.host, first.clock)  # nothing of it ran, so nothing has to be waited for
 
     def replay(self) -> None:
         self._driver.replays += 1
-        for output, new in zip(self.outputs, self._function(), strict=True):
-            output.copy_(new)
-            self._driver.access(self._stream, [new], [output])
+        self._driver.silent = True
+        try:
+            results = self._function()
+        finally:
+            self._driver.silent = False
+        outputs = [output for output in self.outputs if isinstance(output, Tensor)]
+        for output, new in zip(self.outputs, results, strict=True):
+            if isinstance(output, Tensor):
+                output.copy_(new)
+        self._driver.access(self._driver.launching, self._reads, outputs)
 
     def reset(self) -> None:
         self._driver.resets += 1
+
+
+@dataclass
+class _Captured:
+    reads: list[Tensor] = field(default_factory=list)
+    writes: list[Tensor] = field(default_factory=list)
+
+
+def _storage(tensor: Tensor) -> int:
+    return StorageWeakRef(tensor.untyped_storage()).cdata
 
 
 class FakeDriver(Driver):
@@ -107,7 +140,9 @@ class FakeDriver(Driver):
     def __init__(self, forgotten_wait: int = 0, forgotten_use: int = 0) -> None:
         self.forgotten_wait, self.forgotten_use = forgotten_wait, forgotten_use
         self.waits = self.uses = self.replays = self.resets = 0
-        self.capturing, self.capture_error = False, ""
+        self.copies = self.events = 0
+        self.captured: _Captured | None = None  # while work is captured
+        self.silent, self.capture_error = False, ""
         self.host: Clock = {}
         self.violations: list[str] = []
         self.runs: list[Run] = []
@@ -151,8 +186,11 @@ class FakeDriver(Driver):
             self._memory(tensor).recorded.add(stream.name)
 
     def copy(self, tensor: Tensor, device: torch.device) -> Tensor:
-        source = self.device_of(tensor)
         result = tensor.to(HOST, copy=True)
+        if self.silent:
+            return result
+        self.copies += self.captured is None
+        source = self.device_of(tensor)
         if source == device or HOST in (source, device):
             self.access(self.current(source if device == HOST else device), [tensor], [result], device)
             return result
@@ -164,20 +202,31 @@ class FakeDriver(Driver):
 
     def copy_into(self, target: Tensor, source: Tensor) -> None:
         target.copy_(source)
+        self.copies += 1
         self.access(self._now[-1], [source], [target])
 
-    def graph_pool(self) -> Any:
+    def empty(self, like: Tensor, device: torch.device) -> Tensor:
+        result = torch.empty_like(like)
+        self._memory(result, device, self.current(device))
+        return result
+
+    def graph_pool(self, others: Any = ()) -> Any:
         return None
+
+    @property
+    def launching(self) -> FakeStream:
+        return self._now[-1]
 
     def keep_random_state(self, devices: Sequence[torch.device]) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def capture(
-        self, function: Callable[[], Sequence[Any]], stream: Any, pool: Any
+        self, function: Callable[[], Sequence[Any]], stream: Any, pool: Any, others: Sequence[Any] = ()
     ) -> tuple[FakeGraph, Sequence[Any]]:
         if self.capture_error:
             raise RuntimeError(self.capture_error)
-        graph = FakeGraph(function, self, stream)
+        with self.on(*others, stream):
+            graph = FakeGraph(function, self, [stream, *others])
         return graph, graph.outputs
 
     def synchronize(self, device: torch.device) -> None:
@@ -190,7 +239,7 @@ class FakeDriver(Driver):
 
         def run(*arguments: Any) -> Sequence[Any]:
             results = function(*arguments)
-            if not self.capturing:
+            if not self.silent:
                 stream = self._now[-1]
                 before = {**stream.clock}
                 join(before, self.host)
@@ -198,6 +247,8 @@ class FakeDriver(Driver):
                 known = {id(x.untyped_storage()) for x in tensors}
                 made = [x for x in results if isinstance(x, Tensor) and id(x.untyped_storage()) not in known]
                 self.access(stream, tensors, made, stream.device)
+                if self.captured is not None:
+                    return results
                 self.runs.append(Run(name, stream.name, stream.clock[stream.name], before))
             return results
 
@@ -224,6 +275,9 @@ class FakeDriver(Driver):
         owner: FakeStream | None = None,
     ) -> None:
         self.sweep()
+        if self.captured is not None:
+            self.captured.reads += reads
+            self.captured.writes += writes
         join(stream.clock, self.host)  # it is enqueued after what the host has waited for
         tick = stream.clock[stream.name] = stream.clock.get(stream.name, 0) + 1
         for tensor in reads:

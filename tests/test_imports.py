@@ -50,6 +50,7 @@ PRIVATE: Mapping[str, set[str] | None] = {
     "passes/capture/fake_tensors": None,
     "passes/capture/operators": None,
     "passes/capture/export_tracer": None,
+    "backends/devices/cuda_driver": {"_C", "_cuda_clearCublasWorkspaces"},
     "backends/lowering/torch_internals": None,
     "backends/lowering/stage_key": {"_base", "_cdata", "_is_view"},
     "backends/threads/portable_key": {"_C"},

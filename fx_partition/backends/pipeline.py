@@ -50,7 +50,7 @@ def pipeline(
     replicate: bool = True,
     sessions: int | None = None,
     inductor: Mapping[str, Any] | None = None,
-    cuda_graphs: bool = True,
+    cuda_graphs: bool | Sequence[ExampleInputs] = True,
     l2_persistence: bool = True,
     move: bool = False,
     **options: Any,
@@ -71,7 +71,10 @@ def pipeline(
             state of all sessions, and all of it counts against its budget. None: all requests share the model's own
             buffers.
         inductor: options of inductor.
-        cuda_graphs: capture stages of static shapes in CUDA graphs, on GPUs.
+        cuda_graphs: capture a request, through all stages, in one CUDA graph, on GPUs. It serves requests of the sizes
+            of ``example_inputs``; with ``dynamic_shapes`` a list of further example inputs captures their sizes too,
+            and requests of other sizes run without. Where a stage uses the host, stages of static shapes have graphs
+            of their own. False: none.
         l2_persistence: keep the weights of stages in L2, on GPUs; needs the package cuda-bindings. A device's name in
             ``cache_bytes`` then stands for no more than the part of its L2 that can be set aside.
         move: have each weight in memory once, on the GPU of its stage. The model's parameters and buffers become the
@@ -88,6 +91,7 @@ def pipeline(
             not a number from 1 to 65536, the cache directory cannot be used, there are ``sessions`` and the model
             writes no buffer, writes a parameter, or has a keyword argument ``session``, or ``move`` would part tensors
             that share memory.
+        ValueError: example inputs in ``cuda_graphs`` do not fit the pipeline's sizes.
 
     Warns:
         PartitionWarning: the state of all sessions does not fit the budget together with the weights, or a stage runs
@@ -107,6 +111,7 @@ def pipeline(
     on_gpus = names[0].startswith("cuda")
     if move and not on_gpus:
         raise PartitionError("move=True is for GPUs; stages on cores read the model's own weights, so leave it out")
+    sizes = [] if isinstance(cuda_graphs, bool) else list(cuda_graphs)
     patches = dict(inductor or {})
     if on_gpus:
         patches = own_graphs_only(patches)
@@ -158,9 +163,12 @@ def pipeline(
             home,
             limit,
             patches,
-            graphs=cuda_graphs,
+            graphs=cuda_graphs is not False,
             persist=l2_persistence,
-            examples=_example_requests(model, example_inputs, captured, memory, signature),
+            examples=[
+                *_example_requests(model, example_inputs, captured, memory, signature),
+                *((signature.numbers, signature.read(*split_inputs(more))[0]) for more in sizes),
+            ],
             move=_movable(model, captured) if move else None,
         )
         return Pipeline(plan, signature, gpus, limit)

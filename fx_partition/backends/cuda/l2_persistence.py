@@ -22,7 +22,7 @@ import functools
 import importlib
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -190,11 +190,24 @@ class Persistence:
             granted = min(size, calls.set_aside())  # the driver may round
             ranges = [(pack.data_ptr(), pack.numel()) for _, pack in packs]
             self.windows = windows_over(ranges, granted, largest)
+            self._calls = calls
             for stream, window in zip(streams, self.windows, strict=True):
                 calls.set_window(stream, window)
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def window_on(self, stream: Stream, pack: Tensor) -> Iterator[None]:
+        """Let the kernels that another stream captures meanwhile have the window over a pack of the device."""
+        found = [window for window in self.windows if window.address == pack.data_ptr() and window.size]
+        for window in found:
+            self._calls.set_window(stream, window)
+        try:
+            yield
+        finally:
+            for _ in found:
+                self._calls.set_window(stream, NO_WINDOW)
 
     def close(self) -> None:
         """Reset all settings, once; the work of the streams must be finished.

@@ -35,8 +35,8 @@ def resident_bytes(size: int | str) -> int:
 
     Example::
 
-        >>> [resident_bytes(size) / 2**20 for size in ("H200", "50MiB", "V100-SXM2-32")]
-        [37.5, 50.0, 4.2]
+        >>> [resident_bytes(size) / 2**20 for size in ("H200", "50MiB")]
+        [37.5, 50.0]
     """
     budget = parse_budget(size)
     most = find_device(str(size).strip()).persist_bytes if _is_name(size) else None

@@ -141,18 +141,18 @@ def _cuda_step(
         tensors = [(i, value) for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
         return frozenset(i for i, value in tensors if driver.is_host(place(value.device, home, device)))
 
-    # A CUDA graph would replay the results that the host computed during the capture.
     inside = map(value_of, step.module.graph.nodes)
-    static = step.is_static and not step.written and not hosted(leaf for v in inside for leaf in pytree.tree_leaves(v))
+    on_host = bool(hosted(leaf for value in inside for leaf in pytree.tree_leaves(value)))
     return CudaStep(
         device,
         function,
         step.inputs,
         step.outputs,
         step.dead,
-        static,
+        step.is_static and not step.written and not on_host,
         hosted(step.fake_inputs),
         hosted(step.fake_outputs),
+        on_host,
     )
 
 

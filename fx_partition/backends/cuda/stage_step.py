@@ -21,9 +21,11 @@ class CudaStep:
             weight, it writes the stage's copy: the one in its pack, or the model's own tensor where the stage uses it.
         outputs: numbers of its results.
         last_uses: numbers of the values that neither a later stage nor a result of the request needs.
-        static: whether the stage may be captured in a CUDA graph, as its shapes are static.
+        static: whether its shapes are static, and it may be captured in a CUDA graph of its own.
         inputs_on_host, outputs_on_host: positions of the inputs and outputs on the host, although the stage runs on a
             GPU; such a stage is not static.
+        computes_on_host: whether it computes anything on the host: a graph would replay what the host computed during
+            the capture.
     """
 
     device: torch.device
@@ -34,6 +36,7 @@ class CudaStep:
     static: bool
     inputs_on_host: frozenset[int] = frozenset()
     outputs_on_host: frozenset[int] = frozenset()
+    computes_on_host: bool = False
 
     @property
     def weights(self) -> dict[int, Tensor]:

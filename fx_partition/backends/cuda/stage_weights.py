@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..devices.cuda_driver import Driver, Stream
-from ..weights.device_copies import version_of
+from ..weights.device_copies import WriteWatch
 from ..weights.lazy_weights import give_memory, materialize
 from .stage_step import CudaStep
 from .weight_buffer import Pack
@@ -60,10 +60,14 @@ class StageWeights:
             for n in moved:
                 give_memory(weights[packed[n]], self.pack.tensors[n])
             self.pack.forget(moved)
-        self._read_there = [*read_there, *(weights[packed[n]] for n in moved)]
-        self._versions = [version_of(weight) for weight in self._read_there]
+        self._read_there = WriteWatch([*read_there, *(weights[packed[n]] for n in moved)])
         for tensor in self.placed.values():
             driver.used_on(tensor, stream)
+
+    @property
+    def written(self) -> bool:
+        """Whether the caller wrote into a weight since `follow`."""
+        return self.pack.stale or self._read_there.written
 
     def follow(self) -> None:
         """Let the stage's next work see what the caller wrote into the weights."""
@@ -75,7 +79,6 @@ class StageWeights:
                 self.pack.refresh()
             for caller in callers:
                 caller.wait_event(self._stream.record_event())
-        versions = [version_of(weight) for weight in self._read_there]
-        if versions != self._versions:
-            self._versions = versions
+        if self._read_there.written:
+            self._read_there.see()
             self._stream.wait_event(self._driver.current(self._device).record_event())

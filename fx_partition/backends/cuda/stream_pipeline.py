@@ -33,7 +33,9 @@ from fx_partition.common.errors import PartitionWarning
 from ..devices.cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from ..weights.moved_weights import Moves
 from .copy_stream import CopyLink, DeviceValue
+from .graphed_stage import reason
 from .l2_persistence import Persistence, bindings, persist
+from .request_graph import RequestGraphs
 from .stage_step import CudaStep
 from .stage_weights import packed_positions
 from .streamed_stage import StreamedRequest, StreamedStage, bring
@@ -45,10 +47,25 @@ class EnqueuedRequest:
     """A pending request, all of whose work is enqueued (see `futures.PendingRequest`).
 
     The caller must not write its inputs before the request is finished.
+
+    Args:
+        results, events: the results, and the events after which they are written.
+        error: what a stage raised.
+        owners: for each result the stream whose memory it has; None: not the caller's.
+        kept: tensors that live until the request is finished.
     """
 
-    def __init__(self, results: list[Any], events: list[Event], error: BaseException | None, driver: Driver) -> None:
+    def __init__(
+        self,
+        results: list[Any],
+        events: list[Event],
+        error: BaseException | None,
+        driver: Driver,
+        owners: Sequence[Stream | None] = (),
+        kept: list[Any] | None = None,
+    ) -> None:
         self._results, self._events, self._error, self._driver = results, events, error, driver
+        self._owners, self._kept = owners or [None] * len(results), kept
 
     def wait(self, until: float = math.inf) -> bool:
         """Wait until the request is finished or has failed, or until a time of ``time.monotonic``; return whether."""
@@ -63,9 +80,13 @@ class EnqueuedRequest:
         self.wait()
         if self._error is not None:
             raise self._error
-        for result in self._results:
+        for result, owner in zip(self._results, self._owners, strict=True):
             if isinstance(result, Tensor) and not self._driver.is_host(device := self._driver.device_of(result)):
-                self._driver.used_on(result, self._driver.current(device))
+                current = self._driver.current(device)
+                if owner is None or owner.cuda_stream != current.cuda_stream:
+                    self._driver.used_on(result, current)
+        if self._kept is not None:
+            self._kept.clear()
         return list(self._results)
 
 
@@ -77,7 +98,8 @@ class CudaPipeline:
         num_values: the length of a request's table.
         results: the numbers of the values that a request returns.
         inflight: the most requests in flight; submitting another waits for the oldest.
-        graphs: capture the static steps (`graphed_stage`), for the sizes of ``examples``.
+        graphs: capture whole requests of the sizes of ``examples`` (`request_graph`), or, where a stage uses the host,
+            the static steps (`graphed_stage`).
         persist: keep the weights in L2 (`l2_persistence`).
         examples: the inputs of requests, as for `submit`, with which the stages are warmed up before the first request:
             code is loaded and tuned, and graphs are captured. If one fails, a PartitionWarning gives the reason.
@@ -115,15 +137,20 @@ class CudaPipeline:
         self._stages = [StreamedStage(*each, graphs, persist, driver) for each in zip(steps, moving, strict=True)]
         self._devices = list(dict.fromkeys(stage.device for stage in self._stages))
         self._home_links: dict[torch.device, dict[torch.device, CopyLink]] = {}
-        self._pending: deque[list[Event]] = deque()
+        self._pending: deque[tuple[list[Event], list[Any]]] = deque()  # events, and the tensors kept until then
+        self._graphs = RequestGraphs(self._stages, results, self._homes, inflight, driver)
         self._closed = False
         for device in self._devices:  # the packs were copied on the caller's streams, which stages do not wait for
             driver.synchronize(device)
         self._persistences = [self._persist(device) for device in self._devices] if persist else []
+        for device, persistence in zip(self._devices, self._persistences, strict=False):
+            for stage in self._stages:
+                if stage.device == device:
+                    stage.persistence = persistence
         try:
             with driver.keep_random_state(self._devices):
                 for inputs in examples:
-                    self._warm_up(inputs)
+                    self._warm_up(inputs, graphs)
         except BaseException:
             self.close()
             raise
@@ -142,6 +169,14 @@ class CudaPipeline:
         if self._closed:
             raise RuntimeError("the pipeline is closed")
         self._make_room(until)
+        if self._graphs.in_use:
+            self._see_writes(until)
+            with torch.no_grad():
+                launched = self._graphs.run(inputs)
+            if launched is not None:
+                kept = [*launched.results, *(value for _, value in inputs)]
+                self._pending.append((launched.events, kept))
+                return EnqueuedRequest(launched.results, launched.events, None, self._driver, launched.owners, kept)
         request = StreamedRequest(self._num_values)
         results, raised = [], None
         try:
@@ -152,7 +187,7 @@ class CudaPipeline:
                 results = [self._leave(request, number, self._homes.get(number, home)) for number in self._results]
         except Exception as error:
             raised = error
-        self._pending.append(request.events)
+        self._pending.append((request.events, []))
         return EnqueuedRequest(results, request.events, raised, self._driver)
 
     def close(self) -> None:
@@ -171,15 +206,18 @@ class CudaPipeline:
                     stack.callback(persistence.close)
             for stage in stages:
                 stack.callback(stage.close)
+            stack.callback(self._graphs.close)
             for device in self._devices:
                 stack.callback(self._driver.synchronize, device)
 
-    def _warm_up(self, inputs: Sequence[tuple[int, Any]]) -> None:
-        """Run requests of these inputs; capture the stages in the last one."""
+    def _warm_up(self, inputs: Sequence[tuple[int, Any]], graphs: bool) -> None:
+        """Run requests of these inputs, and capture another: in one graph, or else stage by stage."""
         try:
-            for number in range(WARM_UP + 1):
+            for _ in range(WARM_UP):
+                self.submit(inputs).take()
+            if graphs and not self._capture(inputs):
                 for stage in self._stages:
-                    stage.capture(number == WARM_UP)
+                    stage.capture(True)
                 self.submit(inputs).take()
         except Exception as error:
             warnings.warn(
@@ -192,16 +230,41 @@ class CudaPipeline:
             for stage in self._stages:
                 stage.capture(False)
 
+    def _capture(self, inputs: Sequence[tuple[int, Any]]) -> bool:
+        """Try to capture whole requests of these inputs; return whether it worked."""
+        if not self._graphs.can_capture(inputs):
+            return False
+        try:
+            self._graphs.capture(inputs)
+            return True
+        except Exception as error:  # whatever the reason, requests can run without
+            warnings.warn(
+                f"requests like the example run without one CUDA graph for all stages: {reason(error)}",
+                PartitionWarning,
+                stacklevel=4,
+            )
+            return False
+
     def _persist(self, device: torch.device) -> Persistence | None:
         packs = [(stage.stream, stage.weights.pack.buffer) for stage in self._stages if stage.device == device]
         return persist(device, packs, bindings(device))
 
     def _make_room(self, until: float) -> None:
-        while self._pending and (len(self._pending) >= self._inflight or have_happened(self._pending[0])):
-            oldest = self._pending.popleft()
-            if not wait_for(oldest, until):
-                self._pending.appendleft(oldest)
+        while self._pending and (len(self._pending) >= self._inflight or have_happened(self._pending[0][0])):
+            if not wait_for(self._pending[0][0], until):
                 raise TimeoutError("the limit of requests in flight is reached, and none finished within timeout=")
+            self._pending.popleft()
+
+    def _see_writes(self, until: float) -> None:
+        """Copy weights that the caller wrote again, while no graph reads them."""
+        if not any(stage.weights.written for stage in self._stages):
+            return
+        if not all(wait_for(events, until) for events, _ in self._pending):
+            raise TimeoutError("weights were written, and the requests before did not finish within timeout=")
+        for stage in self._stages:
+            stage.weights.follow()
+        for device in self._devices:
+            self._driver.synchronize(device)
 
     def _enter(self, request: StreamedRequest, inputs: Sequence[tuple[int, Any]]) -> torch.device:
         """Write the inputs into the table and return the device of the first."""

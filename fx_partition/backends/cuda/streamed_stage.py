@@ -6,14 +6,16 @@ links (`copy_stream`), runs its code on its compute stream, and writes its outpu
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..devices.cuda_driver import Driver, Event
+from ..devices.cuda_driver import Driver, Event, Stream
 from .copy_stream import CopyLink, DeviceValue
 from .graphed_stage import GraphedStage
+from .l2_persistence import Persistence
 from .stage_step import CudaStep
 from .stage_weights import StageWeights
 
@@ -30,7 +32,17 @@ class StreamedRequest:
 
 
 class StreamedStage:
-    """A step with its streams, and its weights on its device (see `stage_weights.StageWeights`)."""
+    """A step with its streams, and its weights on its device.
+
+    Attributes:
+        device, stream: where it runs.
+        weights: see `stage_weights.StageWeights`.
+        code: its compiled code.
+        inputs: the arguments of its code: numbers of values, and the weights on its device.
+        outputs, last_uses: see `stage_step.CudaStep`.
+        stays_on_device: whether it neither computes on the host nor passes tensors to it.
+        persistence: the L2 windows of its device, where there are any.
+    """
 
     def __init__(self, step: CudaStep, moving: frozenset[int], graphs: bool, persist: bool, driver: Driver) -> None:
         self.device = driver.device(step.device)
@@ -39,13 +51,15 @@ class StreamedStage:
         self._links: dict[torch.device, CopyLink] = {}
         self._links_to_host: dict[torch.device, CopyLink] = {}
         self._inputs_on_host, self._outputs_on_host = step.inputs_on_host, step.outputs_on_host
+        self.stays_on_device = not (step.computes_on_host or step.inputs_on_host or step.outputs_on_host)
+        self.persistence: Persistence | None = None
         self.weights = StageWeights(step, self.stream, persist, moving, driver)
         placed = self.weights.placed
-        self._inputs = [
+        self.inputs = [
             placed[i] if i in placed else x.detach() if isinstance(x, Tensor) else x for i, x in enumerate(step.inputs)
         ]
-        self._outputs, self._last_uses = step.outputs, step.last_uses
-        self._function = step.function
+        self.outputs, self.last_uses = step.outputs, step.last_uses
+        self._function = self.code = step.function
         if graphs and step.static:
             self._function = GraphedStage(step.function, frozenset(placed), self.device, self.stream, driver)
 
@@ -56,19 +70,25 @@ class StreamedStage:
         arguments = [
             x if isinstance(x, Tensor) else self._value_on_host(request, x) if i in self._inputs_on_host
             else self._value(request, x, waited)
-            for i, x in enumerate(self._inputs)
+            for i, x in enumerate(self.inputs)
         ]
         with self._driver.on(self.stream):
             results = self._function(*arguments)
         ready = self.stream.record_event()
         request.events.append(ready)
-        for position, (number, result) in enumerate(zip(self._outputs, results, strict=True)):
+        for position, (number, result) in enumerate(zip(self.outputs, results, strict=True)):
             placed = {self.device: DeviceValue(result, self.stream, ready)}
             if position in self._outputs_on_host:
                 placed = {HOST: DeviceValue(result, None, None)}
             request.table[number] = placed if isinstance(result, Tensor) else result
-        for number in self._last_uses:
+        for number in self.last_uses:
             request.table[number] = None
+
+    def window_on(self, stream: Stream) -> contextlib.AbstractContextManager[None]:
+        """Let the stage's code have its L2 window on a stream that captures it."""
+        if self.persistence is None:
+            return contextlib.nullcontext()
+        return self.persistence.window_on(stream, self.weights.pack.buffer)
 
     def capture(self, captures: bool) -> None:
         """Say whether the next requests are captured, where their inputs are new."""

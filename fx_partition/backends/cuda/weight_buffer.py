@@ -28,7 +28,7 @@ from torch import Tensor
 from fx_partition.common.errors import PartitionError
 from fx_partition.passes.capture.tensor_storage import span
 
-from ..weights.device_copies import version_of
+from ..weights.device_copies import WriteWatch, version_of
 from ..weights.lazy_weights import is_lazy, read_into
 
 ALIGNMENT = 256  # the alignment of allocations by cudaMalloc and the caching allocator
@@ -102,16 +102,18 @@ class Pack:
                 for weight, block in self._sources.values()
             )
         self._versions: dict[int, int] = {}
+        self._watch = WriteWatch(weights)
         self.refresh()
 
     @property
     def stale(self) -> bool:
         """Whether a weight was written after it was copied, by torch's version counters."""
-        return self._now() != self._versions
+        return self._watch.written
 
     def refresh(self) -> None:
         """Copy the weights that were written since the last copy again, on the current stream."""
-        versions = self._now()
+        self._watch.see()
+        versions = {i: version_of(weight) for i, (weight, _) in self._sources.items()}
         copied: set[int] = set()
         with torch.inference_mode(False), torch.no_grad():
             for i, (weight, block) in self._sources.items():
@@ -128,9 +130,7 @@ class Pack:
         """Drop the weights at these positions, so that their memory can be freed; the pack follows them no longer."""
         for i in positions:
             del self._sources[i], self._versions[i]
-
-    def _now(self) -> dict[int, int]:
-        return {i: version_of(weight) for i, (weight, _) in self._sources.items()}
+        self._watch = WriteWatch(weight for weight, _ in self._sources.values())
 
 
 def _byte_range(weight: Tensor) -> tuple[int, int]:

@@ -12,7 +12,8 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -53,6 +54,19 @@ class Graph(Protocol):
     def replay(self) -> None: ...
 
     def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class GraphPool:
+    """Memory of captured work, which nothing else uses while this object or a graph lives.
+
+    Attributes:
+        launching: torch's handle of the memory on the device that launches the graphs.
+        others: torch's pools on the other devices.
+    """
+
+    launching: Any
+    others: Mapping[torch.device, Any]
 
 
 class Driver:
@@ -133,25 +147,54 @@ class Driver:
         return tensor.to(device, copy=True, non_blocking=True)
 
     def copy_into(self, target: Tensor, source: Tensor) -> None:
-        """Copy between tensors of one device, on the current stream."""
+        """Copy to a tensor of the current device from that device or the host, on the current stream."""
+        if source.device.type == "cpu" and not source.is_pinned():
+            source = torch.empty_like(source, pin_memory=True).copy_(source)
         target.copy_(source, non_blocking=True)
 
-    def graph_pool(self) -> Any:
-        """Return memory for graphs that run one after another on one device."""
-        return torch.cuda.graph_pool_handle()
+    def empty(self, like: Tensor, device: torch.device) -> Tensor:
+        """Return a tensor on ``device`` that is not written yet, of the memory of its current stream."""
+        return torch.empty_like(like, device=device)
+
+    def graph_pool(self, others: Iterable[torch.device] = ()) -> GraphPool:
+        """Return memory for graphs that run one after another.
+
+        Args:
+            others: the devices besides the one that launches the graphs.
+        """
+        pools = {}
+        for device in others:
+            with torch.cuda.device(device):
+                pools[device] = torch.cuda.MemPool()
+        return GraphPool(torch.cuda.graph_pool_handle(), pools)
 
     def capture(
-        self, function: Callable[[], Sequence[Any]], stream: Stream, pool: Any
+        self, function: Callable[[], Sequence[Any]], stream: Stream, pool: GraphPool, others: Sequence[Stream] = ()
     ) -> tuple[Graph, Sequence[Any]]:
-        """Return the work that ``function`` enqueues on ``stream`` as a graph, and its result; nothing runs yet.
+        """Return the work that ``function`` enqueues as a graph, and its result; nothing runs yet.
 
         Other threads may go on using CUDA meanwhile (``thread_local``).
+
+        Args:
+            stream: the stream on which the work begins and ends; the graph is launched on its device.
+            others: streams of other devices that the work uses: they fork from ``stream`` and join it again.
         """
-        assert isinstance(stream, torch.cuda.Stream)
         graph = torch.cuda.CUDAGraph()
         # A capture that fails leaves its stream the current one: the outer context puts the caller's back.
-        with self.on(stream), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+        with _own_workspaces(), self.on(*others, stream), contextlib.ExitStack() as stack:
+            for other in others:  # torch routes the memory of the launching device alone
+                assert isinstance(other, torch.cuda.Stream)
+                stack.enter_context(torch.cuda.use_mem_pool(pool.others[other.device], other.device))
+            assert isinstance(stream, torch.cuda.Stream)
+            stack.enter_context(
+                torch.cuda.graph(graph, pool.launching, stream, capture_error_mode="thread_local")
+            )
+            begun = stream.record_event()
+            for other in others:
+                other.wait_event(begun)
             results = function()
+            for other in others:
+                stream.wait_event(other.record_event())
         return graph, results
 
     def keep_random_state(self, devices: Sequence[torch.device]) -> contextlib.AbstractContextManager[None]:
@@ -161,6 +204,20 @@ class Driver:
     def synchronize(self, device: torch.device) -> None:
         """Wait for all work of ``device``."""
         torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Let what is captured have workspaces of cuBLAS in its own memory, which nothing else uses.
+
+    torch keeps one for each stream, from the first product on. A graph would go on using it together with whatever runs
+    on that stream, or after torch freed it; torch's own graphs do the same.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 DRIVER = Driver()

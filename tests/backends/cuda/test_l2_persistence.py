@@ -74,6 +74,18 @@ def test_windows_over_packs_and_back() -> None:
     ]
 
 
+def test_a_stream_that_captures_has_the_window_of_a_pack_meanwhile() -> None:
+    calls = FakeCalls()
+    persistence, packs = make(calls, (30, 50))
+    other = FakeDriver().stream(DEVICE)
+    with persistence.window_on(other, packs[1][1]):
+        assert calls.windows[other.cuda_stream] == persistence.windows[1] != NO_WINDOW
+    assert calls.windows[other.cuda_stream] == NO_WINDOW
+    with persistence.window_on(other, torch.zeros(0, dtype=torch.uint8)):  # a stage without weights
+        assert calls.windows[other.cuda_stream] == NO_WINDOW
+    persistence.close()
+
+
 def test_the_ratio_is_of_what_the_driver_granted() -> None:
     class Rounds(FakeCalls):
         def change_set_aside(self, size: int) -> None:
