@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fx_partition.common.errors import PartitionError
 from ..passes.capture.capture_model import capture
 from ..passes.capture.captured_graph import CapturedGraph
 from ..passes.capture.meta_models import to_fake_cpu
-from ..passes.capture.repeated_blocks import find_runs
+from ..passes.capture.repeated_blocks import differences, find_runs
 from ..passes.footprint.graph_memory import GraphMemory
 
 #: The path of the user's model in the captured one.
@@ -30,6 +30,8 @@ ROOT = "model"
 _ATTENTION = "fx_partition"
 # Of a run of blocks these stay: two that follow a block, to compare, and one behind them.
 _HEAD, _TAIL = 3, 1
+# Blocks of different kinds that alternate repeat after so many at most; Gemma 3 has five and then one of another kind.
+_LONGEST_PERIOD = 8
 # Plain attributes in which blocks may differ and still compute the same.
 _NUMBERS = {"layer_idx"}
 
@@ -41,10 +43,12 @@ class Shortened:
     Attributes:
         path: the list's, in the user's model.
         numbers: the number in the whole list of each block that is left.
+        period: after how many blocks the list repeats: 2 where blocks of two kinds alternate.
     """
 
     path: str
     numbers: tuple[int, ...]
+    period: int = 1
 
 
 @dataclass(frozen=True)
@@ -175,23 +179,42 @@ def capture_prefill(model: torch.nn.Module, batch: int, length: int, *, whole: b
 
 
 def _shorten(model: torch.nn.Module) -> list[Shortened]:
-    """Drop the blocks in the middle of every run of blocks that differ in their number only."""
+    """Drop the blocks in the middle of every run of blocks, or groups of blocks, that differ in their number only."""
     lists = [(path, module) for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
     found = []
     runs = [run.blocks for run in find_runs(model) if set().union(*run.watched.values()) <= _NUMBERS]
     for path, blocks in lists:
-        numbers = list(range(len(blocks)))
+        numbers, period = list(range(len(blocks))), 1
         places = {id(block): place for place, block in enumerate(blocks)}
         for run in runs:
             if id(run[0]) in places and len(run) > _HEAD + _TAIL:
                 first = places[id(run[0])]
                 del numbers[numbers.index(first + _HEAD) : numbers.index(first + len(run) - _TAIL)]
+        if len(numbers) == len(blocks) and (found_period := _period(list(blocks))):
+            period = found_period
+            groups = len(blocks) // period
+            del numbers[_HEAD * period : (groups - _TAIL) * period]
         if len(numbers) < len(blocks):
             kept = [blocks[number] for number in numbers]
             del blocks[:]
             blocks.extend(kept)
-            found.append(Shortened(path, tuple(numbers)))
+            found.append(Shortened(path, tuple(numbers), period))
     return found
+
+
+def _period(blocks: Sequence[torch.nn.Module]) -> int:
+    """Return after how many blocks a list of several kinds repeats; 0 if it does not, or has too few to leave any out.
+
+    The last group may be incomplete.
+    """
+    most = min(_LONGEST_PERIOD, len(blocks) // (_HEAD + _TAIL + 1))
+    return next((n for n in range(2, most + 1) if all(map(_are_alike, blocks, blocks[n:]))), 0)
+
+
+def _are_alike(block: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Return whether two blocks differ in their number only."""
+    found = differences(block, other)
+    return found is not None and set().union(*found.values()) <= _NUMBERS
 
 
 def cache_values(prefill: Prefill, memory: GraphMemory) -> dict[int, str]:

@@ -6,13 +6,17 @@ Before: blocks 0, 1, 2 and 125 of 126. Each step of block 2 touches what the sam
 After:  the steps of block 2 are there 122 times more, each time with their own values and weights; block 125 reads the
         values of the last
 
+Where blocks of several kinds alternate (a sliding window, then full attention), a *group* of them takes the place of a
+block. A weight that is made before all blocks, one for each (a counter in a cache), is there for the blocks that are
+missing too; they touch theirs.
+
 That is checked, not assumed: a graph whose blocks do not follow one another in this way is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..passes.footprint.graph_memory import ActivationStorage, GraphMemory, NodeMemory
 from .hugging_face import Shortened
@@ -29,13 +33,13 @@ def lengthened(graph: ModuleGraph, shortened: Shortened) -> ModuleGraph:
     Raises:
         NotRepeatedError: two blocks that follow one another differ in more than their own values and weights.
     """
-    numbers = shortened.numbers
+    numbers, period = shortened.numbers, shortened.period
     graph = _renamed(graph, shortened)
     for place in range(len(numbers) - 1, 0, -1):
-        missing = numbers[place] - numbers[place - 1] - 1
+        missing = (numbers[place] - numbers[place - 1] - 1) // period
         if missing:
-            pattern = [f"{shortened.path}.{number}" for number in numbers[place - 3 : place + 1]]
-            graph = _repeated(graph, pattern, numbers[place - 1], missing)
+            pattern = _Pattern(shortened.path, numbers[place - 3 * period : place + period], period)
+            graph = _repeated(graph, pattern, missing)
     return graph
 
 
@@ -57,19 +61,71 @@ def _renamed(graph: ModuleGraph, shortened: Shortened) -> ModuleGraph:
     return replace(graph, memory=memory, labels=tuple(map(whole, graph.labels)))
 
 
-class _Blocks:
-    """Three blocks that follow one another, and the one behind: first and end of their steps."""
+@dataclass(frozen=True)
+class _Pattern:
+    """Three groups of ``period`` blocks that follow one another, and the group behind the blocks that are missing.
 
-    def __init__(self, graph: ModuleGraph, pattern: list[str]) -> None:
-        self.spans = [_span(graph, label) for label in pattern]
-        ends = [end for _, end in self.spans[:-1]]
-        if ends != [first for first, _ in self.spans[1:]]:
-            raise NotRepeatedError(f"steps are between the blocks {', '.join(pattern)}")
+    Attributes:
+        path: the list's.
+        numbers: the number in the whole list of each block.
+    """
+
+    path: str
+    numbers: tuple[int, ...]
+    period: int
+
+    @property
+    def labels(self) -> list[str]:
+        return [f"{self.path}.{number}" for number in self.numbers]
+
+    @property
+    def third(self) -> tuple[int, ...]:
+        """The numbers of the blocks of the third group, which is repeated."""
+        return self.numbers[2 * self.period : 3 * self.period]
+
+    def name_of(self, text: str, copy: int) -> str:
+        """Return the name in a copy of what has a name in the third group."""
+        for number in self.third:
+            label = f"{self.path}.{number}"
+            if text == label or text.startswith(f"{label}."):
+                return f"{self.path}.{number + copy * self.period}{text.removeprefix(label)}"
+        return text
+
+
+class _Blocks:
+    """The four groups of a pattern.
+
+    Attributes:
+        spans: first and end of the steps of each group.
+        made: the values that each makes.
+        own: the weights that each touches and nothing else does, in the order of their first touch.
+        prepared: the weights that each touches, and otherwise steps before all groups only; in the same order.
+    """
+
+    def __init__(self, graph: ModuleGraph, pattern: _Pattern) -> None:
+        each = [_span(graph, label) for label in pattern.labels]
+        if [end for _, end in each[:-1]] != [first for first, _ in each[1:]]:
+            raise NotRepeatedError(f"steps are between the blocks {', '.join(pattern.labels)}")
+        size = pattern.period
+        self.spans = [(each[at][0], each[at + size - 1][1]) for at in range(0, len(each), size)]
         self.made: list[list[int]] = [
             [v for v, value in enumerate(graph.memory.values) if first <= value.made_at < end]
             for first, end in self.spans
         ]
-        self.own = [_own_weights(graph.memory, first, end) for first, end in self.spans]
+        self.own, self.prepared = list[list[int]](), list[list[int]]()
+        start = self.spans[0][0]
+        before = _weights(graph.memory.steps[:start])
+        for first, end in self.spans:
+            inside = _weights(graph.memory.steps[first:end])
+            outside = _weights([*graph.memory.steps[start:first], *graph.memory.steps[end:]])
+            alone = [weight for weight in inside if weight not in outside]
+            self.own.append([weight for weight in alone if weight not in before])
+            self.prepared.append([weight for weight in alone if weight in before])
+
+    def prepared_for(self, copy: int) -> dict[int, int]:
+        """Return for the prepared weights of the third group those of a copy of it: their numbers go up evenly."""
+        pairs = zip(self.prepared[1], self.prepared[2], strict=True)
+        return {weight: weight + copy * (weight - earlier) for earlier, weight in pairs}
 
 
 def _span(graph: ModuleGraph, label: str) -> tuple[int, int]:
@@ -79,18 +135,16 @@ def _span(graph: ModuleGraph, label: str) -> tuple[int, int]:
     return graph.starts[pieces[0]], graph.starts[pieces[-1] + 1]
 
 
-def _own_weights(memory: GraphMemory, first: int, end: int) -> list[int]:
-    """Return the weights that these steps touch and no others, in the order of their first touch."""
-    inside = dict.fromkeys(weight for step in memory.steps[first:end] for weight in step.weights)
-    outside = {weight for step in (*memory.steps[:first], *memory.steps[end:]) for weight in step.weights}
-    return [weight for weight in inside if weight not in outside]
+def _weights(steps: Sequence[NodeMemory]) -> dict[int, None]:
+    """Return the weights that steps touch, in the order of their first touch."""
+    return dict.fromkeys(weight for step in steps for weight in step.weights)
 
 
-def _repeated(graph: ModuleGraph, pattern: list[str], number: int, missing: int) -> ModuleGraph:
-    """Return the graph with ``missing`` blocks more behind the third of the pattern, whose number is ``number``."""
+def _repeated(graph: ModuleGraph, pattern: _Pattern, missing: int) -> ModuleGraph:
+    """Return the graph with ``missing`` groups more behind the third of the pattern."""
     memory = graph.memory
     blocks = _Blocks(graph, pattern)
-    _check(memory, blocks)
+    _check(memory, blocks, missing)
     (_, _), (_, _), (first, end), _ = blocks.spans
     before, made = blocks.made[1], blocks.made[2]
     values, sizes, names = list(memory.values), list(memory.weight_bytes), list(memory.weight_names)
@@ -101,25 +155,25 @@ def _repeated(graph: ModuleGraph, pattern: list[str], number: int, missing: int)
             values[value] = replace(stored, made_at=stored.made_at + moved)
     steps: list[NodeMemory] = []
     last = dict(zip(before, made, strict=True))  # for each value of the block before, its twin in the newest block
-    label = pattern[2]
     for copy in range(1, missing + 1):
-        path = f"{label.rpartition('.')[0]}.{number + copy}"
+        number = pattern.third[0] + copy * pattern.period
         made_here = {v: len(values) + i for i, v in enumerate(made)}
         for value in made:
             stored = memory.values[value]
-            values.append(_again(stored, stored.made_at + copy * (end - first), number + copy))
+            values.append(_again(stored, stored.made_at + copy * (end - first), number))
         weight_here = {w: len(sizes) + i for i, w in enumerate(blocks.own[2])}
         for weight, twin in weight_here.items():
             sizes.append(sizes[weight])
-            names.append(path + names[weight].removeprefix(label))
+            names.append(pattern.name_of(names[weight], copy))
             if weight in state:
                 state.add(twin)
             if weight in matrices:
                 matrices[twin] = matrices[weight]
         value_here = made_here | {v: last[v] for v in before}
+        weight_here |= blocks.prepared_for(copy)
         for step in memory.steps[first:end]:
-            own_path = path + step.path.removeprefix(label) if step.path.startswith(label) else step.path
-            steps.append(_step_again(step, f"{step.node}_of_{number + copy}", own_path, value_here, weight_here))
+            own_path = pattern.name_of(step.path, copy)
+            steps.append(_step_again(step, f"{step.node}_of_{number}", own_path, value_here, weight_here))
         last = {v: made_here[made[i]] for i, v in enumerate(before)}
     newest = {v: last[before[i]] for i, v in enumerate(made)}
     rest = [_step_again(step, step.node, step.path, newest, {}) for step in memory.steps[end:]]
@@ -127,20 +181,21 @@ def _repeated(graph: ModuleGraph, pattern: list[str], number: int, missing: int)
         memory, steps=[*memory.steps[:end], *steps, *rest], values=values, weight_bytes=sizes, weight_names=names,
         state=frozenset(state),
     )  # fmt: skip
-    return _with_pieces(graph, whole, matrices, label, number, missing)
+    return _with_pieces(graph, whole, matrices, pattern, missing)
 
 
 def _with_pieces(
-    graph: ModuleGraph, memory: GraphMemory, matrices: Mapping[int, Matrix], label: str, number: int, missing: int
+    graph: ModuleGraph, memory: GraphMemory, matrices: Mapping[int, Matrix], pattern: _Pattern, missing: int
 ) -> ModuleGraph:
-    pieces = [piece for piece, found in enumerate(graph.labels) if found == label]
+    group = {f"{pattern.path}.{number}" for number in pattern.third}
+    pieces = [piece for piece, found in enumerate(graph.labels) if found in group]
     first, behind = graph.starts[pieces[0]], graph.starts[pieces[-1] + 1]
     size = behind - first
     inside = [graph.starts[piece] for piece in pieces]
-    starts, labels, blocks = list(graph.starts[: pieces[-1] + 1]), list(graph.labels[: pieces[-1] + 1]), []
+    starts, labels = list(graph.starts[: pieces[-1] + 1]), list(graph.labels[: pieces[-1] + 1])
     for copy in range(1, missing + 1):
         starts += [start + copy * size for start in inside]
-        labels += [f"{label.rpartition('.')[0]}.{number + copy}"] * len(pieces)
+        labels += [pattern.name_of(graph.labels[piece], copy) for piece in pieces]
     starts += [start + missing * size for start in graph.starts[pieces[-1] + 1 :]]
     labels += graph.labels[pieces[-1] + 1 :]
     blocks = [*graph.blocks[: pieces[-1] + 1], *[True] * (missing * len(pieces)), *graph.blocks[pieces[-1] + 1 :]]
@@ -172,8 +227,8 @@ def _step_again(
     )  # fmt: skip
 
 
-def _check(memory: GraphMemory, blocks: _Blocks) -> None:
-    """Raise an error if the second and the third block are not alike, or if a value is used beyond the next block."""
+def _check(memory: GraphMemory, blocks: _Blocks, missing: int) -> None:
+    """Raise an error if the second and the third group are not alike, or if a value is used beyond the next group."""
     spans, made, own = blocks.spans, blocks.made, blocks.own
     if len({len(found) for found in made[:3]}) > 1 or len(own[1]) != len(own[2]):
         raise NotRepeatedError("the blocks have different numbers of values or weights")
@@ -184,7 +239,8 @@ def _check(memory: GraphMemory, blocks: _Blocks) -> None:
         if (value.bytes, value.returned, value.role) != (other.bytes, other.returned, other.role):
             raise NotRepeatedError(f"{value.name} and {other.name} differ")
     twin = dict(zip([*made[0], *made[1]], [*made[1], *made[2]], strict=True))
-    weight_twin = dict(zip(own[1], own[2], strict=True))
+    _check_prepared(memory, blocks, missing)
+    weight_twin = dict(zip([*own[1], *blocks.prepared[1]], [*own[2], *blocks.prepared[2]], strict=True))
     if any(memory.weight_bytes[a] != memory.weight_bytes[b] for a, b in weight_twin.items()):
         raise NotRepeatedError("the blocks have weights of different sizes")
     for mine, its in zip(memory.steps[slice(*spans[1])], memory.steps[slice(*spans[2])], strict=True):
@@ -196,3 +252,18 @@ def _check(memory: GraphMemory, blocks: _Blocks) -> None:
         for touched in step.values:
             if touched in last_of and at >= last_of[touched]:
                 raise NotRepeatedError(f"{step.node} uses a value of an earlier block")
+
+
+def _check_prepared(memory: GraphMemory, blocks: _Blocks, missing: int) -> None:
+    """Raise an error unless each missing group has weights of its own among those that the steps before all touch."""
+    if len({len(found) for found in blocks.prepared[1:]}) > 1:
+        raise NotRepeatedError("the blocks have different numbers of weights that are made before them")
+    if list(blocks.prepared_for(missing + 1).values()) != blocks.prepared[3]:
+        raise NotRepeatedError("the weights that are made before the blocks are not in the order of these")
+    start = blocks.spans[0][0]
+    before, behind = _weights(memory.steps[:start]), _weights(memory.steps[start:])
+    for copy in range(1, missing + 1):
+        for weight, twin in blocks.prepared_for(copy).items():
+            is_free = twin in before and twin not in behind
+            if not is_free or memory.weight_bytes[twin] != memory.weight_bytes[weight]:
+                raise NotRepeatedError("a weight that is made before the blocks is missing for some of them")

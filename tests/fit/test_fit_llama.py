@@ -31,6 +31,8 @@ SMALL = {
     "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 256, "max_position_embeddings": 512,
 }  # fmt: skip
 
+SLOW_FAMILIES = ("gpt2", "opt", "phi", "mixtral", "mistral", "gemma2")
+
 
 def saved(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -68,11 +70,12 @@ def chains(graph: ModuleGraph, dims: dict[str, str], batch: int, length: int) ->
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "opt", "phi", "mixtral"))]
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILIES)]
 )
 def test_a_model_with_its_blocks_put_back_is_the_whole_model(family: str) -> None:
     more = {"n_layer": 8, "n_embd": 64, "n_head": 4} if family == "gpt2" else {}
     more |= {"ffn_dim": 128, "word_embed_proj_dim": 64} if family == "opt" else {}
+    more |= {"num_hidden_layers": 12, "head_dim": 16} if family == "gemma2" else {}  # layers of two kinds alternate
     config = transformers.AutoConfig.for_model(**{**SMALL, "model_type": family, **more})
     short, prefill = graph_of(config, whole=False)
     assert prefill.shortened
@@ -83,6 +86,19 @@ def test_a_model_with_its_blocks_put_back_is_the_whole_model(family: str) -> Non
     for batch, length in ((2, 64), (3, 100)):
         sizes = [_footprints(chains(graph, dict(prefill.dims), batch, length)) for graph in (short, whole)]
         assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("widths", "period"),
+    [
+        ([4, 8] * 5, 2), ([4, 8] * 5 + [4], 2), ([4, 8] * 4, 0), ([4, 4, 4, 8] * 6, 4), ([4, 8] * 5 + [8, 4], 0),
+        ([4, 8, 4] * 2 + [4, 8] * 5, 0), ([*range(1, 10)] * 6, 0),
+    ],
+)  # fmt: skip
+def test_the_period_of_a_list_of_blocks(widths: list[int], period: int) -> None:
+    """The last group may be incomplete; a list that is too short for its period is left whole."""
+    with torch.device("meta"):
+        assert hugging_face._period([torch.nn.Linear(width, width) for width in widths]) == period
 
 
 def test_blocks_that_do_not_follow_one_another_are_refused() -> None:
