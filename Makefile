@@ -9,8 +9,9 @@ TOOLS  := $(VENV)/.installed-tools
 SITE   := $(VENV)/.installed-site
 # The number of files of tests at a time: one more than the cores of a small machine, as some tests wait for processes.
 WORKERS ?= 3
+# Byte code is kept, whatever the environment says: each worker and each process of a test compiles all of it otherwise.
 # In the order of their names: the backends' files, which take longest, come first, so that no worker is left with one.
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all fuzz lint bench figures docs clean
 

@@ -36,6 +36,7 @@ def test_split_exported(tmp_path: Path) -> None:
     assert plan.read_text(encoding="utf-8").startswith("{")
 
 
+@pytest.mark.slow
 def test_split_exported_follows_the_budget() -> None:
     output = run("split_exported", "--cache", "4MiB")
     assert "partition_0: blocks.0 .. head" in output

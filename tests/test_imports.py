@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -110,13 +111,18 @@ def _room(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-IMPORTS = {_name(path): _imported(path) for path in _files()}
+@functools.cache
+def imports() -> Mapping[str, set[str]]:
+    """What each file imports; read by the tests and not when they are collected, which each worker does."""
+    return {_name(path): _imported(path) for path in _files()}
+
+
 ROOMS = {room for floor in FLOORS for room in floor}
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
 def test_every_room_has_a_floor_and_says_what_it_is() -> None:
-    assert {_room(name) for name in IMPORTS} == ROOMS
+    assert {_room(name) for name in imports()} == ROOMS
     for room in ROOMS:
         text = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
         assert text, room
@@ -126,7 +132,7 @@ def test_every_room_has_a_floor_and_says_what_it_is() -> None:
 def test_imports_go_down() -> None:
     up = {
         (name, other)
-        for name, others in IMPORTS.items()
+        for name, others in imports().items()
         for other in others
         if _room(name) != _room(other) and FLOOR[_room(name)] <= FLOOR[_room(other)]
     }
@@ -135,8 +141,8 @@ def test_imports_go_down() -> None:
 
 def test_no_files_go_in_a_circle() -> None:
     """Files without imports are taken away, again and again; what is left imports itself in a circle."""
-    assert {(name, other) for name, other in EXCEPTIONS if other not in IMPORTS[name]} == set()
-    left = {name: {o for o in others if (name, o) not in EXCEPTIONS} for name, others in IMPORTS.items()}
+    assert {(name, other) for name, other in EXCEPTIONS if other not in imports()[name]} == set()
+    left = {name: {o for o in others if (name, o) not in EXCEPTIONS} for name, others in imports().items()}
     while free := {name for name, others in left.items() if not others}:
         left = {name: others - free for name, others in left.items() if name not in free}
     assert left == {}
@@ -152,7 +158,7 @@ def _private_names(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             for alias in node.names:
                 found |= set(_private_part(f"{node.module}.{alias.name}"))
-        elif isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in OWN | PUBLIC:
+        elif isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in _own_names() | PUBLIC:
             holder = ast.unparse(node.value).split(".")
             if holder not in (["self"], ["cls"]) and "aten" not in holder:  # an operator is public, whatever its name
                 found.add(node.attr)
@@ -168,6 +174,7 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
+@functools.cache
 def _own_names() -> set[str]:
     """The private names that the package itself gives to attributes of its own objects and to its functions."""
     found: set[str] = set()
@@ -180,9 +187,6 @@ def _own_names() -> set[str]:
     return found - {"_base", "_buffers", "_cdata", "_modules", "_parameters", "_schema", "_version"}
 
 
-OWN = _own_names()
-
-
 def test_private_names_have_few_users() -> None:
     used = {_name(path): names for path in _files() if (names := _private_names(path))}
     allowed = {name: used[name] if names is None else set(names) for name, names in PRIVATE.items()}
@@ -193,4 +197,4 @@ def test_private_names_have_few_users() -> None:
     ("name", "imported"), [("cli", "passes/api"), ("passes/api", "passes/plan/plan"), ("__init__", "report/__init__")]
 )
 def test_the_check_sees_imports(name: str, imported: str) -> None:
-    assert imported in IMPORTS[name]
+    assert imported in imports()[name]

@@ -23,6 +23,8 @@ from peers.scorer import Score, Scorer
 WIDTH = 64
 LINEAR = 4 * (WIDTH * WIDTH + WIDTH)
 ROW = 4 * WIDTH
+QUICK = ["gpt2", "llama", "wav2vec2", "unet"]
+SLOW = ["swin", "mobilenetv2"]
 
 
 def export(model: nn.Module, *args: Tensor, **kwargs: object) -> torch.fx.GraphModule:
@@ -54,7 +56,7 @@ def check_plans(gm: torch.fx.GraphModule, budgets: tuple[str, ...]) -> list[int]
     return counts
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "swin", "wav2vec2", "mobilenetv2", "unet"])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_the_scorer_agrees_with_the_plan_on_the_zoo(name: str) -> None:
     family = FAMILIES[name]
     args, kwargs = family.inputs(batch=2)

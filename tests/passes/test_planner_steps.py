@@ -197,7 +197,7 @@ def test_steps_of_plans_and_of_their_trade_offs(counter: Counter, shape: Callabl
             assert counter.total - before <= 40 * (n + len(chain.touch_value)) * math.log2(n)
 
 
-@pytest.mark.parametrize("shape", [star, heads, branches, dense_skips])
+@pytest.mark.parametrize("shape", [pytest.param(star, marks=pytest.mark.slow), heads, branches, dense_skips])
 def test_steps_of_a_search_over_orders_grow_like_n(counter: Counter, shape: Callable[[int], Chain]) -> None:
     steps = []
     for n in (400, 1600):

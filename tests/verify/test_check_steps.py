@@ -85,7 +85,9 @@ def lines_of(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("parts", [pytest.param("few", marks=pytest.mark.slow), "many"])
-@pytest.mark.parametrize("shape", [star, heads, branches, dense_skips])
+@pytest.mark.parametrize(
+    "shape", [heads, branches, *(pytest.param(shape, marks=pytest.mark.slow) for shape in (star, dense_skips))]
+)
 def test_steps_of_a_check_grow_like_n_log_n(shape: Callable[[int, int], list[int]], parts: str) -> None:
     steps = []
     for n in (100, 400):

@@ -47,12 +47,13 @@ def anneal(piece: Piece, groups: Sequence[int], budget: int, moves: int, rng: ra
 def squeeze(piece: Piece, groups: Sequence[int], moves: int, rng: random.Random) -> list[int]:
     """Return a plan of no more groups whose largest group is as small as the moves can make it; never a worse one.
 
-    The budget is always one byte less than the largest of the best plan so far.
+    The budget is always one byte less than the largest of the best plan so far. No move is tried once a single atom
+    shows that none can help.
     """
     best, left = list(groups), moves
-    state = _Annealing(piece, groups)
+    state, least = _Annealing(piece, groups), piece.least_largest()
     cycle = max(1, min(_CYCLE, moves // 2))
-    while left > 0 and state.largest() > 0:
+    while left > 0 and state.largest() > least:
         tried = state.run(state.largest() - 1, left, cycle, rng)
         if not tried:
             break

@@ -260,6 +260,15 @@ class Piece:
         """Return a lower bound of the footprint of a group, whatever runs later: its weights plus its largest step."""
         return self.weights(members) + max([self.own[atom] for atom in members])
 
+    def least_largest(self) -> int:
+        """Return a lower bound of the largest group of any plan, where an atom that alone exceeds the budget is free.
+
+        A group has at least the bytes of each of its atoms, unless that atom may be such a one.
+        """
+        atoms = range(self.n)
+        never_alone = (a for a in atoms if self.footprint([a], 1 << a, self.full & ~(1 << a)) <= self.budget)
+        return max((self.least([atom]) for atom in never_alone), default=0)
+
     def closures(self) -> tuple[list[int], list[int]]:
         """Return, for each atom, the masks of all atoms that must run before it and of all that must run after it."""
         before, behind = [0] * self.n, [0] * self.n

@@ -168,20 +168,21 @@ class _Search:
         """Return the plan of the pool with the smallest largest group, improved by moves and halves."""
         piece = self._piece
         best = min(self.pool, key=lambda groups: (largest(piece, groups), groups))
-        if len(best) < 2 or not largest(piece, best):
+        least = piece.least_largest()
+        if len(best) < 2 or largest(piece, best) <= least:
             return best
         moves = 8 * effort * _BROAD_ATOMS // max(piece.n, _BROAD_ATOMS)
         best = squeeze(piece, best, moves, self._rng)
         if piece.n <= _FEW:
-            best = self._by_halves(best)
+            best = self._by_halves(best, least)
         refined = self._refine(best)
         return refined if len(refined) == len(best) and largest(piece, refined) < largest(piece, best) else best
 
-    def _by_halves(self, best: Groups) -> Groups:
-        """Return the plan, or one of as many groups that halves find under smaller budgets."""
+    def _by_halves(self, best: Groups, least: int) -> Groups:
+        """Return the plan, or one of as many groups that halves find under smaller budgets; none is below ``least``."""
         piece = self._piece
         high = largest(piece, best)
-        while high > 1:
+        while high > max(least, 1):
             found = _halves(piece.under(high - max(high // _SHARE, 1)), len(best))
             if not found or largest(piece, found) >= high:
                 break

@@ -143,7 +143,7 @@ def test_nested_tensors_run_whole() -> None:
         assert torch.allclose(compiled(model)(nested).values(), model(nested).values(), atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("optimizer", [pytest.param(torch.optim.SGD, marks=pytest.mark.slow), torch.optim.AdamW])
 def test_a_step_of_an_optimizer(optimizer: Callable[..., Any]) -> None:
     """Dynamo holds the parameters as attributes of the graph."""
 

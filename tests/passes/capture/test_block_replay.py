@@ -135,7 +135,7 @@ def tokens() -> dict[str, Any]:
     return {"input_ids": torch.randint(1, 64, (2, TOKENS))}
 
 
-QUICK = ("gpt2", "bert", "opt", "lfm2")
+QUICK = ("bert", "opt", "lfm2")
 
 
 def some_slow(*names: str) -> list[Any]:
@@ -149,7 +149,7 @@ def test_a_family_is_what_torch_alone_makes_of_it(name: str, seen: list[Replays]
     assert (seen[-1].written > 0) is FAMILIES[name][2] and not seen[-1].unconfirmed
 
 
-@pytest.mark.parametrize("name", some_slow("llama", "mamba", "gpt2"))
+@pytest.mark.parametrize("name", ["gpt2", *some_slow("llama", "mamba")])
 def test_with_symbolic_sizes_too(name: str, seen: list[Replays]) -> None:
     dim = torch.export.Dim.AUTO
     shapes = {"input_ids": {0: dim, 1: dim} if name == "llama" else {0: dim}, "use_cache": None}

@@ -15,7 +15,7 @@ from fx_partition.passes.ordering import search as ordering_search
 from fx_partition.passes.ordering.annealing import anneal, merged_away, squeeze
 from fx_partition.passes.ordering.beam import Beam, Breadth, meet
 from fx_partition.passes.ordering.piece import Graph, Piece, bits
-from fx_partition.passes.ordering.resplit import NARROW, resplit
+from fx_partition.passes.ordering.resplit import NARROW, largest, resplit
 from fx_partition.passes.ordering.rolling_beam import roll
 from fx_partition.passes.partitioner.contraction import contract
 from fx_partition.passes.partitioner.dp import dp
@@ -98,6 +98,32 @@ def test_moves_bring_an_overfull_plan_within_the_budget() -> None:
     found = anneal(piece, [0b0011, 0b1100], 4, 1000, random.Random(0))
     assert found is not None and sorted(found) in ([0b0110, 0b1001], [0b0101, 0b1010])
     assert anneal(piece, [0b0011, 0b1100], 3, 200, random.Random(0)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(dags(), st.data())
+def test_no_group_is_smaller_than_its_atoms_show(dag: Dag, data: st.DataObject) -> None:
+    """The largest group of random plans; budgets from one that every atom exceeds to one that none does."""
+    _, predecessors = dag
+    piece = whole(dag, 0)
+    needs = sorted(piece.footprint([a], 1 << a, piece.full & ~(1 << a)) for a in range(piece.n))
+    piece = piece.under(data.draw(st.sampled_from([0, *needs])))
+    order: list[int] = []
+    while len(order) < piece.n:
+        ready = [a for a in range(piece.n) if a not in order and set(predecessors[a]) <= set(order)]
+        order.append(data.draw(st.sampled_from(ready)))
+    ends = sorted(data.draw(st.sets(st.integers(1, piece.n - 1)))) if piece.n > 1 else []
+    groups = [sum(1 << a for a in order[i:j]) for i, j in pairwise([0, *ends, piece.n])]
+    assert largest(piece, groups) >= piece.least_largest()
+
+
+def test_no_move_is_tried_where_an_atom_shows_that_none_helps() -> None:
+    piece = whole((separate(1, 3, 1, 1), [[], [], [], []]), 4)
+    for moved, groups in ((False, [0b0010, 0b1101]), (True, [0b0011, 0b1100])):
+        rng = random.Random(0)
+        state = rng.getstate()
+        assert largest(piece, squeeze(piece, groups, 200, rng)) == piece.least_largest() == 3
+        assert (rng.getstate() != state) is moved
 
 
 @settings(max_examples=100, deadline=None)

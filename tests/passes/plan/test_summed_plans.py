@@ -79,7 +79,7 @@ def added_up(memory: GraphMemory, names: tuple[str, ...]) -> int:
     return total + sum(min(size, evaluate(memory.weight_bytes[w], numbers)) for w, size in weights.items())
 
 
-@pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", "t5"])
+@pytest.mark.parametrize("name", ["mlp", "gpt2", "mobilenetv2", pytest.param("t5", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", ["greedy", "dp"])
 def test_partitions_of_models_are_sums_of_their_steps(name: str, algorithm: str) -> None:
     captured, memory = captured_family(name)

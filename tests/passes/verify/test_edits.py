@@ -40,6 +40,8 @@ ENDS = ("certificate.partitions_before", "certificate.partitions_behind")
 #: What a caller asks for. An edit of these is right if the planner, asked so, writes the very same plan.
 ASKED = ("algorithm", "objective", "max_slack", "budget_is_smallest", "device_budgets", "num_devices", "devices",
          "memory", "boundaries", "keep_together", "certificate.exhaustive", "certificate.orders_tried")  # fmt: skip
+#: Its edits take longest; the orders of "towers" are searched too.
+LONG = ("experts",)
 DERIVED = ("num_partitions", "max_bytes", "cut_bytes")
 
 
@@ -121,7 +123,9 @@ def asked_so(its: Subject, data: dict[str, Any], name: str) -> Iterator[dict[str
         yield without_derived(json.loads(plan.to_json()))
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SUBJECTS]
+)
 def test_each_edit_is_refused_by_name_or_says_nothing_wrong(
     name: str, find: Callable[[Subject, dict[str, Any]], list[str]]
 ) -> None:

@@ -15,8 +15,11 @@ from fx_partition.passes.plan.make_plan import make_plan
 from fx_partition.passes.plan.request import Request
 from fx_partition.passes.verify.check import find_faults
 
+QUICK = ["mlp", "gpt2", "resnet18", "unet", "bert"]
+SLOW = ["mixtral", "t5"]
 
-@pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet18", "unet", "bert", "mixtral", "t5"])
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_plans_of_models_hold(name: str) -> None:
     captured, memory = captured_family(name)
     whole = make_plan(captured, memory, Request.check(sys.maxsize)).max_bytes
