@@ -64,3 +64,4 @@ def test_a_time_objective_counts_a_stage_as_the_page_does(kernels: int) -> None:
     noted = re.search(r"take (\d+\.\d+) us by the record of H200", plan.note)
     assert noted and float(noted[1]) * 1e-6 == pytest.approx(right, rel=0.07)
     assert speed_of("H200").launch == LAUNCH
+    assert fx_partition.verify(plan, model, x) == []
