@@ -60,21 +60,21 @@ def test_many_requests_in_flight(places: Sequence[int], home: str) -> None:
         torch.testing.assert_close(result.cpu(), reference(request, weights), rtol=1e-4, atol=1e-4)
 
 
-def test_inputs_and_results_are_dropped_at_once() -> None:
+def test_inputs_that_are_still_being_written_and_are_dropped_at_once() -> None:
     """Memory that the caller frees while a request uses it must not be given away."""
     weights = weights_of(2)
     pipeline = build((0, 1), "cuda:0", weights)
-    sums = []
+    results = []
     for i in range(24):
-        x = torch.full((ROWS, WIDTH), float(i + 1)).to("cuda:0")
+        x = torch.full((ROWS, WIDTH), float(i + 1), device="cuda:0")
         request = pipeline.submit([(0, x)])
         del x
-        scratch = torch.full((ROWS, WIDTH), -1e6).to("cuda:0")  # takes the memory of x, if it is free
+        scratch = torch.full((ROWS, WIDTH), -1e6, device="cuda:0")  # takes the memory of x, if it is free
         del scratch
         if i % 3 == 0:
-            sums.append((i, request.take()[0].cpu()))
+            results.append((i, request.take()[0].cpu()))
     pipeline.close()
-    for i, result in sums:
+    for i, result in results:
         right = reference(torch.full((ROWS, WIDTH), float(i + 1)), weights)
         torch.testing.assert_close(result, right, rtol=1e-4, atol=1e-3)
 

@@ -254,8 +254,13 @@ class RequestGraphs:
             devices = [d for d in dict.fromkeys([*(stage.device for stage in self._stages), *gpus]) if d != launch]
             self._slots = [RequestSlot(self._stages, launch, devices, driver) for _ in range(self._count)]
         key = self._key(inputs)
-        for slot in self._slots:
-            slot.capture(key, inputs, self._results, homes)
+        try:
+            for slot in self._slots:
+                slot.capture(key, inputs, self._results, homes)
+        except BaseException:
+            if not self._keys:
+                self._drop_slots()
+            raise
         self._arrival = arrival
         self._keys.add(key)
 
@@ -276,6 +281,9 @@ class RequestGraphs:
         """Free the graphs and their memory; all work must be finished."""
         self._keys.clear()
         self._stages = []
+        self._drop_slots()
+
+    def _drop_slots(self) -> None:
         while self._slots:
             self._slots.pop().close()
 

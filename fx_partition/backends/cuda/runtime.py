@@ -26,8 +26,9 @@ from ..lowering.torch_internals import compile_part
 from ..streaming.program import Constant, Program, ProgramStep
 from ..weights.lazy_weights import materialize
 from ..weights.moved_weights import Moves
+from .enqueued_request import EnqueuedRequest
 from .stage_step import CudaStep
-from .stream_pipeline import CudaPipeline, EnqueuedRequest
+from .stream_pipeline import CudaPipeline
 
 
 def own_graphs_only(patches: Mapping[str, Any]) -> dict[str, Any]:

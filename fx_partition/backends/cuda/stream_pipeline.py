@@ -1,5 +1,7 @@
 """Run requests through stages on GPUs: the caller's thread enqueues all work and waits for nothing.
 
+Requests of captured sizes are one launch each (`request_graph`). For others each stage is enqueued in turn, as follows.
+
 Each stage has a compute stream, and a link (`copy_stream`) with streams of its own for each device that it receives
 values from. A request is a *table*: for each value, its copies by device (`DeviceValue`). Submitting a request enqueues
 the copies of inputs and the kernels of stage after stage. Only events order the streams, so request 2 is in stage 0
@@ -33,6 +35,7 @@ from fx_partition.common.errors import PartitionWarning
 from ..devices.cuda_driver import DRIVER, Driver, Event, Stream, have_happened, wait_for
 from ..weights.moved_weights import Moves
 from .copy_stream import CopyLink, DeviceValue
+from .enqueued_request import EnqueuedRequest
 from .graphed_stage import reason
 from .l2_persistence import Persistence, bindings, persist
 from .request_graph import RequestGraphs
@@ -41,53 +44,6 @@ from .stage_weights import packed_positions
 from .streamed_stage import StreamedRequest, StreamedStage, bring
 
 WARM_UP = 2  # requests before the one that is captured: the first loads and tunes kernels, the second is as all others
-
-
-class EnqueuedRequest:
-    """A pending request, all of whose work is enqueued (see `futures.PendingRequest`).
-
-    The caller must not write its inputs before the request is finished.
-
-    Args:
-        results, events: the results, and the events after which they are written.
-        error: what a stage raised.
-        owners: for each result the stream whose memory it has; None: not the caller's.
-        kept: tensors that live until the request is finished.
-    """
-
-    def __init__(
-        self,
-        results: list[Any],
-        events: list[Event],
-        error: BaseException | None,
-        driver: Driver,
-        owners: Sequence[Stream | None] = (),
-        kept: list[Any] | None = None,
-    ) -> None:
-        self._results, self._events, self._error, self._driver = results, events, error, driver
-        self._owners, self._kept = owners or [None] * len(results), kept
-
-    def wait(self, until: float = math.inf) -> bool:
-        """Wait until the request is finished or has failed, or until a time of ``time.monotonic``; return whether."""
-        return wait_for(self._events, until)
-
-    def take(self) -> list[Any]:
-        """Wait for the results and return them, each on the device that it returns to.
-
-        Raises:
-            Exception: the exception that a stage raised.
-        """
-        self.wait()
-        if self._error is not None:
-            raise self._error
-        for result, owner in zip(self._results, self._owners, strict=True):
-            if isinstance(result, Tensor) and not self._driver.is_host(device := self._driver.device_of(result)):
-                current = self._driver.current(device)
-                if owner is None or owner.cuda_stream != current.cuda_stream:
-                    self._driver.used_on(result, current)
-        if self._kept is not None:
-            self._kept.clear()
-        return list(self._results)
 
 
 class CudaPipeline:
@@ -171,12 +127,9 @@ class CudaPipeline:
         self._make_room(until)
         if self._graphs.in_use:
             self._see_writes(until)
-            with torch.no_grad():
-                launched = self._graphs.run(inputs)
+            launched = self._launch(inputs)
             if launched is not None:
-                kept = [*launched.results, *(value for _, value in inputs)]
-                self._pending.append((launched.events, kept))
-                return EnqueuedRequest(launched.results, launched.events, None, self._driver, launched.owners, kept)
+                return launched
         request = StreamedRequest(self._num_values)
         results, raised = [], None
         try:
@@ -189,6 +142,19 @@ class CudaPipeline:
             raised = error
         self._pending.append((request.events, []))
         return EnqueuedRequest(results, request.events, raised, self._driver)
+
+    def _launch(self, inputs: Sequence[tuple[int, Any]]) -> EnqueuedRequest | None:
+        """Launch the graph of a request; None if its sizes are not captured."""
+        try:
+            with torch.no_grad():
+                launched = self._graphs.run(inputs)
+        except Exception as error:  # of the device, which cannot go on
+            return EnqueuedRequest([], [], error, self._driver)
+        if launched is None:
+            return None
+        kept = [*launched.results, *(value for _, value in inputs)]
+        self._pending.append((launched.events, kept))
+        return EnqueuedRequest(launched.results, launched.events, None, self._driver, launched.owners, kept)
 
     def close(self) -> None:
         """Wait for the requests in flight, free the graphs and reset the L2 windows; a second call does nothing.

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fx_partition
 from fx_partition.backends.cuda.l2_persistence import bindings
-from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, CudaStep
+from fx_partition.backends.cuda.stage_step import CudaStep
+from fx_partition.backends.cuda.stream_pipeline import CudaPipeline
 from fx_partition.backends.lowering import torch_internals
 from fx_partition.common.errors import PartitionWarning
 

@@ -12,7 +12,9 @@ from cuda_fakes import HOST, FakeCalls, FakeDriver
 from torch import Tensor
 
 from fx_partition.backends.cuda import stream_pipeline
-from fx_partition.backends.cuda.stream_pipeline import WARM_UP, CudaPipeline, CudaStep, EnqueuedRequest
+from fx_partition.backends.cuda.enqueued_request import EnqueuedRequest
+from fx_partition.backends.cuda.stage_step import CudaStep
+from fx_partition.backends.cuda.stream_pipeline import WARM_UP, CudaPipeline
 from fx_partition.common.errors import PartitionWarning
 
 PLACES = {"two": (0, 1), "one": (0,), "same": (0, 0), "wrapped": (0, 1, 0, 1), "skips": (0, 1, 2)}
