@@ -13,7 +13,7 @@ WORKERS ?= 3
 # In the order of their names: the backends' files, which take longest, come first, so that no worker is left with one.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all fuzz lint bench figures docs clean
+.PHONY: demo test test-all test-software-gpu fuzz lint bench figures docs clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/embed_sentences.py
@@ -24,6 +24,10 @@ test: lint
 test-all: lint $(SITE)
 	$(PYTEST)
 
+# The code for GPUs, with torch's CUDA build on a software GPU (docs/software_gpu.md); in an environment of its own.
+test-software-gpu:
+	$(PYTHON) -m tests.software_gpu --venv .venv-cuda
+
 # Random programs against eager mode; the first seed is another to try others: make fuzz SEED=100000
 GRAPHS ?= 5000
 SEED   ?= 0
@@ -33,6 +37,7 @@ fuzz: $(TOOLS)
 lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=tests $(BIN)/mypy -p software_gpu
 
 bench: $(TOOLS)
 	$(BIN)/python benchmarks/footprint.py
@@ -80,4 +85,4 @@ $(SITE): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-cuda build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -24,6 +24,7 @@ SLOW = {"engines", "fit", "generate", "pipelines", "tutorial"}
 NOT_RUN = {
     "devices": ['it would change what "auto" is for the tests that follow'],
     "pipelines": ["needs two CUDA devices"],
+    "software_gpu": ["needs torch's CUDA build"] * 2,
 }
 RUN = sorted(set(PAGES) - ELSEWHERE)
 WORDS = [

@@ -1,0 +1,33 @@
+"""Tests here need the software GPU; without it they are skipped, for one reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .machine import Machine, is_preloaded
+
+HERE = Path(__file__).parent
+DEVICES = 4
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if is_preloaded():
+        return
+    reason = "needs torch's CUDA build on the software GPU: make test-software-gpu"
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """The machine, with all devices in order afterwards; each test has the schedule of seed 0."""
+    machine = Machine()
+    machine.seed(0)
+    yield machine
+    for device in range(DEVICES):
+        machine.repair(device)
+        machine.set_memory(device, 8 << 30)
