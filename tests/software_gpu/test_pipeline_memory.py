@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two
 WIDTH, LAYERS = 1536, 16
 LAYER = WIDTH * WIDTH * 4  # bytes
 FIRST, SECOND = "cuda:0", "cuda:1"
+PLAIN: dict[str, Any] = {"l2_persistence": False, "cuda_graphs": False}  # no memory but that of the weights
 
 
 class Layers(nn.Module):
@@ -94,7 +96,7 @@ def test_from_a_checkpoint_to_the_gpus_of_the_stages(
     model = Layers("meta").eval()
     fx_partition.load_stage_weights(model, file, device=FIRST)
     before = used()
-    with fx_partition.pipeline(model, x.to(FIRST), devices=[FIRST, SECOND], l2_persistence=False) as pipe:
+    with fx_partition.pipeline(model, x.to(FIRST), devices=[FIRST, SECOND], **PLAIN) as pipe:
         assert [now - then for now, then in zip(used(), before, strict=True)] == [8, 8]
         torch.testing.assert_close(pipe(x.to(FIRST)).cpu(), right, rtol=1e-3, atol=1e-4)
         with pytest.raises(RuntimeError, match="needs all weights"):
@@ -108,7 +110,7 @@ def test_a_lazy_model_that_moves_is_spread_over_the_gpus(
     model = Layers("meta").eval()
     fx_partition.load_stage_weights(model, weights, device=device)
     x = x.to(device)
-    with fx_partition.pipeline(model, x, devices=[FIRST, SECOND], l2_persistence=False, move=True) as pipe:
+    with fx_partition.pipeline(model, x, devices=[FIRST, SECOND], move=True, **PLAIN) as pipe:
         torch.testing.assert_close(pipe(x).cpu(), right, rtol=1e-3, atol=1e-4)
     assert [str(layer.weight.device) for layer in model.layers] == [FIRST] * 8 + [SECOND] * 8
     for name, tensor in model.state_dict().items():
@@ -122,7 +124,7 @@ def test_a_model_on_the_first_gpu_gives_its_memory_back(weights: dict[str, Tenso
     x = x.to(FIRST)
     shares = []
     for move in (False, True):
-        with fx_partition.pipeline(model, x, devices=[FIRST, SECOND], l2_persistence=False, move=move) as pipe:
+        with fx_partition.pipeline(model, x, devices=[FIRST, SECOND], move=move, **PLAIN) as pipe:
             torch.testing.assert_close(pipe(x).cpu(), right, rtol=1e-3, atol=1e-4)
             shares.append([now - then for now, then in zip(used(), before, strict=True)])
             del pipe
@@ -134,7 +136,7 @@ def test_a_model_on_the_first_gpu_gives_its_memory_back(weights: dict[str, Tenso
 def test_what_is_written_after_the_move_reaches_the_stages(weights: dict[str, Tensor], x: Tensor) -> None:
     model = Layers("cpu").eval()
     with torch.no_grad(), fx_partition.pipeline(
-        model, x, devices=[FIRST, SECOND], l2_persistence=False, move=True
+        model, x, devices=[FIRST, SECOND], move=True, **PLAIN
     ) as pipe:
         for scale in (1.0, 1.05):
             model.load_state_dict({name: scale * weight for name, weight in weights.items()})
