@@ -1,7 +1,7 @@
 """Run one function on several ranks: processes on this machine, which find each other through a file.
 
-Each is forked from a server that has imported torch and its compiler and has done nothing else: the import takes most
-of the time of a small test, and every rank needs it.
+Each is forked from a server that has imported `preloaded` and has done nothing else: the import takes most of the time
+of a small test, and every rank needs it.
 
 >>> def add(rank, world_size, number):
 ...     total = torch.tensor(rank + number)
@@ -28,10 +28,13 @@ from typing import Any
 
 # A rank that waits for one that is gone fails by itself soon after the others are killed.
 _STORE_SECONDS = 120
-# Where the server of forks starts; a rank's own environment is set before the rank does anything.
+# A rank's own environment is set before the rank does anything.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# The environment that the server of forks starts with: it imports by PYTHONPATH alone.
+_PATHS = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+_OF_SERVER = _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, _PATHS))}
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch._inductor.compile_fx", "torch.distributed", "fx_partition.backends.l2partition"])
+_FORKS.set_forkserver_preload(["rank_processes.preloaded"])
 
 
 class RankError(AssertionError):
@@ -114,8 +117,8 @@ class _Rank:
             "FX_RANKS_STORE": str(home / "store"),
         }
         self.process = _FORKS.Process(target=_main, args=(home, rank, os.environ | own | env))
-        was = {name: os.environ.get(name) for name in _ONE_THREAD}
-        os.environ.update(_ONE_THREAD)  # libraries that the server imports read it then
+        was = {name: os.environ.get(name) for name in _OF_SERVER}
+        os.environ.update(_OF_SERVER)  # libraries that the server imports read it then
         try:
             self.process.start()
         finally:
