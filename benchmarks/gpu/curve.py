@@ -65,9 +65,10 @@ def stage_times(kind: Kind, size: int, count: int, rounds: int, repetitions: int
 def is_read_right(size: int) -> dict[str, Any]:
     """Return the sum of random numbers by the read kernel against torch's; an error of a thousandth is recorded."""
     (source,) = KINDS[0].weights(size)
-    right = float(source.double().sum())
-    found = float(KINDS[0].run([source])([source]).double().sum())
-    return {"sum": found, "right": right, "error": abs(found - right) / float(source.double().norm())}
+    found = float(KINDS[0].run([source])([source]).cpu().double().sum())
+    on_host = source.cpu().double()
+    right = float(on_host.sum())
+    return {"sum": found, "right": right, "error": abs(found - right) / float(on_host.norm())}
 
 
 def launch_gap(rounds: int, repetitions: int) -> dict[str, Any]:
@@ -164,8 +165,9 @@ def two_stages(width: int, requests: int) -> dict[str, Any]:
 
 
 def error_of(result: Tensor, right: Tensor) -> float:
-    """Return the relative error of a result by the Euclidean norm, in double precision."""
-    return relative_error(float((result.double() - right.double()).norm()), float(right.double().norm()))
+    """Return the relative error of a result by the Euclidean norm, in double precision on the host."""
+    found, expected = result.cpu().double(), right.cpu().double()
+    return relative_error(float((found - expected).norm()), float(expected.norm()))
 
 
 def show(found: dict[str, dict[str, Any]], kind: str) -> None:
