@@ -6,6 +6,7 @@ Weights are on the device "meta". Blocks that differ only in their number are ca
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -102,9 +103,10 @@ def build(config: Any, dtype: torch.dtype, device: str = "meta") -> torch.nn.Mod
     try:
         with torch.device(device):
             try:
-                model: torch.nn.Module = make(config, dtype=dtype, attn_implementation=_ATTENTION)
+                # A copy, as a model writes the attention into its configuration, also where it then refuses it.
+                model: torch.nn.Module = make(copy.deepcopy(config), dtype=dtype, attn_implementation=_ATTENTION)
             except (KeyError, ValueError):  # the model takes no attention but its own
-                model = make(config, dtype=dtype)
+                model = make(copy.deepcopy(config), dtype=dtype)
     except Exception as error:
         reason = str(error).split("\n")[0][:200]
         raise PartitionError(
@@ -140,7 +142,8 @@ class PrefillModule(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> Any:
         out = self.model(input_ids=input_ids, use_cache=True, **self._options)
-        layers = getattr(out.past_key_values, "layers", None) or []
+        kept = getattr(out, "past_key_values", None) or getattr(out, "cache_params", None)  # the second: Mamba's
+        layers = getattr(kept, "layers", None) or []
         cache = [leaf for layer in layers for leaf in pytree.tree_leaves(dict(vars(layer)))]
         return out.logits, [leaf for leaf in cache if isinstance(leaf, torch.Tensor)]
 

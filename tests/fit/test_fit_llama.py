@@ -31,7 +31,12 @@ SMALL = {
     "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 256, "max_position_embeddings": 512,
 }  # fmt: skip
 
-SLOW_FAMILIES = ("gpt2", "opt", "phi", "mixtral", "mistral", "gemma2")
+EXPERTS = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 2, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "num_key_value_heads": 4,
+}  # fmt: skip
+SLOW_FAMILIES = ("gpt2", "opt", "phi", "mixtral", "mistral", "gemma2", "falcon", "deepseek_v3")
 
 
 def saved(folder: Path, config: dict[str, Any]) -> Path:
@@ -76,6 +81,7 @@ def test_a_model_with_its_blocks_put_back_is_the_whole_model(family: str) -> Non
     more = {"n_layer": 8, "n_embd": 64, "n_head": 4} if family == "gpt2" else {}
     more |= {"ffn_dim": 128, "word_embed_proj_dim": 64} if family == "opt" else {}
     more |= {"num_hidden_layers": 12, "head_dim": 16} if family == "gemma2" else {}  # layers of two kinds alternate
+    more |= EXPERTS if family == "deepseek_v3" else {}
     config = transformers.AutoConfig.for_model(**{**SMALL, "model_type": family, **more})
     short, prefill = graph_of(config, whole=False)
     assert prefill.shortened
@@ -86,6 +92,29 @@ def test_a_model_with_its_blocks_put_back_is_the_whole_model(family: str) -> Non
     for batch, length in ((2, 64), (3, 100)):
         sizes = [_footprints(chains(graph, dict(prefill.dims), batch, length)) for graph in (short, whole)]
         assert sizes[0] == sizes[1]
+
+
+def test_a_model_that_takes_no_other_attention_has_its_own() -> None:
+    config = transformers.AutoConfig.for_model(**{**SMALL, "model_type": "falcon"})
+    model = hugging_face.build(config, torch.float32)
+    assert next(model.parameters()).is_meta and config._attn_implementation != hugging_face._ATTENTION
+
+
+@pytest.mark.slow
+def test_the_state_of_mamba_is_kept() -> None:
+    """It computes its scan with the length as a number, token by token."""
+    more = {"model_type": "mamba", "state_size": 8, "num_hidden_layers": 6}
+    config = transformers.AutoConfig.for_model(**{**SMALL, **more})
+    prefill = hugging_face.capture_prefill(hugging_face.build(config, torch.float32), 1, 4)
+    assert not prefill.dims and [found.numbers for found in prefill.shortened] == [(0, 1, 2, 5)]
+    memory = analyze_memory(prefill.captured)
+    kept = hugging_face.cache_values(prefill, memory)
+    graph = module_graph(prefill.captured, memory, "modules", hugging_face.ROOT, kept)
+    whole = lengthened(graph, prefill.shortened[0])
+    assert [label for label in whole.labels if label.startswith("backbone.layers.")][-1] == "backbone.layers.5"
+    inner = 2 * SMALL["hidden_size"]
+    sizes = [whole.memory.weight_bytes[weight] for weight in whole.memory.state]
+    assert sizes.count(inner * 8 * 4) == 6  # the recurrent state of each layer
 
 
 @pytest.mark.parametrize(
