@@ -14,8 +14,11 @@ from torch import Tensor
 
 import fx_partition
 from fx_partition.backends.cuda.copy_stream import CopyLink, DeviceValue
-from fx_partition.backends.cuda.graphed_stage import GraphedStage
-from fx_partition.backends.cuda.stream_pipeline import CudaPipeline, EnqueuedRequest, _StreamedStage, bring
+from fx_partition.backends.cuda.enqueued_request import EnqueuedRequest
+from fx_partition.backends.cuda.request_graph import RequestSlot
+from fx_partition.backends.cuda.stage_weights import StageWeights
+from fx_partition.backends.cuda.stream_pipeline import CudaPipeline
+from fx_partition.backends.cuda.streamed_stage import StreamedStage, bring
 from fx_partition.backends.devices.cuda_driver import Driver
 from fx_partition.backends.inline import runtime as inline
 from fx_partition.backends.weights import device_copies
@@ -137,7 +140,7 @@ def stages_do_not_wait(patch: Patch) -> None:
         self._driver.used_on(here.tensor, self.stream)
         return here.tensor
 
-    patch.setattr(_StreamedStage, "_value", value)
+    patch.setattr(StreamedStage, "_value", value)
 
 
 def links_do_not_wait(patch: Patch) -> None:
@@ -153,27 +156,27 @@ def requests_do_not_wait(patch: Patch) -> None:
     patch.setattr(EnqueuedRequest, "wait", lambda self, until=0.0: True)
 
 
-def outputs_are_not_copied(patch: Patch) -> None:
-    real = GraphedStage.__call__
+def results_are_not_copied(patch: Patch) -> None:
+    real = RequestSlot._copy_results
 
-    def call(self: Any, *arguments: Any) -> Any:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(self._driver, "copy", lambda tensor, device: tensor)
-            return real(self, *arguments)
+    def copy_results(self: Any, captured: Any, results: list[Any]) -> Any:
+        events = real(self, captured, results)
+        results[:] = captured.results  # which the slot's next request writes
+        return events
 
-    patch.setattr(GraphedStage, "__call__", call)
+    patch.setattr(RequestSlot, "_copy_results", copy_results)
 
 
 def writes_of_weights_are_not_waited_for(patch: Patch) -> None:
-    patch.setattr(_StreamedStage, "_wait_for_writes", lambda self: None)
+    patch.setattr(StageWeights, "follow", lambda self: None)
 
 
 def weights_are_copied_too_early(patch: Patch) -> None:
-    def refresh(self: Any) -> None:
-        with self._driver.on(self.stream):
+    def follow(self: Any) -> None:
+        with self._driver.on(self._stream):
             self.pack.refresh()
 
-    patch.setattr(_StreamedStage, "_refresh", refresh)
+    patch.setattr(StageWeights, "follow", follow)
 
 
 def weights_are_not_complete(patch: Patch) -> None:
@@ -212,7 +215,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], Callable[[Machine], int]]] = {
     "memory that streams use is kept": (memory_is_given_away, lambda m: streamed(m, "cuda:0", stages=4)),
     "a result waits for its request": (requests_do_not_wait, lambda m: streamed(m, "cpu")),
     "a result waits for its copy to the host": (results_are_not_waited_for, lambda m: streamed(m, "cpu")),
-    "outputs of a graph are copied": (outputs_are_not_copied, lambda m: streamed(m, "cuda:0", graphs=True)),
+    "results of a graph are copied": (results_are_not_copied, lambda m: streamed(m, "cuda:0", graphs=True)),
     "stages wait for writes of weights": (
         writes_of_weights_are_not_waited_for, lambda m: weights_written(m, packed=False)
     ),
