@@ -51,7 +51,7 @@ def compare(machine: Machine, model: nn.Module, args: Sequence[Tensor], devices:
     ids=",".join,
 )
 def test_a_chain_anywhere(machine: Machine, placed: Placed, home: str, devices: list[str]) -> None:
-    compare(machine, Chain(4).to(home), (rows(8).to(home),), devices)
+    compare(machine, Chain(max(2, len(devices))).to(home), (rows(8).to(home),), devices)
     # Equal stages on one device share their code.
     assert set().union(*placed) == {"cuda:0" if device == "cuda" else device for device in devices}
 
@@ -174,9 +174,10 @@ def test_a_model_placed_by_hand(
         compare(machine, ByHand(*places), (rows(8).to(places[0]),), devices)
 
 
-@pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cuda:1"]], ids=",".join)
-def test_microbatches(machine: Machine, placed: Placed, devices: list[str]) -> None:
-    compare(machine, Chain(4).to("cuda:0"), (rows(8).to("cuda:0"),), devices, microbatches=2)
+def test_microbatches(machine: Machine, placed: Placed) -> None:
+    x = rows(8).to("cuda:0")
+    torch._dynamo.mark_dynamic(x, 0)
+    compare(machine, Chain(4).to("cuda:0"), (x,), ["cuda:0"], microbatches=2)
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "pageable"])
