@@ -11,7 +11,7 @@ Nothing finishes before the host waits for it, which is the worst case.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +163,9 @@ class FakeDriver(Driver):
 
     def own_stream(self, device: torch.device) -> FakeStream:
         return self.stream(device)
+
+    def raise_failures(self, streams: Iterable[Any]) -> None:
+        pass  # no device fails here
 
     def current(self, device: torch.device) -> FakeStream:
         for stream in reversed(self._now):

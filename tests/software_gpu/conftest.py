@@ -30,6 +30,7 @@ def machine() -> Iterator[Machine]:
     machine = Machine()
     machine.seed(0)
     yield machine
+    machine.forget_error()
     for device in range(DEVICES):
         machine.repair(device)
         machine.set_memory(device, 8 << 30)

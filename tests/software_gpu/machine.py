@@ -56,6 +56,10 @@ class Machine:
         """Let the launch of a kernel be refused; 1 is the next. The device works on."""
         self._library.software_gpu_refuse_kernel(device, ctypes.c_longlong(from_now))
 
+    def forget_error(self) -> None:
+        """Forget the last error of this thread, which torch would raise in its next call."""
+        self._library.cudaGetLastError()
+
     def repair(self, device: int) -> None:
         """Let a failed device work again, and call off a failure that has not come yet."""
         self._library.software_gpu_repair(device)
@@ -81,7 +85,7 @@ class Machine:
             self._kept.append(call)
         error = int(self._library.software_gpu_launch(ctypes.c_void_p(stream), name.encode(), call, None))
         if error != 0:
-            self._library.cudaGetLastError()  # else torch would raise it in its next call
+            self.forget_error()
         return error
 
 

@@ -64,9 +64,10 @@ def test_stages_of_a_pipeline(machine: Machine, launches: list[Launch], graphs: 
         for _ in range(4):
             pipe(x)
         check(launches, [0, 1])
-        assert len({launch.stream for launch in launches if launch.device == 1}) == 1
+        if not graphs:  # else also on the streams of the slots that capture requests
+            assert len({launch.stream for launch in launches if launch.device == 1}) == 1
         launches.clear()
         with machine.counting(0) as zero, machine.counting(1) as one:
             pipe(x)
     assert bool(launches) != graphs
-    assert (zero.get("graph_launches", 0), one.get("graph_launches", 0)) == ((1, 1) if graphs else (0, 0))
+    assert (zero.get("graph_launches", 0), one.get("graph_launches", 0)) == ((1, 0) if graphs else (0, 0))

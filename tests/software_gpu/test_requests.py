@@ -76,17 +76,14 @@ def test_stages_keep_their_weights_in_l2_while_the_pipeline_is_open(machine: Mac
 
 def test_a_graph_keeps_the_window_of_its_capture(machine: Machine) -> None:
     model, x = Chain(2).to("cuda:0"), rows(8).to("cuda:0")
-    with torch.no_grad(), fx_partition.pipeline(model, (x,), devices=["cuda:0", "cuda:1"]) as pipe:
-        for _ in range(2):
-            pipe(x)
-        with machine.counting(1) as counts:
-            pipe(x)
-        assert counts["kernels_in_window"] == counts["captured_operations"] > 0
+    with machine.counting(1) as counts, torch.no_grad():
+        fx_partition.pipeline(model, (x,), devices=["cuda:0", "cuda:1"]).close()
+    assert counts["kernels_in_window"] > counts["kernel_launches"] > 0  # those that warm up, and those that are captured
 
 
 @pytest.mark.parametrize("stages", [2, 4])
 def test_calls_of_a_request_of_captured_stages(machine: Machine, stages: int) -> None:
-    """What a request costs the host today: it grows with the stages."""
+    """What a request costs the host is the same for any number of stages."""
     devices = ["cuda:0", "cuda:1"]
     model, x = Chain(stages).to("cuda:0"), rows(8).to("cuda:0")
     placed = [devices[i % 2] for i in range(stages)]
@@ -95,8 +92,9 @@ def test_calls_of_a_request_of_captured_stages(machine: Machine, stages: int) ->
             pipe(x)
         with machine.counting(0) as zero, machine.counting(1) as one:
             pipe(x)
-    assert zero["graph_launches"] + one["graph_launches"] == stages
-    assert "kernel_launches" not in zero | one
+    calls = {"graph_launches": 1, "event_records": 2, "event_waits": 1, "copies_within_device": 2}
+    assert {name: count for name, count in zero.items() if name in calls} == calls
+    assert not one.keys() & {*calls, "kernel_launches"} and "kernel_launches" not in zero
 
 
 def test_each_weight_is_once_on_the_device_of_its_stage(machine: Machine) -> None:

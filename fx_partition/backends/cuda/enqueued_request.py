@@ -21,6 +21,7 @@ class EnqueuedRequest:
         error: what a stage raised.
         owners: for each result the stream whose memory it has; None: not the caller's.
         kept: tensors that live until the request is finished.
+        streams: one of each device whose failure the events may not tell of.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class EnqueuedRequest:
         driver: Driver,
         owners: Sequence[Stream | None] = (),
         kept: list[Any] | None = None,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self._results, self._events, self._error, self._driver = results, events, error, driver
         self._owners, self._kept = owners or [None] * len(results), kept
+        self._streams = streams
 
     def wait(self, until: float = math.inf) -> bool:
         """Wait until the request is finished or has failed, or until a time of ``time.monotonic``; return whether."""
@@ -43,11 +46,12 @@ class EnqueuedRequest:
         """Wait for the results and return them, each on the device that it returns to.
 
         Raises:
-            Exception: the exception that a stage raised.
+            Exception: the exception that a stage raised, or the error of a device that failed.
         """
         self.wait()
         if self._error is not None:
             raise self._error
+        self._driver.raise_failures(self._streams)
         for result, owner in zip(self._results, self._owners, strict=True):
             if isinstance(result, Tensor) and not self._driver.is_host(device := self._driver.device_of(result)):
                 current = self._driver.current(device)

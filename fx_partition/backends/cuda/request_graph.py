@@ -64,11 +64,13 @@ class LaunchedRequest:
         results: its results.
         events: those after which it is finished.
         owners: for each result the stream whose memory it has; None on the host.
+        streams: one of each device that it uses.
     """
 
     results: list[Any]
     events: list[Event]
     owners: list[Stream | None]
+    streams: Sequence[Stream]
 
 
 class RequestSlot:
@@ -148,7 +150,7 @@ class RequestSlot:
             for static, tensor in zip(captured.inputs, tensors, strict=True):
                 driver.copy_into(static, tensor)
             captured.graph.replay()
-        return LaunchedRequest(results, self._copy_results(captured, results), owners)
+        return LaunchedRequest(results, self._copy_results(captured, results), owners, [*self._streams.values()])
 
     def close(self) -> None:
         """Free the graphs; the work of the slot must be finished."""

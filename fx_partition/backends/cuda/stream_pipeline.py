@@ -154,7 +154,9 @@ class CudaPipeline:
             return None
         kept = [*launched.results, *(value for _, value in inputs)]
         self._pending.append((launched.events, kept))
-        return EnqueuedRequest(launched.results, launched.events, None, self._driver, launched.owners, kept)
+        return EnqueuedRequest(
+            launched.results, launched.events, None, self._driver, launched.owners, kept, launched.streams
+        )
 
     def close(self) -> None:
         """Wait for the requests in flight, free the graphs and reset the L2 windows; a second call does nothing.

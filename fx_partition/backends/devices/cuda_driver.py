@@ -201,6 +201,16 @@ class Driver:
         """Put the random numbers of the host and of ``devices`` back afterwards."""
         return torch.random.fork_rng([device.index for device in devices], device_type="cuda")
 
+    def raise_failures(self, streams: Iterable[Stream]) -> None:
+        """Raise the error of a device that has failed, by a stream of each: events of other devices do not tell.
+
+        Raises:
+            RuntimeError: one has failed.
+        """
+        for stream in streams:
+            assert isinstance(stream, torch.cuda.Stream)
+            stream.query()
+
     def synchronize(self, device: torch.device) -> None:
         """Wait for all work of ``device``."""
         torch.cuda.synchronize(device)
