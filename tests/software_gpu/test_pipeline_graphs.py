@@ -44,7 +44,12 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """The requests that ran as a graph."""
     found: list[Any] = []
     run = RequestSlot.run
-    monkeypatch.setattr(RequestSlot, "run", lambda self, key, tensors: (found.append(key), run(self, key, tensors))[1])
+
+    def watched(self: RequestSlot, key: Any, tensors: Any) -> Any:
+        found.append(key)
+        return run(self, key, tensors)
+
+    monkeypatch.setattr(RequestSlot, "run", watched)
     yield found
 
 
