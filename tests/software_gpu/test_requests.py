@@ -78,7 +78,7 @@ def test_a_graph_keeps_the_window_of_its_capture(machine: Machine) -> None:
     model, x = Chain(2).to("cuda:0"), rows(8).to("cuda:0")
     with machine.counting(1) as counts, torch.no_grad():
         fx_partition.pipeline(model, (x,), devices=["cuda:0", "cuda:1"]).close()
-    assert counts["kernels_in_window"] > counts["kernel_launches"] > 0  # those that warm up, and those that are captured
+    assert counts["kernels_in_window"] > counts["kernel_launches"] > 0  # warming up, and captured
 
 
 @pytest.mark.parametrize("stages", [2, 4])
