@@ -86,7 +86,7 @@ def _record(function: Callable[[], Any]) -> tuple[list[tuple[float, int, int]], 
         for event in events
         if event.get("cat") == "user_annotation"
     )
-    return memory_events(events), spans
+    return memory_events(events, torch.device("cpu")), spans
 
 
 def _replay(name: str, events: list[tuple[int, int]]) -> Range:

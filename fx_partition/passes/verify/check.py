@@ -131,7 +131,10 @@ def _faults(case: Case, groups: list[Group], pieces: list[Group]) -> Iterator[Fa
     yield from word_faults(plan)
     yield from module_faults(plan, case.reading.captured)
     if plan.footprint == "fused" or plan.follows_weights:
-        yield from _nothing_claimed(case)
+        claimed = list(_nothing_claimed(case))
+        yield from claimed
+        if claimed and plan.follows_weights:
+            yield Fault("follows_weights", "it is true, and of a plan that follows other graphs nothing is proved")
         return
     bounds = list(spread_faults(case) if plan.device_budgets else proof_faults(case))
     yield from bounds

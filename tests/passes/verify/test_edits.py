@@ -31,6 +31,8 @@ LESS = {
     ("certificate.exhaustive", False): "the plan says no longer that no other order is better",
     ("certificate.fewest_over_all_orders", 0): "the plan says no longer that no other order has fewer partitions",
 }
+#: Whether it follows other graphs, which the model does not show: a plan of which nothing is proved loses nothing.
+FOLLOWS = "follows_weights"
 #: How long a search looked; nothing is said to follow from it, unless it says that it was exhaustive.
 HOW_LONG = "certificate.orders_tried"
 #: Another moment may show the same number of partitions; the checker counts what each shows.
@@ -97,6 +99,8 @@ def says_nothing_wrong(edit: Edit) -> bool:
         return True
     if (edit.path == MOMENT and edit.after) or edit.path in ENDS:
         return bool(edit.data["certificate"]["fewest_over_all_orders"])
+    if edit.path == FOLLOWS:
+        return bool(edit.data["footprint"] == "fused")
     return edit.path == HOW_LONG and not edit.data["certificate"]["exhaustive"] and edit.after > 1
 
 
