@@ -25,6 +25,7 @@ from torch.fx.graph import PythonCode
 _TRIED = ("2.13.", "2.14.")
 _SOURCE = "def forward(self, *args, **kwargs):\n    return write_and_call(self, args, kwargs)\n"
 _LOCK = threading.Lock()
+_CALLING = threading.local()  # the module whose code this thread writes to call it
 _write_now = Graph.python_code
 
 
@@ -48,7 +49,8 @@ def late_code() -> Iterator[None]:
     thread = threading.get_ident()
 
     def python_code(self: Graph, root_module: str, **options: Any) -> PythonCode:
-        if threading.get_ident() != thread or [*options] != ["record_func"]:  # others want a text to read
+        is_wanted = [*options] != ["record_func"] or hasattr(_CALLING, "module")  # as a text to read, or to call it
+        if threading.get_ident() != thread or is_wanted:
             return _write_now(self, root_module, **options)
         return PythonCode(_SOURCE, {"write_and_call": _write_and_call}, {}, 0)
 
@@ -61,9 +63,9 @@ def late_code() -> Iterator[None]:
 
 
 def _write_and_call(module: GraphModule, args: Any, kwargs: Any) -> Any:
-    late, Graph.python_code = Graph.python_code, _write_now  # type: ignore[method-assign]
+    _CALLING.module = module
     try:
         module.recompile()
     finally:
-        Graph.python_code = late  # type: ignore[method-assign]
+        del _CALLING.module
     return type(module).forward(module, *args, **kwargs)

@@ -93,6 +93,29 @@ def test_a_second_thread_inside_changes_nothing() -> None:
     assert "relu" in made[0].code
 
 
+def test_a_call_of_another_thread_while_the_context_ends_leaves_torch_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, recompile, module = Graph.python_code, GraphModule.recompile, late()
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(self: GraphModule) -> object:
+        begun.set()
+        assert ended.wait(60)
+        return recompile(self)
+
+    results: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: results.append(module(*INPUTS)))
+    with late_code():
+        monkeypatch.setattr(GraphModule, "recompile", slow)
+        thread.start()
+        assert begun.wait(60)
+    ended.set()
+    thread.join()
+    assert torch.equal(results[0], EXPECTED)
+    assert Graph.python_code is plain
+
+
 def test_torch_is_as_it_was_behind_an_error() -> None:
     plain = Graph.python_code
     with pytest.raises(ValueError, match="of the trace"), late_code():
