@@ -3,8 +3,8 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --dry-run
 
-benchmarks/gpu/README.md says what each does and writes. Each is a process of its own: an error that leaves one without
-its GPU does not take the next one along.
+benchmarks/gpu/README.md says what each does and writes. Each runs in its own process, so that the others run even if
+one loses its GPU.
 """
 
 from __future__ import annotations

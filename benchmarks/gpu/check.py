@@ -3,9 +3,8 @@
     python -m benchmarks.gpu.check
 
 The tree is installed without an index into a folder of its own, and the tests run on that copy. The checks after it let
-every stage sleep on the GPU before and after its work (`torch.cuda._sleep`), so that whoever reads a result without
-waiting for it reads too early, every time. Stages run eagerly there: what is checked is who waits for whom, and on
-which device results come out.
+every stage sleep on the GPU before and after its work (`torch.cuda._sleep`), so that a result that is read without
+waiting is wrong every time. Stages run eagerly there: the checks are of the waits, and of the devices of the results.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def placement(form: Callable[[Tensor, Tensor], Tensor], devices: list[str], *, s
                 call: Any = stack.enter_context(fx_partition.pipeline(model, x, devices=devices, l2_persistence=False))
             else:
                 call = torch.compile(model, backend="l2partition", options={"devices": devices})
-            for _ in range(4):  # captured by the fourth
+            for _ in range(4):
                 found = call(x)
                 if found.device != right.device:
                     raise RuntimeError(f"the result is on {found.device}, and eager mode has it on {right.device}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MIB = 2**20
 VERDICT_MIB = (30, 43)  # within the usable L2 of an H200, and at its end
-GAIN = 1.2  # resident over HBM from which weights on chip are worth a GPU of their own
+GAIN = 1.2  # a stage is worth a GPU of its own if its weights in L2 make it so many times as fast as from HBM
 
 Curve = Sequence[tuple[float, float]]  # (MiB, GB/s), ascending in MiB
 

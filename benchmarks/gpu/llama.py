@@ -130,5 +130,5 @@ def llama(shape: Shape, blocks: int, precision: str) -> nn.Sequential:
 
 
 def example(shape: Shape, rows: int) -> Tensor:
-    """Return random hidden states of so many rows, in bf16 on the CPU."""
+    """Return random hidden states ``[rows, 1, hidden]``, in bf16 on the CPU."""
     return torch.randn(rows, 1, shape.hidden, dtype=torch.bfloat16)

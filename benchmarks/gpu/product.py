@@ -121,7 +121,7 @@ def own_pipeline(model: nn.Module, x: Tensor, right: Tensor, cache: str) -> dict
 
 
 def projected(whole: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
-    """Return the pipeline of a GPU a stage in microseconds, without and with the copies that a stage makes today.
+    """Return the pipeline of a GPU a stage in microseconds, without and with copies into and out of each stage.
 
     A hop is the link's latency by the record and the bytes over its bandwidth.
     """

@@ -21,7 +21,7 @@ class Kind:
 
     Attributes:
         name: "read", "cublas" or "inductor".
-        weights: returns random weights of about so many bytes on the current GPU.
+        weights: returns random weights on the current GPU, of about the number of bytes that it is given.
         run: runs a stage with weights of these sizes; it may compile for them first.
     """
 

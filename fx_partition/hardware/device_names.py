@@ -38,12 +38,16 @@ def usable_bytes(name: str) -> int:
     return find_device(name).usable_bytes
 
 
+def is_device_name(size: object) -> bool:
+    """Return whether a budget names a device: a name starts with a letter, and a size never does."""
+    return isinstance(size, str) and size.strip()[:1].isalpha()
+
+
 def parse_budget(size: int | str, name: str = "cache_bytes") -> int:
     """Return a positive number of bytes from a size (see `parse_bytes`) or from the name of a device.
 
     Args:
-        size: a size; or a name (``"H100-SXM"``), for the usable on-chip bytes of that device. A name starts with a
-            letter, and a size never does.
+        size: a size; or a name (``"H100-SXM"``), for the usable on-chip bytes of that device.
         name: the option's name, for the error message.
 
     Raises:
@@ -54,9 +58,9 @@ def parse_budget(size: int | str, name: str = "cache_bytes") -> int:
         >>> parse_budget("6MiB"), parse_budget("EdgeTPU")
         (6291456, 8178892)
     """
-    if not isinstance(size, str) or not size.strip()[:1].isalpha():
+    if not is_device_name(size):
         return parse_bytes(size, name)
-    text = size.strip()
+    text = str(size).strip()
     try:
         return parse_bytes(usable_bytes(text), name)
     except ValueError as error:

@@ -144,7 +144,7 @@ def test_a_launch_that_fails_in_request_3_of_10_is_raised_to_its_caller(
     with torch.no_grad(), fx_partition.pipeline(
         model, (requests[0],), devices=["cuda:0", "cuda:1"], cuda_graphs=graphs, l2_persistence=False
     ) as pipe:
-        for _ in range(4):  # captured in the third, if at all
+        for _ in range(4):
             pipe(requests[0])
         futures = []
         for number, request in enumerate(requests):
@@ -213,7 +213,7 @@ def test_a_request_that_is_not_finished_in_time_says_so_and_goes_on(machine: Mac
     with torch.no_grad(), fx_partition.pipeline(
         model, (x,), devices=["cuda:0", "cuda:1"], l2_persistence=False
     ) as pipe:
-        for _ in range(4):  # a capture waits for the device
+        for _ in range(4):
             pipe(x)
         with machine.held(1):
             with pytest.raises(TimeoutError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fx_partition.hardware.device_names import find_device, parse_budget
+from fx_partition.hardware.device_names import find_device, is_device_name, parse_budget
 from fx_partition.passes.plan.request import CacheBytes, Request
 
 from .l2_persistence import can_persist
@@ -24,7 +24,7 @@ def resident_request(request: Request, cache_bytes: CacheBytes | None) -> Reques
         cache_bytes: the budgets as the user gave them; a number of bytes stays as it is.
     """
     sizes = [cache_bytes] if isinstance(cache_bytes, (int, str)) else list(cache_bytes or ())
-    if not any(map(_is_name, sizes)) or not can_persist():
+    if not any(map(is_device_name, sizes)) or not can_persist():
         return request
     budgets = tuple(map(resident_bytes, sizes))
     return replace(request, budget=max(budgets), budgets=budgets if len(set(budgets)) > 1 else ())
@@ -39,9 +39,5 @@ def resident_bytes(size: int | str) -> int:
         [37.5, 50.0]
     """
     budget = parse_budget(size)
-    most = find_device(str(size).strip()).persist_bytes if _is_name(size) else None
+    most = find_device(str(size).strip()).persist_bytes if is_device_name(size) else None
     return budget if most is None else min(budget, most)
-
-
-def _is_name(size: int | str) -> bool:
-    return isinstance(size, str) and size.strip()[:1].isalpha()

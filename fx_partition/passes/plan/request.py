@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from fx_partition.common.errors import PartitionError
 from fx_partition.common.units import shown
-from fx_partition.hardware.device_names import parse_budget
+from fx_partition.hardware.device_names import is_device_name, parse_budget
 
 from ..constraints.atoms import KeepTogether
 from ..constraints.module_boundaries import NODES, read_boundaries
@@ -219,7 +219,7 @@ def _speed(request: Request, cache_bytes: CacheBytes | None) -> Roofline:
             f'objective={request.objective!r} places one partition on each device; leave on_shortage="wrap" out: a '
             "partition too large for its device counts with the time that its spill takes"
         )
-    if not (isinstance(cache_bytes, str) and cache_bytes.strip()[:1].isalpha()):
+    if not isinstance(cache_bytes, str) or not is_device_name(cache_bytes):
         given = "no size" if cache_bytes in (None, NO_BUDGET) else repr(cache_bytes)
         raise PartitionError(
             f"objective={request.objective!r} needs to know how fast a device is: name it, as in "
@@ -254,7 +254,7 @@ def _check_memory(request: Request, cache_bytes: CacheBytes | None) -> None:
     """Raise an error where ``memory`` or ``boundaries`` contradicts another option."""
     if request.memory == DEVICE:
         sizes = [cache_bytes] if isinstance(cache_bytes, (str, int)) else cache_bytes or ()
-        if named := [size for size in sizes if isinstance(size, str) and size.strip()[:1].isalpha()]:
+        if named := [size for size in sizes if is_device_name(size)]:
             raise PartitionError(
                 f'memory="device" needs the bytes of a device, as in cache_bytes="80GiB"; the name {shown(named[0])} '
                 "stands for its on-chip bytes"
